@@ -1,0 +1,55 @@
+# Expunge: `make demo` runs the main job from nothing, `make test` the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export BENTOML_DO_NOT_TRACK := True
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check format constraints clean benchmarks
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo: $(VENV)/installed  ## serve, erase, certify and swap on real faces, from nothing
+	@$(BIN)/expunge demo
+
+serve: $(VENV)/installed  ## the service and the worker, until Ctrl-C
+	@$(BIN)/expunge up
+
+test: $(VENV)/developed  ## the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/developed  ## format, lint, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/developed  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: $(VENV)/developed  ## the numbers in the README, quickly
+	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
+
+constraints: $(VENV)/developed  ## write constraints.txt from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools > constraints.txt
+
+clean:  ## remove what the demo and `make serve` made; the environment stays
+	rm -rf var build dist *.egg-info
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Expected Python 3.11 or later, got " \
+	  + sys.version.split()[0] + "; run make PYTHON=/path/to/python3.11 …")'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: $(VENV)/created pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (about two minutes the first time) …"
+	@$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/developed: $(VENV)/installed
+	@$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Everything that touches HTTP, the database or the disk's state."""

@@ -1,0 +1,65 @@
+"""Database engine and what differs between SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlmodel import Session, SQLModel, create_engine
+
+from service import tables  # noqa: F401  (registers the tables)
+from service.settings import Settings
+
+
+def connect(settings: Settings) -> sa.Engine:
+    """Engine of the request database, its tables present.
+
+    SQLite runs in WAL mode with full durability; `secure_delete` overwrites what is deleted with zeros, so that an
+    erased user id does not linger in free pages.
+    """
+    url = settings.effective_database_url
+    if not url.startswith("sqlite"):
+        engine = create_engine(url, pool_pre_ping=True)
+        SQLModel.metadata.create_all(engine)
+        return engine
+    settings.home.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say, below
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # IMMEDIATE: a reader that turns writer would fail at once with SQLITE_BUSY instead of waiting.
+        read_only = connection.get_execution_options().get("read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    SQLModel.metadata.create_all(engine)
+    return engine
+
+
+def session(engine: sa.Engine) -> Session:
+    """Session for one transaction: `with session(engine) as s: …; s.commit()`."""
+    return Session(engine, expire_on_commit=False)
+
+
+def reading(engine: sa.Engine) -> Session:
+    """Session that only reads, and so never waits for a writer in SQLite."""
+    return Session(engine.execution_options(read_only=True), expire_on_commit=False)
+
+
+def scrub_free_pages(engine: sa.Engine) -> None:
+    """Move SQLite's WAL into the file and truncate it, so that deleted values are in neither."""
+    if engine.dialect.name != "sqlite":
+        return
+    connection = engine.raw_connection()  # no BEGIN of ours around it: a checkpoint cannot run in a transaction
+    try:
+        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()

@@ -1,0 +1,109 @@
+"""Errors a caller can do something about, and their one shape on the wire (RFC 9457).
+
+ExpungeError
+├── InvalidInputError      422  mend the request
+│   ├── UnsupportedImageError  415  send JPEG, PNG or WebP
+│   └── TooLargeError          413  send less
+├── NotAuthenticatedError  401  send a valid key
+├── NotAllowedError        403  ask for a key with the scope
+├── NotFoundError          404  look elsewhere
+├── ConflictError          409  the state does not allow it
+├── TryLaterError          503  wait `retry_after_seconds`
+├── DataFolderError             mend the data folder
+├── WeightsError                weights that must not be loaded
+└── StartupError                the process cannot start as configured
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ExpungeError(Exception):
+    """Base of all errors raised on purpose; `detail` says what was expected, what came and what to do."""
+
+    status = 500
+    title = "Internal error"
+
+    def __init__(self, detail: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra
+
+
+class InvalidInputError(ExpungeError):
+    """The caller sent something that can be mended."""
+
+    status = 422
+    title = "Invalid input"
+
+
+class UnsupportedImageError(InvalidInputError):
+    """The bytes are not an image of an accepted format."""
+
+    status = 415
+    title = "Unsupported image"
+
+
+class TooLargeError(InvalidInputError):
+    """More bytes or pixels than allowed."""
+
+    status = 413
+    title = "Too large"
+
+
+class NotAuthenticatedError(ExpungeError):
+    """No key, or one that is unknown, expired or revoked."""
+
+    status = 401
+    title = "Not authenticated"
+
+
+class NotAllowedError(ExpungeError):
+    """The key lacks a scope."""
+
+    status = 403
+    title = "Not allowed"
+
+
+class NotFoundError(ExpungeError):
+    """No such thing, or not the caller's."""
+
+    status = 404
+    title = "Not found"
+
+
+class ConflictError(ExpungeError):
+    """The thing's state does not allow it."""
+
+    status = 409
+    title = "Conflict"
+
+
+class TryLaterError(ExpungeError):
+    """Not now; the answer carries `Retry-After`."""
+
+    status = 503
+    title = "Try later"
+
+    def __init__(self, detail: str, retry_after_seconds: int = 1, **extra: Any) -> None:
+        super().__init__(detail, **extra)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DataFolderError(ExpungeError):
+    """The data folder breaks one of its rules; the message names the row."""
+
+    title = "Data folder"
+
+
+class WeightsError(ExpungeError):
+    """Weights whose digest or signature does not match, or that were destroyed."""
+
+    title = "Weights refused"
+
+
+class StartupError(ExpungeError):
+    """The process cannot start as it is configured."""
+
+    title = "Cannot start"

@@ -1,0 +1,100 @@
+"""One frozen settings object, read from the environment at start-up and passed down.
+
+Nothing else in the project reads `EXPUNGE_…` variables.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of the service and the worker; each field is the variable `EXPUNGE_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="EXPUNGE_", frozen=True, extra="forbid")
+
+    home: Path = Field(Path("var/expunge"), description="Folder of everything the service owns: data, weights, banks.")
+    database_url: str = Field("", description="SQLAlchemy URL of the request database; empty: SQLite in the home.")
+    workflow_database_url: str = Field("", description="URL of the durable-execution store; empty: SQLite in the home.")
+
+    host: str = Field("127.0.0.1", description="Address the prediction and request API listens on.")
+    port: int = Field(3000, ge=0, le=65535, description="Port of the prediction and request API.")
+    api_workers: int = Field(2, ge=1, le=256, description="Serving processes; as many as cores is best.")
+    console_host: str = Field("127.0.0.1", description="Address of the operators' listener (console, worker metrics).")
+    console_port: int = Field(3001, ge=0, le=65535, description="Port of the operators' listener.")
+
+    policy: str = Field("standard", description="Audit policy: a preset's name or the path of a policy JSON file.")
+    recipe: str = Field("att_small", description="Training recipe: a built-in name or the path of a recipe JSON file.")
+    device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N.")
+    jobs: int = Field(0, ge=0, description="Training processes in parallel; 0: as many as cores.")
+
+    hold_seconds: float = Field(0.0, ge=0, description="Hold window in which a request may still be cancelled.")
+    batch_window_seconds: float = Field(0.0, ge=0, description="How long the first waiting request waits for company.")
+    batch_size: int = Field(1000, ge=1, description="Most requests in one run.")
+    mass_deletion_share: float = Field(
+        0.2, gt=0, le=1, description="A call that names more than this share of the subjects holds for a human."
+    )
+    max_image_bytes: int = Field(10_000_000, ge=1, description="Largest image file accepted, in bytes.")
+    max_image_pixels: int = Field(25_000_000, ge=1, description="Largest image accepted, in pixels.")
+    max_queue: int = Field(256, ge=1, description="Images waiting in one serving process before it answers 503.")
+    lease_seconds: float = Field(
+        3.0, gt=0, description="A serving process without a heartbeat this long fences itself."
+    )
+    swap_timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for all serving processes to swap.")
+    poll_seconds: float = Field(0.1, gt=0, description="How often the queue and the active generation are looked at.")
+    log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines.")
+
+    @property
+    def effective_database_url(self) -> str:
+        """Database URL in force."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'expunge.db'}"
+
+    @property
+    def effective_workflow_database_url(self) -> str:
+        """Durable-execution store's URL in force."""
+        return self.workflow_database_url or f"sqlite:///{self.home.resolve() / 'workflows.db'}"
+
+    @property
+    def hold(self) -> timedelta:
+        """Hold window as a time span."""
+        return timedelta(seconds=self.hold_seconds)
+
+    @property
+    def data_folder(self) -> Path:
+        """`metadata.csv` and the images."""
+        return self.home / "data"
+
+    @property
+    def models_folder(self) -> Path:
+        """Content-addressed weights."""
+        return self.home / "models"
+
+    @property
+    def banks_folder(self) -> Path:
+        """Reference banks: margins, never weights."""
+        return self.home / "banks"
+
+    @property
+    def keys_folder(self) -> Path:
+        """Secret keys, readable by the owner only."""
+        return self.home / "keys"
+
+    @property
+    def runs_folder(self) -> Path:
+        """Working folder of each run: candidates, unlearned banks; emptied by the purge."""
+        return self.home / "runs"
+
+    @property
+    def reports_folder(self) -> Path:
+        """Audit reports, one folder a run."""
+        return self.home / "reports"
+
+    @property
+    def commit_word_path(self) -> Path:
+        """Eight bytes shared by the serving processes of this machine: the generation to answer with."""
+        return self.home / "commit.word"
