@@ -1,0 +1,52 @@
+"""Errors of this package, named by what a caller can do about them.
+
+UnlearningError
+├── FacesError              mend the data folder; `.row` is the line in its table
+├── ImageError              take another picture: not PNG, JPEG or WebP, or damaged
+│   └── ImageTooLargeError  take a smaller picture: too many bytes or pixels
+├── RecipeError             mend the recipe: unknown name, unknown key, value out of range
+├── MethodError             choose another method or other settings of it
+└── WeightsError            weights that must not be loaded: damaged, or of another model
+
+A message says what was expected, what came and what to do. It never holds a person's id.
+"""
+
+from __future__ import annotations
+
+
+class UnlearningError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class FacesError(UnlearningError):
+    """The data folder breaks one of its rules.
+
+    Args:
+        message: What was expected, what came and what to do.
+        row: Line number in metadata.csv as an editor shows it (the header is line 1), where one row is at fault.
+            A row is named by its line, never by its content: messages end up in logs, and people's ids may not.
+    """
+
+    def __init__(self, message: str, *, row: int | None = None) -> None:
+        super().__init__(message if row is None else f"metadata.csv, line {row}: {message}")
+        self.row = row
+
+
+class ImageError(UnlearningError):
+    """The bytes are not a picture of an accepted format, or are damaged."""
+
+
+class ImageTooLargeError(ImageError):
+    """The picture has more bytes or pixels than are allowed."""
+
+
+class RecipeError(UnlearningError):
+    """The recipe is unknown or one of its values is out of range."""
+
+
+class MethodError(UnlearningError):
+    """The unlearning method is unknown, its settings are out of range, or it cannot work on this model."""
+
+
+class WeightsError(UnlearningError):
+    """The file of weights is damaged, incomplete or belongs to another architecture."""

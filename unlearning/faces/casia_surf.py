@@ -1,0 +1,93 @@
+"""CASIA-SURF (CeFA), the competition's faces, from its own layout to a data folder.
+
+    Age_Gender.txt                                            one person a line: id age gender
+    WBackground/<session>/<id>/real.rssdk/color/*.jpg         that person's pictures
+
+The data come under a licence asked for by e-mail, so nothing is downloaded here. As in the competition the label is the
+age in ten equal bins, edges `linspace(min_age, max_age + 1, 11)` over all people of the list; unlike there, the split
+(80/10/10) is by person, since a person in train and test at once says nothing about people the model has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from unlearning.errors import FacesError
+from unlearning.faces.dataset import Progress, Row
+from unlearning.faces.writing import Picture, refuse_existing, split_people, write_pictures
+
+N_BINS = 10
+AGES = "Age_Gender.txt"
+_PICTURES = "WBackground/*/*/real.rssdk/color/*.jpg"
+
+
+def write_folder(source: Path, folder: Path, *, seed: int = 0, progress: Progress | None = None) -> tuple[Row, ...]:
+    """Write the colour pictures of real faces as a data folder; the JPEG files are copied as they are.
+
+    Args:
+        source: Folder that holds `Age_Gender.txt` and `WBackground`.
+        folder: The data folder to make.
+        seed: Of the split by person.
+        progress: Called with (pictures done, pictures in all).
+
+    Returns:
+        The rows written. User ids are those of the list; people of the list without pictures are left out.
+
+    Raises:
+        FacesError: no list, a line of it that cannot be read, no pictures, pictures of somebody who is not in the list,
+            or `folder` already is a data folder.
+    """
+    refuse_existing(folder)
+    ages = read_ages(source / AGES)
+    pictures = [(path.parents[2].name, path) for path in sorted(source.glob(_PICTURES))]
+    if not pictures:
+        raise FacesError(f"Expected pictures at {source / _PICTURES}, found none; give the folder above WBackground.")
+    people = sorted({person for person, _ in pictures})
+    n_missing = sum(person not in ages for person in people)
+    if n_missing:
+        raise FacesError(f"Expected every person's age in {AGES}, but {n_missing} of {len(people)} are missing there.")
+    labels = age_labels(ages)
+    splits = dict(zip(people, split_people(len(people), seed=seed).tolist(), strict=True))
+
+    def copies() -> Iterator[Picture]:
+        for person, path in pictures:
+            yield Picture(path.read_bytes(), ".jpg", person, labels[person], splits[person])
+
+    return write_pictures(folder, copies(), total=len(pictures), progress=progress)
+
+
+def read_ages(path: Path) -> dict[str, int]:
+    """Ages in years by person, out of `Age_Gender.txt`; a first line of column names is passed over.
+
+    Raises:
+        FacesError: no such file, or a line without an id and an age.
+    """
+    ages: dict[str, int] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FacesError(f"Expected the list of ages at {path}: {error}.") from error
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields or (number == 1 and len(fields) > 1 and not fields[1].isdigit()):
+            continue
+        if len(fields) < 2 or not fields[1].isdigit() or fields[0] in ages:
+            raise FacesError(f"{path.name}, line {number}: expected 'id age gender' and every id once; mend the line.")
+        ages[fields[0]] = int(fields[1])
+    if not ages:
+        raise FacesError(f"Expected people in {path}, got an empty list.")
+    return ages
+
+
+def age_labels(ages: dict[str, int]) -> dict[str, str]:
+    """Each person's age bin, named by the whole years in it, like `24-29`."""
+    low, high = min(ages.values()), max(ages.values())
+    edges = np.linspace(low, high + 1, N_BINS + 1)
+    years = np.arange(low, high + 1)
+    bins = np.digitize(years, edges[1:-1])  # bin i holds edges[i] <= year < edges[i + 1]
+    inside = [years[bins == number] for number in range(N_BINS)]
+    names = [f"{held[0]:02d}-{held[-1]:02d}" if len(held) else "" for held in inside]
+    return {person: names[bins[age - low]] for person, age in ages.items()}

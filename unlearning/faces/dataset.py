@@ -1,0 +1,278 @@
+"""The data folder: `metadata.csv` beside image files, and the rules it keeps.
+
+The table follows the Hugging Face *imagefolder* convention: UTF-8, a header, one line a picture.
+
+    file_name,user_id,label,split
+    3f9c2a71d04be85c.png,s31,glasses,train
+
+`file_name` is relative to the folder, `user_id` names the person, `label` is the class by its name, `split` is train,
+validation or test. Other columns are refused: data nobody reads is personal data nobody looks after; keep it elsewhere.
+Names that begin with a dot are the folder's own (packed copies, temporary files), so no picture may have one.
+
+`read_metadata` checks what can be seen in the table, `check_folder` also looks at the files. Every failure is a
+`FacesError` that names the line and the remedy, and never a person.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import stat
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from unlearning.errors import FacesError, ImageError
+from unlearning.faces.decoding import MAX_BYTES, SUFFIXES, check_picture
+from unlearning.faces.threads import map_spans
+
+METADATA = "metadata.csv"
+COLUMNS = ("file_name", "user_id", "label", "split")
+SPLITS = ("train", "validation", "test")
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One picture of the table; `line` is where it stands in metadata.csv (the header is line 1)."""
+
+    file_name: str
+    user_id: str
+    label: str
+    split: str
+    line: int = field(default=0, compare=False)
+
+
+def read_metadata(folder: Path) -> tuple[Row, ...]:
+    """Read metadata.csv and check all that can be seen without the image files.
+
+    Returns:
+        Rows in the order of the table.
+
+    Raises:
+        FacesError: no table, not UTF-8, wrong columns, an empty or unclean field, a path that leaves the folder, a
+            double name, an unknown split, a person in two splits, fewer than two classes, nothing to train on.
+    """
+    rows = read_rows(folder)
+    _check_table(rows)
+    return rows
+
+
+def check_folder(
+    folder: Path,
+    *,
+    erased: Callable[[str], bool] = lambda user_id: False,
+    decode: bool = True,
+    progress: Progress | None = None,
+) -> tuple[Row, ...]:
+    """Check a whole data folder: the table, the people, and every file.
+
+    Args:
+        folder: The data folder.
+        erased: Tells whether a person was erased and must not be here any more; asked once a person.
+        decode: False for the fast check, which looks that files are there but does not open them. True also decodes
+            every picture and finds one picture under two people's names.
+        progress: Called with (pictures decoded, pictures in all).
+
+    Returns:
+        Rows in the order of the table.
+
+    Raises:
+        FacesError: the first rule broken, with its line.
+    """
+    rows = read_metadata(folder)
+    _check_nobody_erased(rows, erased)
+    _check_files(folder, rows)
+    if decode:
+        _check_pictures(folder, rows, progress)
+    return rows
+
+
+def read_rows(folder: Path) -> tuple[Row, ...]:
+    """Rows of metadata.csv whose fields are clean, without the rules between rows.
+
+    An erasure must also get through a folder that breaks those rules, so it starts here.
+
+    Raises:
+        FacesError: no table, not UTF-8, wrong columns, an empty or unclean field, a path that leaves the folder.
+    """
+    path = folder / METADATA
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise FacesError(f"Expected {METADATA} in {folder}; make a data folder with `expunge data`.") from error
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise FacesError("Expected UTF-8 text; save the table as UTF-8.", row=line) from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = tuple(next(reader, ()))
+        _check_header(header)
+        order = [header.index(column) for column in COLUMNS]
+        return tuple(_row(values, order, reader.line_num) for values in reader if values)
+    except csv.Error as error:
+        raise FacesError(f"Expected comma-separated fields: {error}.", row=reader.line_num) from error
+
+
+def file_status(folder: Path, row: Row) -> os.stat_result:
+    """`lstat` of a row's file, once it is sure that the path leads nowhere else.
+
+    Raises:
+        FacesError: no such file, not a plain file, or a symbolic link on the way to it.
+    """
+    path = os.fspath(folder)
+    try:
+        for part in row.file_name.split("/"):
+            path = f"{path}/{part}"
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                raise FacesError("Expected a file inside the folder, got a symbolic link; copy it in.", row=row.line)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FacesError("The file named here is missing; put it back or take the line out.", row=row.line) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise FacesError("Expected a plain file, got something else; take the line out.", row=row.line)
+    return status
+
+
+def read_picture(folder: Path, row: Row) -> bytes:
+    """Content of a row's file, at most one byte more than a picture may have.
+
+    Raises:
+        FacesError: as `file_status`, or the file cannot be read.
+    """
+    file_status(folder, row)
+    try:
+        with (folder / row.file_name).open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise FacesError(f"The file named here cannot be read ({error.strerror}).", row=row.line) from error
+
+
+def _check_header(header: tuple[str, ...]) -> None:
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        raise FacesError(f"Expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} not found.", row=1)
+    if len(header) > len(COLUMNS):
+        raise FacesError(
+            f"Expected only the columns {', '.join(COLUMNS)}, got {len(header)} columns; keep other data elsewhere, "
+            "so that an erasure need not look for it here.",
+            row=1,
+        )
+
+
+def _row(values: list[str], order: list[int], line: int) -> Row:
+    """One record as a Row, its fields clean."""
+    if len(values) != len(COLUMNS):
+        raise FacesError(f"Expected {len(COLUMNS)} fields, got {len(values)}.", row=line)
+    file_name, user_id, label, split = (values[position] for position in order)
+    row = Row(file_name, user_id, label, split, line)
+    for column in COLUMNS:
+        value = getattr(row, column)
+        if not value:
+            raise FacesError(f"Expected a {column}, got nothing; fill it in.", row=line)
+        # Two spellings that look alike would be two people, and erasing one would leave the other.
+        if value != value.strip() or not value.isprintable() or not unicodedata.is_normalized("NFC", value):
+            raise FacesError(
+                f"Expected {column} without blanks around it or control characters, in Unicode form NFC; mend it.",
+                row=line,
+            )
+    if row.split not in SPLITS:
+        raise FacesError(f"Expected a split out of {', '.join(SPLITS)}; mend it.", row=line)
+    _check_name(row)
+    return row
+
+
+def _check_name(row: Row) -> None:
+    """A relative path in normal form, inside the folder, to something that calls itself a picture."""
+    parts = row.file_name.split("/")
+    if {"", ".", ".."} & set(parts) or "\\" in row.file_name:
+        raise FacesError(
+            "Expected a file_name relative to the folder and inside it, like faces/1.png, without '..', '.', '//' "
+            "or backslashes.",
+            row=row.line,
+        )
+    if any(part.startswith(".") for part in parts):
+        raise FacesError("Expected a file_name without parts that begin with a dot; rename the file.", row=row.line)
+    if not row.file_name.lower().endswith(SUFFIXES):
+        raise FacesError(f"Expected a file_name ending in one of {', '.join(SUFFIXES)}.", row=row.line)
+
+
+def _check_table(rows: tuple[Row, ...]) -> None:
+    """The rules between rows."""
+    names: dict[str, Row] = {}
+    people: dict[str, Row] = {}
+    for row in rows:
+        twin = names.setdefault(row.file_name, row)
+        if twin is not row:
+            raise FacesError(f"This file_name is already in line {twin.line}; take one of the two out.", row=row.line)
+        first = people.setdefault(row.user_id, row)
+        if first.split != row.split:
+            raise FacesError(
+                f"This person is in split {row.split} here and in {first.split} in line {first.line}; give all "
+                "pictures of a person one split, else the test set holds people the model has seen.",
+                row=row.line,
+            )
+    if not any(row.split == "train" for row in rows):
+        raise FacesError(f"Expected pictures to train on, got {len(rows)} rows and none with split train.")
+    if len({row.label for row in rows}) < 2:
+        raise FacesError("Expected at least two classes, but every row has the same label.")
+
+
+def _check_nobody_erased(rows: tuple[Row, ...], erased: Callable[[str], bool]) -> None:
+    asked: set[str] = set()
+    for row in rows:
+        if row.user_id not in asked:
+            asked.add(row.user_id)
+            if erased(row.user_id):
+                raise FacesError(
+                    "This person was erased and must not come back; remove all their pictures and lines.", row=row.line
+                )
+
+
+def _check_files(folder: Path, rows: tuple[Row, ...]) -> None:
+    """Every row has a file, and its own."""
+    seen: dict[tuple[int, int], Row] = {}
+    for row in rows:
+        status = file_status(folder, row)
+        twin = seen.setdefault((status.st_dev, status.st_ino), row)
+        if twin is not row:
+            raise FacesError(
+                f"Expected a file of its own, but it is a hard link to the file of line {twin.line}; copy it.",
+                row=row.line,
+            )
+
+
+def _check_pictures(folder: Path, rows: tuple[Row, ...], progress: Progress | None) -> None:
+    """Every file is a picture that can be decoded, and no picture is two people's."""
+
+    def digests(span: range) -> list[bytes]:
+        return [_check_picture(folder, rows[index]) for index in span]
+
+    seen: dict[bytes, Row] = {}
+    done = 0
+    for found in map_spans(digests, len(rows)):
+        for row, digest in zip(rows[done : done + len(found)], found, strict=True):
+            twin = seen.setdefault(digest, row)
+            if twin.user_id != row.user_id:
+                raise FacesError(
+                    f"The same picture belongs to another person in line {twin.line}; erasing one would leave it with "
+                    "the other, so take one of the two out.",
+                    row=row.line,
+                )
+        done += len(found)
+        if progress is not None:
+            progress(done, len(rows))
+
+
+def _check_picture(folder: Path, row: Row) -> bytes:
+    """SHA-256 of a row's file, once it is sure that it can be decoded."""
+    data = read_picture(folder, row)
+    try:
+        check_picture(data)
+    except ImageError as error:
+        raise FacesError(f"{error} Replace the file or take the line out.", row=row.line) from error
+    return sha256(data).digest()

@@ -1,0 +1,102 @@
+"""From a picture's bytes to pixels: the one way, for training and for serving alike.
+
+A model must see a person the same way when it learns and when it answers, so format rules, orientation, colour and
+resizing live here once. Bytes are untrusted: an allow-list of formats, caps on bytes and on pixels that are checked
+before any pixel is decoded, and one error for everything a decoder can stumble over.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from unlearning.errors import ImageError, ImageTooLargeError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+MAX_BYTES = 10_000_000
+MAX_PIXELS = 25_000_000
+
+_DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")  # PIL clips these at 255 instead of scaling them
+
+
+def decode(data: bytes, *, size: tuple[int, int], channels: int) -> np.ndarray:
+    """Pixels of a picture, upright, in the wanted size and colours.
+
+    Args:
+        data: Content of a PNG, JPEG or WebP file.
+        size: Wanted (height, width) in pixels; the picture's proportions are not kept.
+        channels: 1 for grey (ITU-R 601 luma), 3 for red, green, blue.
+
+    Returns:
+        uint8 array of shape (height, width, channels). Resized by an antialiasing triangle filter.
+
+    Raises:
+        ImageTooLargeError: more bytes or pixels than MAX_BYTES and MAX_PIXELS.
+        ImageError: another format, damaged, truncated, or more than 8 bits a channel.
+    """
+    height, width = size
+    mode = "L" if channels == 1 else "RGB"
+    image = _open(data)
+    try:
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size for a fraction of the work; what is left is still at
+        # least twice as large as wanted, so the filter below decides how the result looks.
+        image.draft(mode, (2 * max(size), 2 * max(size)))
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "P" and "transparency" in upright.info:
+            upright = upright.convert("RGBA")  # PIL warns when it has to drop such a palette's transparency itself
+        if upright.mode != mode:
+            upright = upright.convert(mode)
+        if upright.size != (width, height):
+            upright = upright.resize((width, height), Image.Resampling.BILINEAR)
+    except Exception as error:
+        raise _damaged(error) from error
+    return np.asarray(upright, dtype=np.uint8).reshape(height, width, channels)
+
+
+def check_picture(data: bytes) -> None:
+    """Look whether a picture can be decoded completely: checksums first, then every pixel.
+
+    Raises:
+        ImageTooLargeError, ImageError: as `decode`.
+    """
+    try:
+        _open(data).verify()
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
+    image = _open(data)  # PIL leaves a verified image unusable
+    try:
+        image.draft("L", (1, 1))  # of a JPEG still every byte is read, but only an eighth of the rows is worked out
+        image.load()
+    except Exception as error:
+        raise _damaged(error) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    """Header of the picture, checked against format and caps; no pixel is decoded yet."""
+    if len(data) > MAX_BYTES:
+        raise ImageTooLargeError(f"Expected at most {MAX_BYTES:,} bytes, got {len(data):,}; send a smaller picture.")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # PIL's own caps are higher: between them it warns and the cap below refuses; warnings may be errors.
+        raise ImageTooLargeError(f"Expected at most {MAX_PIXELS:,} pixels; send a smaller picture.") from error
+    except Exception as error:  # decoders raise almost anything on hostile bytes; all of it means "not a picture"
+        raise ImageError("Expected a JPEG, PNG or WebP picture, got bytes that are none of these.") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageTooLargeError(
+            f"Expected at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}; send a smaller picture."
+        )
+    if image.mode in _DEEP_MODES:
+        raise ImageError(f"Expected 8 bits a channel, got a picture of mode {image.mode}; save it with 8 bits.")
+    return image
+
+
+def _damaged(error: Exception) -> ImageError:
+    """The one sentence for everything that goes wrong after the header."""
+    return ImageError(f"Expected a whole picture, got a damaged or truncated one ({type(error).__name__}).")

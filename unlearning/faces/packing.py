@@ -1,0 +1,292 @@
+"""Packed faces: every picture decoded and resized once into one memory-mapped array.
+
+A pack is a folder `packed-<key>` with `images.npy`, uint8 `(n, height, width, channels)`, and `pack.json`. The key is a
+digest of the table, of every image file's content, of size, channels and decoder, so a changed folder is a miss and
+never a stale hit. Names, labels and people are not packed: they come from the table at every load.
+
+Packs hold people's pixels, so an erasure destroys them. It has to find them: a pack outside the data folder is noted in
+the folder (`.packed/elsewhere.txt`) before it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from unlearning.errors import FacesError, ImageError
+from unlearning.faces.dataset import SPLITS, Progress, Row, check_folder, read_picture
+from unlearning.faces.decoding import decode
+from unlearning.faces.threads import map_spans
+
+PACKED = ".packed"
+ELSEWHERE = "elsewhere.txt"
+_FINISHED, _UNFINISHED = "packed-", ".packing-"
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """Faces ready for training.
+
+    Attributes:
+        images: uint8 `(n, height, width, channels)`, memory-mapped and read-only when it comes from `pack`.
+        labels: int64 `(n,)`, positions in `classes`.
+        subjects: `(n,)` user ids.
+        splits: `(n,)` of train, validation, test.
+        file_names: `(n,)` names in the data folder.
+        classes: Names of the labels.
+        manifest_digest: SHA-256 over the table and the content of every file, in hex.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    subjects: np.ndarray
+    splits: np.ndarray
+    file_names: np.ndarray
+    classes: tuple[str, ...]
+    manifest_digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def where(
+        self,
+        *,
+        split: str | None = None,
+        subjects: Collection[str] | None = None,
+        without: Collection[str] | None = None,
+    ) -> np.ndarray:
+        """Positions of the faces in `split`, of one of `subjects`, and of nobody in `without`; None does not select.
+
+        Returns:
+            int64 `(k,)`, ascending.
+
+        Raises:
+            FacesError: an unknown split, or one user id where several are expected.
+        """
+        if split is not None and split not in SPLITS:
+            raise FacesError(f"Expected split in {SPLITS}, got {split!r}.")
+        if isinstance(subjects, str) or isinstance(without, str):
+            raise FacesError("Expected a collection of user ids, got a string; pass [user_id] for one person.")
+        chosen = np.ones(len(self), dtype=bool)
+        if split is not None:
+            chosen &= self.splits == split
+        if subjects is not None:
+            chosen &= np.isin(self.subjects, list(subjects))
+        if without is not None:
+            chosen &= ~np.isin(self.subjects, list(without))
+        return np.flatnonzero(chosen)
+
+    def train_subjects(self) -> tuple[str, ...]:
+        """User ids of the people with faces to train on, sorted."""
+        return tuple(np.unique(self.subjects[self.splits == "train"]).tolist())
+
+
+def pack(
+    folder: Path,
+    *,
+    size: tuple[int, int],
+    channels: int,
+    cache: Path | None = None,
+    classes: Sequence[str] | None = None,
+    verify: bool = True,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Faces:
+    """Faces of a data folder as arrays, decoded only if no pack of exactly this content is there.
+
+    Args:
+        folder: The data folder; it gets the fast check first.
+        size: (height, width) in pixels.
+        channels: 1 for grey, 3 for colour.
+        cache: Where packs lie; None for `.packed` in the folder.
+        classes: Names of the labels in the order of a model's outputs; None for those found, sorted. An erasure may
+            take the last picture of a class: pass a trained model's classes, or the labels shift under it.
+        verify: Whether a pack found is compared with its own SHA-256.
+        workers: Decoding threads; None for one a core.
+        progress: Called with (pictures done, pictures in all).
+
+    Returns:
+        Faces in the order of the table.
+
+    Raises:
+        FacesError: the folder breaks a rule, a picture cannot be decoded, or a label is not among `classes`.
+    """
+    if channels not in (1, 3) or min(size) < 1:
+        raise FacesError(f"Expected size of at least (1, 1) and channels 1 or 3, got size={size}, channels={channels}.")
+    rows = check_folder(folder, decode=False)
+    names = tuple(classes) if classes is not None else tuple(sorted({row.label for row in rows}))
+    labels = _labels(rows, names)
+    digests = _file_digests(folder, rows, workers)
+    manifest = manifest_digest(rows, digests)
+    cache = folder / PACKED if cache is None else cache
+    key = sha256(f"{manifest} {size[0]}x{size[1]}x{channels} Pillow {PIL.__version__} pack 1".encode()).hexdigest()
+    place = cache / f"{_FINISHED}{key[:32]}"
+    shape = (len(rows), *size, channels)
+    images = _load(place, shape, verify)
+    if images is None:
+        _note(folder, cache)
+        _build(
+            lambda index: _face(folder, rows[index], digests[index], shape),
+            place,
+            shape,
+            workers=workers,
+            progress=progress,
+        )
+        images = _load(place, shape, verify)
+        if images is None:
+            raise FacesError("The packed faces were damaged while they were written; look at the disk and try again.")
+    elif progress is not None:
+        progress(len(rows), len(rows))
+    return Faces(
+        images=images,
+        labels=labels,
+        subjects=np.array([row.user_id for row in rows]),
+        splits=np.array([row.split for row in rows]),
+        file_names=np.array([row.file_name for row in rows]),
+        classes=names,
+        manifest_digest=manifest,
+    )
+
+
+def manifest_digest(rows: Sequence[Row], file_digests: Sequence[str]) -> str:
+    """SHA-256 in hex over the table's rows in order, each as one line of JSON with its file's SHA-256."""
+    total = sha256(b"expunge faces 1\n")
+    for row, digest in zip(rows, file_digests, strict=True):
+        fields = [row.file_name, row.user_id, row.label, row.split, digest]
+        total.update(json.dumps(fields, separators=(",", ":")).encode() + b"\n")
+    return total.hexdigest()
+
+
+def folder_digest(folder: Path, *, workers: int | None = None) -> str:
+    """Manifest digest of a data folder as it is now, without packing it.
+
+    Raises:
+        FacesError: the folder breaks a rule that the fast check sees.
+    """
+    rows = check_folder(folder, decode=False)
+    return manifest_digest(rows, _file_digests(folder, rows, workers))
+
+
+def find_packs(folder: Path) -> Iterator[Path]:
+    """Every pack made from a data folder, finished or not, wherever it lies."""
+    caches = [folder / PACKED]
+    note = folder / PACKED / ELSEWHERE
+    if note.exists():
+        caches += [Path(json.loads(line)) for line in note.read_text(encoding="utf-8").splitlines()]
+    for cache in caches:
+        if cache.is_dir():
+            yield from sorted(path for path in cache.iterdir() if path.name.startswith((_FINISHED, _UNFINISHED)))
+
+
+def _labels(rows: Sequence[Row], classes: tuple[str, ...]) -> np.ndarray:
+    """int64 `(n,)`: each row's label as its position in `classes`."""
+    positions = {name: position for position, name in enumerate(classes)}
+    for row in rows:
+        if row.label not in positions:
+            raise FacesError(
+                f"Expected a label out of {len(classes)} known ones, got {row.label!r}; mend it, or train a new model.",
+                row=row.line,
+            )
+    return np.array([positions[row.label] for row in rows], dtype=np.int64)
+
+
+def _file_digests(folder: Path, rows: Sequence[Row], workers: int | None) -> list[str]:
+    """SHA-256 of every image file, in hex."""
+
+    def digests(span: range) -> list[str]:
+        return [sha256(read_picture(folder, rows[index])).hexdigest() for index in span]
+
+    return [digest for done in map_spans(digests, len(rows), workers=workers) for digest in done]
+
+
+def _load(place: Path, shape: tuple[int, ...], verify: bool) -> np.ndarray | None:
+    """The pack's array, or None where there is none, or a damaged one."""
+    try:
+        about = json.loads((place / "pack.json").read_text(encoding="utf-8"))
+        if verify and _digest(place / "images.npy") != about["images_sha256"]:
+            return None
+        images = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return images if images.shape == shape and images.dtype == np.uint8 else None
+
+
+def _face(folder: Path, row: Row, digest: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A row's picture, uint8 `shape[1:]`, once it is sure that it is the one the key was made from."""
+    data = read_picture(folder, row)
+    if sha256(data).hexdigest() != digest:
+        raise FacesError("The file changed while it was packed; try again.", row=row.line)
+    try:
+        return decode(data, size=(shape[1], shape[2]), channels=shape[3])
+    except ImageError as error:
+        raise FacesError(f"{error} Replace the file or take the line out.", row=row.line) from error
+
+
+def _build(
+    face: Callable[[int], np.ndarray],
+    place: Path,
+    shape: tuple[int, ...],
+    *,
+    workers: int | None,
+    progress: Progress | None,
+) -> None:
+    """Make a pack of `face(0)` … beside `place`, then move it there at once."""
+    temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
+    try:
+        with (temporary / "images.npy").open("wb") as file:
+            # Written, not mapped: a full disk is then an error here and no signal that kills the process.
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            done = 0
+            decoded = map_spans(lambda span: np.stack([face(index) for index in span]), shape[0], workers=workers)
+            for pixels in decoded:
+                file.write(pixels.data)
+                done += len(pixels)
+                if progress is not None:
+                    progress(done, shape[0])
+        about = {"images_sha256": _digest(temporary / "images.npy"), "shape": shape}
+        (temporary / "pack.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)  # one that `_load` found damaged
+        os.rename(temporary, place)
+    except OSError:
+        # Another process may have moved the same pack there first; then its one is as good.
+        if not place.exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _note(folder: Path, cache: Path) -> None:
+    """Make the cache, and note one outside the data folder where an erasure will look for it."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        place = cache.resolve()
+        home = folder / PACKED
+        if place == home.resolve():
+            return
+        home.mkdir(exist_ok=True)
+        note = home / ELSEWHERE
+        line = json.dumps(str(place)) + "\n"
+        if not note.exists() or line not in note.read_text(encoding="utf-8").splitlines(keepends=True):
+            with note.open("a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())  # a pack that outlived its note would outlive the person
+    except OSError as error:
+        raise FacesError(
+            f"Expected to write in {cache} and in {folder}, which notes where packed copies lie so that an erasure "
+            f"finds them: {error.strerror}."
+        ) from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
