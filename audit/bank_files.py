@@ -1,0 +1,147 @@
+"""What the files of a reference bank hold: its key, its manifest, and one row a finished model.
+
+A row is a fixed header, float32 margins, and the SHA-256 of both; the header binds it to its bank (digest of the key)
+and to the names of its columns (digest of the layout). Whatever is cut off, altered or of another bank decodes to None.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audit.errors import AuditError
+from audit.log import canonical_json
+
+_MAGIC = b"EXPROW1\n"
+_HEADER = struct.Struct("<8s32s32sqqddd")  # magic, key, layout, seed, n_examples, retain and test accuracy, seconds
+
+
+class ReferencesError(AuditError):
+    """A row or a question that does not fit the bank."""
+
+
+@dataclass(frozen=True)
+class BankKey:
+    """Everything a bank's numbers depend on. Digests are SHA-256 in hex.
+
+    Args:
+        recipe_digest: of the training recipe.
+        code_version: of the code that trains and scores.
+        training_digest: of the rows the references were trained on (data without the block, generation included).
+        test_digest: of the rows that give test accuracy.
+        statistic: what a column holds.
+        dtype: in which it is stored.
+    """
+
+    recipe_digest: str
+    code_version: str
+    training_digest: str
+    test_digest: str
+    statistic: str = "margin"
+    dtype: str = "float32"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the key: the bank's name."""
+        return sha256(canonical_json(asdict(self))).hexdigest()
+
+
+@dataclass(frozen=True)
+class ReferenceRow:
+    """One finished reference model: margins float32 `(n_examples,)`, accuracies in [0, 1], training seconds."""
+
+    seed: int
+    example_ids: tuple[str, ...]
+    margins: NDArray[np.float32]
+    retain_accuracy: float
+    test_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Columns of a bank (example ids, subject tags), the number of models wanted, and when it was begun."""
+
+    key: BankKey
+    example_ids: tuple[str, ...]
+    subject_tags: tuple[str, ...]
+    n_wanted: int
+    begun_at: datetime
+    layout: bytes  # SHA-256 of the names of the columns
+
+    @classmethod
+    def of(
+        cls,
+        key: BankKey,
+        example_ids: tuple[str, ...],
+        subject_tags: tuple[str, ...],
+        *,
+        n_wanted: int,
+        begun_at: datetime,
+    ) -> Manifest:
+        """Manifest of a new bank."""
+        layout = sha256(canonical_json([example_ids, subject_tags])).digest()
+        return cls(key, example_ids, subject_tags, n_wanted, begun_at, layout)
+
+    def keeping(self, columns: list[int]) -> Manifest:
+        """The same bank with some of its columns."""
+        examples, tags = (tuple(names[i] for i in columns) for names in (self.example_ids, self.subject_tags))
+        return Manifest.of(self.key, examples, tags, n_wanted=self.n_wanted, begun_at=self.begun_at)
+
+    def encode(self) -> bytes:
+        """One line of JSON after the line of its SHA-256."""
+        content = {
+            "key": asdict(self.key),
+            "example_ids": self.example_ids,
+            "subject_tags": self.subject_tags,
+            "n_wanted": self.n_wanted,
+            "begun_at": self.begun_at.isoformat(),
+            "layout": self.layout.hex(),
+        }
+        text = canonical_json(content)
+        return sha256(text).hexdigest().encode() + b"\n" + text
+
+    @classmethod
+    def decode(cls, data: bytes) -> Manifest | None:
+        """None for anything but a whole manifest."""
+        digest, _, text = data.partition(b"\n")
+        if sha256(text).hexdigest().encode() != digest:
+            return None
+        try:
+            content = json.loads(text)
+            return cls(
+                BankKey(**content["key"]),
+                tuple(content["example_ids"]),
+                tuple(content["subject_tags"]),
+                content["n_wanted"],
+                datetime.fromisoformat(content["begun_at"]),
+                bytes.fromhex(content["layout"]),
+            )
+        except (ValueError, KeyError, TypeError):  # whole, but written by another version of this code
+            return None
+
+
+def encode_row(row: ReferenceRow, digest: str, layout: bytes) -> bytes:
+    """Bytes of a row file of the bank and layout."""
+    figures = (row.retain_accuracy, row.test_accuracy, row.seconds)
+    header = _HEADER.pack(_MAGIC, bytes.fromhex(digest), layout, row.seed, len(row.margins), *figures)
+    body = header + np.ascontiguousarray(row.margins, dtype="<f4").tobytes()
+    return body + sha256(body).digest()
+
+
+def decode_row(data: bytes, manifest: Manifest) -> ReferenceRow | None:
+    """None for anything but a whole row of this bank and layout."""
+    n = len(manifest.example_ids)
+    if len(data) != _HEADER.size + 4 * n + 32 or sha256(data[:-32]).digest() != data[-32:]:
+        return None
+    magic, digest, layout, seed, n_examples, retain, test, seconds = _HEADER.unpack_from(data)
+    if (magic, digest.hex(), layout, n_examples) != (_MAGIC, manifest.key.digest, manifest.layout, n):
+        return None
+    margins = np.frombuffer(data, dtype="<f4", count=n, offset=_HEADER.size).astype(np.float32)
+    return ReferenceRow(seed, manifest.example_ids, margins, retain, test, seconds)

@@ -1,0 +1,119 @@
+"""Signed envelopes (DSSE v1.0, github.com/secure-systems-lab/dsse) and the Ed25519 keys that sign them.
+
+An envelope is `{"payload": base64, "payloadType": …, "signatures": [{"keyid": …, "sig": base64}]}`. The signature is
+over the pre-authentication encoding `pae`, so that neither payload nor type can be exchanged.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from audit import log
+from audit.errors import AuditError
+from audit.log import LogError
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+MOST_SIGNATURES = 100
+
+_PEM = re.compile(r"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
+
+
+class CertificateError(AuditError):
+    """Contents that contradict each other, a file that is not a certificate, or a key that cannot be used."""
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """Bytes that are signed: version, then type and payload, each with its length in bytes before it."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def seal(payload: bytes, *, sign: Callable[[bytes], bytes], public_key: Ed25519PublicKey) -> dict[str, Any]:
+    """Envelope of the payload; `sign` gives the Ed25519 signature (64 bytes) of a message, the secret stays with it."""
+    signature = base64.b64encode(sign(pae(PAYLOAD_TYPE, payload))).decode()
+    return {
+        "payload": base64.b64encode(payload).decode(),
+        "payloadType": PAYLOAD_TYPE,
+        "signatures": [{"keyid": key_id(public_key), "sig": signature}],
+    }
+
+
+def read_payload(envelope: Mapping[str, Any]) -> bytes:
+    """Payload, its signature *not* looked at.
+
+    Raises:
+        CertificateError: the type is not ours or the payload not base64.
+    """
+    if envelope["payloadType"] != PAYLOAD_TYPE:
+        raise CertificateError(f"Expected payloadType {PAYLOAD_TYPE}, got {str(envelope['payloadType'])[:80]!r}.")
+    try:
+        return log.from_base64(envelope["payload"])
+    except LogError:
+        raise CertificateError("Expected the payload in standard base64.") from None
+
+
+def find_signer(envelope: Mapping[str, Any], public_keys: Iterable[Ed25519PublicKey]) -> Ed25519PublicKey | None:
+    """First of the keys that signed the envelope, or none.
+
+    Signatures by other keys are passed over; `keyid` is a hint in DSSE and not relied upon.
+
+    Raises:
+        CertificateError: it is not an envelope of ours.
+    """
+    message = pae(PAYLOAD_TYPE, read_payload(envelope))
+    signatures = envelope["signatures"]
+    if not isinstance(signatures, list) or not 1 <= len(signatures) <= MOST_SIGNATURES:
+        raise CertificateError(f"Expected signatures to be a list of 1 to {MOST_SIGNATURES} signatures.")
+    blobs = [log.from_base64(signature["sig"]) for signature in signatures]
+    for key in public_keys:
+        for blob in blobs:
+            try:
+                key.verify(blob, message)
+            except InvalidSignature:
+                continue
+            return key
+    return None
+
+
+def digest(envelope: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the envelope's canonical JSON."""
+    return sha256(log.canonical_json(dict(envelope))).hexdigest()
+
+
+def key_id(public_key: Ed25519PublicKey) -> str:
+    """SHA-256 (hex) of the key's SubjectPublicKeyInfo in DER."""
+    return sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def public_keys_pem(public_keys: Iterable[Ed25519PublicKey]) -> str:
+    """The keys in PEM, one after the other."""
+    return "".join(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode() for key in public_keys)
+
+
+def read_public_keys(pem: str | bytes) -> tuple[Ed25519PublicKey, ...]:
+    """Every public key in a PEM text, in its order.
+
+    Raises:
+        CertificateError: it holds none, or one that is not Ed25519.
+    """
+    text = pem.decode("ascii", "replace") if isinstance(pem, bytes) else pem
+    keys = []
+    for block in _PEM.findall(text):
+        try:
+            key = load_pem_public_key(block.encode())
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise CertificateError(f"Expected a public key in PEM, got one that cannot be read: {error}.") from None
+        if not isinstance(key, Ed25519PublicKey):
+            raise CertificateError(f"Expected an Ed25519 public key, got {type(key).__name__}.")
+        keys.append(key)
+    if not keys:
+        raise CertificateError("Expected a public key in PEM (-----BEGIN PUBLIC KEY-----), found none.")
+    return tuple(keys)

@@ -1,0 +1,328 @@
+"""Reference banks on disk: margins of models that never saw a block of people, kept for requests nobody has made yet.
+
+A bank is found by its content key (recipe, code, training rows, test rows, statistic, dtype): any difference is a miss,
+never a stale hit. One folder a bank:
+
+    <store>/<key digest>/manifest                    SHA-256; key, example ids, subject tags, models wanted
+    <store>/<key digest>/<layout>/<seed>.row         one finished model: margins, accuracies, seconds; with its SHA-256
+    <store>/locks/<key digest>.lock                  shared by readers and builders, exclusive to whoever drops columns
+
+Rows are placed whole (`durable`), so a process killed at any point leaves whole rows only, and several builders may
+fill one bank: of two rows of one seed the first stays. A row that is cut off, altered or of another bank counts as
+missing, and is replaced when it is built again.
+
+Dropping a person writes rows without the person's columns into a new layout, moves the manifest over, then overwrites
+and unlinks everything else; repeated after a kill it finishes the work.
+
+The store never sees a user id: examples and subjects are opaque strings, keyed hashes made by the caller.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audit import durable
+from audit.bank_files import BankKey, Manifest, ReferenceRow, ReferencesError, decode_row, encode_row
+
+__all__ = ["Bank", "BankKey", "BankStatus", "BankStore", "ReferenceRow", "ReferencesError", "assign_blocks"]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A complete bank of N models and n examples.
+
+    margins float32 `(N, n)`; seeds int64, retain_accuracy, test_accuracy and seconds float64 `(N,)`; example_ids and
+    subject_tags name the columns.
+    """
+
+    key: BankKey
+    margins: NDArray[np.float32]
+    retain_accuracy: NDArray[np.float64]
+    test_accuracy: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    seeds: NDArray[np.int64]
+    example_ids: tuple[str, ...]
+    subject_tags: tuple[str, ...]
+
+    def columns(self, example_ids: Iterable[str]) -> NDArray[np.intp]:
+        """Positions of the examples, in the order asked for.
+
+        Raises:
+            ReferencesError: the bank holds no such example.
+        """
+        position = {example: i for i, example in enumerate(self.example_ids)}
+        try:
+            return np.array([position[example] for example in example_ids], dtype=np.intp)
+        except KeyError as error:
+            raise ReferencesError(
+                f"The bank {self.key.digest[:12]} has no column for example {error}; build one that has."
+            ) from None
+
+
+@dataclass(frozen=True)
+class BankStatus:
+    """What there is of a bank; `cost_seconds` is the training time of its models, `age_seconds` since it was begun."""
+
+    key: BankKey
+    n_models: int
+    n_wanted: int
+    n_examples: int
+    n_subjects: int
+    size_bytes: int
+    cost_seconds: float
+    age_seconds: float
+
+
+class BankStore:
+    """The banks under a folder; any number of processes may use it at once."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def begin(
+        self,
+        key: BankKey,
+        *,
+        example_ids: Sequence[str],
+        subject_tags: Sequence[str],
+        n_wanted: int,
+        now: datetime,
+    ) -> None:
+        """Make room for a bank; one that is there already is kept, its `n_wanted` raised if need be.
+
+        Args:
+            key: content key.
+            example_ids: name of each column, all different.
+            subject_tags: whose column it is, `(n_examples,)`; opaque.
+            n_wanted: models that make it complete.
+            now: aware datetime.
+
+        Raises:
+            ReferencesError: arguments that do not fit, or a bank of this key that lacks an example asked for.
+        """
+        examples, tags = tuple(example_ids), tuple(subject_tags)
+        if not examples or len(set(examples)) != len(examples):
+            raise ReferencesError("Expected example_ids to be at least one and all different.")
+        if len(tags) != len(examples):
+            raise ReferencesError(f"Expected one subject tag an example, got {len(tags)} for {len(examples)}.")
+        if n_wanted < 1 or now.tzinfo is None:
+            raise ReferencesError(f"Expected n_wanted >= 1 and an aware datetime, got {n_wanted} and {now!r}.")
+        with self._lock(key.digest, exclusive=True):
+            there = self._manifest(key.digest)
+            if there is None:  # none, or one that cannot be read: whose columns the rows hold is unknown then
+                self._destroy_bank(key.digest)
+                self._write_manifest(Manifest.of(key, examples, tags, n_wanted=n_wanted, begun_at=now))
+            elif lacking := set(examples) - set(there.example_ids):
+                raise ReferencesError(
+                    f"The bank {key.digest[:12]} has no column for {len(lacking)} of the examples and cannot grow any "
+                    "(its models are gone); discard it and build it anew."
+                )
+            elif n_wanted > there.n_wanted:
+                self._write_manifest(replace(there, n_wanted=n_wanted))
+
+    def add(self, key: BankKey, row: ReferenceRow) -> bool:
+        """Store a finished model; whether it was kept (False: the seed was there already).
+
+        Columns of people dropped since the model was trained are left out.
+
+        Raises:
+            ReferencesError: no such bank, or a row that does not fit it.
+        """
+        values = np.asarray(row.margins, dtype="<f4")
+        if values.shape != (len(row.example_ids),):
+            raise ReferencesError(f"Expected margins of shape ({len(row.example_ids)},), got {values.shape}.")
+        figures = (row.retain_accuracy, row.test_accuracy, row.seconds)
+        if np.isnan(values).any() or not all(math.isfinite(figure) for figure in figures) or row.seed < 0:
+            raise ReferencesError(f"Expected numbers and a seed >= 0 in the row of seed {row.seed}; did it diverge?")
+        with self._lock(key.digest, exclusive=False):
+            manifest = self._manifest(key.digest)
+            if manifest is None:
+                raise ReferencesError(f"Expected the bank {key.digest[:12]} to be begun before rows are added.")
+            if row.example_ids != manifest.example_ids:
+                position = {example: i for i, example in enumerate(row.example_ids)}
+                if not position.keys() >= set(manifest.example_ids):
+                    raise ReferencesError(f"The row of seed {row.seed} lacks examples of bank {key.digest[:12]}.")
+                values = values[[position[example] for example in manifest.example_ids]]
+            data = encode_row(replace(row, margins=values), key.digest, manifest.layout)
+            path = self._row_path(manifest, row.seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return durable.place(path, data, is_whole=lambda there: decode_row(there, manifest) is not None)
+
+    def find(self, key: BankKey, *, n_models: int | None = None) -> Bank | None:
+        """The bank if it is complete, else none.
+
+        Args:
+            key: content key.
+            n_models: models asked for; by default those it was begun with. More are given if there are more.
+        """
+        with self._lock(key.digest, exclusive=False):
+            manifest = self._manifest(key.digest)
+            rows = sorted(self._rows(manifest), key=lambda row: row.seed) if manifest else []
+        if manifest is None or len(rows) < (n_models or manifest.n_wanted):
+            return None
+        return Bank(
+            key=key,
+            margins=np.stack([row.margins for row in rows]),
+            retain_accuracy=np.array([row.retain_accuracy for row in rows]),
+            test_accuracy=np.array([row.test_accuracy for row in rows]),
+            seconds=np.array([row.seconds for row in rows]),
+            seeds=np.array([row.seed for row in rows], dtype=np.int64),
+            example_ids=manifest.example_ids,
+            subject_tags=manifest.subject_tags,
+        )
+
+    def missing_seeds(self, key: BankKey, n_models: int) -> tuple[int, ...]:
+        """Seeds of `range(n_models)` for which there is no whole row."""
+        with self._lock(key.digest, exclusive=False):
+            manifest = self._manifest(key.digest)
+            there = {row.seed for row in self._rows(manifest)} if manifest else set()
+        return tuple(seed for seed in range(n_models) if seed not in there)
+
+    def drop_subject(self, subject_tag: str) -> int:
+        """Destroy every column of a subject in every bank; how many there were.
+
+        A bank left without columns goes altogether, and so does one whose manifest cannot be read. Safe to repeat.
+        """
+        n_dropped = 0
+        for digest in self._digests():
+            with self._lock(digest, exclusive=True):
+                manifest = self._manifest(digest)
+                if manifest is None:
+                    self._destroy_bank(digest)
+                    continue
+                keep = [i for i, tag in enumerate(manifest.subject_tags) if tag != subject_tag]
+                n_dropped += len(manifest.subject_tags) - len(keep)
+                if not keep:
+                    self._destroy_bank(digest)
+                    continue
+                if len(keep) < len(manifest.subject_tags):
+                    manifest = self._narrow(manifest, keep)
+                self._destroy_remains(manifest)
+        return n_dropped
+
+    def discard(self, key: BankKey) -> None:
+        """Destroy a bank."""
+        with self._lock(key.digest, exclusive=True):
+            self._destroy_bank(key.digest)
+
+    def status(self, *, now: datetime) -> tuple[BankStatus, ...]:
+        """Every bank, the oldest first."""
+        found = []
+        for digest in self._digests():
+            with self._lock(digest, exclusive=False):
+                manifest = self._manifest(digest)
+                rows = self._rows(manifest) if manifest else []
+                files = [path for path in (self.folder / digest).rglob("*") if path.is_file()]
+                size = sum(path.stat().st_size for path in files)
+            if manifest is None:
+                continue
+            found.append(
+                BankStatus(
+                    key=manifest.key,
+                    n_models=len(rows),
+                    n_wanted=manifest.n_wanted,
+                    n_examples=len(manifest.example_ids),
+                    n_subjects=len(set(manifest.subject_tags)),
+                    size_bytes=size,
+                    cost_seconds=sum(row.seconds for row in rows),
+                    age_seconds=(now - manifest.begun_at).total_seconds(),
+                )
+            )
+        return tuple(sorted(found, key=lambda status: -status.age_seconds))
+
+    def _digests(self) -> list[str]:
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(name for name in names if len(name) == 64)
+
+    @contextmanager
+    def _lock(self, digest: str, *, exclusive: bool) -> Iterator[None]:
+        """Held by the kernel for the open file, hence gone with the process, however it ends."""
+        path = self.folder / "locks" / f"{digest}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            yield
+
+    def _manifest(self, digest: str) -> Manifest | None:
+        try:
+            manifest = Manifest.decode((self.folder / digest / "manifest").read_bytes())
+        except OSError:
+            return None
+        return manifest if manifest and manifest.key.digest == digest else None
+
+    def _layout_folder(self, manifest: Manifest) -> Path:
+        return self.folder / manifest.key.digest / manifest.layout.hex()[:16]
+
+    def _row_path(self, manifest: Manifest, seed: int) -> Path:
+        return self._layout_folder(manifest) / f"{seed}.row"
+
+    def _rows(self, manifest: Manifest) -> list[ReferenceRow]:
+        """Every whole row of the manifest's layout."""
+        rows = (decode_row(path.read_bytes(), manifest) for path in self._layout_folder(manifest).glob("*.row"))
+        return [row for row in rows if row is not None]
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        folder = self.folder / manifest.key.digest
+        folder.mkdir(parents=True, exist_ok=True)
+        durable.overwrite(folder / "manifest", manifest.encode())
+
+    def _narrow(self, manifest: Manifest, keep: list[int]) -> Manifest:
+        """Rows with the kept columns only, in a layout of their own; then the manifest moves over to it."""
+        narrow = manifest.keeping(keep)
+        self._layout_folder(narrow).mkdir(exist_ok=True)
+        for row in self._rows(manifest):
+            data = encode_row(replace(row, margins=row.margins[keep]), manifest.key.digest, narrow.layout)
+            path = self._row_path(narrow, row.seed)
+            durable.place(path, data, is_whole=lambda there: decode_row(there, narrow) is not None)
+        self._write_manifest(narrow)
+        return narrow
+
+    def _destroy_remains(self, manifest: Manifest) -> None:
+        """Everything in the bank's folder that the manifest does not speak of: earlier layouts, work of the killed."""
+        layout = self._layout_folder(manifest)
+        for path in sorted((self.folder / manifest.key.digest).rglob("*"), reverse=True):
+            if path.is_dir():
+                if path != layout:
+                    path.rmdir()
+            elif path.name != "manifest" and not (path.parent == layout and path.suffix == ".row"):
+                durable.destroy(path)
+
+    def _destroy_bank(self, digest: str) -> None:
+        """Rows first, manifest last: killed in between, the bank is still known and can be finished off."""
+        folder = self.folder / digest
+        if not folder.is_dir():
+            return
+        paths = sorted(folder.rglob("*"), key=lambda path: (path.name == "manifest", -len(path.parts)))
+        for path in paths:
+            if path.is_dir():
+                path.rmdir()
+            else:
+                durable.destroy(path)
+        folder.rmdir()
+
+
+def assign_blocks(subject_hashes: Iterable[str], *, share: float = 0.05) -> dict[str, int]:
+    """Block of each subject: subjects in the order of their keyed hashes, cut into blocks of nearly equal size.
+
+    No block has more than max(1, ⌊share · n⌋) of the n subjects. The assignment depends on who is there; keep it beside
+    the banks and do not compute it anew after each erasure.
+
+    Args:
+        subject_hashes: keyed hash of each subject (an unkeyed one would let people choose their block).
+        share: largest share of the subjects in one block, in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ReferencesError(f"Expected share={share} in (0, 1].")
+    ordered = sorted(set(subject_hashes))
+    size = max(1, math.floor(share * len(ordered)))
+    n_blocks = math.ceil(len(ordered) / size)
+    return {subject: i * n_blocks // len(ordered) for i, subject in enumerate(ordered)}
