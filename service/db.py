@@ -15,16 +15,16 @@ from service.settings import Settings
 def connect(settings: Settings) -> sa.Engine:
     """Engine of the request database, its tables present.
 
-    SQLite runs in WAL mode with full durability; `secure_delete` overwrites what is deleted with zeros, so that an
+    Errors never quote a statement's values: they may name a person. SQLite runs in WAL mode with full durability; `secure_delete` overwrites what is deleted with zeros, so that an
     erased user id does not linger in free pages.
     """
     url = settings.effective_database_url
     if not url.startswith("sqlite"):
-        engine = create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
         SQLModel.metadata.create_all(engine)
         return engine
     settings.home.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:

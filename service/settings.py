@@ -39,6 +39,13 @@ class Settings(BaseSettings):
     mass_deletion_share: float = Field(
         0.2, gt=0, le=1, description="A call that names more than this share of the subjects holds for a human."
     )
+    callback_allow: str = Field(
+        "", description="Host names, addresses and networks, with commas, callbacks may go to though not public."
+    )
+    callback_ca_file: str = Field(
+        "", description="PEM file of certificate authorities trusted with callbacks, besides the system's."
+    )
+    callback_days: float = Field(3.0, gt=0, le=30, description="How long a callback is tried again, in days.")
     max_image_bytes: int = Field(10_000_000, ge=1, description="Largest image file accepted, in bytes.")
     max_image_pixels: int = Field(25_000_000, ge=1, description="Largest image accepted, in pixels.")
     max_queue: int = Field(256, ge=1, description="Images waiting in one serving process before it answers 503.")
@@ -47,6 +54,7 @@ class Settings(BaseSettings):
     )
     swap_timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for all serving processes to swap.")
     poll_seconds: float = Field(0.1, gt=0, description="How often the queue and the active generation are looked at.")
+    fail_at: str = Field("", description="For tests: the worker kills itself once at this point of the pipeline.")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines.")
 
     @property
@@ -68,6 +76,11 @@ class Settings(BaseSettings):
     def data_folder(self) -> Path:
         """`metadata.csv` and the images."""
         return self.home / "data"
+
+    @property
+    def packed_folder(self) -> Path:
+        """Images decoded once, as memory-mapped arrays."""
+        return self.home / "packed"
 
     @property
     def models_folder(self) -> Path:

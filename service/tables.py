@@ -81,6 +81,23 @@ class RequestEvent(SQLModel, table=True):
     note: str = ""
 
 
+class CallbackDelivery(SQLModel, table=True):
+    """One move that a client's URL is told of, written in the transaction of the move."""
+
+    __tablename__ = "callback_deliveries"
+
+    id: int | None = Field(default=None, primary_key=True)
+    request_id: str = Field(index=True)
+    url: str
+    body: str  # JSON, as it is signed and sent; never a user id
+    status: str = "pending"  # pending | delivered | disabled | given_up
+    n_attempts: int = 0  # of its own, or of another one to the same URL that it waited for
+    last_result: str = ""  # of its latest attempt: "HTTP 503", or why there was no answer
+    created_at: datetime = instant()
+    next_attempt_at: datetime | None = instant(nullable=True, index=True)  # none: nothing more will be sent
+    finished_at: datetime | None = instant(nullable=True)
+
+
 class Run(SQLModel, table=True):
     """One unlearning of one batch of requests on one model line."""
 
@@ -110,14 +127,14 @@ class OpenLine(SQLModel, table=True):
 
 
 class Attempt(SQLModel, table=True):
-    """One rung of the ladder tried in a run."""
+    """One step of the ladder tried in a run; exact retraining may take several."""
 
     __tablename__ = "attempts"
-    __table_args__ = (UniqueConstraint("run_id", "rung"),)
+    __table_args__ = (UniqueConstraint("run_id", "step"),)
 
     id: int | None = Field(default=None, primary_key=True)
     run_id: str = Field(index=True)
-    rung: int
+    step: int
     method: str
     seed: int
     candidate_digest: str | None = None
@@ -246,6 +263,7 @@ class WorkerLease(SQLModel, table=True):
 
     line: str = Field(primary_key=True)
     holder: str
+    host: str
     pid: int
     fencing_token: int
     heartbeat_at: datetime = instant()

@@ -1,0 +1,326 @@
+"""API keys: made, listed, rotated, revoked, looked up, and asked for by a route.
+
+A key reads `exp_<id>_<random>` and comes in `Authorization: Bearer <key>`, nowhere else (no query parameter, no second
+header: one place to redact). Stored is its SHA-256, which for 256 random bits needs no salt and no slow hash. The id is
+the client's: rotating keeps it, so a client keeps its requests.
+
+Scopes do not imply one another:
+
+predict         send images
+erasure:write   file erasure requests and cancel its own
+erasure:read    see its own requests and their certificates
+audit:read      see everybody's requests and certificates, the log, the models
+admin           decide: extend, reject, approve; sees everybody's requests too
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Lock
+from typing import Annotated, Any, Final
+
+import sqlalchemy as sa
+from fastapi import Request, Response, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlmodel import Session, col, or_, select
+from starlette.exceptions import HTTPException
+
+from service.db import reading
+from service.errors import InvalidInputError, NotAllowedError, NotAuthenticatedError, NotFoundError
+from service.tables import ApiKey
+
+PREDICT, WRITE, READ, AUDIT, ADMIN = "predict", "erasure:write", "erasure:read", "audit:read", "admin"
+SCOPES: Final = (PREDICT, WRITE, READ, AUDIT, ADMIN)
+REMEMBER_SECONDS: Final = 1.0  # a revoked key works no longer than this
+MAX_BODY_BYTES: Final = 2 << 20  # 1,000 ids of 256 characters, escaped
+
+bearer = HTTPBearer(
+    auto_error=False, scheme_name="ApiKey", bearerFormat="exp_<id>_<random>", description="An API key of the service."
+)
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who holds a key, and what the key allows."""
+
+    id: str
+    name: str
+    scopes: frozenset[str]
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether other clients' requests are shown to it."""
+        return bool(self.scopes & {AUDIT, ADMIN})
+
+    def demand(self, *scopes: str) -> Client:
+        """Itself, if it holds one of the scopes.
+
+        Raises:
+            NotAllowedError: it holds none of them.
+        """
+        if self.scopes.isdisjoint(scopes):
+            raise NotAllowedError(f"Expected a key with the scope {' or '.join(scopes)}; ask the operator for one.")
+        return self
+
+
+def create_key(
+    session: Session,
+    *,
+    name: str,
+    scopes: Collection[str],
+    now: datetime,
+    key_id: str,
+    expires_at: datetime | None = None,
+) -> tuple[ApiKey, str]:
+    """Add a key in the caller's transaction; the second part is the key itself, shown this once.
+
+    Args:
+        name: of the client, for people.
+        scopes: one or more of `SCOPES`.
+        now: aware time.
+        key_id: the client's id, letters, digits and hyphens.
+        expires_at: the moment from which the key is refused; none: never.
+
+    Raises:
+        InvalidInputError: no scope, an unknown one, an unfit id, or an expiry in the past.
+    """
+    unknown = set(scopes) - set(SCOPES)
+    if unknown or not scopes:
+        raise InvalidInputError(
+            f"Expected scopes among {', '.join(SCOPES)}, got {', '.join(sorted(unknown)) or 'none'}."
+        )
+    if not key_id or not key_id.replace("-", "").isalnum() or not key_id.isascii():
+        raise InvalidInputError("Expected a key id of letters, digits and hyphens.")
+    if expires_at is not None and expires_at <= now:
+        raise InvalidInputError(f"Expected an expiry after {now.isoformat()}, got {expires_at.isoformat()}.")
+    token = _new_token(key_id)
+    ordered = [scope for scope in SCOPES if scope in scopes]
+    row = ApiKey(
+        id=key_id, name=name, sha256=_digest(token), scopes=ordered, created_at=now, expires_at=expires_at,
+        revoked_at=None,
+    )  # fmt: skip
+    session.add(row)
+    session.flush()
+    return row, token
+
+
+def list_keys(session: Session) -> list[ApiKey]:
+    """All keys, oldest first, the revoked ones too."""
+    return list(session.exec(select(ApiKey).order_by(col(ApiKey.created_at), col(ApiKey.id))))
+
+
+def rotate_key(session: Session, key_id: str) -> tuple[ApiKey, str]:
+    """Give a client a new secret under its old id, in the caller's transaction; the old secret ends at once.
+
+    Raises:
+        NotFoundError: no such key, or it was revoked.
+    """
+    row = find_key(session, key_id)
+    if row.revoked_at is not None:
+        raise NotFoundError(f"Expected a key that was not revoked, {key_id} was; create a new one.")
+    token = _new_token(key_id)
+    row.sha256 = _digest(token)
+    session.add(row)
+    session.flush()
+    return row, token
+
+
+def revoke_key(session: Session, key_id: str, *, now: datetime) -> ApiKey:
+    """End a key in the caller's transaction; ending it twice changes nothing."""
+    row = find_key(session, key_id)
+    row.revoked_at = row.revoked_at or now
+    session.add(row)
+    return row
+
+
+def expire_key(session: Session, key_id: str, *, at: datetime) -> ApiKey:
+    """Let a key end at a moment, in the caller's transaction."""
+    row = find_key(session, key_id)
+    row.expires_at = at
+    session.add(row)
+    return row
+
+
+def find_key(session: Session, key_id: str) -> ApiKey:
+    """Row of a key.
+
+    Raises:
+        NotFoundError: no such key.
+    """
+    row = session.get(ApiKey, key_id)
+    if row is None:
+        raise NotFoundError(f"Expected a key with the id {key_id}, found none.")
+    return row
+
+
+def any_usable_key(session: Session, *, now: datetime) -> bool:
+    """Whether anybody could be let in; without a key the service does not start."""
+    valid = or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > now)
+    return session.exec(select(ApiKey.id).where(col(ApiKey.revoked_at).is_(None), valid).limit(1)).first() is not None
+
+
+def authenticate(engine: sa.Engine, token: str, *, now: datetime) -> Client:
+    """Who holds the key, looked up in the database.
+
+    Raises:
+        NotAuthenticatedError: unknown, expired or revoked; which of these is not said.
+    """
+    return _client(_valid_row(engine, token, now))
+
+
+class KnownKeys:
+    """Looks keys up and remembers the good ones for `REMEMBER_SECONDS`, so that predictions need no database read."""
+
+    def __init__(self, engine: sa.Engine, now: Callable[[], datetime], *, most: int = 1024) -> None:
+        self._engine = engine
+        self._now = now
+        self._most = most
+        self._known: dict[str, tuple[datetime, ApiKey]] = {}  # SHA-256 of the key → when read, row
+        self._lock = Lock()
+
+    def remembered(self, token: str) -> Client | None:
+        """Who holds the key, if that was looked up a moment ago."""
+        found = self._known.get(_digest(token))
+        if found is None:
+            return None
+        now, (read_at, row) = self._now(), found
+        fresh = 0 <= (now - read_at).total_seconds() < REMEMBER_SECONDS  # a clock set back makes nothing fresh
+        return _client(row) if fresh and _is_valid(row, now) else None
+
+    def authenticate(self, token: str) -> Client:
+        """Who holds the key; reads the database unless it is remembered.
+
+        Raises:
+            NotAuthenticatedError: unknown, expired or revoked.
+        """
+        client = self.remembered(token)
+        if client is not None:
+            return client
+        now = self._now()
+        row = _valid_row(self._engine, token, now)
+        with self._lock:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            self._known[_digest(token)] = (now, row)
+        return _client(row)
+
+
+class Guard:
+    """Dependency of a route that lets in only clients with one of the scopes; see `require`."""
+
+    def __init__(self, scopes: tuple[str, ...]) -> None:
+        self.scopes = scopes
+
+    async def __call__(
+        self, request: Request, _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None
+    ) -> Client:
+        return await self.admit(request)
+
+    async def admit(self, request: Request) -> Client:
+        """The client of a request, looked up once a request; `KnownKeys` lies in `app.state.keys`."""
+        client: Client | None = request.scope.get("expunge.client")
+        if client is None:
+            token = bearer_token(request.headers.get("authorization"))
+            keys: KnownKeys = request.app.state.keys
+            client = keys.remembered(token)
+            if client is None:
+                client = await run_in_threadpool(keys.authenticate, token)
+            request.scope["expunge.client"] = client
+        return client.demand(*self.scopes)
+
+
+def require(*scopes: str) -> Guard:
+    """Dependency that gives the `Client` if its key holds one of the scopes.
+
+    Raises:
+        ValueError: an unknown scope.
+    """
+    if not scopes or set(scopes) - set(SCOPES):
+        raise ValueError(f"Expected scopes among {', '.join(SCOPES)}, got {', '.join(scopes) or 'none'}.")
+    return Guard(scopes)
+
+
+def bearer_token(header: str | None) -> str:
+    """Key in an `Authorization` header.
+
+    Raises:
+        NotAuthenticatedError: no header, or another kind of it.
+    """
+    kind, _, token = (header or "").partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise NotAuthenticatedError("Expected the header 'Authorization: Bearer <API key>'.")
+    return token.strip()
+
+
+class GuardedRoute(APIRoute):
+    """Route that asks for the key before it reads a byte of the body, and reads no more than `MAX_BODY_BYTES`.
+
+    Its answers are not to be kept by caches.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Handler of the route behind both checks."""
+        inner = super().get_route_handler()
+        guards = [each.call for each in self.dependant.dependencies if isinstance(each.call, Guard)]
+
+        async def handle(request: Request) -> Response:
+            for guard in guards:
+                await guard.admit(request)
+            response = await inner(_limited(request))
+            response.headers.setdefault("Cache-Control", "no-store")
+            return response
+
+        return handle
+
+
+def _limited(request: Request) -> Request:
+    too_large = HTTPException(413, f"Expected a body of at most {MAX_BODY_BYTES} bytes; send fewer ids a call.")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise too_large
+    received = 0
+
+    async def receive() -> Any:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise too_large
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _new_token(key_id: str) -> str:
+    return f"exp_{key_id}_{secrets.token_urlsafe(32)}"
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _valid_row(engine: sa.Engine, token: str, now: datetime) -> ApiKey:
+    """Row of a key that may be used: found by the id in it, then compared by digest in constant time."""
+    prefix, _, rest = token.partition("_")
+    key_id, _, secret = rest.partition("_")
+    if prefix == "exp" and secret and key_id.isascii():
+        with reading(engine) as s:
+            row = s.get(ApiKey, key_id)
+        if row is not None and hmac.compare_digest(row.sha256, _digest(token)) and _is_valid(row, now):
+            return row
+    raise NotAuthenticatedError("Expected a valid API key; this one is unknown, expired or revoked.")
+
+
+def _is_valid(row: ApiKey, now: datetime) -> bool:
+    return row.revoked_at is None and (row.expires_at is None or now < row.expires_at)
+
+
+def _client(row: ApiKey) -> Client:
+    return Client(row.id, row.name, frozenset(row.scopes))

@@ -1,0 +1,227 @@
+"""Filing erasure requests: all people of a call or none, one request a person, in one transaction.
+
+Whether the service knows a person is not looked at here, so a known and an unknown one get the same answer in the same
+time. In the transaction of the requests each person gets a *tombstone*, which keeps them out of every later training
+run.
+
+A person with an open request gets a follower of it (see `states`). Before that, the open one is brought in line: if it
+waits as part of a held mass deletion, a call that is not held itself releases it; if no run has claimed it yet, a call
+with a legal hold stops it. Destroying what should have been kept is the one mistake that cannot be mended.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import unquote_plus, urlsplit
+
+import sqlalchemy as sa
+from dateutil.relativedelta import relativedelta
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, func, select
+
+from service import states
+from service.auth import Client
+from service.context import Context
+from service.db import session
+from service.errors import InvalidInputError, TryLaterError
+from service.keyring import Keyring, commitment
+from service.schemas import Filed, Filing, Receipt
+from service.tables import ErasureRequest, IdempotencyRecord, Tombstone
+
+MASS_DELETION, LEGAL_HOLD = "mass_deletion", "legal_hold"
+CLOCK_SKEW = timedelta(minutes=5)
+MOST_KEY_CHARS = 255
+
+_ATTEMPTS = 3  # PostgreSQL: two calls with one Idempotency-Key at once; the second finds the first's answer
+
+
+class QuotaError(TryLaterError):
+    """The client has too many open requests."""
+
+    status = 429
+    title = "Too many open requests"
+
+
+def due_at(received_at: datetime, months: int = 1) -> datetime:
+    """The legal deadline: the same day and time `months` calendar months later, or that month's last day."""
+    return received_at + relativedelta(months=months)
+
+
+def file_requests(
+    context: Context,
+    client: Client,
+    filing: Filing,
+    *,
+    n_subjects: Callable[[], int],
+    most_open: int,
+    idempotency_key: str | None = None,
+) -> Filed:
+    """Accept a call whole and commit it, or store nothing.
+
+    Args:
+        context: database, keys, clock, ids, settings.
+        client: who files.
+        filing: checked body.
+        n_subjects: how many people the service holds data of; asked only for calls that name several.
+        most_open: largest number of open requests the client may have.
+        idempotency_key: same key and body give the same answer, whatever happened in between.
+
+    Raises:
+        InvalidInputError: asked in the future, an unfit key, or a key that was used with another body.
+        QuotaError: the call would exceed `most_open`.
+    """
+    now = context.now()
+    if filing.requested_at is not None and filing.requested_at > now + CLOCK_SKEW:
+        raise InvalidInputError("Expected requested_at not to lie in the future.")
+    if _names_someone(filing.callback_url, filing.user_ids):
+        raise InvalidInputError("Expected a callback_url without user ids; a callback carries the request id.")
+    if idempotency_key is not None and not _is_fit_key(idempotency_key):
+        raise InvalidInputError(f"Expected an Idempotency-Key of 1 to {MOST_KEY_CHARS} visible ASCII characters.")
+    share = len(filing.user_ids) / max(1, n_subjects()) if len(filing.user_ids) > 1 else 0.0
+    held_for = (
+        LEGAL_HOLD if filing.legal_hold else MASS_DELETION if share > context.settings.mass_deletion_share else None
+    )
+    body_hash = _keyed_hash(context.keyring, filing)
+    for _ in range(_ATTEMPTS):
+        with session(context.engine) as s:
+            try:
+                answered = _earlier_answer(s, client, idempotency_key, body_hash)
+                if answered is not None:
+                    return answered
+                filed = _file(s, context, client, filing, held_for=held_for, most_open=most_open, now=now)
+                if idempotency_key is not None:
+                    answer = filed.model_dump(mode="json")
+                    record = IdempotencyRecord(
+                        client_id=client.id, key=idempotency_key, body_sha256=body_hash, response=answer, created_at=now
+                    )  # fmt: skip
+                    s.add(record)
+                s.commit()
+            except IntegrityError:
+                continue  # the other call committed first: its answer is there now
+            return filed
+    raise TryLaterError("Another call with the same Idempotency-Key is being answered; repeat this one.")
+
+
+def bury(s: Session, subject_hashes: list[str], *, now: datetime) -> None:
+    """Write the people's tombstones. In PostgreSQL this also locks them: calls about one person go one by one."""
+    insert = sqlite.insert if s.get_bind().dialect.name == "sqlite" else postgresql.insert
+    rows = [{"subject_hash": subject_hash, "created_at": now} for subject_hash in sorted(subject_hashes)]
+    statement = insert(Tombstone)
+    key = statement.excluded.subject_hash
+    s.execute(statement.on_conflict_do_update(index_elements=["subject_hash"], set_={"subject_hash": key}), rows)
+
+
+def unbury(s: Session, subject_hash: str) -> None:
+    """Remove a person's tombstone unless another request still asks, or asked successfully, for the erasure."""
+    refused = col(ErasureRequest.state).in_(("cancelled", "rejected"))
+    others = select(ErasureRequest.id).where(ErasureRequest.subject_hash == subject_hash, ~refused).limit(1)
+    if s.exec(others).first() is None:
+        s.execute(sa.delete(Tombstone).where(col(Tombstone.subject_hash) == subject_hash))
+
+
+def _file(
+    s: Session, context: Context, client: Client, filing: Filing, *, held_for: str | None, most_open: int, now: datetime
+) -> Filed:
+    _check_quota(s, client, len(filing.user_ids), most_open)
+    hashes = [context.keyring.subject_hash(user_id) for user_id in filing.user_ids]
+    bury(s, hashes, now=now)
+    leaders = _leaders(s, hashes)
+    batch_id = context.new_id()
+    filed = []
+    for number, (user_id, subject_hash) in enumerate(zip(filing.user_ids, hashes, strict=True), 1):
+        salt = secrets.token_bytes(16)
+        request = ErasureRequest(
+            id=f"{batch_id}-{number:04d}", client_id=client.id, user_id=user_id, subject_hash=subject_hash,
+            commitment=commitment(salt, user_id), commitment_salt=salt.hex(), regulation=filing.regulation,
+            ground=filing.ground, legal_hold=filing.legal_hold, callback_url=filing.callback_url,
+            requested_at=filing.requested_at or now, received_at=now, hold_until=now + context.settings.hold,
+            due_at=due_at(now), updated_at=now, completed_at=None, state="",
+        )  # fmt: skip
+        leader = leaders.get(subject_hash)
+        if leader is not None:
+            _settle_with(s, leader, held_for, now=now)
+        states.begin(s, request, now=now, leader=leader, attention_reason=held_for)
+        filed.append(request)
+    s.flush()
+    return Filed(batch_id=batch_id, requests=[_receipt(request, leaders) for request in filed])
+
+
+def _settle_with(s: Session, leader: ErasureRequest, held_for: str | None, *, now: datetime) -> None:
+    """Bring an open request in line with a new one for the same person, before that follows it."""
+    if held_for is None and leader.attention_reason == MASS_DELETION:
+        states.move(s, leader, "queued", now=now, note="The person was also asked for outside of the held batch.")
+    elif held_for == LEGAL_HOLD != leader.attention_reason and leader.state in ("queued", "needs_attention"):
+        note = "A later request for the same person came with a legal hold."
+        if leader.state == "needs_attention":  # by way of the queue, in this transaction: its reason changes
+            states.move(s, leader, "queued", now=now, note=note)
+        states.move(s, leader, "needs_attention", now=now, note=note, attention_reason=LEGAL_HOLD, legal_hold=True)
+
+
+def _leaders(s: Session, subject_hashes: list[str]) -> dict[str, ErasureRequest]:
+    """Open requests of these people that others may follow, by subject hash; locked until the commit."""
+    query = (
+        select(ErasureRequest)
+        .where(
+            col(ErasureRequest.subject_hash).in_(subject_hashes),
+            col(ErasureRequest.state).not_in(states.ENDS),
+            col(ErasureRequest.linked_request_id).is_(None),
+        )
+        .order_by(col(ErasureRequest.id))
+        .with_for_update()
+    )
+    return {request.subject_hash: request for request in s.exec(query)}
+
+
+def _receipt(request: ErasureRequest, leaders: dict[str, ErasureRequest]) -> Receipt:
+    leader = leaders.get(request.subject_hash)
+    shown = leader.id if leader is not None and leader.client_id == request.client_id else None
+    return Receipt.model_validate(
+        {name: getattr(request, name) for name in Receipt.model_fields if name != "linked_request_id"}
+        | {"linked_request_id": shown}
+    )
+
+
+def _check_quota(s: Session, client: Client, n_new: int, most_open: int) -> None:
+    mine = select(func.count()).select_from(ErasureRequest).where(ErasureRequest.client_id == client.id)
+    n_open = s.exec(mine.where(col(ErasureRequest.state).not_in(states.ENDS))).one()
+    if n_open + n_new > most_open:
+        raise QuotaError(
+            f"Expected at most {most_open} open requests of one client; {n_open} are open and {n_new} came. "
+            "Wait until some are completed.",
+            retry_after_seconds=60,
+        )
+
+
+def _earlier_answer(s: Session, client: Client, key: str | None, body_hash: str) -> Filed | None:
+    if key is None:
+        return None
+    record = s.get(IdempotencyRecord, (client.id, key))
+    if record is None:
+        return None
+    if record.body_sha256 != body_hash:
+        raise InvalidInputError(
+            "Expected the body this Idempotency-Key was first used with; use a new key for a new call."
+        )
+    return Filed.model_validate(record.response)
+
+
+def _keyed_hash(keyring: Keyring, filing: Filing) -> str:
+    """HMAC of the call; the line break keeps it apart from the hash of any user id, which cannot contain one."""
+    body: dict[str, Any] = filing.model_dump(mode="json")
+    return keyring.subject_hash("filing\n" + json.dumps(body, sort_keys=True))
+
+
+def _names_someone(url: str | None, user_ids: Collection[str]) -> bool:
+    """Whether a path segment, a parameter's name or its value is a user id."""
+    parts = urlsplit(url or "")
+    return not {unquote_plus(part) for part in re.split(r"[/?&=;]", f"{parts.path}?{parts.query}")}.isdisjoint(user_ids)
+
+
+def _is_fit_key(key: str) -> bool:
+    return 1 <= len(key) <= MOST_KEY_CHARS and key.isascii() and all(33 <= ord(character) <= 126 for character in key)

@@ -1,0 +1,47 @@
+"""The append-only log in the database: what was bound before a run, and every audit and certificate after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from audit import log
+from service.keyring import Keyring
+from service.tables import LogLeaf
+
+ORIGIN = "expunge-log"
+
+
+def append(session: Session, entry: bytes, *, kind: str, now: datetime) -> int:
+    """Add an entry (from `audit.log.entry`) in the caller's transaction; gives its index.
+
+    Two writers at once: in SQLite the transaction is exclusive, in PostgreSQL the primary key refuses the second.
+    """
+    index = int(session.exec(select(sa.func.count()).select_from(LogLeaf)).one())
+    leaf = LogLeaf(index=index, kind=kind, entry=entry.decode(), leaf_hash=log.leaf_hash(entry).hex(), created_at=now)
+    session.add(leaf)
+    session.flush()
+    return index
+
+
+def record(session: Session, kind: str, *, now: datetime, **fields: Any) -> int:
+    """Add an entry made of these fields; gives its index."""
+    return append(session, log.entry(kind, at=now.isoformat(), **fields), kind=kind, now=now)
+
+
+def leaf_hashes(session: Session, size: int | None = None) -> list[bytes]:
+    """Leaf hashes in order, all or the first `size`."""
+    query = select(LogLeaf.leaf_hash).order_by(col(LogLeaf.index))
+    if size is not None:
+        query = query.where(LogLeaf.index < size)
+    return [bytes.fromhex(text) for text in session.exec(query)]
+
+
+def checkpoint(hashes: Sequence[bytes], keyring: Keyring) -> str:
+    """Signed head of the log with these leaves."""
+    head = log.Checkpoint(ORIGIN, len(hashes), log.root(hashes))
+    return log.sign_checkpoint(head, sign=keyring.signing_key.sign, public_key=keyring.public_key)

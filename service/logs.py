@@ -1,0 +1,116 @@
+"""Log lines for people or machines, one line a request, and the id that ties a caller's request to them.
+
+A request line has the route's template, never the raw path or query, and no body. Standard library loggers (the
+server's, the database's) pass through the same redaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal, TextIO
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.problems import internal_problem
+from service.redact import place_of_error, redact
+
+HEADER = "X-Request-ID"
+
+_TALKATIVE = ("sqlalchemy", "httpx", "httpcore", "uvicorn.access")  # their INFO lines hold values, addresses, raw paths
+_FIT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def set_up_logs(log_format: Literal["console", "json"], stream: TextIO | None = None) -> None:
+    """Set up logging of the process, structlog's and the standard library's, to a stream (standard error)."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        place_of_error,
+        redact,
+    ]
+    renderer: Any = structlog.processors.JSONRenderer()
+    if log_format == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared[:2], structlog.stdlib.add_logger_name, *shared[2:]],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+    )
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class RequestLog:
+    """ASGI middleware: gives each request an id, logs one line when it is answered, and answers what nobody caught.
+
+    The id comes from `X-Request-ID` if that is up to 64 letters, digits, dots, hyphens or underscores, else it is made;
+    the answer carries it. Callers must not put a person's id there.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, new_id: Callable[[], str], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.app = app
+        self._new_id = new_id
+        self._clock = clock
+        self._log = structlog.get_logger("service.request")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        request_id = given if _FIT_ID.fullmatch(given) else self._new_id()
+        scope["expunge.request_id"] = request_id
+        started, status = self._clock(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            except Exception as error:
+                self._log.exception("request.crashed", exc_info=error)
+                if status:
+                    raise ConnectionAbortedError("The answer broke off.") from None  # too late for another status
+                await internal_problem(request_id)(scope, receive, send_with_id)
+            finally:
+                self._line(scope, status, self._clock() - started)
+
+    def _line(self, scope: Scope, status: int, seconds: float) -> None:
+        client = scope.get("expunge.client")
+        self._log.info(
+            "request.answered",
+            method=scope["method"] if scope["method"].isalpha() else "?",
+            route=route_template(scope),
+            status=status,
+            duration_seconds=round(seconds, 6),
+            client_id=client.id if client else None,
+        )
+
+
+def route_template(scope: Scope) -> str:
+    """Template of the route that answered, `/erasure-requests/{request_id}`; `unmatched` if none did."""
+    return getattr(scope.get("route"), "path", None) or "unmatched"

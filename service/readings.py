@@ -1,0 +1,276 @@
+"""What the API tells: requests as their client or an auditor may see them, certificates, the log, models."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import and_, func
+from sqlmodel import Session, col, or_, select
+
+from audit import log
+from audit.envelope import key_id
+from service import ledger, states
+from service.auth import Client
+from service.context import Context
+from service.db import reading
+from service.errors import InvalidInputError, NotFoundError
+from service.schemas import (
+    LogEntries,
+    LogEntry,
+    LogProof,
+    Model,
+    ModelLine,
+    Models,
+    Moment,
+    PublicKey,
+    PublicKeys,
+    RequestDetail,
+    RequestPage,
+    RequestSummary,
+    ServingProcess,
+    State,
+)
+from service.tables import (
+    CertificateRecord,
+    Deployment,
+    ErasureRequest,
+    LogLeaf,
+    ModelVersion,
+    RequestEvent,
+    Run,
+    ServingWorker,
+)
+from service.webhooks import deliveries_of
+
+_FIT_ID = re.compile(r"[A-Za-z0-9-]{1,80}")
+
+
+class RequestFilter(BaseModel):
+    """Which requests to list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    state: list[State] = Field([], description="Only these states; may be repeated.")
+    batch_id: str | None = Field(None, max_length=80, description="Only requests filed by one call.")
+    due_before: Moment | None = Field(None, description="Only requests whose deadline is earlier.")
+    limit: int = Field(50, ge=1, le=200)
+    cursor: str | None = Field(None, max_length=400, description="`next_cursor` of the page before.")
+
+
+def fit_id(text: str) -> bool:
+    """Whether a text of a path could be an id at all; others are not looked for (a database may refuse them)."""
+    return _FIT_ID.fullmatch(text) is not None
+
+
+def visible(s: Session, client: Client, request_id: str, *, lock: bool = False) -> ErasureRequest:
+    """A request, if the client may see it: its own, or any for who sees all.
+
+    Raises:
+        NotFoundError: none, or somebody else's; which of these is not said.
+    """
+    request = s.get(ErasureRequest, request_id, with_for_update=lock) if fit_id(request_id) else None
+    if request is None or not (client.sees_all or request.client_id == client.id):
+        raise NotFoundError("There is no such request among those you may see.")
+    return request
+
+
+def detail(s: Session, client: Client, request: ErasureRequest, *, now: datetime) -> RequestDetail:
+    """A request with its history, its run's progress and its callbacks."""
+    query = select(RequestEvent).where(RequestEvent.request_id == request.id).order_by(col(RequestEvent.id))
+    events = [event.model_dump(include={"at", "from_state", "to_state", "note"}) for event in s.exec(query)]
+    seen = _seen_links(s, client, [request])
+    run = s.get(Run, request.run_id) if request.run_id else None
+    callbacks = [
+        {"state": json.loads(row.body)["data"]["state"], **row.model_dump()} for row in deliveries_of(s, request.id)
+    ]
+    return RequestDetail.model_validate(
+        {
+            **_summary(client, request, seen, now),
+            "progress": run.stage_note if run and run.finished_at is None else "",
+            "callbacks": callbacks,
+            "events": events,
+        }
+    )
+
+
+def request_detail(context: Context, client: Client, request_id: str) -> RequestDetail:
+    """One request."""
+    with reading(context.engine) as s:
+        return detail(s, client, visible(s, client, request_id), now=context.now())
+
+
+def request_page(context: Context, client: Client, wanted: RequestFilter) -> RequestPage:
+    """Requests that the client may see, newest first, `limit` at most."""
+    query = select(ErasureRequest).order_by(col(ErasureRequest.received_at).desc(), col(ErasureRequest.id))
+    if not client.sees_all:
+        query = query.where(ErasureRequest.client_id == client.id)
+    if wanted.state:
+        query = query.where(col(ErasureRequest.state).in_(wanted.state))
+    if wanted.due_before is not None:
+        query = query.where(ErasureRequest.due_at < wanted.due_before)
+    if wanted.batch_id is not None:
+        if not fit_id(wanted.batch_id):
+            return RequestPage(requests=[], next_cursor=None)
+        query = query.where(col(ErasureRequest.id).startswith(f"{wanted.batch_id}-", autoescape=True))
+    if wanted.cursor is not None:
+        at, last_id = _read_cursor(wanted.cursor)
+        later = and_(col(ErasureRequest.received_at) == at, col(ErasureRequest.id) > last_id)
+        query = query.where(or_(col(ErasureRequest.received_at) < at, later))
+    with reading(context.engine) as s:
+        found = list(s.exec(query.limit(wanted.limit + 1)))
+        rows, now = found[: wanted.limit], context.now()
+        seen = _seen_links(s, client, rows)
+    summaries = [RequestSummary.model_validate(_summary(client, row, seen, now)) for row in rows]
+    return RequestPage(requests=summaries, next_cursor=_cursor(rows[-1]) if len(found) > len(rows) else None)
+
+
+def certificate_file(context: Context, client: Client, certificate_id: str) -> dict[str, Any]:
+    """A certificate as the file that verifies offline, for a client with a request it speaks for, or who sees all.
+
+    Raises:
+        NotFoundError: none, or not for this client.
+    """
+    with reading(context.engine) as s:
+        record = s.get(CertificateRecord, certificate_id) if fit_id(certificate_id) else None
+        mine = select(ErasureRequest.id).where(
+            ErasureRequest.client_id == client.id, ErasureRequest.certificate_id == certificate_id
+        )
+        if record is None or not (client.sees_all or s.exec(mine.limit(1)).first() is not None):
+            raise NotFoundError("There is no such certificate among those you may see.")
+        return record.envelope
+
+
+def request_certificate(context: Context, client: Client, request_id: str) -> dict[str, Any]:
+    """Certificate of a completed request.
+
+    Raises:
+        NotFoundError: no such request, or it has no certificate (yet).
+    """
+    with reading(context.engine) as s:
+        request = visible(s, client, request_id)
+    if request.certificate_id is None:
+        raise NotFoundError(f"There is no certificate of this request; it is {request.state}.")
+    return certificate_file(context, client, request.certificate_id)
+
+
+def public_keys(context: Context) -> PublicKeys:
+    """Keys that certificates and checkpoints verify with."""
+    public = context.keyring.public_key
+    pem = context.keyring.public_pem().decode()
+    return PublicKeys(keys=[PublicKey(key_id=key_id(public), algorithm="Ed25519", pem=pem)])
+
+
+def checkpoint(context: Context) -> str:
+    """Signed head of the log as it is now."""
+    with reading(context.engine) as s:
+        return ledger.checkpoint(ledger.leaf_hashes(s), context.keyring)
+
+
+def inclusion(context: Context, index: int, tree_size: int | None) -> LogProof:
+    """Proof that the entry at `index` is in the tree of the first `tree_size` entries (none: of all).
+
+    Raises:
+        InvalidInputError: the log has no such tree, or the tree no such entry.
+    """
+    hashes = _tree(context, tree_size)
+    if index >= len(hashes):
+        raise InvalidInputError(f"Expected the index of one of the tree's {len(hashes)} entries, got {index}.")
+    return _proof(context, hashes, log.inclusion_proof(index, hashes))
+
+
+def consistency(context: Context, first_size: int, second_size: int | None) -> LogProof:
+    """Proof that the tree of `second_size` entries (none: of all) only added to the one of `first_size`.
+
+    Raises:
+        InvalidInputError: the log has no such trees.
+    """
+    hashes = _tree(context, second_size)
+    if first_size > len(hashes):
+        raise InvalidInputError(f"Expected first_size of at most {len(hashes)} entries, got {first_size}.")
+    return _proof(context, hashes, log.consistency_proof(first_size, hashes))
+
+
+def log_entries(context: Context, start: int, limit: int) -> LogEntries:
+    """Up to `limit` entries from index `start` on."""
+    with reading(context.engine) as s:
+        size = s.exec(select(func.count()).select_from(LogLeaf)).one()
+        query = select(LogLeaf).where(LogLeaf.index >= start).order_by(col(LogLeaf.index)).limit(limit)
+        entries = [LogEntry.model_validate(leaf.model_dump()) for leaf in s.exec(query)]
+    return LogEntries(tree_size=size, entries=entries)
+
+
+def models(context: Context) -> Models:
+    """Model versions, and what each line serves with which processes."""
+    now = context.now()
+    with reading(context.engine) as s:
+        versions = list(s.exec(select(ModelVersion).order_by(col(ModelVersion.created_at).desc())))
+        pointers = list(s.exec(select(Deployment).order_by(col(Deployment.line))))
+        workers = list(s.exec(select(ServingWorker).order_by(col(ServingWorker.started_at))))
+    serving = [
+        ServingProcess.model_validate({**worker.model_dump(), "lease_is_fresh": now < worker.lease_until})
+        for worker in workers
+    ]
+    lines = [
+        ModelLine.model_validate({**row.model_dump(), "serving": [each for each in serving if each.line == row.line]})
+        for row in pointers
+    ]
+    return Models(lines=lines, models=[Model.model_validate(version.model_dump()) for version in versions])
+
+
+def _summary(client: Client, request: ErasureRequest, seen: set[str], now: datetime) -> dict[str, Any]:
+    is_open = request.state not in states.ENDS
+    values = {name: getattr(request, name) for name in RequestSummary.model_fields if hasattr(request, name)}
+    return values | {
+        "batch_id": request.id.rpartition("-")[0],
+        "linked_request_id": request.linked_request_id if request.linked_request_id in seen else None,
+        "commitment_salt": request.commitment_salt if request.client_id == client.id else None,
+        "cancellable": request.state == "queued" and now < request.hold_until and request.client_id == client.id,
+        "overdue": is_open and request.due_at < now,
+    }
+
+
+def _seen_links(s: Session, client: Client, requests: Iterable[ErasureRequest]) -> set[str]:
+    """Ids of those linked requests that the client may see."""
+    linked = {request.linked_request_id for request in requests if request.linked_request_id is not None}
+    if client.sees_all or not linked:
+        return linked
+    mine = col(ErasureRequest.client_id) == client.id
+    return set(s.exec(select(ErasureRequest.id).where(col(ErasureRequest.id).in_(linked), mine)))
+
+
+def _tree(context: Context, size: int | None) -> list[bytes]:
+    with reading(context.engine) as s:
+        hashes = ledger.leaf_hashes(s, size)
+    if size is not None and len(hashes) < size:
+        raise InvalidInputError(f"Expected a tree of at most {len(hashes)} entries, got {size}; the log has no more.")
+    return hashes
+
+
+def _proof(context: Context, hashes: list[bytes], nodes: Sequence[bytes]) -> LogProof:
+    return LogProof(
+        tree_size=len(hashes),
+        hashes=[base64.b64encode(node).decode() for node in nodes],
+        checkpoint=ledger.checkpoint(hashes, context.keyring),
+    )
+
+
+def _cursor(last: ErasureRequest) -> str:
+    return base64.urlsafe_b64encode(json.dumps([last.received_at.isoformat(), last.id]).encode()).decode()
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, str]:
+    try:
+        at_text, last_id = json.loads(base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True))
+        at = datetime.fromisoformat(at_text)
+        if at.tzinfo is None or at.year < 2000 or not fit_id(last_id):
+            raise ValueError
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        raise InvalidInputError("Expected cursor to be the next_cursor of an earlier page.") from None
+    return at, last_id

@@ -1,0 +1,370 @@
+"""Bodies of the request API. Every field is always present in an answer; an unknown one in a call is refused.
+
+Names are in the manner of OpenDSR (`regulation`, `received_at`, a status by name, a callback), without claiming
+conformance. User ids appear in one place only, the body that files them; no answer repeats them.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+MOST_IDS = 1000
+
+State = Literal[
+    "queued", "unlearning", "auditing", "deploying", "purging", "completed", "cancelled", "rejected", "needs_attention"
+]
+Outcome = Literal["erased", "no_data_held"]
+Regulation = Literal["gdpr", "uk_gdpr", "ccpa", "lgpd", "other"]
+Ground = Literal[
+    "no_longer_necessary", "consent_withdrawn", "objection", "unlawful_processing", "legal_obligation",
+    "collected_from_child", "unspecified",
+]  # fmt: skip
+LegalReason = Literal[
+    "freedom_of_expression", "legal_obligation", "public_health", "archiving_or_research", "legal_claims",
+    "manifestly_unfounded", "identity_not_verified", "other",
+]  # fmt: skip
+
+_EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+_UUID = "4be0643f-1d98-573b-97cd-ca98a65347dd"
+_MOMENT = "2026-01-31T12:00:00Z"
+
+
+def _plain_text(text: str) -> str:
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+        raise ValueError("Expected text without control characters or line breaks.")
+    return text
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise ValueError("Expected some words, got only spaces.")
+    return text
+
+
+def _written_out(value: Any) -> Any:
+    """Moments come as text with an offset; a bare number could be seconds or milliseconds."""
+    if isinstance(value, datetime | str) and not (isinstance(value, str) and value.strip("+-.0123456789") == ""):
+        return value
+    raise ValueError("Expected an RFC 3339 date-time with an offset, as text.")
+
+
+def _in_range(value: datetime) -> datetime:
+    if not _EARLIEST <= value < _LATEST:
+        raise ValueError("Expected a moment between the years 2000 and 9000.")
+    return value.astimezone(UTC)
+
+
+def _without_repeats(ids: list[str]) -> list[str]:
+    if len(set(ids)) != len(ids):
+        raise ValueError("Expected each user id once, found one repeated; no request was stored.")
+    return ids
+
+
+def _callback(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port_fits = parts.port is None or parts.port > 0
+    except ValueError:
+        raise ValueError("Expected a URL.") from None
+    if parts.scheme != "https" or not parts.hostname or not port_fits:
+        raise ValueError("Expected an https URL with a host.")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise ValueError("Expected a URL without user name, password or fragment.")
+    return url
+
+
+Plain = Annotated[str, AfterValidator(_plain_text)]
+UserId = Annotated[Plain, Field(min_length=1, max_length=256)]
+Reason = Annotated[Plain, AfterValidator(_words), Field(min_length=1, max_length=1000)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_range), Field(strict=False)]
+CallbackUrl = Annotated[
+    Plain,
+    AfterValidator(_callback),
+    Field(max_length=2048, json_schema_extra={"format": "uri", "pattern": "^https://"}),
+]
+
+
+class Call(BaseModel):
+    """What a caller sends."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Answer(BaseModel):
+    """What a caller gets: all fields, always."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Filing(Call):
+    """Erasure requests for one or many people."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "user_ids": ["s31"],
+                    "regulation": "gdpr",
+                    "ground": "consent_withdrawn",
+                    "requested_at": _MOMENT,
+                    "callback_url": "https://privacy.example.org/erasure-events",
+                    "legal_hold": False,
+                }
+            ]
+        }
+    )
+
+    user_ids: Annotated[
+        list[UserId],
+        AfterValidator(_without_repeats),
+        Field(
+            min_length=1, max_length=MOST_IDS, json_schema_extra={"uniqueItems": True},
+            description="The people to forget, each once. All are accepted, or none.",
+        ),
+    ]  # fmt: skip
+    regulation: Regulation = Field("gdpr", description="Law under which the person asks.")
+    ground: Ground = Field("unspecified", description="Why, in the words of GDPR Article 17(1).")
+    requested_at: Moment | None = Field(None, description="When the person asked; null: now. Never in the future.")
+    callback_url: CallbackUrl | None = Field(
+        None, description="Told of every change of state, by request id only. Must not contain a user id."
+    )
+    legal_hold: bool = Field(
+        False, description="The data must be kept for now: the request waits for a human, its clock runs."
+    )
+
+
+class Receipt(Answer):
+    """What was accepted for one person. `commitment` is HMAC-SHA-256(`commitment_salt`, user id)."""
+
+    id: str = Field(examples=[f"{_UUID}-0001"])
+    state: State
+    linked_request_id: str | None = Field(description="The open request of the same person that this one follows.")
+    commitment: str = Field(description="What the certificate will call the person.")
+    commitment_salt: str = Field(description="Hex. With it whoever knows the user id can check the commitment.")
+    received_at: datetime = Field(examples=[_MOMENT])
+    hold_until: datetime = Field(description="Until then the request can be cancelled.", examples=[_MOMENT])
+    due_at: datetime = Field(description="One calendar month after receipt.", examples=["2026-02-28T12:00:00Z"])
+
+
+class Filed(Answer):
+    """Receipts in the order of `user_ids`."""
+
+    batch_id: str = Field(examples=[_UUID])
+    requests: list[Receipt]
+
+
+class Event(Answer):
+    """One move of a request; `from_state` is null for the first, and equal to `to_state` for a note."""
+
+    at: datetime
+    from_state: State | None
+    to_state: State
+    note: str
+
+
+class Callback(Answer):
+    """One event on its way to `callback_url`."""
+
+    state: str
+    status: str = Field(description="pending, delivered, disabled (the receiver answered 410) or given_up.")
+    n_attempts: int
+    last_result: str
+    next_attempt_at: datetime | None
+
+
+class RequestSummary(Answer):
+    """Where one person's erasure stands."""
+
+    id: str = Field(examples=[f"{_UUID}-0001"])
+    batch_id: str = Field(examples=[_UUID])
+    client_id: str
+    state: State
+    outcome: Outcome | None
+    regulation: Regulation
+    ground: Ground
+    legal_hold: bool
+    linked_request_id: str | None = Field(description="Null also when the other request is not yours to see.")
+    certificate_id: str | None
+    callback_url: str | None
+    attention_reason: str | None
+    reject_reason: str | None
+    extension_reason: str | None
+    commitment: str
+    commitment_salt: str | None = Field(description="Shown to the client that filed the request, else null.")
+    cancellable: bool = Field(description="Whether DELETE would cancel it at this moment.")
+    overdue: bool = Field(description="Whether it is open and `due_at` has passed.")
+    requested_at: datetime = Field(examples=[_MOMENT])
+    received_at: datetime = Field(examples=[_MOMENT])
+    hold_until: datetime = Field(examples=[_MOMENT])
+    due_at: datetime = Field(examples=["2026-02-28T12:00:00Z"])
+    updated_at: datetime = Field(examples=[_MOMENT])
+    completed_at: datetime | None
+
+
+class RequestDetail(RequestSummary):
+    """A request with its history, oldest first."""
+
+    progress: str = Field(description="What its run is doing just now, for people; empty when none is open.")
+    callbacks: list[Callback]
+    events: list[Event]
+
+
+class RequestPage(Answer):
+    """Some requests, newest first; give `next_cursor` as `cursor` for those after them."""
+
+    requests: list[RequestSummary]
+    next_cursor: str | None
+
+
+class Extension(Call):
+    """Two further months (GDPR 12(3)), once, with the reason that the person is told."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "Many requests arrived in the same week."}]})
+
+    reason: Reason
+
+
+class Rejection(Call):
+    """A human's refusal on a legal ground."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"legal_reason": "legal_claims", "explanation": "The images are evidence in an open case."}]
+        }
+    )
+
+    legal_reason: LegalReason = Field(description="GDPR Article 17(3), 12(5) or 12(6).")
+    explanation: Reason
+
+
+class Decision(Call):
+    """Why a human lets a held request go on."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"reason": "Confirmed by telephone with the controller."}]}
+    )
+
+    reason: Reason
+
+
+class BatchDecided(Answer):
+    """How many requests of a batch a decision moved."""
+
+    batch_id: str
+    n_moved: int
+
+
+class PublicKey(Answer):
+    """A key that signs certificates and checkpoints."""
+
+    key_id: str = Field(description="SHA-256 of the SubjectPublicKeyInfo in DER, as in the envelopes' signatures.")
+    algorithm: Literal["Ed25519"]
+    pem: str
+
+
+class PublicKeys(Answer):
+    """Keys to verify with."""
+
+    keys: list[PublicKey]
+
+
+class LogProof(Answer):
+    """Hashes (base64) that tie an entry, or an earlier tree, to a signed checkpoint of `tree_size` entries."""
+
+    tree_size: int
+    hashes: list[str]
+    checkpoint: str = Field(description="Signed note of the tree of `tree_size` entries.")
+
+
+class LogEntry(Answer):
+    """One entry: `leaf_hash` (hex) is SHA-256 of a zero byte and the UTF-8 text `entry`."""
+
+    index: int
+    kind: str
+    entry: str
+    leaf_hash: str
+    created_at: datetime
+
+
+class LogEntries(Answer):
+    """Entries in order; `tree_size` is their number in the whole log."""
+
+    tree_size: int
+    entries: list[LogEntry]
+
+
+class Model(Answer):
+    """Weights, named by the SHA-256 of their file."""
+
+    digest: str
+    line: str
+    state: Literal["candidate", "active", "retired", "destroyed"]
+    generation: int | None
+    certificate_id: str | None
+    manifest: dict[str, Any]
+    created_at: datetime
+    destroyed_at: datetime | None
+
+
+class ServingProcess(Answer):
+    """A serving process and the generation it answers with; without a fresh lease it refuses to answer."""
+
+    boot_id: str
+    line: str
+    staged_generation: int
+    acknowledged_generation: int
+    acknowledged_at: datetime | None
+    lease_is_fresh: bool
+
+
+class ModelLine(Answer):
+    """What a line serves; rollback below `oldest_allowed_generation` is refused."""
+
+    line: str
+    committed_generation: int
+    committed_digest: str
+    staging_generation: int | None
+    oldest_allowed_generation: int
+    serving: list[ServingProcess]
+
+
+class Models(Answer):
+    """Versions, newest first, and what is in service."""
+
+    lines: list[ModelLine]
+    models: list[Model]
+
+
+class CertificateFile(Answer):
+    """A certificate that verifies offline: save the body as it is and run `expunge verify`."""
+
+    envelope: dict[str, Any] = Field(description="DSSE envelope of an in-toto Statement v1.")
+    log: dict[str, Any] = Field(description="Index, inclusion proof and signed checkpoint.")
+    public_key_pem: str
+
+
+class PlaceOfError(Answer):
+    """A place of the input that does not fit."""
+
+    pointer: str = Field(description="JSON pointer into the body, or query/<name>.", examples=["/user_ids/3"])
+    detail: str = Field(examples=["String should have at least 1 character."])
+
+
+class Problem(BaseModel):
+    """Every error (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:expunge:problem:invalid-input"])
+    title: str = Field(examples=["Invalid input"])
+    status: int = Field(examples=[422])
+    detail: str = Field(
+        examples=["Expected input as openapi.json describes it; 1 place(s) differ. Nothing was stored."]
+    )
+    request_id: str = Field(examples=[_UUID])
+    errors: list[PlaceOfError]

@@ -1,0 +1,161 @@
+"""Fixtures of a service in a temporary folder: database, keys, clock, API clients."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import structlog
+from fastapi import FastAPI
+from sqlmodel import SQLModel
+
+from service import auth, logs
+from service.api import create_api
+from service.auth import Client
+from service.context import Context
+from service.db import connect, session
+from service.keyring import Keyring
+from service.settings import Settings
+
+with warnings.catch_warnings():
+    # Starlette's test client wants another HTTP library than the one we use; the client itself works with ours.
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+
+N_SUBJECTS = 40
+START = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that stands still until told otherwise."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self.at = now
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def advance(self, **span: float) -> datetime:
+        """Move on by a `timedelta`'s arguments."""
+        self.at += timedelta(**span)
+        return self.at
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", hold_seconds=3600)
+
+
+@contextmanager
+def open_context(settings: Settings, now: Callable[[], datetime]) -> Iterator[Context]:
+    """Context on an empty database: SQLite, or the PostgreSQL of `EXPUNGE_DATABASE_URL`, whose tables are dropped."""
+    engine = connect(settings)
+    engine.dispose()
+
+    @sa.event.listens_for(engine, "connect")
+    def _hurry(connection: Any, _record: Any) -> None:
+        if engine.dialect.name == "sqlite":  # no test here cuts the power
+            connection.execute("PRAGMA synchronous=OFF")
+
+    try:
+        yield Context(settings, engine, Keyring.open(settings.keys_folder), now=now)
+    finally:
+        if engine.dialect.name != "sqlite":
+            SQLModel.metadata.drop_all(engine)
+        engine.dispose()
+
+
+@pytest.fixture
+def context(settings: Settings, clock: Clock) -> Iterator[Context]:
+    with open_context(settings, clock) as context:
+        yield context
+
+
+@pytest.fixture(scope="session")
+def contexts() -> Callable[..., AbstractContextManager[Context]]:
+    """`with contexts(settings, now) as context`, for tests that need several in one go."""
+    return open_context
+
+
+@pytest.fixture
+def new_key(context: Context) -> Callable[..., str]:
+    """Make an API key: `new_key("erasure:write", key_id="a")` gives the key itself."""
+
+    def make(*scopes: str, key_id: str = "client", expires_at: datetime | None = None) -> str:
+        with session(context.engine) as s:
+            _, token = auth.create_key(
+                s, name=key_id, scopes=scopes, now=context.now(), key_id=key_id, expires_at=expires_at
+            )
+            s.commit()
+        return token
+
+    return make
+
+
+@pytest.fixture
+def person() -> Callable[..., Client]:
+    """A client as a route hands it on."""
+
+    def make(key_id: str = "client", *scopes: str) -> Client:
+        return Client(key_id, key_id, frozenset(scopes or {auth.WRITE, auth.READ}))
+
+    return make
+
+
+@pytest.fixture
+def app(context: Context) -> FastAPI:
+    return create_api(context, n_subjects=lambda: N_SUBJECTS, most_open=2000)
+
+
+@pytest.fixture
+def client(app: FastAPI, new_key: Callable[..., str]) -> Iterator[TestClient]:
+    """HTTP client of the unmounted API whose key holds every scope."""
+    with TestClient(app) as client:
+        client.headers["Authorization"] = f"Bearer {new_key(*auth.SCOPES)}"
+        yield client
+
+
+@pytest.fixture
+def log_stream() -> Iterator[io.StringIO]:
+    """What the process logs as JSON, from here on."""
+    stream, root = io.StringIO(), logging.getLogger()
+    before, level = list(root.handlers), root.level
+    logs.set_up_logs("json", stream)
+    yield stream
+    root.handlers, root.level = before, level
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def assert_problem() -> Callable[..., dict[str, Any]]:
+    """`assert_problem(response, status)`: the response is an error in the one shape; gives its body."""
+
+    def check(response: Any, status: int) -> dict[str, Any]:
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "application/problem+json"
+        body: dict[str, Any] = response.json()
+        assert {"type", "title", "status", "detail", "request_id", "errors"} <= body.keys()
+        assert body["status"] == status
+        assert body["type"] == "urn:expunge:problem:" + body["title"].lower().replace(" ", "-")
+        assert body["request_id"] == response.headers["x-request-id"]
+        assert body["detail"].endswith((".", "<API key>'."))
+        for place in body["errors"]:
+            assert place.keys() == {"pointer", "detail"}
+        assert ("www-authenticate" in response.headers) == (status in (401, 403))
+        assert ("retry-after" in response.headers) == (status in (429, 503))
+        return body
+
+    return check

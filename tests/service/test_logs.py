@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import Any
+
+import pytest
+import structlog
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from starlette.testclient import TestClient
+
+from service import logs
+from service.logs import RequestLog
+
+CANARY = "canary-7f3a9c"
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_json_lines_carry_level_time_and_event(log_stream: io.StringIO) -> None:
+    structlog.get_logger("a").warning("run.claimed", n_requests=3, user_id=CANARY)
+    (line,) = lines(log_stream)
+    assert (line["event"], line["level"], line["n_requests"]) == ("run.claimed", "warning", 3)
+    assert line["timestamp"].endswith("Z")
+    assert "user_id" not in line
+
+
+def test_console_lines_are_for_people(log_stream: io.StringIO) -> None:
+    stream = io.StringIO()
+    logs.set_up_logs("console", stream)
+    structlog.get_logger("a").info("run.claimed", n_requests=3, user_ids=[CANARY])
+    assert "run.claimed" in stream.getvalue()
+    assert "n_requests=3" in stream.getvalue()
+    assert CANARY not in stream.getvalue()
+
+
+def test_errors_are_logged_without_their_messages(log_stream: io.StringIO) -> None:
+    try:
+        raise ValueError(CANARY)
+    except ValueError:
+        structlog.get_logger("a").exception("it.failed")
+        logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+    own, foreign = lines(log_stream)
+    assert own["error"].startswith("ValueError at test_logs.py")
+    assert foreign["error"].startswith("ValueError at test_logs.py")
+    assert foreign["logger"] == "uvicorn.error"
+    assert CANARY not in log_stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["sqlalchemy.engine.Engine", "httpx", "httpcore.http11", "uvicorn.access"])
+def test_talkative_libraries_are_not_heard(log_stream: io.StringIO, name: str) -> None:
+    logging.getLogger(name).info("%r", CANARY)
+    assert log_stream.getvalue() == ""
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(RequestLog, new_id=lambda: "made", clock=iter(range(100)).__next__)
+
+    @app.get("/things/{thing_id}")
+    def thing(thing_id: str) -> dict[str, str]:
+        structlog.get_logger("inside").info("looked")
+        return {"id": thing_id}
+
+    @app.get("/breaks")
+    def breaks() -> StreamingResponse:
+        def parts() -> Any:
+            yield b"x"
+            raise ValueError(CANARY)
+
+        return StreamingResponse(parts())
+
+    return app
+
+
+def test_one_line_a_request_with_the_template(app: FastAPI, log_stream: io.StringIO) -> None:
+    with TestClient(app) as client:
+        response = client.get(f"/things/{CANARY}?q={CANARY}")
+    assert response.headers["x-request-id"] == "made"
+    inside, line = lines(log_stream)
+    assert CANARY not in log_stream.getvalue()
+    assert inside["request_id"] == line["request_id"] == "made"
+    assert (line["event"], line["method"], line["route"], line["status"], line["duration_seconds"]) == (
+        "request.answered", "GET", "/things/{thing_id}", 200, 1,
+    )  # fmt: skip
+    assert line["client_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("abc-1.2_3", True), ("a" * 64, True), ("a" * 65, False), ("a b", False), ("", False), ("a\tb", False)],
+)
+def test_a_fit_request_id_is_kept(app: FastAPI, given: str, kept: bool) -> None:
+    with TestClient(app) as client:
+        response = client.get("/things/1", headers={"X-Request-ID": given})
+    assert response.headers["x-request-id"] == (given if kept else "made")
+
+
+def test_an_unknown_path_is_not_logged(app: FastAPI, log_stream: io.StringIO) -> None:
+    with TestClient(app) as client:
+        client.get(f"/{CANARY}")
+    assert [each["route"] for each in lines(log_stream)] == ["unmatched"]
+    assert CANARY not in log_stream.getvalue()
+
+
+def test_an_answer_that_breaks_off_is_no_secret(app: FastAPI, log_stream: io.StringIO) -> None:
+    with TestClient(app) as client, pytest.raises(ConnectionAbortedError) as caught:
+        client.get("/breaks")
+    assert CANARY not in str(caught.value)
+    assert caught.value.__cause__ is None
+    crashed = [each for each in lines(log_stream) if each["event"] == "request.crashed"]
+    assert "ValueError" in crashed[0]["error"]
+    assert CANARY not in log_stream.getvalue()
