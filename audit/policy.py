@@ -1,0 +1,198 @@
+"""The bar: a frozen, digestible object fixed and logged before the run it judges.
+
+A run tries the methods of `ladder` one after another and deploys the first candidate that passes every check; the
+last rung is always exact retraining, tried up to `retrain_attempts` times with fresh seeds.
+
+Presets (`PRESETS`):
+
+| bar                                      | standard         | strict           | competition |
+|------------------------------------------|------------------|------------------|-------------|
+| models in each bank                      | 64               | 128              | 512         |
+| retain accuracy / bank's                 | ≥ .97            | ≥ .99            | ≥ .95       |
+| test accuracy / bank's                   | ≥ .97            | ≥ .99            | ≥ .95       |
+| deployed model exchangeable, p           | ≥ .05            | ≥ .10            | ≥ .05       |
+| F / F_null                               | ≥ .5             | ≥ .8             | ≥ .5        |
+| forget set's combined KS, p              | reported         | ≥ .01            | reported    |
+| cost / retraining's                      | ≤ 20 %           | ≤ 20 %           | ≤ 20 %      |
+| exact retraining, attempts               | 3                | 3                | 3           |
+
+**α and the ladder.** Two errors are possible, and they pull in opposite directions.
+
+* *A false alarm*: a true retrain is turned away. At an approximate rung it costs the seconds of the next rung. It
+  costs a human only if the run ends without a model, that is if all `retrain_attempts` true retrains are turned away;
+  whatever the dependence between them, that is no likelier than one being turned away. So the run's false alarm rate
+  of the exchangeability test stays ≤ α when **every attempt is tested at the full α**, and falls far below it with
+  fresh seeds: in 4,000 synthetic runs of three true retrains each, all bars together turned away 7.7 % of the attempts
+  and ended 0.03 % of the runs.
+* *A miss*: a candidate that has not forgotten is accepted. This is the error that harms a person. A test "p ≥ α" that
+  is passed by *not* being significant gets easier to pass when α is divided: five tests at α = .05 would each be held
+  at .01, below the smallest p-value 64 references can give, and reject nothing at all. What limits misses is the
+  number of tries: a bad candidate that passes one test with probability β passes one of k with at most k·β.
+
+Hence α is spent by position, not divided: the first candidate is tested at α, each further approximate one pays for
+being another look and is held to a *higher* p (`alpha_at`: 2α, 3α, …), and exact retraining, which is exact by
+procedure and needs no luck, is tested at α on each of its attempts. The ladder is short, fixed beforehand and part of
+the digest.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from audit.errors import PolicyError, in_range
+
+RETRAIN = "retrain"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Bars and ladder of a run; immutable, checked at construction, named by `digest`.
+
+    Raises:
+        OptionError, PolicyError: a bar outside its range or a ladder that does not end in exact retraining.
+    """
+
+    name: str
+    n_models: int
+    """Fewest models in each bank."""
+    retain_ratio_min: float
+    test_ratio_min: float
+    exchangeability_alpha: float
+    """Level of the deployed model's test; 0 reports p without a bar."""
+    forgetting_ratio_min: float
+    """Bar of F / F_null."""
+    cost_share_max: float
+    """Most unlearning may cost, as a share of retraining's seconds."""
+    ladder: tuple[str, ...]
+    """Method names, cheapest first, the last one "retrain"."""
+    retrain_attempts: int = 3
+    detection_alpha: float = 0.0
+    """Level of the combined KS test over the forget set; 0 reports p without a bar."""
+
+    def __post_init__(self) -> None:
+        self._settle_types()
+        in_range("n_models", self.n_models, 4, 1_000_000)
+        in_range("retain_ratio_min", self.retain_ratio_min, 0.0, 1.0)
+        in_range("test_ratio_min", self.test_ratio_min, 0.0, 1.0)
+        in_range("exchangeability_alpha", self.exchangeability_alpha, 0.0, 0.5)
+        in_range("forgetting_ratio_min", self.forgetting_ratio_min, 0.0, 1.0)
+        in_range("cost_share_max", self.cost_share_max, 0.0, 1.0)
+        in_range("retrain_attempts", self.retrain_attempts, 1, 20)
+        in_range("detection_alpha", self.detection_alpha, 0.0, 0.5)
+        if not self.ladder or self.ladder[-1] != RETRAIN or RETRAIN in self.ladder[:-1]:
+            raise PolicyError(
+                f"Expected a ladder of methods whose last and only exact one is '{RETRAIN}', got {list(self.ladder)}."
+            )
+        if len(set(self.ladder)) != len(self.ladder):
+            raise PolicyError(f"Expected each method once in the ladder, got {list(self.ladder)}.")
+
+    def _settle_types(self) -> None:
+        """Numbers as float or int as declared and the ladder as a tuple, so that equal policies have equal digests."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if field.type == "str" and isinstance(value, str) and value:
+                settled: Any = value
+            elif field.type == "int" and whole:
+                settled = value
+            elif field.type == "float" and (whole or isinstance(value, float)):
+                settled = float(value)
+            elif field.name == "ladder" and isinstance(value, list | tuple) and all(isinstance(m, str) for m in value):
+                settled = tuple(value)
+            else:
+                expected = {"str": "text", "int": "a whole number", "float": "a number"}.get(str(field.type), "names")
+                raise PolicyError(f"Expected {field.name} of the policy to be {expected}, got {value!r}.")
+            object.__setattr__(self, field.name, settled)
+
+    def alpha_at(self, rung: int) -> float:
+        """Level of the exchangeability test at a rung: α, 2α, … (at most ½), and α for exact retraining."""
+        return min(0.5, self.exchangeability_alpha * (1 if self.is_exact(rung) else rung + 1))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex of the policy's canonical JSON (sorted keys, no spaces)."""
+        return sha256(json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def method_at(self, rung: int) -> str:
+        """Method of a rung, counted from 0."""
+        if not 0 <= rung < len(self.ladder):
+            raise PolicyError(f"Expected rung in [0, {len(self.ladder) - 1}], got {rung}.")
+        return self.ladder[rung]
+
+    def is_exact(self, rung: int) -> bool:
+        """Whether the rung is exact retraining."""
+        return self.method_at(rung) == RETRAIN
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able fields and digest."""
+        return {**asdict(self), "ladder": list(self.ladder), "digest": self.digest}
+
+
+_STANDARD = Policy(
+    name="standard",
+    n_models=64,
+    retain_ratio_min=0.97,
+    test_ratio_min=0.97,
+    exchangeability_alpha=0.05,
+    forgetting_ratio_min=0.5,
+    cost_share_max=0.2,
+    ladder=("seif", "kookmin", RETRAIN),
+)
+_STRICT = Policy(
+    name="strict",
+    n_models=128,
+    retain_ratio_min=0.99,
+    test_ratio_min=0.99,
+    exchangeability_alpha=0.1,
+    forgetting_ratio_min=0.8,
+    cost_share_max=0.2,
+    ladder=("seif", "kookmin", RETRAIN),
+    detection_alpha=0.01,
+)
+_COMPETITION = Policy(
+    name="competition",
+    n_models=512,
+    retain_ratio_min=0.95,
+    test_ratio_min=0.95,
+    exchangeability_alpha=0.05,
+    forgetting_ratio_min=0.5,
+    cost_share_max=0.2,
+    ladder=("seif", "kookmin", RETRAIN),
+)
+PRESETS = {"standard": _STANDARD, "strict": _STRICT, "competition": _COMPETITION}
+
+
+def load_policy(name_or_path: str | Path) -> Policy:
+    """A preset by name, or a policy from a JSON file with the fields of `Policy` (a `digest` in it is checked).
+
+    Raises:
+        PolicyError: no such preset or file, not JSON, unknown or missing fields, a digest that does not match.
+    """
+    if str(name_or_path) in PRESETS:
+        return PRESETS[str(name_or_path)]
+    path = Path(name_or_path)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PolicyError(
+            f"Expected a policy's name ({', '.join(PRESETS)}) or a readable JSON file, got {str(name_or_path)!r}."
+        ) from error
+    except ValueError as error:
+        raise PolicyError(f"Expected {path} to be JSON, but {error}.") from error
+    if not isinstance(raw, dict):
+        raise PolicyError(f"Expected {path} to be a JSON object, got {type(raw).__name__}.")
+    expected_digest = raw.pop("digest", None)
+    unknown = sorted(set(raw) - {field.name for field in fields(Policy)})
+    if unknown:
+        raise PolicyError(f"Expected only fields of a policy in {path}, got {', '.join(unknown)}.")
+    try:
+        policy = Policy(**raw)
+    except TypeError as error:
+        raise PolicyError(f"Expected all fields of a policy in {path}: {error}.") from error
+    if expected_digest not in (None, policy.digest):
+        raise PolicyError(f"Expected the policy in {path} to have digest {expected_digest}, got {policy.digest}.")
+    return policy

@@ -1,0 +1,192 @@
+"""The whole audit: what passes, what does not, and that nothing but the evidence decides."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from audit import PRESETS, Evidence, evaluate
+from audit.errors import BankError, NotANumberError, PolicyError
+from audit.evaluation import as_json
+
+POLICY = PRESETS["standard"]
+
+
+@pytest.fixture
+def evidence(draw):
+    """Evidence of a candidate whose bank is shifted and narrowed against the references."""
+
+    def evidence(seed=0, *, n_models=64, n_examples=6, shift=0.0, spread=1.0, deployed_shift=None, **changes):
+        rng = np.random.default_rng(seed)
+        deployed_shift = shift if deployed_shift is None else deployed_shift
+        values = {
+            "retrained": draw(rng, n_models, n_examples),
+            "unlearned": draw(rng, n_models, n_examples, shift=shift, spread=spread),
+            "deployed": draw(rng, 1, n_examples, shift=deployed_shift, spread=0.3)[0],
+            "original": draw(rng, 1, n_examples, shift=4.0)[0],
+            "cost_share": 0.1,
+        }
+        for set_ in ("retain", "test"):
+            for kind in ("retrained", "unlearned"):
+                values[f"{set_}_accuracy_{kind}"] = np.clip(rng.normal(0.95, 0.01, n_models), 0, 1)
+            values[f"{set_}_accuracy_deployed"] = 0.95
+            values[f"{set_}_accuracy_original"] = 0.97
+        return Evidence(**(values | changes))
+
+    return evidence
+
+
+def _results(evaluation) -> dict[str, bool | None]:
+    return {check.name: check.passed for check in evaluation.checks}
+
+
+def test_a_perfect_unlearner_passes(evidence):
+    evaluation = evaluate(evidence(), POLICY, rung=0, seed=0)
+    assert evaluation.verdict == "PASSED", [check.sentence for check in evaluation.checks]
+    assert 1.0 in evaluation.forgetting.ratio
+    assert (evaluation.method, evaluation.n_models, evaluation.n_unlearned, evaluation.n_examples) == (
+        "seif",
+        64,
+        64,
+        6,
+    )
+
+
+def test_a_candidate_that_forgot_nothing_fails(evidence):
+    evaluation = evaluate(evidence(shift=4.0), POLICY, rung=0, seed=0)
+    assert evaluation.verdict == "FAILED"
+    results = _results(evaluation)
+    assert results["forgetting_ratio"] is results["exchangeability"] is False
+    assert evaluation.detection.ks_combined_p == pytest.approx(0.001)
+    assert evaluation.attack.auc.value > 0.9
+    assert evaluation.original.p_value < 0.05
+
+
+def test_a_peaked_bank_fails_though_its_deployed_model_looks_usual(evidence):
+    evaluation = evaluate(evidence(spread=0.1), POLICY, rung=0, seed=0)
+    results = _results(evaluation)
+    assert results["exchangeability"] is True
+    assert results["forgetting_ratio"] is False
+
+
+def _exact(evidence, seed, *, deployed_shift=0.0):
+    one = evidence(seed, n_models=65, deployed_shift=deployed_shift)
+    return replace(
+        one,
+        retrained=one.retrained[1:],
+        deployed=one.retrained[0] + 1.5 * deployed_shift,
+        retain_accuracy_retrained=one.retain_accuracy_retrained[1:],
+        retain_accuracy_deployed=float(one.retain_accuracy_retrained[0]),
+        test_accuracy_retrained=one.test_accuracy_retrained[1:],
+        test_accuracy_deployed=float(one.test_accuracy_retrained[0]),
+        unlearned=None,
+        retain_accuracy_unlearned=None,
+        test_accuracy_unlearned=None,
+        cost_share=None,
+        exact=True,
+    )
+
+
+def test_exact_retraining_is_audited_without_a_bank(evidence):
+    evaluation = evaluate(_exact(evidence, 1), POLICY, rung=2, seed=0)
+    assert evaluation.verdict == "PASSED"
+    assert evaluation.forgetting is evaluation.score is evaluation.attack is None
+    assert evaluation.retain.ratio is None
+    assert evaluate(_exact(evidence, 1, deployed_shift=8.0), POLICY, rung=2, seed=0).verdict == "FAILED"
+
+
+def test_a_run_of_true_retrains_rarely_ends_without_a_model(evidence):
+    # Of 180 attempts the exchangeability test turns away 4.6 % and the utility bars next to none: more than 20 has
+    # probability 2e-4. A run ends without a model only if all three attempts fail: 60 runs at 4.6 % each give 0.006.
+    failed = np.array(
+        [evaluate(_exact(evidence, seed), POLICY, rung=2, seed=0).verdict != "PASSED" for seed in range(180)]
+    )
+    assert failed.sum() <= 20
+    assert not failed.reshape(60, 3).all(axis=1).any()
+
+
+def test_an_exact_rung_may_bring_a_bank_and_is_then_held_to_it(evidence):
+    good = replace(evidence(), exact=True, cost_share=None)
+    evaluation = evaluate(good, POLICY, rung=2, seed=0)
+    assert evaluation.verdict == "PASSED"
+    assert _results(evaluation)["forgetting_ratio"] is True
+    bad = replace(evidence(shift=4.0, deployed_shift=0.0), exact=True, cost_share=None)
+    assert evaluate(bad, POLICY, rung=2, seed=0).verdict == "FAILED"
+
+
+def test_no_candidate_can_call_itself_exact(evidence):
+    with pytest.raises(PolicyError, match="exact=False"):
+        evaluate(_exact(evidence, 0), POLICY, rung=0, seed=0)
+    with pytest.raises(PolicyError, match="exact=True"):
+        evaluate(evidence(), POLICY, rung=2, seed=0)
+    with pytest.raises(PolicyError, match="rung"):
+        evaluate(evidence(), POLICY, rung=3, seed=0)
+
+
+def test_small_banks_are_undetermined(evidence):
+    evaluation = evaluate(evidence(n_models=32), POLICY, rung=0, seed=0)
+    assert evaluation.verdict == "UNDETERMINED"
+    needed = {check.name: check.models_needed for check in evaluation.checks if check.passed is None}
+    assert needed["bank_size"] == 64
+    assert needed["exchangeability"] == 39
+
+
+def test_strict_asks_for_the_combined_test(evidence):
+    strict = replace(PRESETS["strict"], n_models=64)
+    found = _results(evaluate(evidence(shift=0.7, deployed_shift=0.0), strict, rung=0, seed=0))
+    assert found["detection"] is False
+    assert _results(evaluate(evidence(), strict, rung=0, seed=0))["detection"] is True
+
+
+def test_the_same_inputs_give_the_same_evaluation(evidence):
+    first, again = (evaluate(evidence(), POLICY, rung=0, seed=3).to_dict() for _ in range(2))
+    assert first == again
+    other = evaluate(evidence(), POLICY, rung=0, seed=4).to_dict()
+    assert other["forgetting"]["ratio"] != first["forgetting"]["ratio"]
+    assert other["score"] == first["score"]
+
+
+@pytest.mark.parametrize("kind", ["usual", "exact", "separated", "constant"])
+def test_it_becomes_plain_json(evidence, kind):
+    one = {
+        "usual": evidence,
+        "exact": lambda: _exact(evidence, 0),
+        "separated": lambda: evidence(shift=1e9),
+        "constant": lambda: evidence(unlearned=np.ones((64, 6)), retrained=np.ones((64, 6)), original=[np.inf] * 6),
+    }[kind]()
+    figures = evaluate(one, POLICY, rung=2 if one.exact else 0, seed=0).to_dict()
+    text = json.dumps(figures, allow_nan=False)
+    assert json.loads(text) == figures
+    assert figures["policy"]["digest"] == POLICY.digest
+    assert "evidence" not in figures
+    if kind == "constant":
+        assert figures["score"]["forgetting"]["value"] is None
+        assert figures["verdict"] == "FAILED"
+
+
+def test_json_of_what_json_does_not_know():
+    assert as_json({"a": (np.nan, np.inf, -np.inf, np.float64(1), np.int64(2), np.bool_(True), None, "x")}) == {
+        "a": [None, "inf", "-inf", 1.0, 2, True, None, "x"]
+    }
+
+
+def test_evidence_is_checked_when_it_is_made(evidence):
+    bad = np.zeros((64, 6))
+    bad[7, 2] = np.nan
+    with pytest.raises(NotANumberError, match="model 7 on example 2 in unlearned"):
+        evidence(unlearned=bad)
+    with pytest.raises(BankError, match="same examples"):
+        evidence(unlearned=np.zeros((64, 5)))
+    with pytest.raises(BankError, match="deployed"):
+        evidence(deployed=np.zeros(5))
+    with pytest.raises(BankError, match=r"retain_accuracy_retrained of shape \(64,\)"):
+        evidence(retain_accuracy_retrained=np.ones(3))
+    with pytest.raises(BankError, match="test_accuracy_deployed"):
+        evidence(test_accuracy_deployed=95.0)
+    with pytest.raises(BankError, match="only exact retraining may lack"):
+        evidence(unlearned=None)
+    with pytest.raises(BankError, match="cost_share"):
+        evidence(cost_share=None)
+    with pytest.raises(BankError, match="cost_share"):
+        evidence(cost_share=float("nan"))
