@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Annotated, Any, Final
 
 import anyio.to_thread
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from service import decisions, intake, readings
+from service import __version__, decisions, intake, readings
 from service.auth import ADMIN, AUDIT, PREDICT, READ, WRITE, Client, GuardedRoute, KnownKeys, require
 from service.context import Context
 from service.logs import RequestLog
@@ -62,6 +61,7 @@ _PROBLEMS: Final = {
     404: "No such resource among those the client may see",
     409: "The state does not allow it",
     413: "The body is too large",
+    415: "Not a media type that is accepted",
     422: "The input does not fit; nothing was stored",
     429: "Too many open requests of this client",
     500: "The service failed",
@@ -112,7 +112,7 @@ def create_api(context: Context, *, n_subjects: Callable[[], int], most_open: in
         yield
 
     app = Api(
-        title="Expunge", version=version("expunge"), description=_DESCRIPTION, lifespan=lifespan, docs_url=None,
+        title="Expunge", version=__version__, description=_DESCRIPTION, lifespan=lifespan, docs_url=None,
         redoc_url=None, redirect_slashes=False, generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
     app.router.route_class = GuardedRoute

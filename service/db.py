@@ -15,8 +15,8 @@ from service.settings import Settings
 def connect(settings: Settings) -> sa.Engine:
     """Engine of the request database, its tables present.
 
-    Errors never quote a statement's values: they may name a person. SQLite runs in WAL mode with full durability; `secure_delete` overwrites what is deleted with zeros, so that an
-    erased user id does not linger in free pages.
+    Errors never quote a statement's values: they may name a person. SQLite runs in WAL mode with full durability;
+    `secure_delete` overwrites what is deleted with zeros, so that an erased user id does not linger in free pages.
     """
     url = settings.effective_database_url
     if not url.startswith("sqlite"):

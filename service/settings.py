@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(25_000_000, ge=1, description="Largest image accepted, in pixels.")
     max_queue: int = Field(256, ge=1, description="Images waiting in one serving process before it answers 503.")
     lease_seconds: float = Field(
-        3.0, gt=0, description="A serving process without a heartbeat this long fences itself."
+        10.0, gt=0, description="A serving process without a heartbeat this long fences itself."
     )
     swap_timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for all serving processes to swap.")
     poll_seconds: float = Field(0.1, gt=0, description="How often the queue and the active generation are looked at.")

@@ -1,0 +1,107 @@
+"""The BentoML service: `python -m bentoml serve service.app:Expunge`. The only module that knows BentoML.
+
+BentoML starts the processes, shares the socket among them, starts ended ones anew and stops them gently. What it would
+do itself per request is turned off or not used: its metrics label by raw path, its tracing and access log cost as much
+as a small model, its parameter types fetch URLs. The API is a FastAPI app mounted at `/v1`.
+
+The parent process and `bentoml build` import this module as well; only a serving process opens database and keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: each process has a core, and a second thread would spin
+
+import bentoml
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from service.settings import Settings
+
+_TIMEOUT_SECONDS = 15  # each request leaves a timer behind for this long
+
+_settings = Settings()
+
+
+def _is_serving_process() -> bool:
+    return bentoml.server_context.worker_index is not None
+
+
+if _is_serving_process():
+    import torch
+
+    from service.context import Context
+    from service.logs import set_up_logs
+    from service.serving import ServingProcess
+
+    torch.set_num_threads(1)
+    set_up_logs(_settings.log_format)
+    _process = ServingProcess.of(Context.open(_settings))
+    _api = _process.app
+else:
+    _api = FastAPI(title="Expunge")
+
+
+async def _metrics(_: Request) -> Response:
+    from service.metrics import exposition
+
+    content, media_type = await run_in_threadpool(exposition)
+    return Response(content, media_type=media_type)
+
+
+async def _unmatched(scope: Scope, receive: Receive, send: Send) -> None:
+    """Paths below `/v1` that no route has: the API answers them in its own shape of errors."""
+    scope.pop("route", None)
+    await _api(scope, receive, send)
+
+
+def _accept_one_at_a_time(loop: Any) -> None:
+    """Leave connections to the other processes: asyncio takes all that wait, and one process would have them all."""
+    accept = getattr(loop, "_accept_connection", None)
+    if accept is not None:  # other loops have their own ways
+
+        def accept_one(protocol: Any, sock: Any, ssl: Any = None, server: Any = None, _: int = 1, *rest: Any) -> None:
+            accept(protocol, sock, ssl, server, 1, *rest)
+
+        loop._accept_connection = accept_one
+
+
+_operations = Starlette(routes=[Route("/metrics", _metrics), Mount("/v1", app=_unmatched)])
+
+
+@bentoml.service(
+    name="expunge",
+    workers=_settings.api_workers,
+    threads=1,
+    traffic={"timeout": _TIMEOUT_SECONDS},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    tracing={"excluded_urls": [".*"]},
+)
+@bentoml.asgi_app(_operations, path="/")
+@bentoml.asgi_app(_api, path="/v1")
+class Expunge:
+    """Classifies faces, and takes requests to forget people."""
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Load the active model and warm up; requests are answered afterwards."""
+        _accept_one_at_a_time(asyncio.get_running_loop())
+        await run_in_threadpool(_process.start)
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """After the last response: finish and take the process's row away."""
+        await run_in_threadpool(_process.stop)
+
+    async def __is_ready__(self) -> bool:
+        """For `/readyz`; `/v1/health/ready` says why not."""
+        return _process.follower.why_not_ready() is None

@@ -1,0 +1,253 @@
+"""Making a candidate by one step of the ladder, judging it, and putting the certified one into service."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import structlog
+from sqlmodel import Session, col, select
+
+from audit.evaluation import Evaluation, Evidence, evaluate
+from audit.policy import Policy
+from audit.references import Bank, BankStore
+from audit.report import report_of, write
+from service import ledger, planning, registry
+from service.banks import BankPlan, build_bank, columns_of, example_ids
+from service.certificates import Issuer
+from service.context import LINE, Context
+from service.db import reading, session
+from service.deployment import deploy as swap
+from service.engine import build_model
+from service.production import library_versions
+from service.runs import RunFolder, get_run, load_run, note, requests_of
+from service.tables import Attempt, Run
+from service.trials import Outcome, Scene, run_trials, score
+from unlearning.devices import describe_device, resolve_device
+from unlearning.methods import METHODS
+
+log = structlog.get_logger()
+
+
+def steps(policy: Policy) -> tuple[str, ...]:
+    """Methods a run tries, in order: the ladder, exact retraining as often as the policy allows."""
+    return policy.ladder[:-1] + policy.ladder[-1:] * policy.retrain_attempts
+
+
+def unlearn(context: Context, policy: Policy, run_id: str, step: int) -> None:
+    """Make the step's candidate, and for an approximate method the bank of its other seeds.
+
+    The candidate is the first trial, whatever the others show: a candidate chosen after the audit would be selection.
+    """
+    method, plan, folder = steps(policy)[step], planning.load(context, run_id), RunFolder(context.settings, run_id)
+    run = load_run(context, run_id)
+    seed = seed_of(run, step)
+    _open_attempt(context, run_id, step, method, seed)
+    scene = _scene(context, plan, run, method)
+    if folder.read(f"step-{step}") is None:
+        note(context, run_id, f"{method}: making the candidate")
+        (outcome,) = run_trials(scene, [seed], context.settings, keep_weights=folder.weights(step))
+        folder.write(f"step-{step}", _to_json(outcome))
+    if METHODS[method].exact:
+        return
+
+    def progress(done: int, wanted: int) -> None:
+        note(context, run_id, f"{method}: unlearned models {done}/{wanted}")
+
+    bank = _unlearned_plan(context, plan, scene, run)
+    build_bank(BankStore(folder.unlearned()), bank, policy.n_models, context.settings, progress, now=context.now())
+
+
+def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
+    """The audit of the step's candidate; gives whether it passed. Report, log entry and, if it failed, certificate."""
+    with reading(context.engine) as s:
+        attempt = _attempt(s, run_id, step)
+    if attempt.verdict is not None:
+        return attempt.verdict == "PASSED"
+    note(context, run_id, f"{attempt.method}: audit")
+    started = time.perf_counter()
+    evaluation = _evaluate(context, policy, run_id, step)
+    figures = {**evaluation.to_dict(), "margin_means": _margin_means(evaluation.evidence)}
+    _write_report(context, policy, evaluation, run_id, attempt)
+    log.info("audit.done", run_id=run_id, step=step, verdict=evaluation.verdict, seconds=time.perf_counter() - started)
+    passed = evaluation.verdict == "PASSED"
+    folder = RunFolder(context.settings, run_id)
+    outcome = folder.read(f"step-{step}") or {}
+    with session(context.engine) as s:
+        now = context.now()
+        attempt = _attempt(s, run_id, step)
+        attempt.verdict, attempt.figures, attempt.finished_at = evaluation.verdict, figures, now
+        attempt.reasons = [
+            check.sentence for check in evaluation.checks if check.applicable and check.passed is not True
+        ]
+        attempt.candidate_digest = outcome["weights_digest"]
+        ledger.record(
+            s, "audit", now=now, run_id=run_id, step=step, verdict=evaluation.verdict, weights=outcome["weights_digest"]
+        )
+        run = get_run(s, run_id)
+        if passed:
+            run.candidate_digest, run.updated_at = attempt.candidate_digest, now
+            s.add(run)
+        else:
+            commitments = tuple(request.commitment for request in requests_of(s, run_id))
+            issuer = Issuer(context, policy, run, planning.load(context, run_id))
+            attempt.certificate_id = issuer.failure(s, attempt, commitments)
+        s.add(attempt)
+        s.commit()
+    return passed
+
+
+def deploy(context: Context, run_id: str) -> None:
+    """Register the certified weights, swap every serving process to them, keep the barrier's rows with the run."""
+    run, folder = load_run(context, run_id), RunFolder(context.settings, run_id)
+    with reading(context.engine) as s:
+        attempt = _passed(s, run_id)
+    plan = planning.load(context, run_id)
+    base = registry.get(context, run.base_digest)
+    manifest = registry.Manifest.from_dict(
+        {
+            **base.manifest,
+            "seed": attempt.seed,
+            "versions": library_versions(),
+            "lineage": {"method": attempt.method, "parent": run.base_digest, "run_id": run_id},
+        }
+    )
+    digest = registry.add(context, folder.weights(attempt.step), manifest)
+    if digest != attempt.candidate_digest:
+        raise ValueError("Expected the audited weights in the run's folder, found others; nothing was deployed.")
+    note(context, run_id, "waiting for the serving processes to swap")
+    barrier = swap(context, digest, forget_older=True)
+    folder.write("barrier", barrier.to_dict())
+    with session(context.engine) as s:
+        row = get_run(s, run_id)
+        row.generation, row.updated_at = barrier.generation, context.now()
+        s.add(row)
+        s.commit()
+    log.info("run.deployed", run_id=run_id, generation=barrier.generation, manifest=plan.manifest_digest)
+
+
+def _evaluate(context: Context, policy: Policy, run_id: str, step: int) -> Evaluation:
+    plan, folder, run = planning.load(context, run_id), RunFolder(context.settings, run_id), load_run(context, run_id)
+    method = steps(policy)[step]
+    scene = _scene(context, plan, run, method)
+    ids = example_ids(planning.faces_at(context, plan), plan.forget)
+    bank = _need(BankStore(context.settings.banks_folder).find(planning.bank_plan(context, plan).key), "reference bank")
+    candidate = folder.read(f"step-{step}")
+    if candidate is None:
+        raise FileNotFoundError(f"Expected the outcome of step {step} in the run's folder.")
+    original = original_outcome(context, scene, run)
+    unlearned: Bank | None = None
+    cost_share: float | None = None
+    if not METHODS[method].exact:
+        unlearned = _need(
+            BankStore(folder.unlearned()).find(_unlearned_plan(context, plan, scene, run).key), "unlearned bank"
+        )
+        cost_share = float(np.median(unlearned.seconds) / np.median(bank.seconds))
+    evidence = Evidence(
+        retrained=columns_of(bank, ids),
+        unlearned=columns_of(unlearned, ids) if unlearned else None,
+        deployed=np.array(candidate["margins"], dtype=np.float64),
+        original=original.margins.astype(np.float64),
+        retain_accuracy_retrained=bank.retain_accuracy,
+        retain_accuracy_unlearned=unlearned.retain_accuracy if unlearned else None,
+        retain_accuracy_deployed=candidate["retain_accuracy"],
+        retain_accuracy_original=original.retain_accuracy,
+        test_accuracy_retrained=bank.test_accuracy,
+        test_accuracy_unlearned=unlearned.test_accuracy if unlearned else None,
+        test_accuracy_deployed=candidate["test_accuracy"],
+        test_accuracy_original=original.test_accuracy,
+        cost_share=cost_share,
+        exact=METHODS[method].exact,
+    )
+    return evaluate(evidence, policy, rung=min(step, len(policy.ladder) - 1), seed=run.seed)
+
+
+def original_outcome(context: Context, scene: Scene, run: Run) -> Outcome:
+    """The model before unlearning, scored like a trial."""
+    model = build_model(registry.load_checked(context, run.base_digest))
+    margins, retain_accuracy, test_accuracy = score(scene, model)
+    return Outcome(-1, margins, retain_accuracy, test_accuracy, 0.0, 0, 0, run.base_digest)
+
+
+def _margin_means(evidence: Evidence) -> dict[str, float]:
+    """Mean margin over the forget set: of the model before, of the candidate, of the references and their spread."""
+    retrained = evidence.retrained.mean(axis=1)  # (n_models,)
+    return {
+        "original": float(evidence.original.mean()),
+        "deployed": float(evidence.deployed.mean()),
+        "retrained": float(retrained.mean()),
+        "retrained_deviation": float(retrained.std(ddof=1)),
+    }
+
+
+def seed_of(run: Run, step: int) -> int:
+    """Seed of a step's candidate, fixed when the run was claimed and logged with the policy."""
+    return int((run.seed + 1_000_003 * (step + 1)) % 2**31)
+
+
+def _scene(context: Context, plan: planning.RunPlan, run: Run, method: str) -> Scene:
+    scene = planning.forget_scene(context, plan)
+    if METHODS[method].exact:
+        return scene
+    weights = registry.path(context.settings, run.base_digest)
+    return replace(scene, method=method, base_weights=weights, base_digest=run.base_digest)
+
+
+def _unlearned_plan(context: Context, plan: planning.RunPlan, scene: Scene, run: Run) -> BankPlan:
+    """The bank of a method's other seeds; it lies in the run's folder and goes with it."""
+    made_by = hashlib.sha256(f"{run.id} {scene.method} {run.base_digest}".encode()).hexdigest()
+    key = replace(planning.bank_plan(context, plan).key, training_digest=made_by)
+    ids = example_ids(planning.faces_at(context, plan), plan.forget)
+    return BankPlan(key, scene, ids, ("forget",) * len(ids))
+
+
+def _open_attempt(context: Context, run_id: str, step: int, method: str, seed: int) -> None:
+    with session(context.engine) as s:
+        if s.exec(select(Attempt).where(Attempt.run_id == run_id, Attempt.step == step)).first() is None:
+            s.add(Attempt(run_id=run_id, step=step, method=method, seed=seed, started_at=context.now()))
+            s.commit()
+
+
+def _attempt(s: Session, run_id: str, step: int) -> Attempt:
+    return s.exec(select(Attempt).where(Attempt.run_id == run_id, Attempt.step == step)).one()
+
+
+def _passed(s: Session, run_id: str) -> Attempt:
+    query = select(Attempt).where(Attempt.run_id == run_id, Attempt.verdict == "PASSED").order_by(col(Attempt.step))
+    return s.exec(query).one()
+
+
+def _write_report(context: Context, policy: Policy, evaluation: Evaluation, run_id: str, attempt: Attempt) -> None:
+    """The report's page and figures; they name the run, never a person, and show no photograph."""
+    plan, recipe = planning.load(context, run_id), planning.recipe_of(context)
+    share = evaluation.cost_share
+    report = report_of(
+        evaluation,
+        title=f"Audit of run {run_id[:8]}, step {attempt.step + 1}",
+        subject=f"{attempt.method} on {len(plan.forget)} images of model line {LINE}",
+        created_at=context.now(),
+        provenance={
+            "Run": run_id,
+            "Seed of the method": str(attempt.seed),
+            "Recipe": f"{recipe.name} ({recipe.digest[:16]}…)",
+            "Data manifest": plan.manifest_digest,
+            "Policy logged": f"{policy.digest} before the run",
+            "Device": describe_device(resolve_device(context.settings.device)),
+            **library_versions(),
+        },
+        cost={} if share is None else {"Time, as a share of retraining": f"{share:.1%}"},
+    )
+    write(report, context.settings.reports_folder / run_id, name=f"step-{attempt.step}")
+
+
+def _to_json(outcome: Outcome) -> dict[str, Any]:
+    return {**vars(outcome), "margins": outcome.margins.tolist()}
+
+
+def _need(bank: Bank | None, what: str) -> Bank:
+    if bank is None:
+        raise FileNotFoundError(f"Expected a complete {what}, found none; the run's step is repeated.")
+    return bank

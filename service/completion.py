@@ -1,0 +1,83 @@
+"""The end of a run: destruction, then certificates and completed requests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import structlog
+from sqlmodel import select
+
+from audit.policy import Policy
+from audit.references import BankStore
+from service import banks, ledger, planning, registry, states
+from service.certificates import Issuer, Purged
+from service.context import Context
+from service.db import reading, scrub_free_pages, session
+from service.runs import RunFolder, get_run, load_run, overwrite, release_line, requests_of
+from service.tables import Attempt
+from service.trials import release_processes
+from unlearning.faces import remove_subjects
+from unlearning.faces.dataset import METADATA
+from unlearning.faces.packing import folder_digest
+
+log = structlog.get_logger()
+
+
+def purge(context: Context, run_id: str) -> None:
+    """Destroy what the service holds of the run's people, and every model that remembers them.
+
+    Safe to repeat: what is gone stays gone. Images and columns were counted when the run was planned, so that a kill in
+    the middle does not lose the count.
+    """
+    settings, folder = context.settings, RunFolder(context.settings, run_id)
+    if folder.read("purged") is not None:
+        return
+    run = load_run(context, run_id)
+    with reading(context.engine) as s:
+        subjects = [request.user_id for request in requests_of(s, run_id) if request.user_id is not None]
+    release_processes()
+    if (settings.data_folder / METADATA).exists():
+        remove_subjects(settings.data_folder, subjects)
+    store = BankStore(settings.banks_folder)
+    tags = [context.keyring.block_hash(subject) for subject in subjects]
+    for tag in tags:
+        store.drop_subject(tag)
+    banks.forget_from_blocks(settings, tags)
+    older = registry.destroy_older_than(context, run.generation) if run.generation is not None else ()
+    for path in sorted(folder.path.glob("*.safetensors")):
+        overwrite(path)
+        path.unlink()
+    data_digest = folder_digest(settings.data_folder) if (settings.data_folder / METADATA).exists() else ""
+    at = context.now().isoformat()
+    folder.write("purged", {"n_older_versions": len(older), "data_digest_after": data_digest, "finished_at": at})
+
+
+def complete(context: Context, policy: Policy, run_id: str) -> None:
+    """Sign and log a certificate for each request, complete it, free the line; one transaction, so exactly once."""
+    folder = RunFolder(context.settings, run_id)
+    with session(context.engine) as s:
+        run, now = get_run(s, run_id), context.now()
+        if run.finished_at is not None:
+            return
+        plan, left = planning.load(context, run_id), folder.read("purged") or {}
+        purged = Purged(
+            left["n_older_versions"], left["data_digest_after"], datetime.fromisoformat(left["finished_at"]),
+            folder.read("barrier"),
+        )  # fmt: skip
+        passed = s.exec(select(Attempt).where(Attempt.run_id == run_id, Attempt.verdict == "PASSED")).one_or_none()
+        issuer = Issuer(context, policy, run, plan)
+        for request in requests_of(s, run_id):
+            certificate_id = issuer.erasure(s, request, passed, purged)
+            outcome = "erased" if plan.images_of.get(request.id) else "no_data_held"
+            states.move(s, request, "completed", now=now, outcome=outcome, certificate_id=certificate_id)
+        run.stage, run.stage_note, run.updated_at, run.finished_at = "completed", "", now, now
+        s.add(run)
+        release_line(s, run_id)
+        ledger.record(s, "run", now=now, run_id=run_id, end="completed")
+        s.commit()
+
+
+def tidy(context: Context, run_id: str) -> None:
+    """Nothing of the run's working files stays, and no deleted value lingers in the database's files."""
+    RunFolder(context.settings, run_id).destroy()
+    scrub_free_pages(context.engine)

@@ -1,0 +1,91 @@
+"""A model version as one process serves it: immutable, built from checked bytes, exchanged as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from service.errors import WeightsError
+from service.registry import CheckedWeights
+from unlearning.devices import resolve_device, resolve_dtype
+from unlearning.errors import UnlearningError
+from unlearning.models import build, to_inputs
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Predicts with the weights of one model version.
+
+    Attributes:
+        generation: growing number under which the version was deployed.
+        digest: SHA-256 of the weights file: the version's name.
+        classes: names in the order of the probabilities.
+        image_size: (height, width) in pixels of the images it takes.
+        channels: 1 (grey) or 3 (colour).
+        dtype: of the arithmetic: bfloat16 where the hardware multiplies it, else float32.
+    """
+
+    generation: int
+    digest: str
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    channels: int
+    dtype: torch.dtype
+    device: torch.device
+    _model: nn.Module = field(repr=False)
+
+    @classmethod
+    def load(cls, weights: CheckedWeights, generation: int, device: str | torch.device = "auto") -> Engine:
+        """Engine of a model version, in the arithmetic the device is good at.
+
+        Raises:
+            WeightsError: the bytes are no safetensors file, or of another architecture than the manifest says.
+        """
+        where = resolve_device(device)
+        dtype = resolve_dtype("auto", where)
+        model = build_model(weights).to(where, dtype).to(memory_format=torch.channels_last)
+        manifest = weights.manifest
+        return cls(
+            generation, weights.digest, manifest.classes, manifest.image_size, manifest.channels, dtype, where, model
+        )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the images it takes."""
+        return (*self.image_size, self.channels)
+
+    @torch.inference_mode()
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities `(n, n_classes)`, float32, of images `(n, height, width, channels)`, uint8."""
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
+        logits = self._model(to_inputs(pixels, self.dtype))
+        return logits.float().softmax(dim=1).cpu().numpy()
+
+
+def build_model(weights: CheckedWeights) -> nn.Module:
+    """Model of a version on the CPU, float32, in eval mode, without gradients.
+
+    It is laid out without memory first and takes over the file's tensors, so no random weights are drawn for nothing.
+
+    Raises:
+        WeightsError: the bytes are no safetensors file, or of another architecture than the manifest says.
+    """
+    manifest = weights.manifest
+    try:
+        with torch.device("meta"):
+            model = build(
+                manifest.architecture, len(manifest.classes), channels=manifest.channels, width=manifest.width
+            )
+        model.load_state_dict(safetensors.torch.load(weights.content), assign=True)
+    except (safetensors.SafetensorError, UnlearningError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"Expected weights of {manifest.architecture} in {weights.digest}, got others: {reason}"
+        ) from error
+    return model.requires_grad_(False).eval()

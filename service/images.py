@@ -1,0 +1,62 @@
+"""From a request's body to pixels; decoded as for training, by `unlearning.faces.decoding`."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.errors import InvalidInputError, TooLargeError, UnsupportedImageError
+from unlearning.errors import ImageError, ImageTooLargeError
+from unlearning.faces.decoding import FORMATS, decode
+
+MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
+
+
+def n_pixels(content: bytes, *, max_bytes: int, max_pixels: int) -> int:
+    """Pixels of a picture as its header says, checked against format and caps; nothing is decoded yet.
+
+    What the bytes are decides, not what the caller says they are.
+
+    Raises:
+        InvalidInputError: empty, or the header is damaged.
+        TooLargeError: more bytes or pixels than allowed.
+        UnsupportedImageError: not a JPEG, PNG or WebP picture.
+    """
+    if not content:
+        raise InvalidInputError("Expected a JPEG, PNG or WebP picture, got an empty body.")
+    if len(content) > max_bytes:
+        raise TooLargeError(f"Expected at most {max_bytes:,} bytes, got {len(content):,}; send a smaller picture.")
+    try:
+        width, height = Image.open(io.BytesIO(content), formats=FORMATS).size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLargeError(f"Expected at most {max_pixels:,} pixels; send a smaller picture.") from error
+    except Exception as error:  # decoders raise almost anything on hostile bytes
+        if _begins_like_a_picture(content):
+            raise InvalidInputError("Expected a whole picture, got a damaged or truncated one.") from error
+        raise UnsupportedImageError("Expected a JPEG, PNG or WebP picture, got other bytes.") from error
+    if width * height > max_pixels:
+        raise TooLargeError(f"Expected at most {max_pixels:,} pixels, got {width} x {height}; send a smaller picture.")
+    return width * height
+
+
+def pixels(content: bytes, *, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+    """Picture as uint8 `(height, width, channels)`, upright, in the model's size and colours.
+
+    Raises:
+        TooLargeError: more bytes or pixels than any picture may have.
+        InvalidInputError: truncated, damaged, or more than 8 bits a channel.
+    """
+    try:
+        return decode(content, size=size, channels=channels)
+    except ImageTooLargeError as error:
+        raise TooLargeError(str(error)) from error
+    except ImageError as error:
+        raise InvalidInputError(str(error)) from error
+
+
+def _begins_like_a_picture(content: bytes) -> bool:
+    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    return is_webp or content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))

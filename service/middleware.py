@@ -1,0 +1,83 @@
+"""What stands around the routes of a serving process: a limit on bodies, and the count of responses on their way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import TooLargeError, TryLaterError
+from service.problems import problem_of
+from service.slot import ModelSlot, Passage
+
+FORM_OVERHEAD_BYTES = 64_000  # boundaries and headers around the image of a multipart body
+
+_PASSAGE = "expunge.passage"
+
+
+class BodyLimit:
+    """ASGI middleware: refuses a body above `most_bytes` before anything parses it, declared or sent in chunks."""
+
+    def __init__(self, app: ASGIApp, *, most_bytes: int) -> None:
+        self.app = app
+        self._most_bytes = most_bytes
+        self._sentence = f"Expected a body of at most {most_bytes:,} bytes; send a smaller one."
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        if declared.isdigit() and int(declared) > self._most_bytes:
+            refusal = problem_of(TooLargeError(self._sentence), scope.get("expunge.request_id", ""))
+            await refusal(scope, receive, send)
+            return
+        n_received = 0
+
+        async def receive_and_count() -> Message:
+            nonlocal n_received
+            message = await receive()
+            n_received += len(message.get("body", b""))
+            if n_received > self._most_bytes:
+                raise HTTPException(413, self._sentence)
+            return message
+
+        await self.app(scope, receive_and_count, send)
+
+
+class Departures:
+    """ASGI middleware: tells the slot when a response has left, and stops one that must not leave any more."""
+
+    def __init__(self, app: ASGIApp, *, slot: ModelSlot) -> None:
+        self.app = app
+        self._slot = slot
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        passage = scope[_PASSAGE] = Passage()
+        is_stopped = False
+
+        async def send_if_allowed(message: Message) -> None:
+            nonlocal is_stopped
+            if is_stopped:
+                return
+            if message["type"] == "http.response.start" and not self._slot.may_send(passage):
+                is_stopped = True
+                later = TryLaterError("This process was suspended while it answered; send the image again.")
+                await problem_of(later, scope.get("expunge.request_id", ""))(scope, receive, send)
+                return
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_if_allowed)
+        finally:
+            self._slot.leave(passage)  # every byte was handed to the network, or none will be
+
+
+def passage_of(scope: Any) -> Passage:
+    """The request's way through the process, begun by `Departures`."""
+    passage: Passage = scope[_PASSAGE]
+    return passage

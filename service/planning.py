@@ -1,0 +1,168 @@
+"""What a run is about: rows to forget, rows to keep, the bank that judges. Made once, kept in the run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from sqlmodel import select
+
+from audit.policy import Policy
+from audit.references import BankKey
+from service import registry
+from service.banks import BankPlan, plan_bank
+from service.context import Context
+from service.db import reading
+from service.runs import RunFolder, load_run, requests_of
+from service.settings import Settings
+from service.tables import Tombstone
+from service.trials import Pictures, Rows, Scene, open_pictures
+from unlearning.faces import Faces, pack
+from unlearning.faces.dataset import METADATA
+from unlearning.recipes import Recipe, load_recipe
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Row numbers of the packed arrays, by role; JSON in the run's folder.
+
+    Attributes:
+        manifest_digest: of the data folder as the run found it; "" where the service holds no data.
+        classes: of the model, in the order of its outputs.
+        forget: training rows of the run's people.
+        retain: training rows of everybody else but those whose erasure waits.
+        images_of: by request id, how many images the service holds of the person.
+        trained_of: by request id, how many of these the model learned from.
+        bank: key, rows, example ids and tags of the bank that judges.
+    """
+
+    manifest_digest: str
+    classes: list[str]
+    forget: list[int]
+    retain: list[int]
+    images_of: dict[str, int]
+    trained_of: dict[str, int]
+    bank: dict[str, Any]
+
+    @property
+    def must_unlearn(self) -> bool:
+        """Whether a model learned from these people."""
+        return bool(self.forget) and bool(self.bank)
+
+
+def recipe_of(context: Context) -> Recipe:
+    """The recipe in force."""
+    return load_recipe(context.settings.recipe)
+
+
+def pictures_of(settings: Settings, recipe: Recipe, classes: tuple[str, ...] | None = None) -> Pictures:
+    """The data folder as it is now, packed at the recipe's size if it is not yet."""
+    faces = pack(
+        settings.data_folder,
+        size=recipe.image_size,
+        channels=recipe.channels,
+        cache=settings.packed_folder,
+        classes=classes,
+    )
+    return _pictures(settings, recipe, faces.classes, faces.manifest_digest)
+
+
+def plan(context: Context, policy: Policy, run_id: str) -> RunPlan:
+    """Make the run's plan, or give the one it has."""
+    folder = RunFolder(context.settings, run_id)
+    stored = folder.read("plan")
+    if stored is None:
+        stored = asdict(_make(context, run_id))
+        folder.write("plan", stored)
+    return RunPlan(**stored)
+
+
+def load(context: Context, run_id: str) -> RunPlan:
+    """The plan made before."""
+    stored = RunFolder(context.settings, run_id).read("plan")
+    if stored is None:
+        raise FileNotFoundError(f"Expected the plan of run {run_id} in its folder; the folder was removed.")
+    return RunPlan(**stored)
+
+
+def _make(context: Context, run_id: str) -> RunPlan:
+    settings, recipe = context.settings, recipe_of(context)
+    with reading(context.engine) as s:
+        subject_of = {request.id: request.user_id or "" for request in requests_of(s, run_id)}
+        tombstones = set(s.exec(select(Tombstone.subject_hash)))
+    if not (settings.data_folder / METADATA).exists():
+        return RunPlan("", [], [], [], dict.fromkeys(subject_of, 0), dict.fromkeys(subject_of, 0), {})
+    base_digest = load_run(context, run_id).base_digest
+    classes = tuple(registry.get(context, base_digest).manifest["classes"]) if base_digest else None
+    pictures = pictures_of(settings, recipe, classes)
+    faces = open_pictures(pictures)
+    subjects = set(subject_of.values())
+    images_of = {request: len(faces.where(subjects={subject})) for request, subject in subject_of.items()}
+    trained_of = {
+        request: len(faces.where(split="train", subjects={subject})) for request, subject in subject_of.items()
+    }
+    forget = faces.where(split="train", subjects=subjects)
+    trained = {str(subject) for subject in faces.subjects[forget]}
+    absent = {s for s in faces.train_subjects() if context.keyring.subject_hash(s) in tombstones} - trained
+    retain = faces.where(split="train", without=trained | absent)
+    bank: dict[str, Any] = {}
+    if trained and base_digest:
+        judged_by = plan_bank(context, recipe, pictures, forget=trained, absent=absent)
+        bank = {
+            "key": asdict(judged_by.key),
+            "retain": judged_by.scene.retain.tolist(),
+            "scored": judged_by.scene.scored.tolist(),
+            "test": judged_by.scene.test.tolist(),
+            "example_ids": list(judged_by.example_ids),
+            "tags": list(judged_by.tags),
+        }
+    return RunPlan(
+        faces.manifest_digest, list(faces.classes), forget.tolist(), retain.tolist(), images_of, trained_of, bank
+    )
+
+
+def bank_plan(context: Context, run_plan: RunPlan) -> BankPlan:
+    """The bank of a plan, ready to be found or built."""
+    bank = run_plan.bank
+    retain = rows(bank["retain"])
+    scene = Scene(
+        pictures=pictures_at(context, run_plan), recipe=recipe_of(context), retain=retain, scored=rows(bank["scored"]),
+        retain_scored=retain, test=rows(bank["test"]), device=context.settings.device,
+    )  # fmt: skip
+    return BankPlan(BankKey(**bank["key"]), scene, tuple(bank["example_ids"]), tuple(bank["tags"]))
+
+
+def forget_scene(context: Context, run_plan: RunPlan) -> Scene:
+    """Scene of the run's own trials: scored on the forget set, retain accuracy on the rows the bank uses."""
+    bank = run_plan.bank
+    return Scene(
+        pictures=pictures_at(context, run_plan), recipe=recipe_of(context), retain=rows(run_plan.retain),
+        scored=rows(run_plan.forget), retain_scored=rows(bank["retain"]), test=rows(bank["test"]),
+        device=context.settings.device, forget=rows(run_plan.forget),
+    )  # fmt: skip
+
+
+def faces_at(context: Context, run_plan: RunPlan) -> Faces:
+    """The packed arrays the plan speaks of."""
+    return open_pictures(pictures_at(context, run_plan))
+
+
+def pictures_at(context: Context, run_plan: RunPlan) -> Pictures:
+    return _pictures(context.settings, recipe_of(context), tuple(run_plan.classes), run_plan.manifest_digest)
+
+
+def _pictures(settings: Settings, recipe: Recipe, classes: tuple[str, ...], manifest_digest: str) -> Pictures:
+    return Pictures(
+        folder=settings.data_folder,
+        cache=settings.packed_folder,
+        size=recipe.image_size,
+        channels=recipe.channels,
+        classes=classes,
+        manifest_digest=manifest_digest,
+    )
+
+
+def rows(numbers: list[int]) -> Rows:
+    """Row numbers as an array."""
+    return np.array(numbers, dtype=np.int64)

@@ -1,0 +1,86 @@
+"""Training the production model and taking it into the registry."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from sqlmodel import select
+
+from service import __version__, deployment, registry
+from service.context import Context
+from service.db import reading
+from service.manifest import Manifest
+from service.planning import pictures_of, recipe_of
+from service.tables import Tombstone
+from service.trials import open_pictures
+from unlearning.models import save_weights
+from unlearning.training import Examples, logits, train
+
+OnEpoch = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Production:
+    """A production model just trained.
+
+    Attributes:
+        train_accuracy, test_accuracy: in [0, 1]; the test is on people the model never saw.
+        seconds: of the training.
+    """
+
+    digest: str
+    generation: int
+    train_accuracy: float
+    test_accuracy: float
+    seconds: float
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that manifests and certificates name."""
+    return {"expunge": __version__} | {name: version(name) for name in ("torch", "torchvision", "numpy")}
+
+
+def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = None) -> Production:
+    """Train on everybody but those who asked to be erased, register the weights, and put them into service.
+
+    Raises:
+        FacesError: the data folder breaks a rule.
+    """
+    settings, recipe = context.settings, recipe_of(context)
+    pictures = pictures_of(settings, recipe)
+    faces = open_pictures(pictures)
+    with reading(context.engine) as s:
+        tombstones = set(s.exec(select(Tombstone.subject_hash)))
+    absent = {subject for subject in faces.train_subjects() if context.keyring.subject_hash(subject) in tombstones}
+    rows = faces.where(split="train", without=absent)
+    data = Examples.from_arrays(faces.images[rows], faces.labels[rows])
+    torch.set_num_threads(1)  # the arithmetic of the references, and no threads that spin beside other work
+    trained = train(recipe, data, n_classes=len(faces.classes), seed=seed, device=settings.device, on_epoch=on_epoch)
+
+    def accuracy(of: np.ndarray) -> float:
+        labels = faces.labels[of]
+        return float(
+            np.mean(logits(trained.model, Examples.from_arrays(faces.images[of], labels).images).argmax(1) == labels)
+        )
+
+    manifest = Manifest(
+        architecture=recipe.architecture, width=recipe.width, channels=recipe.channels, image_size=recipe.image_size,
+        classes=faces.classes, recipe=recipe.name, recipe_digest=recipe.digest,
+        data_manifest_digest=faces.manifest_digest, seed=seed, versions=library_versions(), lineage={"method": "train"},
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=settings.home, prefix=".training-") as folder:
+        weights = Path(folder) / "model.safetensors"
+        save_weights(trained.model, weights)
+        digest = registry.add(context, weights, manifest)
+    pointer = deployment.pointer(context)
+    if pointer is None or not pointer.committed_generation:
+        generation = deployment.activate_first(context, digest)
+    else:
+        generation = deployment.deploy(context, digest).generation
+    return Production(digest, generation, accuracy(rows), accuracy(faces.where(split="test")), trained.seconds)

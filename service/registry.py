@@ -1,0 +1,254 @@
+"""Model versions: weights named by the SHA-256 of their safetensors file, each with a signed manifest.
+
+The file `models/<digest>.safetensors` and the row of the same digest belong together; the row's signature covers the
+digest and the manifest, so neither can be exchanged without the signing key. Every operation may be repeated after a
+kill at any point and ends in the same state.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from sqlmodel import Session, col, or_, select
+
+from service.context import LINE, Context
+from service.db import reading, session
+from service.errors import ConflictError, NotFoundError, WeightsError
+from service.manifest import Manifest
+from service.settings import Settings
+from service.tables import Deployment, ModelVersion
+
+_OVERWRITE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class CheckedWeights:
+    """Bytes of a safetensors file whose digest and signature were verified; parse these bytes, not the file again."""
+
+    digest: str
+    manifest: Manifest
+    content: bytes = field(repr=False)
+
+
+def path(settings: Settings, digest: str) -> Path:
+    """File of the weights."""
+    return settings.models_folder / f"{digest}.safetensors"
+
+
+def get(context: Context, digest: str) -> ModelVersion:
+    """Row of the weights.
+
+    Raises:
+        NotFoundError: no such version on this line.
+    """
+    with reading(context.engine) as s:
+        return find(s, digest)
+
+
+def find(s: Session, digest: str) -> ModelVersion:
+    """Row of the weights, in a transaction.
+
+    Raises:
+        NotFoundError: no such version on this line.
+    """
+    row = s.get(ModelVersion, digest)
+    if row is None or row.line != LINE:
+        raise NotFoundError(f"Expected a model version of line {LINE!r}, found none named {digest}.")
+    return row
+
+
+def versions(context: Context) -> list[ModelVersion]:
+    """Rows of the line, oldest first."""
+    with reading(context.engine) as s:
+        query = select(ModelVersion).where(ModelVersion.line == LINE).order_by(col(ModelVersion.created_at))
+        return list(s.exec(query))
+
+
+def add(context: Context, weights: Path, manifest: Manifest) -> str:
+    """Take a copy of a weights file into the registry as a candidate and give its digest.
+
+    Adding the same weights again changes nothing.
+
+    Raises:
+        WeightsError: these very weights were destroyed here; they do not come back.
+    """
+    content = weights.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    values = manifest.to_dict()
+    with session(context.engine) as s:
+        row = s.get(ModelVersion, digest)
+        if row is not None and row.state == "destroyed":
+            raise WeightsError(f"Expected new weights, got {digest}, which were destroyed on purpose; train again.")
+        if row is None:
+            signature = base64.b64encode(context.keyring.signing_key.sign(_signed_bytes(digest, manifest))).decode()
+            s.add(
+                ModelVersion(
+                    digest=digest, line=LINE, state="candidate", manifest=values, signature=signature,
+                    created_at=context.now(),
+                )
+            )  # fmt: skip
+            s.commit()  # the row first: no file without a row that leads to its destruction
+    _store(path(context.settings, digest), content)
+    return digest
+
+
+def load_checked(context: Context, digest: str) -> CheckedWeights:
+    """Weights and manifest, after both were verified against the signature.
+
+    Raises:
+        NotFoundError: no such version.
+        WeightsError: destroyed, missing, altered, or not signed with this service's key.
+    """
+    row = get(context, digest)
+    if row.state == "destroyed":
+        raise WeightsError(f"Expected weights that may be loaded, got {digest}, which were destroyed.")
+    manifest = _verify(context, row)
+    file = path(context.settings, digest)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"Expected the weights {digest} in {file.parent}: {error.strerror}.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise WeightsError(
+            f"Expected weights with SHA-256 {digest}, found {found} in the file; restore it from a backup."
+        )
+    return CheckedWeights(digest, manifest, content)
+
+
+def destroy(context: Context, digest: str) -> None:
+    """Overwrite and remove the weights; the row stays and says so. Repeating finishes what a kill interrupted.
+
+    Overwriting reaches the blocks of the file on file systems that write in place; copy-on-write file systems, flash
+    memory and backups need their own means (encrypt the disk).
+
+    Raises:
+        NotFoundError: no such version.
+        ConflictError: the version is active or being staged.
+    """
+    with session(context.engine) as s:
+        row = find(s, digest)
+        pointer = s.get(Deployment, LINE)
+        if pointer is not None and digest in {pointer.committed_digest, pointer.staging_digest}:
+            raise ConflictError(f"Expected weights out of service, got {digest}, which are active or being staged.")
+        row.state = "destroyed"  # before the file goes: nobody may stage it from here on
+        s.add(row)
+        s.commit()
+    file = path(context.settings, digest)
+    for remains in (file, *file.parent.glob(f".{file.name}.*.partial")):  # what a killed `add` left, too
+        overwrite_and_remove(remains)
+    with session(context.engine) as s:
+        row = find(s, digest)
+        row.destroyed_at = row.destroyed_at or context.now()
+        s.add(row)
+        s.commit()
+
+
+def destroy_older_than(context: Context, generation: int) -> tuple[str, ...]:
+    """Destroy every version that came before the one of `generation`, candidates never deployed included.
+
+    From the same call on, an older generation is refused for ever (`oldest_allowed_generation`).
+
+    Returns:
+        digests of all that came before and are destroyed by now, also by an interrupted earlier call.
+
+    Raises:
+        NotFoundError: no version has the generation.
+        ConflictError: an older generation is still the committed one.
+    """
+    with session(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+        if pointer is None or pointer.committed_generation < generation:
+            raise ConflictError(f"Expected generation {generation} to be active before older weights are destroyed.")
+        pointer.oldest_allowed_generation = max(pointer.oldest_allowed_generation, generation)
+        s.add(pointer)
+        s.commit()
+    with reading(context.engine) as s:
+        of_line = select(ModelVersion).where(ModelVersion.line == LINE)
+        kept = s.exec(of_line.where(ModelVersion.generation == generation)).one_or_none()
+        if kept is None:
+            raise NotFoundError(f"Expected a model version of generation {generation} on line {LINE!r}, found none.")
+        never_deployed = col(ModelVersion.generation).is_(None) & (col(ModelVersion.created_at) <= kept.created_at)
+        before = of_line.where(or_(col(ModelVersion.generation) < generation, never_deployed))
+        older = [
+            row
+            for row in s.exec(before.order_by(col(ModelVersion.created_at), col(ModelVersion.digest)))
+            if row.digest != kept.digest
+        ]
+    return _destroy_all(context, older)
+
+
+def destroy_candidates(context: Context) -> tuple[str, ...]:
+    """Destroy every version that was never deployed and is not being staged; gives the digests."""
+    with reading(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+        staging = pointer.staging_digest if pointer else None
+        rows = s.exec(select(ModelVersion).where(ModelVersion.line == LINE, ModelVersion.state == "candidate")).all()
+    return _destroy_all(context, [row for row in rows if row.digest != staging])
+
+
+def _destroy_all(context: Context, rows: list[ModelVersion]) -> tuple[str, ...]:
+    for row in rows:
+        if row.destroyed_at is None:
+            destroy(context, row.digest)
+    return tuple(row.digest for row in rows)
+
+
+def _store(file: Path, content: bytes) -> None:
+    if file.exists() and file.read_bytes() == content:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    with partial.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+    _sync_folder(file.parent)
+
+
+def _verify(context: Context, row: ModelVersion) -> Manifest:
+    try:
+        manifest = Manifest.from_dict(row.manifest)
+        signature = base64.b64decode(row.signature, validate=True)
+        context.keyring.public_key.verify(signature, _signed_bytes(row.digest, manifest))
+    except (InvalidSignature, binascii.Error, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"Expected the manifest of {row.digest} to be signed with this service's key; it was altered or signed "
+            "with another key."
+        ) from error
+    return manifest
+
+
+def _signed_bytes(digest: str, manifest: Manifest) -> bytes:
+    return f"expunge model version\n{digest}\n{manifest.digest}\n".encode()
+
+
+def overwrite_and_remove(file: Path) -> None:
+    """Replace a file's bytes by zeros on disk, then remove it; nothing happens if it is not there."""
+    try:
+        stream = file.open("r+b", buffering=0)
+    except FileNotFoundError:
+        return
+    with stream:
+        remaining = os.fstat(stream.fileno()).st_size
+        while remaining:
+            remaining -= stream.write(bytes(min(remaining, _OVERWRITE_BYTES)))
+        os.fsync(stream.fileno())
+    file.unlink()
+    _sync_folder(file.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename or removal is durable only once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

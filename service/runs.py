@@ -1,0 +1,128 @@
+"""A run's row, its stage and its folder of working files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from service import states
+from service.context import LINE, Context
+from service.db import reading, session
+from service.errors import NotFoundError
+from service.settings import Settings
+from service.tables import ErasureRequest, OpenLine, Run
+
+
+class RunFolder:
+    """Working files of one run; no user ids in names or content, and nothing left after `destroy`."""
+
+    def __init__(self, settings: Settings, run_id: str) -> None:
+        self.path = settings.runs_folder / run_id
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def weights(self, step: int) -> Path:
+        """Weights of the step's candidate."""
+        return self.path / f"step-{step}.safetensors"
+
+    def unlearned(self) -> Path:
+        """Margins of the unlearned banks."""
+        return self.path / "unlearned"
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the folder, or none."""
+        path = self.path / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file whole or not at all."""
+        path = self.path / f"{name}.json"
+        temporary = path.with_suffix(".partial")
+        with temporary.open("w") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def destroy(self) -> None:
+        """Overwrite every file with zeros, then remove the folder."""
+        for path in self.path.rglob("*"):
+            if path.is_file():
+                overwrite(path)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def overwrite(path: Path) -> None:
+    """Replace a file's bytes by zeros on disk."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.write(bytes(size))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def get_run(s: Session, run_id: str) -> Run:
+    """The run's row."""
+    run = s.get(Run, run_id)
+    if run is None:
+        raise NotFoundError(f"Expected run {run_id} in the database, found none.")
+    return run
+
+
+def load_run(context: Context, run_id: str) -> Run:
+    """The run's row, detached."""
+    with reading(context.engine) as s:
+        return get_run(s, run_id)
+
+
+def requests_of(s: Session, run_id: str) -> list[ErasureRequest]:
+    """The run's requests, in the order they came."""
+    query = select(ErasureRequest).where(ErasureRequest.run_id == run_id)
+    return list(s.exec(query.order_by(col(ErasureRequest.received_at), col(ErasureRequest.id))))
+
+
+def advance(context: Context, run_id: str, stage: str) -> None:
+    """Move the run and all its requests to a stage; nothing happens to those that are there."""
+    with session(context.engine) as s:
+        now = context.now()
+        run = get_run(s, run_id)
+        for request in requests_of(s, run_id):
+            if request.state != stage:
+                states.move(s, request, stage, now=now)
+        run.stage, run.stage_note, run.updated_at = stage, "", now
+        s.add(run)
+        s.commit()
+
+
+def note(context: Context, run_id: str, text: str) -> None:
+    """Progress for people, shown with the run."""
+    with session(context.engine) as s:
+        run = get_run(s, run_id)
+        run.stage_note, run.updated_at = text, context.now()
+        s.add(run)
+        s.commit()
+
+
+def give_up(context: Context, run_id: str, reason: str) -> None:
+    """End a run that cannot go on; its requests need attention and keep their deadlines."""
+    with session(context.engine) as s:
+        now = context.now()
+        run = get_run(s, run_id)
+        for request in requests_of(s, run_id):
+            if request.state != "needs_attention":
+                states.move(s, request, "needs_attention", now=now, note=reason, attention_reason=reason)
+        run.stage, run.stage_note, run.updated_at, run.finished_at = "needs_attention", reason, now, now
+        s.add(run)
+        release_line(s, run_id)
+        s.commit()
+
+
+def release_line(s: Session, run_id: str) -> None:
+    """Let the line take its next run."""
+    open_line = s.get(OpenLine, LINE)
+    if open_line is not None and open_line.run_id == run_id:
+        s.delete(open_line)

@@ -1,0 +1,104 @@
+"""One serving process, put together: database, slot, batcher, follower, and the API around them."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import metrics
+from service.api import create_api, problems
+from service.auth import MAX_BODY_BYTES
+from service.batching import MicroBatcher
+from service.commit_word import CommitWord
+from service.context import Context
+from service.errors import TryLaterError
+from service.follower import Follower
+from service.middleware import FORM_OVERHEAD_BYTES, BodyLimit, Departures
+from service.predictions import predictions_router
+from service.problems import problem_of, request_id_of
+from service.settings import Settings
+from service.slot import Lease, ModelSlot
+from unlearning.faces.dataset import read_metadata
+
+
+@dataclass(frozen=True)
+class ServingProcess:
+    """Everything a serving process holds; `app` answers from `start` to `stop`."""
+
+    context: Context
+    app: FastAPI
+    slot: ModelSlot
+    batcher: MicroBatcher
+    follower: Follower
+
+    @classmethod
+    def of(cls, context: Context) -> ServingProcess:
+        """The process's parts, connected; nothing runs yet."""
+        settings = context.settings
+        word, lease = CommitWord(settings.commit_word_path), Lease(settings.lease_seconds)
+        slot = ModelSlot(word, lease)
+        batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=metrics.BATCH_SIZE.observe)
+        follower = Follower(context, slot, lease, word, batcher, on_swap=_count_swap)
+        app = _app(context, slot, batcher, follower)
+        return cls(context, app, slot, batcher, follower)
+
+    def start(self) -> None:
+        """Start the threads, load and warm up what is active; afterwards the process may still not be ready."""
+        metrics.forget_ended_processes()
+        metrics.GENERATION.set(-1)
+        self.batcher.start()
+        self.follower.start()
+        gc.collect()
+        gc.freeze()  # full collections over torch's modules stop the process for hundreds of milliseconds
+
+    def stop(self) -> None:
+        """Take the process's row away and end its threads; to be called after the last response."""
+        self.follower.stop()
+        self.batcher.stop()
+        metrics.forget_this_process()
+
+
+def _app(context: Context, slot: ModelSlot, batcher: MicroBatcher, follower: Follower) -> FastAPI:
+    settings = context.settings
+    app = create_api(context, n_subjects=lambda: _count_subjects(settings))
+    app.include_router(predictions_router(slot, batcher, settings))
+    app.router.routes.insert(0, app.router.routes.pop())  # routes are tried in order, and this one has all the traffic
+    _add_health(app, follower)
+    most_bytes = max(settings.max_image_bytes + FORM_OVERHEAD_BYTES, MAX_BODY_BYTES)
+    inner = [Middleware(Departures, slot=slot), Middleware(BodyLimit, most_bytes=most_bytes)]
+    app.user_middleware.extend(inner)  # within the API's own, which gives each request its id
+    app.add_middleware(metrics.RequestMetrics)
+    return app
+
+
+def _add_health(app: FastAPI, follower: Follower) -> None:
+    @app.get("/health/live", tags=["health"])
+    async def read_liveness() -> dict[str, str]:
+        """The process runs its event loop. Needs no key."""
+        return {"status": "alive"}
+
+    @app.get("/health/ready", tags=["health"], responses=problems(503), response_model=dict[str, str])
+    async def read_readiness(request: Request) -> Response:
+        """The process answers predictions with the active model version. Needs no key."""
+        reason = follower.why_not_ready()
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        return problem_of(TryLaterError(reason), request_id_of(request))
+
+
+def _count_swap(generation: int) -> None:
+    metrics.GENERATION.set(generation)
+    metrics.SWAPS.inc()
+
+
+def _count_subjects(settings: Settings) -> int:
+    """People the service holds images of."""
+    if not settings.data_folder.exists():
+        return 0
+    return len({row.user_id for row in read_metadata(settings.data_folder)})

@@ -1,0 +1,194 @@
+"""One trial: a model trained or unlearned in a child process and scored. Banks are many trials, a candidate is one.
+
+Trials run through joblib in processes of one thread each, at the lowest priority; the caller sees their results as they
+finish. A trial carries row numbers of the packed arrays, never user ids, and ends with the process that asked for it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from joblib.externals.loky import get_reusable_executor
+from numpy.typing import NDArray
+
+import audit
+from service.errors import DataFolderError
+from service.settings import Settings
+from unlearning.faces import Faces, pack
+from unlearning.methods import unlearn
+from unlearning.models import build, load_weights, save_weights
+from unlearning.recipes import Recipe
+from unlearning.training import Examples, logits, train
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the packed arrays come from, and what they must be.
+
+    Attributes:
+        folder: the data folder; `cache` holds the packed copies.
+        size: (height, width) in pixels.
+        classes: names in the order of the model's outputs.
+        manifest_digest: of the data folder when row numbers were taken.
+    """
+
+    folder: Path
+    cache: Path
+    size: tuple[int, int]
+    channels: int
+    classes: tuple[str, ...]
+    manifest_digest: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the trials of one bank have in common.
+
+    Attributes:
+        pictures: what the row numbers below speak of.
+        recipe: of training, and of what a method may use.
+        retain: rows trained on, `(n_retain,)`.
+        scored: rows whose margins are wanted, `(n_examples,)`.
+        retain_scored: rows of the retain accuracy; the same for both banks of an audit.
+        test: rows of the test accuracy.
+        device: as in the settings.
+        method: unlearning method, or none for training from scratch.
+        forget: rows to forget, `(n_forget,)`; with a method only.
+        base_weights: file of the model to start from; with a method only.
+    """
+
+    pictures: Pictures
+    recipe: Recipe
+    retain: Rows
+    scored: Rows
+    retain_scored: Rows
+    test: Rows
+    device: str
+    method: str | None = None
+    forget: Rows | None = None
+    base_weights: Path | None = None
+    base_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial measured.
+
+    Attributes:
+        margins: of the scored rows, float32 `(n_examples,)`.
+        retain_accuracy, test_accuracy: in [0, 1].
+        seconds: of training or unlearning alone.
+        n_forward, n_backward: examples passed.
+        weights_digest: SHA-256 of the weights file, if it was kept.
+    """
+
+    seed: int
+    margins: NDArray[np.float32]
+    retain_accuracy: float
+    test_accuracy: float
+    seconds: float
+    n_forward: int
+    n_backward: int
+    weights_digest: str | None = None
+
+
+def run_trials(
+    scene: Scene, seeds: Iterable[int], settings: Settings, *, keep_weights: Path | None = None
+) -> Iterator[Outcome]:
+    """Outcomes of one trial a seed, as they finish.
+
+    Args:
+        keep_weights: file for the weights; for a single seed only.
+    """
+    jobs = settings.jobs or os.cpu_count() or 1
+    parent = os.getpid()
+    parallel = joblib.Parallel(n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered")
+    yield from parallel(joblib.delayed(_in_child)(scene, seed, keep_weights, parent) for seed in seeds)
+
+
+def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
+    """Margins of the scored rows, accuracy on `retain_scored` and on `test`."""
+    faces = open_pictures(scene.pictures)
+
+    def judge(rows: Rows) -> tuple[NDArray[np.float64], float]:
+        """Margins and accuracy of some rows."""
+        labels = faces.labels[rows]
+        z = logits(model, Examples.from_arrays(faces.images[rows], labels).images)  # (n, n_classes)
+        return audit.margins(z, labels), float(np.mean(z.argmax(axis=1) == labels)) if len(rows) else float("nan")
+
+    return judge(scene.scored)[0].astype(np.float32), judge(scene.retain_scored)[1], judge(scene.test)[1]
+
+
+def _in_child(scene: Scene, seed: int, keep_weights: Path | None, parent: int) -> Outcome:
+    _prepare_process(parent)
+    return run_trial(scene, seed, keep_weights)
+
+
+def run_trial(scene: Scene, seed: int, keep_weights: Path | None = None) -> Outcome:
+    """One trial in this process."""
+    faces = open_pictures(scene.pictures)
+    retain = Examples.from_arrays(faces.images[scene.retain], faces.labels[scene.retain])
+    n_classes = len(faces.classes)
+    if scene.method is None:
+        trained = train(scene.recipe, retain, n_classes=n_classes, seed=seed, device=scene.device)
+        model, seconds, n_forward, n_backward = trained.model, trained.seconds, trained.n_forward, trained.n_backward
+    else:
+        if scene.forget is None or scene.base_weights is None:
+            raise ValueError("Expected forget rows and base weights for a trial with a method.")
+        base = build(scene.recipe.architecture, n_classes, channels=scene.recipe.channels, width=scene.recipe.width)
+        load_weights(base, scene.base_weights, digest=scene.base_digest)
+        forget = Examples.from_arrays(faces.images[scene.forget], faces.labels[scene.forget])
+        done = unlearn(scene.method, base, forget, retain, recipe=scene.recipe, seed=seed, device=scene.device)
+        model, cost = done.model, done.cost
+        seconds, n_forward, n_backward = cost.seconds, cost.n_forward, cost.n_backward
+    margins, retain_accuracy, test_accuracy = score(scene, model)
+    digest = save_weights(model, keep_weights) if keep_weights is not None else None
+    return Outcome(seed, margins, retain_accuracy, test_accuracy, seconds, n_forward, n_backward, digest)
+
+
+@lru_cache(maxsize=2)
+def open_pictures(pictures: Pictures) -> Faces:
+    """The packed arrays, opened once a process.
+
+    Raises:
+        DataFolderError: the data folder changed since the row numbers were taken.
+    """
+    faces = pack(
+        pictures.folder, size=pictures.size, channels=pictures.channels, cache=pictures.cache, classes=pictures.classes
+    )
+    if faces.manifest_digest != pictures.manifest_digest:
+        raise DataFolderError(
+            "Expected the data folder as the run found it, but it changed meanwhile; file the run again."
+        )
+    return faces
+
+
+def release_processes() -> None:
+    """End the child processes: what they hold of people's pictures goes with them."""
+    open_pictures.cache_clear()
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+@lru_cache(maxsize=1)
+def _prepare_process(parent: int) -> None:
+    """Once a child: one thread, lowest priority, and an end when the process that asked for it is gone."""
+    torch.set_num_threads(1)
+    os.nice(19 - os.nice(0))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

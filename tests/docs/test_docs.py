@@ -1,0 +1,46 @@
+"""Words that must stay true: settings, commands and files that the documents name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from audit.certificate import openssl_recipe
+from service.cli import app
+from service.settings_table import settings_table
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_settings_table_is_the_settings() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_table(), (
+        "run python -m service.settings_table > docs/settings.md"
+    )
+
+
+def test_the_openssl_commands_are_those_of_the_code() -> None:
+    assert openssl_recipe("certificate.json").strip() in (ROOT / "docs" / "certificates.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_linked_files_exist(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist(page: Path) -> None:
+    for command in re.findall(r"(?:^    |`)expunge ((?:[a-z]+ ?){1,2})", page.read_text(), flags=re.MULTILINE):
+        words = command.split()
+        result = CliRunner().invoke(app, [*words[:1], "--help"])
+        assert result.exit_code == 0, command
+        if len(words) > 1 and words[0] in {"data", "references", "keys"}:
+            assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0, command
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200

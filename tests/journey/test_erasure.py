@@ -1,0 +1,166 @@
+"""Over HTTP, with real processes: a person is erased, or nothing was held, or the worker dies on the way."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlmodel import select
+
+from audit.certificate import verify
+from audit.envelope import read_public_keys
+from service.context import Context
+from service.db import reading
+from service.tables import Attempt, CertificateRecord, ModelVersion, RequestEvent, ServingWorker
+from service.worker import is_alive
+from tests.journey.conftest import Service
+from unlearning.faces import read_metadata
+
+pytestmark = pytest.mark.journey
+
+STAGES = (
+    "unlearning.start", "unlearning.references", "unlearning.end", "auditing.start", "auditing.end", "deploying.start",
+    "deploying.end", "purging.start", "purging.end", "completed",
+)  # fmt: skip
+
+
+def train_person(service: Service) -> str:
+    """Somebody the model learned from."""
+    return next(row.user_id for row in read_metadata(service.settings.data_folder) if row.split == "train")
+
+
+def check_erased(service: Service, request_id: str, person: str) -> None:
+    """Everything `completed` promises, looked at from the outside."""
+    settings = service.settings
+    request = service.request(request_id)
+    assert (request["state"], request["outcome"]) == ("completed", "erased")
+    assert all(row.user_id != person for row in read_metadata(settings.data_folder))
+    context = Context.open(settings)
+    with reading(context.engine) as s:
+        versions = list(s.exec(select(ModelVersion)))
+        completions = s.exec(select(RequestEvent).where(RequestEvent.to_state == "completed")).all()
+        certificates = s.exec(select(CertificateRecord).where(CertificateRecord.request_id == request_id)).all()
+        workers = [row for row in s.exec(select(ServingWorker)) if is_alive(row.pid)]
+        verdicts = [row.verdict for row in s.exec(select(Attempt).order_by(Attempt.step))]
+    assert len(completions) == 1
+    assert len(certificates) == 1
+    assert verdicts[-1] == "PASSED"
+    assert verdicts[0] == "FAILED"
+    (active,) = [row for row in versions if row.state == "active"]
+    assert all(row.state == "destroyed" for row in versions if row is not active)
+    assert [path.stem for path in settings.models_folder.glob("*")] == [active.digest]
+    assert {row.acknowledged_generation for row in workers} == {active.generation}
+    certificate = service.client.get(f"/v1/certificates/{request['certificate_id']}").json()
+    key = read_public_keys((settings.keys_folder / "signing.pub").read_bytes())
+    result = verify(certificate, public_key=key, weights_path=settings.models_folder / f"{active.digest}.safetensors")
+    assert result.valid, result.checks
+    assert result.erased
+    context.engine.dispose()
+
+
+def test_a_person_is_erased_while_predictions_go_on(running: Callable[..., Service]) -> None:
+    service = running()
+    person = train_person(service)
+    rows = read_metadata(service.settings.data_folder)
+    pictures = [(service.settings.data_folder / row.file_name).read_bytes() for row in rows if row.split == "test"]
+    before = serving_processes(service)
+    (receipt,) = service.file(person)
+    generations: list[int] = []
+    while service.request(receipt["id"])["state"] != "completed":
+        service.processes.check()
+        for picture in pictures:
+            answer = service.client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+            assert answer.status_code == 200, answer.text
+            generations.append(answer.json()["generation"])
+    assert generations[0] == 1
+    assert sorted(generations) == generations
+    check_erased(service, receipt["id"], person)
+    assert serving_processes(service) == before
+    states = [event["to_state"] for event in service.request(receipt["id"])["events"]]
+    assert states[0] == "queued"
+    assert states[-4:] == ["auditing", "deploying", "purging", "completed"]
+
+
+def serving_processes(service: Service) -> set[int]:
+    """Process ids that serve."""
+    context = Context.open(service.settings)
+    with reading(context.engine) as s:
+        return {row.pid for row in s.exec(select(ServingWorker)) if is_alive(row.pid)}
+
+
+def test_nothing_is_left_of_a_person(running: Callable[..., Service]) -> None:
+    """Raw bytes of the id and of the pictures are searched for in every file of the home."""
+    service = running()
+    rows = read_metadata(service.settings.data_folder)
+    person = train_person(service)
+    pictures = [(service.settings.data_folder / row.file_name).read_bytes() for row in rows if row.user_id == person]
+    names = [Path(row.file_name).stem for row in rows if row.user_id == person]
+    (receipt,) = service.file(person)
+    assert service.completed(receipt["id"])["state"] == "completed"
+    needles = [f'"{person}"'.encode(), f",{person},".encode(), *(picture[20:120] for picture in pictures)]
+    needles += [name.encode() for name in names]
+    for path in service.settings.home.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(needle in content for needle in needles), path
+
+
+def test_an_unknown_person_completes_with_no_data_held(running: Callable[..., Service]) -> None:
+    service = running()
+    (receipt,) = service.file("nobody-we-know")
+    request = service.completed(receipt["id"])
+    assert (request["state"], request["outcome"]) == ("completed", "no_data_held")
+    certificate = service.client.get(f"/v1/certificates/{request['certificate_id']}").json()
+    assert verify(certificate).valid
+
+
+def test_several_people_share_a_run(running: Callable[..., Service]) -> None:
+    service = running()
+    people = sorted({row.user_id for row in read_metadata(service.settings.data_folder) if row.split == "train"})[:2]
+    receipts = service.file(*people, "nobody-we-know")
+    ends = [service.completed(receipt["id"]) for receipt in receipts]
+    assert [end["outcome"] for end in ends] == ["erased", "erased", "no_data_held"]
+    assert len({end["certificate_id"] for end in ends}) == 3
+
+
+def test_a_worker_killed_in_every_stage_completes_exactly_once(running: Callable[..., Service]) -> None:
+    """One request, ten SIGKILLs: at the begin, in the middle or at the end of each stage."""
+    service = running(EXPUNGE_FAIL_AT=STAGES[0])
+    person = train_person(service)
+    (receipt,) = service.file(person)
+    for following in (*STAGES[1:], ""):
+        worker = service.processes.worker
+        assert worker is not None
+        assert worker.wait(240) == -signal.SIGKILL
+        service.processes.start_worker(EXPUNGE_FAIL_AT=following)
+    service.completed(receipt["id"])
+    check_erased(service, receipt["id"], person)
+
+
+def test_a_second_worker_refuses(running: Callable[..., Service]) -> None:
+    service = running()
+    service.processes.start_worker()
+    second = service.processes.worker
+    assert second is not None
+    assert second.wait(120) == 1
+    log = (service.settings.home / "logs" / "worker.log").read_text()
+    assert "Expected no other worker on model line 'default', found process" in log
+
+
+def test_the_console_shows_what_happens(running: Callable[..., Service]) -> None:
+    service = running()
+    (receipt,) = service.file("nobody-we-know")
+    service.completed(receipt["id"])
+    url = f"http://127.0.0.1:{service.settings.console_port}"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, auth=("operator", "wrong")).status_code == 401
+    for path in ("/", "/models", f"/requests/{receipt['id']}"):
+        page = httpx.get(url + path, auth=("operator", service.key))
+        assert page.status_code == 200
+        assert "nobody-we-know" not in page.text
+    assert receipt["id"][:8] in httpx.get(url, auth=("operator", service.key)).text
+    metrics = httpx.get(f"{url}/metrics").text
+    assert 'expunge_requests{state="completed"} 1.0' in metrics

@@ -1,0 +1,221 @@
+"""Two real serving processes, exchanged under traffic: swapped, killed, frozen, handed bad weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from service import auth, deployment, registry
+from service.barrier import Barrier, look
+from service.context import Context
+from service.db import session
+from service.deployment import deploy
+from service.errors import WeightsError
+from service.processes import Processes, free_ports
+from service.settings import Settings
+from tests.service.versions import add_version, picture, pixels_of, reference_probabilities
+
+pytestmark = pytest.mark.journey
+
+N_PICTURES = 12
+LEASE_SECONDS = 1.5
+TOLERANCE = 0.03  # bfloat16 beside float32
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one picture; status 0 is a broken connection."""
+
+    began: float
+    ended: float
+    picture: int
+    status: int
+    body: dict
+
+
+class Traffic:
+    """Clients that send one picture after the other until told to stop."""
+
+    def __init__(self, url: str, key: str, n_clients: int = 6) -> None:
+        self._url, self._key = url, key
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(seed,)) for seed in range(n_clients)]
+        self.answers: list[Answer] = []
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "image/png"}
+        with httpx.Client(base_url=self._url, headers=headers, timeout=60) as client:
+            while not self._stop.is_set():
+                chosen, began, status, body = int(rng.integers(N_PICTURES)), time.monotonic(), 0, {}
+                try:
+                    found = client.post("/v1/predictions", content=picture(chosen))
+                    status, body = found.status_code, found.json()
+                except httpx.TransportError:
+                    pass
+                self.answers.append(Answer(began, time.monotonic(), chosen, status, body))
+
+    def settle(self, n: int = 30) -> None:
+        """Let `n` more answers come."""
+        wanted, deadline = len(self.answers) + n, time.monotonic() + 60
+        while len(self.answers) < wanted:
+            assert time.monotonic() < deadline, "no answers any more"
+            time.sleep(0.01)
+
+
+class Service:
+    """The serving processes, their versions, and what each version says of each picture."""
+
+    def __init__(self, context: Context, processes: Processes, key: str) -> None:
+        self.context, self.processes, self.key = context, processes, key
+        self.url = f"http://127.0.0.1:{context.settings.port}"
+        self._seed = 100
+        self._expected: dict[str, np.ndarray] = {}
+
+    def new_version(self) -> str:
+        """A candidate nobody has seen yet."""
+        self._seed += 1
+        digest = add_version(self.context, self._seed)
+        images = np.stack([pixels_of(seed) for seed in range(N_PICTURES)])
+        self._expected[digest] = reference_probabilities(self.context, digest, images)
+        return digest
+
+    def check_whole(self, answers: list[Answer]) -> None:
+        """Each answer's label and probabilities come from the version it names."""
+        for answer in answers:
+            if answer.status == 200:
+                found = answer.body["probabilities"]
+                expected = self._expected[answer.body["model_version"]][answer.picture]
+                np.testing.assert_allclose(list(found.values()), expected, atol=TOLERANCE)
+                assert found[answer.body["label"]] == max(found.values())
+
+    def pids(self) -> set[int]:
+        """Processes with a running lease that answer with the active version."""
+        active = deployment.pointer(self.context).committed_generation
+        return {row.pid for row in look(self.context).alive() if row.acknowledged_generation == active}
+
+    def wait_complete(self) -> None:
+        """Both processes answer with the active version."""
+        self.processes.wait_until(lambda: len(self.pids()) == 2, "two serving processes", 120)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    home: Path = tmp_path_factory.mktemp("swap") / "home"
+    settings = Settings(home=home, port=free_ports(1)[0], lease_seconds=LEASE_SECONDS, log_format="json")
+    context = Context.open(settings)
+    with session(context.engine) as s:
+        _, key = auth.create_key(s, name="t", scopes=[auth.PREDICT], now=datetime.now(UTC), key_id="traffic")
+        s.commit()
+    with Processes(settings) as processes:
+        found = Service(context, processes, key)
+        deployment.activate_first(context, found.new_version())
+        processes.start_serving()
+        found.wait_complete()
+        yield found
+    context.engine.dispose()
+
+
+@pytest.fixture
+def traffic(service: Service) -> Iterator[Traffic]:
+    service.wait_complete()
+    with Traffic(service.url, service.key) as traffic:
+        traffic.settle()
+        yield traffic
+
+
+@pytest.fixture
+def swap(service: Service) -> Callable[[], tuple[Barrier, float]]:
+    """Deploy a new version; gives the barrier and the moment it was reached."""
+    return lambda: (deploy(service.context, service.new_version(), timeout_seconds=60), time.monotonic())
+
+
+def test_five_swaps_fail_no_request_and_nothing_older_is_answered_after_the_barrier(
+    service: Service, traffic: Traffic, swap: Callable[[], tuple[Barrier, float]]
+) -> None:
+    before = service.pids()
+    reached = []
+    for _ in range(5):
+        barrier, at = swap()
+        reached.append((barrier.generation, at))
+        assert [row.kind for row in barrier.processes] == ["acknowledged"] * 2
+        assert barrier.expected == 2
+        traffic.settle()
+    traffic.__exit__()
+    assert {answer.status for answer in traffic.answers} == {200}
+    service.check_whole(traffic.answers)
+    for generation, at in reached:
+        assert all(answer.body["generation"] >= generation for answer in traffic.answers if answer.ended > at)
+        assert any(answer.body["generation"] == generation for answer in traffic.answers)
+    assert service.pids() == before  # the very same processes
+
+
+def test_altered_weights_are_refused_and_the_old_version_keeps_serving(service: Service, traffic: Traffic) -> None:
+    active = deployment.pointer(service.context).committed_digest
+    digest = service.new_version()
+    registry.path(service.context.settings, digest).write_bytes(b"something else")
+    with pytest.raises(WeightsError, match="SHA-256"):
+        deploy(service.context, digest)
+    traffic.settle()
+    traffic.__exit__()
+    assert {(answer.status, answer.body["model_version"]) for answer in traffic.answers} == {(200, active)}
+
+
+def test_a_killed_process_does_not_hold_the_swap_and_returns_on_the_active_version(
+    service: Service, traffic: Traffic, swap: Callable[[], tuple[Barrier, float]]
+) -> None:
+    victim, survivor = sorted(service.pids())
+    os.kill(victim, signal.SIGKILL)
+    barrier, at = swap()
+    assert {row.pid: row.kind for row in barrier.processes}[survivor] == "acknowledged"
+    assert {row.pid: row.kind for row in barrier.processes}[victim] == "ended"
+    service.wait_complete()
+    assert victim not in service.pids()
+    traffic.settle()
+    traffic.__exit__()
+    assert {answer.status for answer in traffic.answers} <= {200, 0}
+    assert sum(answer.status == 0 for answer in traffic.answers) <= 6  # the requests the killed process had
+    service.check_whole(traffic.answers)
+    late = [answer for answer in traffic.answers if answer.ended > at and answer.status == 200]
+    assert {answer.body["generation"] for answer in late} == {barrier.generation}
+
+
+def test_a_process_frozen_through_a_swap_refuses_the_old_version_on_waking(
+    service: Service, traffic: Traffic, swap: Callable[[], tuple[Barrier, float]]
+) -> None:
+    victim, survivor = sorted(service.pids())
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        barrier, at = swap()
+        assert {row.pid: row.kind for row in barrier.processes} == {survivor: "acknowledged", victim: "fenced"}
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    service.wait_complete()
+    assert service.pids() == {victim, survivor}
+    traffic.settle()
+    traffic.__exit__()
+    assert {answer.status for answer in traffic.answers} <= {200, 503}
+    service.check_whole(traffic.answers)
+    late = [answer for answer in traffic.answers if answer.ended > at]
+    assert any(answer.began < at - LEASE_SECONDS / 2 for answer in late)  # some were inside when it froze
+    assert {answer.body["generation"] for answer in late if answer.status == 200} == {barrier.generation}

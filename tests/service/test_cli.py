@@ -1,0 +1,94 @@
+"""The command line: help that teaches, and failures that are one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+
+COMMANDS = (
+    "data att", "data synthetic", "data check", "train", "references build", "references status", "serve", "worker",
+    "up", "erase", "status", "verify", "keys create", "keys list", "keys revoke", "demo",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0, result.output
+    assert len(result.output) > 200
+
+
+def expunge(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The real program."""
+    import os
+
+    env = {**os.environ, "EXPUNGE_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_no_key_no_service(tmp_path: Path) -> None:
+    result = expunge(tmp_path, "serve")
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        "Expected at least one API key; make one with `expunge keys create NAME --scope …`."
+    )
+
+
+def test_a_broken_data_folder_is_named_with_its_row(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "metadata.csv").write_text("file_name,user_id,label,split\na.png,p1,x,train\na.png,p2,y,train\n")
+    result = expunge(tmp_path, "data", "check")
+    assert result.returncode == 1
+    assert result.stderr.startswith("metadata.csv, line 3: This file_name is already in line 2")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_setting_out_of_range_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_API_WORKERS", "0")
+    result = expunge(tmp_path, "references", "status")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Expected EXPUNGE_API_WORKERS to be valid:")
+
+
+def test_keys_are_made_shown_once_listed_and_revoked(tmp_path: Path) -> None:
+    made = expunge(tmp_path, "keys", "create", "app", "--scope", "predict")
+    assert made.returncode == 0, made.stderr
+    token = made.stdout.strip().splitlines()[-1]
+    assert token.startswith("exp_")
+    listed = expunge(tmp_path, "keys", "list")
+    assert "predict" in listed.stdout
+    assert token not in listed.stdout
+    key_id = token.split("_")[1]
+    assert expunge(tmp_path, "keys", "revoke", key_id).returncode == 0
+    refused = expunge(tmp_path, "keys", "create", "app", "--scope", "everything")
+    assert refused.returncode == 1
+    assert "Expected scopes among predict" in refused.stderr
+
+
+def test_a_file_that_is_no_certificate_is_not_valid(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"hello": 1}))
+    result = expunge(tmp_path, "verify", str(path))
+    assert result.returncode == 1
+    assert "NOT valid" in result.stdout
+
+
+def test_an_unreachable_service_is_one_sentence(tmp_path: Path) -> None:
+    result = expunge(tmp_path, "erase", "s31", "--key", "exp_a_b", "--url", "http://127.0.0.1:9")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Expected the service at http://127.0.0.1:9")

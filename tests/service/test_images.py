@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from service import images
+from service.errors import InvalidInputError, TooLargeError, UnsupportedImageError
+from tests.service.versions import picture, pixels_of
+
+CAPS = {"max_bytes": 10_000_000, "max_pixels": 25_000_000}
+
+
+def decoded(content: bytes) -> np.ndarray:
+    images.n_pixels(content, **CAPS)
+    return images.pixels(content, size=(16, 16), channels=3)
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_accepted_formats_give_pixels_of_the_models_shape(kind):
+    content = picture(1, size=(40, 30), kind=kind)
+    assert images.n_pixels(content, **CAPS) == 1200
+    pixels = images.pixels(content, size=(16, 12), channels=3)
+    assert pixels.shape == (16, 12, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_a_lossless_picture_of_the_right_size_is_unchanged():
+    assert np.array_equal(images.pixels(picture(3), size=(16, 16), channels=3), pixels_of(3))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_ordinary_mode_is_converted(mode, channels):
+    content = saved(Image.fromarray(pixels_of(2)).convert(mode), "PNG")
+    assert images.pixels(content, size=(16, 16), channels=channels).shape == (16, 16, channels)
+
+
+def test_cmyk_is_converted():
+    content = saved(Image.fromarray(pixels_of(2)).convert("CMYK"), "JPEG")
+    assert images.pixels(content, size=(16, 16), channels=3).shape == (16, 16, 3)
+
+
+def test_sixteen_bits_are_refused_with_a_remedy():
+    deep = saved(Image.fromarray(np.full((16, 16), 40_000, np.uint16)), "PNG")
+    with pytest.raises(InvalidInputError, match="8 bits"):
+        images.pixels(deep, size=(16, 16), channels=1)
+
+
+def test_orientation_is_undone():
+    upright = Image.fromarray(np.vstack([np.full((8, 16, 3), 255, np.uint8), np.zeros((8, 16, 3), np.uint8)]))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # stored upside down
+    content = saved(upright.rotate(180), "JPEG", exif=exif, quality=95)
+    pixels = images.pixels(content, size=(16, 16), channels=3)
+    assert pixels[:4].mean() > 240
+    assert pixels[-4:].mean() < 15
+
+
+def test_an_empty_body_is_named():
+    with pytest.raises(InvalidInputError, match="empty"):
+        images.n_pixels(b"", **CAPS)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "ICO", "PPM"])
+def test_other_formats_are_unsupported(kind):
+    with pytest.raises(UnsupportedImageError, match="JPEG, PNG or WebP"):
+        images.n_pixels(saved(Image.new("RGB", (16, 16)), kind), **CAPS)
+
+
+@pytest.mark.parametrize("content", [b"hello", b"\x00" * 100, b"%PDF-1.7", b"<svg/>", b"RIFF\x04\x00\x00\x00WAVE"])
+def test_bytes_that_are_no_picture_are_unsupported(content):
+    with pytest.raises(UnsupportedImageError):
+        images.n_pixels(content, **CAPS)
+
+
+def test_too_many_bytes():
+    with pytest.raises(TooLargeError, match="at most 100 bytes"):
+        images.n_pixels(picture(1), max_bytes=100, max_pixels=1000)
+
+
+def test_too_many_pixels():
+    with pytest.raises(TooLargeError, match="at most 255 pixels, got 16 x 16"):
+        images.n_pixels(picture(1), max_bytes=100_000, max_pixels=255)
+
+
+@pytest.mark.parametrize("side", [6_000, 12_000, 60_000])
+def test_a_decompression_bomb_is_refused_by_its_header(side):
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    data = zlib.compress(b"")
+    body = struct.pack(">I", len(data)) + b"IDAT" + data + struct.pack(">I", zlib.crc32(b"IDAT" + data))
+    with pytest.raises(TooLargeError):
+        images.n_pixels(b"\x89PNG\r\n\x1a\n" + chunk + body + end, **CAPS)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_truncated_picture_is_named(kind):
+    content = picture(1, size=(64, 64), kind=kind)
+    for n_bytes in (len(content) // 2, 12):
+        with pytest.raises(InvalidInputError, match="damaged or truncated") as caught:
+            decoded(content[:n_bytes])
+        assert caught.value.status == 422
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["JPEG", "PNG", "WEBP"]), st.integers(0, 10_000), st.binary(min_size=1, max_size=8))
+def test_damage_anywhere_is_decoded_or_refused_but_never_crashes(kind, place, damage):
+    content = bytearray(picture(1, size=(24, 24), kind=kind))
+    place %= len(content)
+    content[place : place + len(damage)] = damage
+    with suppress(InvalidInputError):
+        assert decoded(bytes(content)).shape == (16, 16, 3)

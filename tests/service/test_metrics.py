@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import auth, metrics
+from service.deployment import activate_first
+from service.serving import ServingProcess
+from tests.service.versions import add_version, picture
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+
+
+def samples() -> dict[tuple[str, ...], float]:
+    """Values by name and labels."""
+    content, _ = metrics.exposition()
+    return {
+        (sample.name, *(f"{key}={value}" for key, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(content.decode())
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def client(context, new_key):
+    activate_first(context, add_version(context, 1))
+    process = ServingProcess.of(context)
+    process.start()
+    with TestClient(process.app) as client:
+        client.headers["Authorization"] = f"Bearer {new_key(auth.PREDICT, auth.READ)}"
+        yield client
+    process.stop()
+
+
+def test_requests_are_counted_by_route_never_by_path(client):
+    before = samples()
+    client.get("/erasure-requests/alice-must-not-appear")
+    client.get("/nothing/bob-must-not-appear")
+    client.post("/predictions", content=picture(1))
+    client.post("/predictions", content=b"hello")
+    client.request("BREW", "/predictions")
+    after = samples()
+
+    def grown(*key: str) -> float:
+        return after.get(key, 0) - before.get(key, 0)
+
+    name = "expunge_http_requests_total"
+    assert grown(name, "method=GET", "route=/erasure-requests/{request_id}", "status=404") == 1
+    assert grown(name, "method=POST", "route=/predictions", "status=200") == 1
+    assert grown(name, "method=POST", "route=/predictions", "status=415") == 1
+    assert grown("expunge_prediction_rejections_total", "reason=Unsupported image") == 1
+    assert sum(grown("expunge_predictions_total", f"class_index={i}") for i in range(3)) == 1
+    assert grown("expunge_batch_images_sum") == 1
+    assert grown("expunge_decode_seconds_count") == 1
+    assert after["expunge_serving_generation",] == 1
+    text = metrics.exposition()[0].decode()
+    assert "must-not-appear" not in text
+    assert "BREW" not in text
+
+
+def test_latency_is_in_seconds(client):
+    client.post("/predictions", content=picture(1))
+    found = samples()
+    total = found["expunge_http_request_duration_seconds_sum", "method=POST", "route=/predictions"]
+    count = found["expunge_http_request_duration_seconds_count", "method=POST", "route=/predictions"]
+    assert 0.0001 < total / count < 5
+
+
+def test_names_have_the_prefix_and_base_units(client):
+    client.post("/predictions", content=picture(1))
+    for family in text_string_to_metric_families(metrics.exposition()[0].decode()):
+        if family.name.startswith(("python_", "process_")):
+            continue  # the library's own, outside of many processes
+        assert family.name.startswith("expunge_")
+        assert "millisecond" not in family.name
+        assert family.documentation.endswith(".")
+
+
+@pytest.mark.parametrize("tidies", [True, False])
+def test_ended_processes_leave_counts_but_no_state(tmp_path, tidies):
+    """Two processes one after the other share a folder; the first ends with or without time to say so."""
+    program = """if True:
+        import os, sys
+        from service import metrics
+        metrics.forget_ended_processes()
+        metrics.SWAPS.inc()
+        metrics.GENERATION.set(int(sys.argv[1]))
+        if sys.argv[2] == "end":
+            print(metrics.exposition()[0].decode())
+        if sys.argv[2] == "tidy":
+            metrics.forget_this_process()
+        sys.stdout.flush()
+        os._exit(0)
+    """
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+
+    def run(generation: int, end: str) -> str:
+        command = [sys.executable, "-c", program, str(generation), end]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    run(1, "tidy" if tidies else "die")
+    text = run(2, "end")
+    assert "expunge_swaps_total 2.0" in text
+    assert "expunge_serving_generation 2.0" in text  # not the ended process's 1

@@ -1,0 +1,58 @@
+"""Starting, watching and stopping child processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from service.errors import StartupError
+from service.processes import Processes, environment, free_ports, stop
+from service.settings import Settings
+from service.worker import is_alive
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+
+
+def test_a_child_that_will_not_end_is_ended_with_its_session() -> None:
+    program = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF!r}]).wait()"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    stop(process, patience_seconds=5)
+    assert process.stdout.read() == b""  # the grandchild held the other end
+    process.stdout.close()
+    assert not is_alive(process.pid)
+
+
+def test_a_child_that_ended_is_told_with_its_last_words(tmp_path: Path) -> None:
+    with Processes(Settings(home=tmp_path), patience_seconds=1) as processes:
+        command = [sys.executable, "-c", "print('the disk is full'); raise SystemExit(3)"]
+        processes.worker = processes._start(command, dict(os.environ), "worker.log")
+        begun = time.monotonic()
+        with pytest.raises(StartupError, match="status 3(?s:.)*the disk is full"):
+            processes.wait_until(lambda: False, "nothing", 20)
+        assert time.monotonic() - begun < 20
+
+
+def test_waiting_has_an_end(tmp_path: Path) -> None:
+    with (
+        Processes(Settings(home=tmp_path)) as processes,
+        pytest.raises(StartupError, match="Expected a wonder within 0 s"),
+    ):
+        processes.wait_until(lambda: False, "a wonder", 0.2)
+
+
+def test_children_get_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=tmp_path, hold_seconds=2.5, port=4711)
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+
+
+def test_free_ports_differ() -> None:
+    assert len(set(free_ports(5))) == 5

@@ -1,0 +1,35 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+
+def test_variables_set_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EXPUNGE_HOME", str(tmp_path))
+    monkeypatch.setenv("EXPUNGE_API_WORKERS", "3")
+    settings = Settings()
+    assert settings.api_workers == 3
+    assert settings.data_folder == tmp_path / "data"
+    assert settings.effective_database_url == f"sqlite:///{tmp_path}/expunge.db"
+
+
+def test_they_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("name", "value"), [("port", "70000"), ("api_workers", "0"), ("mass_deletion_share", "0")])
+def test_values_out_of_range_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"EXPUNGE_{name.upper()}", value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
