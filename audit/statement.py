@@ -93,7 +93,7 @@ class Certificate:
         purge: what was destroyed; always there with a barrier.
 
     Raises:
-        CertificateError: a field out of its range, a naive datetime, or a barrier or purge that does not go with the verdict.
+        CertificateError: a field out of its range, a naive datetime, a barrier or purge that does not suit the verdict.
     """
 
     verdict: str

@@ -1,8 +1,8 @@
 """The operators' listener: a small server in a thread of the worker, on loopback by default.
 
 Pages need an API key with the scope `audit:read`, given as the password of HTTP Basic authentication (any user name),
-so a browser asks for it by itself and no session exists that could be forged. Everything here only reads; `/metrics` and
-`/health` carry nothing about people and need no key.
+so a browser asks for it by itself and no session exists that could be forged. Everything here only reads; `/metrics`
+and `/health` carry nothing about people and need no key.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+basic = HTTPBasic(auto_error=False)  # here, not in the function: the annotations below are looked up by name
 CLOSED = ("completed", "cancelled", "rejected")
 SHOWN = 500
 
@@ -58,7 +59,6 @@ def create_console(context: Context) -> FastAPI:
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     templates = Jinja2Templates(directory=FOLDER / "templates")
     templates.env.filters["moment"] = moment
-    basic = HTTPBasic(auto_error=False)
 
     def reader(credentials: Annotated[HTTPBasicCredentials | None, Depends(basic)]) -> None:
         presented = credentials.password if credentials else ""
@@ -108,7 +108,7 @@ def create_console(context: Context) -> FastAPI:
             events = list(s.exec(moves))
             run = s.get(Run, row.run_id) if row.run_id else None
             attempts = list(s.exec(select(Attempt).where(Attempt.run_id == row.run_id).order_by(col(Attempt.step))))
-        shown = {"request": row, "events": events, "run": run, "attempts": attempts}
+        shown = {"erasure": row, "events": events, "run": run, "attempts": attempts}
         return page(request, "request.html", live=row.state not in CLOSED, **shown)
 
     @guarded.get("/models")

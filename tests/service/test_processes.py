@@ -34,7 +34,7 @@ def test_a_child_that_ended_is_told_with_its_last_words(tmp_path: Path) -> None:
         command = [sys.executable, "-c", "print('the disk is full'); raise SystemExit(3)"]
         processes.worker = processes._start(command, dict(os.environ), "worker.log")
         begun = time.monotonic()
-        with pytest.raises(StartupError, match="status 3(?s:.)*the disk is full"):
+        with pytest.raises(StartupError, match=r"status 3(?s:.)*the disk is full"):
             processes.wait_until(lambda: False, "nothing", 20)
         assert time.monotonic() - begun < 20
 
