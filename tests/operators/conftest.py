@@ -1,0 +1,28 @@
+"""Programs of the machine that some tests need: without them they skip with the sentence that says how to get them.
+
+In CI nothing may skip for want of a package: there it is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str, str], str]:
+    """`program("promtool", "prometheus")`: path of a program, of the Debian package that has it."""
+
+    def find(name: str, package: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            sentence = f"Needs {name}: run apt-get install {package}."
+            if os.environ.get("CI"):
+                pytest.fail(sentence)
+            pytest.skip(sentence)
+        return path
+
+    return find
