@@ -1,0 +1,85 @@
+"""Every method on networks it has never heard of: parts are found by role, or the method says why it cannot work."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer
+
+from unlearning.errors import MethodError
+from unlearning.methods import METHODS, unlearn
+from unlearning.models import build
+from unlearning.recipes import Recipe
+from unlearning.training import Examples
+
+SHORT = {
+    "fanchuan": {"rounds": 1},
+    "forget": {"cycle_epochs": (1.0,)},
+    "sun": {"first_rates": (1e-3,), "noisy_rates": (1e-4,), "last_rates": (1e-4,)},
+    "scrub": {"epochs": 1},
+    "scrub_r": {"epochs": 1},
+    "amnesiacs": {"epochs": 1.0, "distil_epochs": 1.0},
+    "ssd": {},
+}
+
+
+def mobilenet() -> nn.Module:
+    return build("mobilenet_v3_small", 3, channels=1)
+
+
+def vision_transformer() -> nn.Module:
+    network = VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, dropout=0.1, num_classes=3
+    )
+    network.conv_proj = nn.Conv2d(1, 16, 8, 8)
+    return network
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def resnet18() -> nn.Module:
+    return build("resnet18", 3, channels=1)
+
+
+ARCHITECTURES = {build.__name__: build for build in (resnet18, mobilenet, vision_transformer, perceptron)}
+NEED_CONVOLUTIONS = {"kookmin", "seif", "toshi", "amnesiacs"}
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, nn.Module]:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return {name: make().eval() for name, make in ARCHITECTURES.items()}
+
+
+@pytest.fixture(scope="module")
+def faces() -> Examples:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (8, 1, 32, 32), generator=generator).to(torch.uint8)
+    return Examples(images, torch.arange(8) % 3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.exact])
+def test_method_works_or_says_why_not(name, architecture, networks, faces):
+    recipe = Recipe("strange", "resnet18", image_size=(32, 32), dtype="float32")
+    settings = METHODS[name].settings(**SHORT.get(name, {"epochs": 1.0}))
+    if name == "toshi":
+        settings = dataclasses.replace(settings, procedure="transpose")
+    network = networks[architecture]
+
+    def run() -> nn.Module:
+        forget, retain = faces.subset(range(3)), faces.subset(range(3, 8))
+        return unlearn(name, network, forget, retain, recipe=recipe, seed=1, device="cpu", settings=settings).model
+
+    if architecture == "perceptron" and name in NEED_CONVOLUTIONS:
+        with pytest.raises(MethodError, match="convolution"):
+            run()
+        return
+    result = run()
+    assert type(result) is type(network)
+    changed = [not torch.equal(p, q) for p, q in zip(result.parameters(), network.parameters(), strict=True)]
+    assert any(changed) or name == "ssd"

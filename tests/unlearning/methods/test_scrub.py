@@ -1,0 +1,81 @@
+import copy
+
+import pytest
+import torch
+
+from unlearning.methods import scrub as room
+from unlearning.methods.scrub import ScrubRSettings, ScrubSettings, error, scrub, scrub_r
+
+
+def test_teacher_stays_and_student_moves(model, forget, retain, as_bound, same):
+    """The published mistake: an optimiser that holds the teacher's parameters too, or instead."""
+    teacher = copy.deepcopy(model)
+    result = scrub(teacher, forget, retain, settings=as_bound(ScrubSettings), seed=1, device="cpu").eval()
+    assert same(teacher, model)
+    moved = [not torch.equal(p, model.get_parameter(name)) for name, p in result.named_parameters()]
+    assert all(moved)
+
+
+def test_optimiser_holds_the_students_parameters_only(monkeypatch, model, forget, retain, as_bound):
+    held = []
+    monkeypatch.setattr(room, "descend", lambda optimiser, loss, rate, **o: held.append(optimiser.param_groups))
+    given = copy.deepcopy(model)
+    result = scrub(given, forget, retain, settings=as_bound(ScrubSettings), seed=1, device="cpu")
+    students = {id(p) for p in result.parameters()}
+    assert all(id(p) in students for groups in held for group in groups for p in group["params"])
+
+
+def test_climbs_in_the_first_epochs_only(monkeypatch, model, forget, retain, as_bound):
+    steps = []
+    monkeypatch.setattr(room, "descend", lambda optimiser, loss, rate, **o: steps.append((loss.item(), rate)))
+    scrub(model, forget, retain, settings=as_bound(ScrubSettings), seed=1, device="cpu")
+    # one batch of each set: climb, keep, three times; then keep, keep
+    climbs = [steps[i][0] for i in (0, 2, 4)]
+    keeps = [steps[i][0] for i in (1, 3, 5, 6, 7)]
+    assert all(loss <= 0 for loss in climbs)
+    assert all(loss > 0 for loss in keeps)
+    assert [rate for _, rate in steps] == [5e-4] * 8
+
+
+def test_rewinds_to_the_epoch_nearest_to_the_unseen_error(monkeypatch, model, forget, retain, as_bound):
+    errors = iter([0.0, 0.3, 0.12, 0.5, 0.08])
+    students = []
+
+    def measure(student, examples, feed):
+        students.append(student)
+        return next(errors)
+
+    monkeypatch.setattr(room, "error", measure)
+    settings = as_bound(ScrubRSettings, unseen_error=0.13)
+    result = scrub_r(model, forget, retain, settings=settings, seed=1, device="cpu")
+    assert len(students) == 5
+    assert result is students[2]
+
+
+def test_checkpoints_are_of_different_epochs(model, forget, retain, as_bound, same):
+    """Rewinding to a list of references to one student would be no rewinding."""
+    options = {"epochs": 2, "max_epochs": 1, "learning_rate": 0.05}
+    first, last = (
+        scrub_r(
+            model,
+            forget,
+            retain,
+            settings=as_bound(ScrubRSettings, unseen_error=0.0, **{**options, "epochs": n}),
+            seed=1,
+            device="cpu",
+        )
+        for n in (1, 2)
+    )
+    assert not same(first, last)
+
+
+def test_error_is_the_share_of_wrong_answers(model, forget, feed):
+    assert error(model, forget, feed) == pytest.approx(0.0, abs=0.21)
+    wrong = type(forget)(forget.images, (forget.labels + 1) % 3)
+    assert error(model, wrong, feed) >= 0.79
+
+
+def test_defaults_are_the_authors():
+    settings = ScrubSettings()
+    assert (settings.gamma, settings.alpha, settings.temperature) == (1.0, 0.5, 4.0)
+    assert (settings.epochs, settings.max_epochs, settings.learning_rate) == (5, 3, 5e-4)

@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from unlearning.methods.modules import layer_weights
+from unlearning.methods.sebastian import SebastianSettings, entropy, redraw_uniform, sebastian
+
+
+def test_ninety_nine_per_cent_of_all_weights_are_drawn_anew(model, retain, as_bound):
+    settings = as_bound(SebastianSettings, epochs=0.0, half=False)
+    result = sebastian(model, None, retain, settings=settings, seed=1, device="cpu")
+    weights = layer_weights(model)
+    total = sum(w.numel() for w in weights.values())
+    changed = {name: p != model.get_parameter(name) for name, p in result.named_parameters()}
+    assert sum(int(c.sum()) for name, c in changed.items() if name in weights) == round(0.99 * total)
+    assert all(not c.any() for name, c in changed.items() if name not in weights)
+    kept = torch.cat([weights[name][~changed[name]].abs() for name in weights])
+    gone = torch.cat([weights[name][changed[name]].abs() for name in weights])
+    assert kept.min() >= gone.max()  # the smallest of the network as a whole, not of each layer
+
+
+def test_new_weights_are_uniform_within_the_root_of_one_over_fan_in(feed):
+    weight = torch.nn.Parameter(torch.full((32, 8, 3, 3), 9.0))
+    redraw_uniform(weight, torch.ones_like(weight, dtype=torch.bool), feed)
+    bound = (1 / 72) ** 0.5
+    assert weight.abs().max() <= bound
+    assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_entropy_is_in_nats():
+    assert entropy(torch.zeros(2, 4)).tolist() == pytest.approx([1.386294] * 2, rel=1e-5)
+    assert entropy(torch.tensor([[50.0, 0.0]])).item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_entropy_term_counts(model, retain, as_bound, same):
+    without, with_term = (
+        sebastian(model, None, retain, settings=as_bound(SebastianSettings, entropy_weight=w), seed=1, device="cpu")
+        for w in (0.0, 1.0)
+    )
+    assert not same(without, with_term)
+
+
+def test_result_has_passed_through_half_precision(model, retain, as_bound):
+    result = sebastian(model, None, retain, settings=as_bound(SebastianSettings), seed=1, device="cpu")
+    for value in result.state_dict().values():
+        if value.is_floating_point():
+            assert value.dtype == torch.float32
+            assert torch.equal(value, value.half().float())
+
+
+def test_defaults_are_the_teams():
+    settings = SebastianSettings()
+    assert (settings.pruned_share, settings.epochs, settings.learning_rate) == (0.99, 3.2, 5e-4)
+    assert (settings.weight_decay, settings.class_weight_power, settings.half) == (5e-4, 0.1, True)

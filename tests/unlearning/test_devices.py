@@ -1,0 +1,79 @@
+"""Devices: the device behind "auto", the arithmetic that pays there, randomness that leaves the caller's alone."""
+
+import pytest
+import torch
+
+from unlearning import devices
+from unlearning.devices import describe_device, resolve_device, resolve_dtype, seeded
+from unlearning.errors import RecipeError
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_cuda_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == CPU
+
+
+def test_devices_pass_through():
+    assert resolve_device(CPU) == CPU
+    assert resolve_device("cpu") == CPU
+
+
+def test_cuda_without_cuda_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for asked in ("cuda", "cuda:1", torch.device("cuda")):
+        with pytest.raises(RecipeError, match="torch finds none here"):
+            resolve_device(asked)
+
+
+def test_a_device_nobody_knows_is_told():
+    with pytest.raises(RecipeError, match="Expected device"):
+        resolve_device("abacus")
+
+
+@pytest.mark.parametrize(("pays", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_bfloat16_only_where_it_pays(monkeypatch, pays, dtype):
+    monkeypatch.setattr(devices, "_multiplies_bfloat16", lambda device: pays)
+    assert resolve_dtype("auto", CPU) == dtype
+    assert resolve_dtype("float32", CPU) == torch.float32
+    assert resolve_dtype("bfloat16", CPU) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "pays"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx2": True}, False)]
+)
+def test_the_processor_is_asked(monkeypatch, capabilities, pays):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_dtype("auto", CPU) == (torch.bfloat16 if pays else torch.float32)
+
+
+def test_another_dtype_is_refused():
+    with pytest.raises(RecipeError, match="Expected dtype in"):
+        resolve_dtype("float16", CPU)
+
+
+def test_a_seed_decides_all_draws_and_leaves_the_callers_alone():
+    def draws(seed: int) -> tuple[list[float], list[float]]:
+        with seeded(seed, CPU) as generator:
+            return torch.rand(3).tolist(), torch.rand(3, generator=generator).tolist()
+
+    before = torch.get_rng_state()
+    first = draws(5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert draws(5) == first
+    assert draws(6) != first
+    assert first[0] != first[1]
+
+
+def test_the_callers_randomness_comes_back_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="negative dimension"), seeded(5, CPU):
+        torch.rand(-torch.randint(1, 5, ()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_device_has_a_name():
+    assert describe_device(CPU).strip()

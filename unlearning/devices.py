@@ -1,0 +1,85 @@
+"""Where a model runs: the device behind "auto", the arithmetic that pays there, and randomness tied to a seed.
+
+Nothing here changes the caller's random state: a seed opens a fork of the global generators for layers that draw their
+initial weights from them, and every other draw comes from a generator that is passed on.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unlearning.errors import RecipeError
+
+DTYPES = ("auto", "bfloat16", "float32")
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Gives the device to use: "auto" is the first CUDA device if there is one, else the CPU.
+
+    Raises:
+        RecipeError: the name means nothing to torch, or asks for CUDA on a machine without it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise RecipeError(f"Expected device 'auto', 'cpu' or 'cuda[:index]', got {device!r}.") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(f"Device {str(device)!r} asks for CUDA, but torch finds none here; use 'auto' or 'cpu'.")
+    return resolved
+
+
+def resolve_dtype(choice: str, device: torch.device) -> torch.dtype:
+    """Gives the dtype of the forward and backward pass: bfloat16 for "auto" where the hardware multiplies it.
+
+    Weights, their gradients' sums and the optimiser's state stay float32 whatever is chosen.
+
+    Raises:
+        RecipeError: `choice` is not one of "auto", "bfloat16", "float32".
+    """
+    if choice not in DTYPES:
+        raise RecipeError(f"Expected dtype in {DTYPES}, got {choice!r}.")
+    if choice == "auto":
+        choice = "bfloat16" if _multiplies_bfloat16(device) else "float32"
+    return torch.bfloat16 if choice == "bfloat16" else torch.float32
+
+
+def describe_device(device: torch.device) -> str:
+    """Gives the machine's own name of the device, for manifests and benchmarks."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "CPU"
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Within the block torch's global generators start from `seed`; after it they stand where they stood before.
+
+    On CUDA only convolutions that give the same result every time are used in the block.
+
+    Yields:
+        a generator on `device` with a stream of its own, for every draw that can be handed one.
+    """
+    # Two streams, so that the order of the examples is not made of the numbers the initial weights are made of.
+    of_globals, of_generator = (int(word) for word in np.random.SeedSequence(seed).generate_state(2, np.uint64))
+    cuda_devices = [device] if device.type == "cuda" else []
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with torch.random.fork_rng(devices=cuda_devices), exact:
+        torch.manual_seed(of_globals)
+        yield torch.Generator(device).manual_seed(of_generator)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False))

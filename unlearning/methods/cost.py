@@ -1,0 +1,96 @@
+"""What a method's run costs: examples forwarded and backwarded, counted where they pass, and seconds.
+
+A `Meter` hangs on the network a method is given. The hook travels with every deep copy (teachers, students,
+originals kept for comparison), so all passes of all of them are counted, whatever loop the method writes. A pass
+over n images counts n forward; it counts n backward when a gradient comes back through its output, once for every
+time it does. Networks that a method builds elsewhere (exact retraining) report their own count through `report`.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one unlearning run.
+
+    Attributes:
+        n_forward: examples that passed forward through any of the run's networks.
+        n_backward: examples for which a gradient passed backward.
+        seconds: wall-clock seconds of the run, the copy of the original included.
+    """
+
+    n_forward: int
+    n_backward: int
+    seconds: float
+
+    def share_of(self, retraining: "Cost") -> float:
+        """Gives seconds as a share of retraining's seconds."""
+        return self.seconds / retraining.seconds
+
+
+class Meter:
+    """Counts one run's passes."""
+
+    def __init__(self) -> None:
+        self.n_forward = 0
+        self.n_backward = 0
+
+    def attach(self, model: nn.Module) -> None:
+        """Counts from now on every pass through `model` and through its future copies."""
+        meter = self  # closures are shared by deep copies, bound methods would be copied with their meter
+
+        def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            n = len(inputs[0])
+            meter.n_forward += n
+            if isinstance(output, torch.Tensor) and output.requires_grad:
+
+                def count_backward(gradient: torch.Tensor) -> None:
+                    meter.n_backward += n
+
+                output.register_hook(count_backward)
+
+        model.register_forward_hook(count)
+
+    def detach(self, model: nn.Module) -> None:
+        """Takes the counting off a network, whichever copy it is."""
+        for key, hook in list(model._forward_hooks.items()):
+            if getattr(hook, "__qualname__", "").startswith("Meter.attach."):
+                del model._forward_hooks[key]
+
+
+_running: ContextVar[Meter | None] = ContextVar("running_meter", default=None)
+
+
+def report(*, n_forward: int, n_backward: int) -> None:
+    """Adds passes that no hook could see to the run in progress, if there is one."""
+    meter = _running.get()
+    if meter is not None:
+        meter.n_forward += n_forward
+        meter.n_backward += n_backward
+
+
+@contextlib.contextmanager
+def metered(model: nn.Module) -> Iterator[Meter]:
+    """Within the block passes through `model` and its copies are counted; `model` is left without hooks."""
+    meter = Meter()
+    token = _running.set(meter)
+    meter.attach(model)
+    try:
+        yield meter
+    finally:
+        meter.detach(model)
+        _running.reset(token)
+
+
+def stopwatch(device: torch.device) -> float:
+    """Gives seconds on a monotonic clock once the device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,232 @@
+"""How examples reach a network while it unlearns, and how it descends: the loop's parts that all methods share."""
+
+import contextlib
+import copy
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from unlearning.devices import resolve_device, resolve_dtype, seeded
+from unlearning.errors import MethodError
+from unlearning.methods.modules import layout
+from unlearning.methods.settings import DescentSettings, Settings
+from unlearning.training import Augment, Examples, arithmetic, batches, class_weights
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Batches varied, and networks run, as the recipe's own training does; all draws come from one seed.
+
+    Attributes:
+        device: where everything happens.
+        dtype: of the arithmetic; weights are float32 whatever it is.
+        augment: how images vary.
+        generator: on `device`; draws order, augmentation and whatever a method draws.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    augment: Augment
+    generator: torch.Generator
+
+    def batches(self, examples: Examples, batch_size: int, epochs: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gives shuffled batches, inputs `(b, channels, height, width)` float32 and labels `(b,)`, for some epochs."""
+        resident = examples.to(self.device)
+        passes = (
+            batches(resident, batch_size, generator=self.generator, augment=self.augment, device=self.device)
+            for _ in range(math.ceil(epochs))
+        )
+        return itertools.islice(itertools.chain.from_iterable(passes), n_steps(len(examples), batch_size, epochs))
+
+    def endless(self, examples: Examples, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gives shuffled batches, epoch after epoch, without end."""
+        while True:
+            yield from self.batches(examples, batch_size)
+
+    def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Gives float32 logits `(b, n_classes)`, computed in the feed's arithmetic."""
+        with arithmetic(self.device, self.dtype):
+            outputs = model(inputs)
+        return outputs.float()
+
+    def teach(self, teacher: nn.Module, inputs: Tensor) -> Tensor:
+        """Gives a teacher's float32 logits `(b, n_classes)`, through which no gradient flows."""
+        with torch.no_grad():
+            return self.outputs(teacher, inputs)
+
+    def student(self, model: nn.Module) -> nn.Module:
+        """Gives a copy of a network to be changed: on the device, channels-last, in training mode, all trainable."""
+        changed = copy.deepcopy(model).to(self.device)
+        return changed.to(memory_format=torch.channels_last).train().requires_grad_(True)
+
+    def normal_like(self, tensor: Tensor, std: float) -> Tensor:
+        """Draws N(0, std²) in the shape of a tensor."""
+        return std * torch.randn(tensor.shape, generator=self.generator, device=self.device)
+
+    def mask_like(self, tensor: Tensor, share: float) -> Tensor:
+        """Draws a boolean mask in the shape of a tensor with exactly round(share · size) places set."""
+        chosen = torch.randperm(tensor.numel(), generator=self.generator, device=self.device)
+        mask = torch.zeros(tensor.numel(), dtype=torch.bool, device=self.device)
+        mask[chosen[: round(share * tensor.numel())]] = True
+        return mask.view(tensor.shape)
+
+
+@contextlib.contextmanager
+def feeding(settings: Settings, seed: int, device: str | torch.device) -> Iterator[Feed]:
+    """Opens the one source of randomness of a run; the caller's global random state is as it was afterwards."""
+    where = resolve_device(device)
+    recipe = settings.recipe
+    augment = Augment(recipe.shift, recipe.flip) if recipe else Augment()
+    dtype = resolve_dtype(recipe.dtype, where) if recipe else torch.float32
+    with seeded(_stream(seed, "layers"), where) as generator:
+        yield Feed(where, dtype, augment, generator.manual_seed(_stream(seed, "feed")))
+
+
+def _stream(seed: int, purpose: str) -> int:
+    """Gives a seed for one purpose. Generators of equal seeds draw correlated numbers: noise from the seed that a layer
+    was initialised with partly cancels the layer, be it drawn here or when the original was trained."""
+    digest = hashlib.sha256(f"unlearning/{purpose}/{seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def n_steps(n_examples: int, batch_size: int, epochs: float) -> int:
+    """Gives how many batches `epochs` passes over the examples are; at least one for any positive number of epochs."""
+    steps = round(epochs * math.ceil(n_examples / batch_size))
+    return max(steps, 1) if epochs > 0 else 0
+
+
+def cosine(highest: float, steps: int, lowest: float = 0.0) -> Iterator[float]:
+    """Gives one learning rate a step, from `highest` at the first towards `lowest` after the last."""
+    for step in range(steps):
+        yield lowest + (highest - lowest) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+
+
+def one_cycle(highest: float, steps: int) -> Iterator[float]:
+    """Gives one learning rate a step: linear up to `highest` over a fifth of the steps, then cosine towards 0."""
+    rising = max(1, round(0.2 * steps))
+    for step in range(1, min(rising, steps)):
+        yield highest * step / rising
+    if steps:
+        yield from cosine(highest, steps - rising + 1)
+
+
+def rates(settings: DescentSettings, n_examples: int) -> Iterator[float]:
+    """Gives the learning rate of every step that the settings' epochs over so many examples have."""
+    steps = n_steps(n_examples, settings.batch_size, settings.epochs)
+    if settings.schedule == "cosine":
+        return cosine(settings.learning_rate, steps)
+    if settings.schedule == "one-cycle":
+        return one_cycle(settings.learning_rate, steps)
+    return itertools.repeat(settings.learning_rate, steps)
+
+
+def sgd(parameters: Iterable[nn.Parameter], settings: DescentSettings) -> torch.optim.Optimizer:
+    """Gives SGD with the settings' momentum and weight decay."""
+    return torch.optim.SGD(
+        list(parameters),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def adam(parameters: Iterable[nn.Parameter], settings: DescentSettings) -> torch.optim.Optimizer:
+    """Gives Adam with the settings' first moment and weight decay."""
+    return torch.optim.Adam(
+        list(parameters),
+        lr=settings.learning_rate,
+        betas=(settings.momentum, 0.999),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def descend(
+    optimiser: torch.optim.Optimizer,
+    loss: Tensor,
+    learning_rate: float,
+    *,
+    on_gradients: Callable[[], None] | None = None,
+) -> None:
+    """Takes one step down the loss; `on_gradients` may change the gradients first."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if on_gradients is not None:
+        on_gradients()
+    optimiser.step()
+
+
+def fit(
+    student: nn.Module,
+    examples: Examples,
+    feed: Feed,
+    settings: DescentSettings,
+    *,
+    optimiser: torch.optim.Optimizer | None = None,
+    weights: Tensor | None = None,
+) -> None:
+    """Trains on cross-entropy as the settings say, with SGD unless another optimiser is given.
+
+    Args:
+        weights: of the classes `(n_classes,)`; none for plain cross-entropy.
+    """
+    optimiser = optimiser or sgd(student.parameters(), settings)
+    steps = feed.batches(examples, settings.batch_size, settings.epochs)
+    for (inputs, labels), rate in zip(steps, rates(settings, len(examples)), strict=True):
+        descend(optimiser, cross_entropy(feed.outputs(student, inputs), labels, weight=weights), rate)
+
+
+def balance(model: nn.Module, examples: Examples, power: float) -> Tensor | None:
+    """Gives class weights counts^-power for the classes `model` knows; None for power 0."""
+    if power == 0.0:
+        return None
+    return class_weights(examples.labels, count_classes(model), power)
+
+
+def count_classes(model: nn.Module) -> int:
+    """Gives the number of the network's logits, read from its last layer."""
+    classifier = model.get_submodule(layout(model).classifier)
+    if isinstance(classifier, nn.Conv2d):
+        return classifier.out_channels
+    return int(classifier.out_features)  # type: ignore[arg-type]
+
+
+def distil(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Gives T² · KL(softmax(teacher / T) ‖ softmax(student / T)), averaged over the batch (Hinton et al. 2015, §2).
+
+    Args:
+        student, teacher: logits `(b, n_classes)`.
+    """
+    return temperature**2 * kl_div(
+        log_softmax(student / temperature, dim=1),
+        log_softmax(teacher / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def join(*parts: Examples) -> Examples:
+    """Gives several sets of examples as one."""
+    return Examples(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+
+
+def needed(forget: Examples | None) -> Examples:
+    """Gives the forget set of a method that cannot do without one.
+
+    Raises:
+        MethodError: there is none.
+    """
+    if forget is None:
+        raise MethodError(
+            "This method reads the forget set, but none was given; pass it, or choose one that needs none."
+        )
+    return forget

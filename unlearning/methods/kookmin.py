@@ -1,0 +1,122 @@
+"""Kookmin, "MSG": re-draw the convolution weights that forgetting would move least, then repair on the retain set.
+
+Second place of the NeurIPS 2023 machine unlearning challenge. The gradient of cross-entropy on a random part of the
+retain set and of its negative on the forget set are summed. Weights in which both agree that nothing need change,
+those with the smallest absolute gradient, are drawn anew in every convolution (He normal, fan-out); the rest carry
+on with slowed gradients, while the whole network is repaired on the retain set under a rate that rises and falls.
+
+Cost: two passes over ‖S‖ examples for the gradients, then one pass over the retain set per multiplier. Defaults:
+the team's (30 %, 1e-3, weight decay 5e-4, kept gradients × 0.1, multipliers 1/3 … 1 … 1/3; batch 64, SGD with
+momentum 0.9). Interpretations: the gradients are taken in float32 and eval mode, so that the forget set leaves no
+trace in batch statistics. Known failure: few re-drawn weights hardly change the margin of a person who looks like
+others who stay.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from unlearning.methods.feeding import Feed, descend, feeding, n_steps, needed, sgd
+from unlearning.methods.masks import smallest
+from unlearning.methods.modules import convolution_weights
+from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.training import Examples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KookminSettings(DescentSettings):
+    """The team's values.
+
+    Attributes:
+        epochs: passes over the retain set, spread evenly over the multipliers.
+        redrawn_share: share of each convolution's weights drawn anew.
+        kept_gradient: factor on the gradients of the convolution weights that were kept.
+        multipliers: of the learning rate, for equal parts of the repair; `schedule` is not used.
+    """
+
+    epochs: float = ranged(5.0, 0.0, 1_000.0)
+    learning_rate: float = ranged(1e-3, 0.0, 10.0)
+    weight_decay: float = ranged(5e-4, 0.0, 1.0)
+    redrawn_share: float = ranged(0.3, 0.0, 1.0)
+    kept_gradient: float = ranged(0.1, 0.0, 1.0)
+    multipliers: tuple[float, ...] = ranged((1 / 3, 2 / 3, 1.0, 2 / 3, 1 / 3), 0.0, 10.0)
+
+
+def kookmin(
+    model: nn.Module,
+    forget: Examples | None,
+    retain: Examples,
+    *,
+    settings: KookminSettings,
+    seed: int,
+    device: str | torch.device,
+) -> nn.Module:
+    """Gives the model with the least concerned convolution weights re-drawn, repaired on `retain`."""
+    forget = needed(forget)
+    with feeding(settings, seed, device) as feed:
+        student = feed.student(model)
+        kernels = convolution_weights(student)
+        gradients = agreement_gradients(student, kernels, forget=forget, retain=retain, settings=settings, feed=feed)
+        redrawn = {name: smallest(gradient.abs(), settings.redrawn_share) for name, gradient in gradients.items()}
+        for name, kernel in kernels.items():
+            redraw(kernel, redrawn[name])
+        repair(student, kernels, redrawn, retain=retain, settings=settings, feed=feed)
+        return student
+
+
+def agreement_gradients(
+    student: nn.Module,
+    kernels: dict[str, Tensor],
+    *,
+    forget: Examples,
+    retain: Examples,
+    settings: KookminSettings,
+    feed: Feed,
+) -> dict[str, Tensor]:
+    """Gives the gradient of CE on ‖S‖ random retain examples minus that of CE on S, by kernel name, in float32."""
+    chosen = torch.randperm(len(retain), generator=feed.generator, device=feed.device)[: len(forget)]
+    fresh = retain.to(feed.device).subset(chosen.cpu())
+    student.eval()
+    student.zero_grad(set_to_none=True)
+    for examples, sign in ((fresh, 1.0), (forget, -1.0)):
+        for inputs, labels in feed.batches(examples, settings.batch_size):
+            loss = sign * cross_entropy(student(inputs).float(), labels, reduction="sum")
+            loss.backward()
+    gradients = {name: torch.zeros_like(k) if k.grad is None else k.grad.clone() for name, k in kernels.items()}
+    student.zero_grad(set_to_none=True)
+    student.train()
+    return gradients
+
+
+@torch.no_grad()
+def redraw(kernel: Tensor, mask: Tensor) -> None:
+    """Draws the masked entries anew: He normal, fan-out, from torch's global generator."""
+    fresh = nn.init.kaiming_normal_(torch.empty_like(kernel), mode="fan_out", nonlinearity="relu")
+    kernel.copy_(torch.where(mask, fresh, kernel))
+
+
+def repair(
+    student: nn.Module,
+    kernels: dict[str, Tensor],
+    redrawn: dict[str, Tensor],
+    *,
+    retain: Examples,
+    settings: KookminSettings,
+    feed: Feed,
+) -> None:
+    """Trains on the retain set with the kept kernel entries slowed and the rate following the multipliers."""
+    scale = {name: torch.where(redrawn[name], 1.0, settings.kept_gradient) for name in kernels}
+
+    def slow_kept() -> None:
+        for name, kernel in kernels.items():
+            if kernel.grad is not None:
+                kernel.grad.mul_(scale[name])
+
+    optimiser = sgd(student.parameters(), settings)
+    steps = n_steps(len(retain), settings.batch_size, settings.epochs)
+    for step, (inputs, labels) in enumerate(feed.batches(retain, settings.batch_size, settings.epochs)):
+        multiplier = settings.multipliers[step * len(settings.multipliers) // steps]
+        loss = cross_entropy(feed.outputs(student, inputs), labels)
+        descend(optimiser, loss, settings.learning_rate * multiplier, on_gradients=slow_kept)

@@ -1,0 +1,63 @@
+"""L1-sparse: fine-tune under a penalty that drives weights to zero and fades away.
+
+Jia et al., "Model Sparsity Can Simplify Machine Unlearning" (Unlearn-Sparse), arXiv 2304.04934, §4: the loss is CE
++ α(t) ‖θ‖₁ on the retain set, with α falling linearly from its start to zero over the run, so that the last epochs
+repair what the first have thinned out.
+
+Cost: `epochs` passes over the retain set; the forget set is not read. Defaults: the authors' (α 3e-4, 0.01, 10
+epochs). Interpretation: α falls per step. Known failure: fine-tuning's, less so the larger α and the poorer the
+accuracy.
+"""
+
+import dataclasses
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from unlearning.methods.feeding import descend, feeding, n_steps, rates, sgd
+from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.training import Examples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class L1SparseSettings(DescentSettings):
+    """The authors' values.
+
+    Attributes:
+        alpha: weight of the penalty at the first step.
+    """
+
+    epochs: float = ranged(10.0, 0.0, 1_000.0)
+    learning_rate: float = ranged(0.01, 0.0, 10.0)
+    alpha: float = ranged(3e-4, 0.0, 1.0)
+
+
+def l1_sparse(
+    model: nn.Module,
+    forget: Examples | None,
+    retain: Examples,
+    *,
+    settings: L1SparseSettings,
+    seed: int,
+    device: str | torch.device,
+) -> nn.Module:
+    """Gives the model fine-tuned on `retain` under a fading L1 penalty; `forget` is not read."""
+    with feeding(settings, seed, device) as feed:
+        student = feed.student(model)
+        parameters = list(student.parameters())
+        optimiser = sgd(parameters, settings)
+        total = n_steps(len(retain), settings.batch_size, settings.epochs)
+        steps = zip(
+            feed.batches(retain, settings.batch_size, settings.epochs), rates(settings, len(retain)), strict=True
+        )
+        for step, ((inputs, labels), rate) in enumerate(steps):
+            penalty = torch.stack([parameter.abs().sum() for parameter in parameters]).sum()
+            loss = cross_entropy(feed.outputs(student, inputs), labels) + fading(settings.alpha, step, total) * penalty
+            descend(optimiser, loss, rate)
+        return student
+
+
+def fading(alpha: float, step: int, total: int) -> float:
+    """Gives the penalty's weight at `step` of [0, total): falls linearly from `alpha` to 0 after the last."""
+    return alpha * (1.0 - step / total)

@@ -1,0 +1,49 @@
+"""Random label: tell the network something arbitrary about the forget set, and the truth about the rest.
+
+Every forget example gets one label drawn uniformly over all classes, the right one among them, and both sets are
+trained together (Golatkar et al., arXiv 1911.04933; Graves et al., arXiv 2010.10981). It forgets by teaching a
+falsehood: with few classes the person is pushed to even odds, which is not what a model that never met the person
+says.
+
+Cost: `epochs` passes over both sets. Defaults: 10 epochs at 0.01 (Unlearn-Sparse, arXiv 2304.04934).
+"""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from unlearning.methods.feeding import Feed, count_classes, feeding, fit, join, needed
+from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.training import Examples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomLabelSettings(DescentSettings):
+    """Cross-entropy on the retain set and the wrongly labelled forget set."""
+
+    epochs: float = ranged(10.0, 0.0, 1_000.0)
+    learning_rate: float = ranged(0.01, 0.0, 10.0)
+
+
+def random_label(
+    model: nn.Module,
+    forget: Examples | None,
+    retain: Examples,
+    *,
+    settings: RandomLabelSettings,
+    seed: int,
+    device: str | torch.device,
+) -> nn.Module:
+    """Gives the model trained on `retain` and on `forget` with labels drawn at random."""
+    forget = needed(forget)
+    with feeding(settings, seed, device) as feed:
+        student = feed.student(model)
+        fit(student, join(retain.to(feed.device), relabel(forget, count_classes(model), feed)), feed, settings)
+        return student
+
+
+def relabel(forget: Examples, n_classes: int, feed: Feed) -> Examples:
+    """Gives the forget set with each label drawn uniformly from [0, n_classes)."""
+    labels = torch.randint(n_classes, (len(forget),), generator=feed.generator, device=feed.device)
+    return Examples(forget.images.to(feed.device), labels)

@@ -1,0 +1,62 @@
+"""Random mask: forget half of every parameter at random, then repair with Adam on the retain set.
+
+Of a family of entries that came ninth in the NeurIPS 2023 machine unlearning challenge. Nothing of the choice
+depends on the forget set; what a person left is spread over all weights and half of it is gone, and which half
+differs from run to run, so results spread as those of independent trainings do. Norms are spared, or activations
+would collapse.
+
+Cost: `epochs` passes over the retain set; the forget set is not read. Defaults: the entry's (50 %, 5 epochs of Adam
+at 1e-4, weight decay 1e-4, cosine). Interpretations: exactly half of each tensor, biases included; the cosine falls
+per step. Known failure: narrow networks lose accuracy that a small budget does not bring back.
+"""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from unlearning.methods.feeding import Feed, adam, feeding, fit
+from unlearning.methods.modules import norm_parameters
+from unlearning.methods.settings import SCHEDULES, DescentSettings, choice, ranged
+from unlearning.training import Examples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomMaskSettings(DescentSettings):
+    """The entry's values.
+
+    Attributes:
+        masked_share: share of each parameter set to zero.
+    """
+
+    epochs: float = ranged(5.0, 0.0, 1_000.0)
+    learning_rate: float = ranged(1e-4, 0.0, 10.0)
+    weight_decay: float = ranged(1e-4, 0.0, 1.0)
+    schedule: str = choice("cosine", *SCHEDULES)
+    masked_share: float = ranged(0.5, 0.0, 1.0)
+
+
+def random_mask(
+    model: nn.Module,
+    forget: Examples | None,
+    retain: Examples,
+    *,
+    settings: RandomMaskSettings,
+    seed: int,
+    device: str | torch.device,
+) -> nn.Module:
+    """Gives the model with a random share of its parameters zeroed, repaired on `retain`; `forget` is not read."""
+    with feeding(settings, seed, device) as feed:
+        student = feed.student(model)
+        zero_random(student, settings.masked_share, feed)
+        fit(student, retain, feed, settings, optimiser=adam(student.parameters(), settings))
+        return student
+
+
+@torch.no_grad()
+def zero_random(student: nn.Module, share: float, feed: Feed) -> None:
+    """Zeroes exactly round(share · size) entries of every parameter that belongs to no norm."""
+    spared = norm_parameters(student)
+    for name, parameter in student.named_parameters():
+        if name not in spared:
+            parameter.masked_fill_(feed.mask_like(parameter, share), 0.0)

@@ -1,0 +1,121 @@
+"""SCRUB: a student that obeys its teacher on the retain set and contradicts it on the forget set; with rewinding,
+SCRUB+R.
+
+Kurmanji et al., "Towards Unbounded Machine Unlearning", arXiv 2302.09880, §3. The teacher is the original model and
+never changes. In each of the first `max_epochs` epochs a pass over the forget set climbs KL(teacher ‖ student);
+every epoch has a pass over the retain set that descends γ CE + α KL(teacher ‖ student). *Rewinding* keeps a
+checkpoint after every epoch and returns the one whose error on the forget set is nearest to the error on people the
+model never met.
+
+Cost: `epochs` passes over the retain set (teacher and student), `max_epochs` over the forget set; +R one forward
+pass over the forget set per epoch more. Defaults: the authors' (γ 1, α 0.5, T 4, 3 of 5 epochs climb, 5e-4). The
+authors take the error to rewind to from a validation set; a method here has none, so it is a setting: one minus the
+test accuracy of retrained models. Known failure: climbs too far on people who resemble those who stay.
+"""
+
+import copy
+import dataclasses
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from unlearning.methods.feeding import Feed, descend, distil, feeding, needed, sgd
+from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.training import Examples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScrubSettings(DescentSettings):
+    """The authors' values.
+
+    Attributes:
+        max_epochs: epochs, from the first, that climb on the forget set.
+        gamma: weight of cross-entropy on the retain set.
+        alpha: weight of the divergence from the teacher on the retain set.
+        temperature: T of both divergences.
+    """
+
+    epochs: int = ranged(5, 0, 1_000)
+    learning_rate: float = ranged(5e-4, 0.0, 10.0)
+    max_epochs: int = ranged(3, 0, 1_000)
+    gamma: float = ranged(1.0, 0.0, 1e3)
+    alpha: float = ranged(0.5, 0.0, 1e3)
+    temperature: float = ranged(4.0, 1e-3, 1e3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScrubRSettings(ScrubSettings):
+    """The authors' values, and where to rewind to.
+
+    Attributes:
+        unseen_error: share of wrong answers that retrained models give on people they never met.
+    """
+
+    unseen_error: float = ranged(0.1, 0.0, 1.0)
+
+
+def scrub(
+    model: nn.Module,
+    forget: Examples | None,
+    retain: Examples,
+    *,
+    settings: ScrubSettings,
+    seed: int,
+    device: str | torch.device,
+) -> nn.Module:
+    """Gives the student after the last epoch."""
+    with feeding(settings, seed, device) as feed:
+        return _epochs(model, needed(forget), retain, settings, feed)[-1]
+
+
+def scrub_r(
+    model: nn.Module,
+    forget: Examples | None,
+    retain: Examples,
+    *,
+    settings: ScrubRSettings,
+    seed: int,
+    device: str | torch.device,
+) -> nn.Module:
+    """Gives the student of the epoch whose error on `forget` is nearest to `unseen_error`, the latest of equals."""
+    forget = needed(forget)
+    with feeding(settings, seed, device) as feed:
+        students = _epochs(model, forget, retain, settings, feed, keep_all=True)
+        distances = [abs(error(student, forget, feed) - settings.unseen_error) for student in students]
+        nearest = min(range(len(students)), key=lambda i: (distances[i], -i))
+        return students[nearest]
+
+
+def error(student: nn.Module, examples: Examples, feed: Feed) -> float:
+    """Gives the share of wrong answers on examples as they are, in eval mode."""
+    plain = dataclasses.replace(feed, augment=type(feed.augment)())
+    student.eval()
+    wrong = sum(
+        int((feed.teach(student, inputs).argmax(dim=1) != labels).sum())
+        for inputs, labels in plain.batches(examples, 256)
+    )
+    return wrong / len(examples)
+
+
+def _epochs(
+    model: nn.Module, forget: Examples, retain: Examples, settings: ScrubSettings, feed: Feed, *, keep_all: bool = False
+) -> list[nn.Module]:
+    """Gives the student after the last epoch, or after every epoch."""
+    teacher = model.to(feed.device).eval()
+    student = feed.student(model)
+    optimiser = sgd(student.parameters(), settings)  # the student's parameters only: a moving teacher teaches nothing
+    kept = []
+    for epoch in range(settings.epochs):
+        if epoch < settings.max_epochs:
+            for inputs, _labels in feed.batches(forget, settings.batch_size):
+                apart = distil(feed.outputs(student, inputs), feed.teach(teacher, inputs), settings.temperature)
+                descend(optimiser, -apart, settings.learning_rate)
+        for inputs, labels in feed.batches(retain, settings.batch_size):
+            outputs = feed.outputs(student, inputs)
+            near = distil(outputs, feed.teach(teacher, inputs), settings.temperature)
+            loss = settings.gamma * cross_entropy(outputs, labels) + settings.alpha * near
+            descend(optimiser, loss, settings.learning_rate)
+        if keep_all:
+            kept.append(copy.deepcopy(student))
+    return kept or [student]
