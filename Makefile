@@ -47,9 +47,9 @@ $(VENV)/created:
 
 $(VENV)/installed: $(VENV)/created pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (about two minutes the first time) …"
-	@$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e .
+	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	@$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e '.[dev]'
 	@touch $@

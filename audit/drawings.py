@@ -209,6 +209,45 @@ def roc_curve(false_positive: ArrayLike, true_positive: ArrayLike, *, name: str,
     return _svg(name, 366, f"Receiver operating characteristic of {attack}", description, parts, width=400)
 
 
+def ranked_intervals(
+    names: Sequence[str],
+    figures: Sequence[tuple[float, float, float]],
+    kinds: Sequence[str],
+    *,
+    band: tuple[float, float] | None,
+    axis: str,
+    name: str,
+) -> str:
+    """One figure with its interval a row, from 0 on.
+
+    Args:
+        names: of the rows.
+        figures: (value, low, high) of each; a row of NaN stays empty.
+        kinds: "retrained", "unlearned" or "original" for each.
+        band: (low, high) shaded through all rows.
+        axis: what the figures are.
+        name: of the drawing, for its ids.
+    """
+    top, step, left = 16.0, 30.0, 232.0
+    bottom = top + step * len(names)
+    ends = finite([end for figure in figures for end in figure])
+    x = Scale(0, float(max(ends.max() if ends.size else 0.0, 0.01)) * 1.06, left, WIDTH - 24)
+    parts = [_rule(x(tick), top, x(tick), bottom, "grid") for tick in x.ticks()]
+    if band is not None and np.isfinite(band).all():
+        parts.append(_bar(x(band[0]), top, x(band[1]), bottom, "area retrained"))
+    for i, (label, (value, low, high), kind) in enumerate(zip(names, figures, kinds, strict=True)):
+        y = top + (i + 0.5) * step
+        parts.append(_text(left - 12, y + 4, label, "label", anchor="end"))
+        if math.isfinite(value):
+            if math.isfinite(low) and math.isfinite(high):
+                parts.append(_rule(x(low), y, x(high), y, f"line {kind}"))
+            mark = f'<circle class="mark {kind}" cx="{x(value):.1f}" cy="{y:.1f}" r="6"/>'
+            parts.append(_diamond(x(value), y, f"mark {kind}") if kind == "original" else mark)
+    parts += [_rule(x.start, bottom, x.stop, bottom, "baseline"), _axis(x, bottom + 4, axis)]
+    told = "; ".join(f"{label} {value:.3f}" for label, (value, _, _) in zip(names, figures, strict=True))
+    return _svg(name, int(bottom) + 50, "Methods and their scores", f"From the first row to the last: {told}.", parts)
+
+
 def _svg(name: str, height: int, title: str, description: str, parts: Sequence[str], *, width: int = WIDTH) -> str:
     small = "" if width == WIDTH else " small"
     return (

@@ -140,7 +140,7 @@ _STANDARD = Policy(
     exchangeability_alpha=0.05,
     forgetting_ratio_min=0.5,
     cost_share_max=0.2,
-    ladder=("seif", "kookmin", RETRAIN),
+    ladder=("dilute", "seif", RETRAIN),
 )
 _STRICT = Policy(
     name="strict",
@@ -150,7 +150,7 @@ _STRICT = Policy(
     exchangeability_alpha=0.1,
     forgetting_ratio_min=0.8,
     cost_share_max=0.2,
-    ladder=("seif", "kookmin", RETRAIN),
+    ladder=("dilute", "seif", RETRAIN),
     detection_alpha=0.01,
 )
 _COMPETITION = Policy(
@@ -161,7 +161,7 @@ _COMPETITION = Policy(
     exchangeability_alpha=0.05,
     forgetting_ratio_min=0.5,
     cost_share_max=0.2,
-    ladder=("seif", "kookmin", RETRAIN),
+    ladder=("dilute", "seif", RETRAIN),
 )
 PRESETS = {"standard": _STANDARD, "strict": _STRICT, "competition": _COMPETITION}
 

@@ -32,6 +32,7 @@ from unlearning.faces import Faces
 from unlearning.recipes import Recipe
 
 BLOCK_SHARE = 0.05
+TRAINING_CODE = ("descent.py", "devices.py", "models.py", "recipes.py", "training.py")
 
 OnProgress = Callable[[int, int], None]
 """Called with (models there, models wanted)."""
@@ -67,6 +68,13 @@ def blocks(settings: Settings, keyring: Keyring, faces: Faces) -> dict[str, str]
     return known
 
 
+def stores(settings: Settings) -> tuple[BankStore, ...]:
+    """Every store that may hold a person's columns: the references', and one for each forget set methods met."""
+    evaluations = settings.evaluations_folder
+    folders = sorted(evaluations.iterdir()) if evaluations.is_dir() else []
+    return tuple(BankStore(folder) for folder in (settings.banks_folder, *folders))
+
+
 def forget_from_blocks(settings: Settings, tags: Iterable[str]) -> None:
     """Take erased subjects out of the block list."""
     gone = set(tags)
@@ -86,13 +94,20 @@ def _write_blocks(settings: Settings, known: dict[str, str]) -> None:
 
 
 def plan_bank(
-    context: Context, recipe: Recipe, pictures: Pictures, *, forget: Iterable[str], absent: Iterable[str] = ()
+    context: Context,
+    recipe: Recipe,
+    pictures: Pictures,
+    *,
+    forget: Iterable[str],
+    absent: Iterable[str] = (),
+    n_models: int | None = None,
 ) -> BankPlan:
     """The bank that judges a forget set.
 
     Args:
         forget: user ids to forget together; all in the training split.
         absent: user ids whose erasure waits; a bank built now is trained without them.
+        n_models: fewest models that will do; by default those a bank was begun with.
     """
     settings, keyring, faces = context.settings, context.keyring, open_pictures(pictures)
     forgotten = set(forget)
@@ -102,22 +117,25 @@ def plan_bank(
     if len(touched) == 1:
         block = touched.pop()
         left_out = {s for s in faces.train_subjects() if assigned[keyring.block_hash(s)] == block}
-    store = BankStore(settings.banks_folder)
-    ready = _plan(context, recipe, pictures, left_out, set())
-    if store.find(ready.key) is not None:
-        return ready  # built before anybody asked
-    return _plan(context, recipe, pictures, left_out, set(absent) - left_out)
+    ready = plan_exact_bank(context, recipe, pictures, left_out, set())
+    bank = BankStore(settings.banks_folder).find(ready.key, n_models=n_models)
+    if bank is not None and set(ready.example_ids) <= set(bank.example_ids):
+        return ready  # built before anybody asked, and nothing is to be trained for it any more
+    return plan_exact_bank(context, recipe, pictures, left_out, set(absent) - left_out)
 
 
-def _plan(context: Context, recipe: Recipe, pictures: Pictures, left_out: set[str], absent: set[str]) -> BankPlan:
+def plan_exact_bank(
+    context: Context, recipe: Recipe, pictures: Pictures, left_out: set[str], absent: set[str]
+) -> BankPlan:
+    """The bank of models trained without exactly `left_out` and `absent`, for the images of `left_out`."""
     faces = open_pictures(pictures)
     retain = faces.where(split="train", without=left_out | absent)
     scored, test = faces.where(split="train", subjects=left_out), faces.where(split="test")
     key = BankKey(
         recipe_digest=recipe.digest,
         code_version=training_code_version(),
-        training_digest=_rows_digest(faces, retain),
-        test_digest=_rows_digest(faces, test),
+        training_digest=rows_digest(faces, retain),
+        test_digest=rows_digest(faces, test),
     )
     scene = Scene(
         pictures=pictures, recipe=recipe, retain=retain, scored=scored, retain_scored=retain, test=test,
@@ -178,7 +196,7 @@ def _example_id(faces: Faces, row: int) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _rows_digest(faces: Faces, rows: Rows) -> str:
+def rows_digest(faces: Faces, rows: Rows) -> str:
     """Digest of exactly what is trained on, in order: any other pixel, label or row is another bank."""
     digest = hashlib.sha256(repr((faces.images.shape[1:], faces.classes)).encode())
     digest.update(np.ascontiguousarray(faces.labels[rows]).tobytes())
@@ -191,8 +209,7 @@ def _rows_digest(faces: Faces, rows: Rows) -> str:
 def training_code_version() -> str:
     """Digest of the code that training runs: a change of the loop or of a layer makes old banks a miss."""
     folder = Path(unlearning.__file__).parent
-    names = ("devices.py", "models.py", "recipes.py", "training.py")
-    return _digest_of_words((folder / name).read_text() for name in names)
+    return _digest_of_words((folder / name).read_text() for name in TRAINING_CODE)
 
 
 def _digest_of_words(words: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ import structlog
 from sqlmodel import select
 
 from audit.policy import Policy
-from audit.references import BankStore
 from service import banks, ledger, planning, registry, states
 from service.certificates import Issuer, Purged
 from service.context import Context
@@ -38,10 +37,10 @@ def purge(context: Context, run_id: str) -> None:
     release_processes()
     if (settings.data_folder / METADATA).exists():
         remove_subjects(settings.data_folder, subjects)
-    store = BankStore(settings.banks_folder)
     tags = [context.keyring.block_hash(subject) for subject in subjects]
-    for tag in tags:
-        store.drop_subject(tag)
+    for store in banks.stores(settings):
+        for tag in tags:
+            store.drop_subject(tag)
     banks.forget_from_blocks(settings, tags)
     older = registry.destroy_older_than(context, run.generation) if run.generation is not None else ()
     for path in sorted(folder.path.glob("*.safetensors")):

@@ -30,7 +30,7 @@ def new_id() -> str:
 class Context:
     """Settings, database, secrets, clock and ids of a process."""
 
-    settings: Settings
+    settings: Settings = field(repr=False)  # a database URL may hold a password
     engine: sa.Engine = field(repr=False)
     keyring: Keyring
     now: Callable[[], datetime] = utc_now

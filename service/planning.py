@@ -68,12 +68,19 @@ def pictures_of(settings: Settings, recipe: Recipe, classes: tuple[str, ...] | N
     return _pictures(settings, recipe, faces.classes, faces.manifest_digest)
 
 
+def asked_to_go(context: Context, faces: Faces) -> set[str]:
+    """Training subjects with a tombstone: whoever trains anything from now on leaves them out."""
+    with reading(context.engine) as s:
+        tombstones = set(s.exec(select(Tombstone.subject_hash)))
+    return {subject for subject in faces.train_subjects() if context.keyring.subject_hash(subject) in tombstones}
+
+
 def plan(context: Context, policy: Policy, run_id: str) -> RunPlan:
     """Make the run's plan, or give the one it has."""
     folder = RunFolder(context.settings, run_id)
     stored = folder.read("plan")
     if stored is None:
-        stored = asdict(_make(context, run_id))
+        stored = asdict(_make(context, policy, run_id))
         folder.write("plan", stored)
     return RunPlan(**stored)
 
@@ -86,11 +93,10 @@ def load(context: Context, run_id: str) -> RunPlan:
     return RunPlan(**stored)
 
 
-def _make(context: Context, run_id: str) -> RunPlan:
+def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
     settings, recipe = context.settings, recipe_of(context)
     with reading(context.engine) as s:
         subject_of = {request.id: request.user_id or "" for request in requests_of(s, run_id)}
-        tombstones = set(s.exec(select(Tombstone.subject_hash)))
     if not (settings.data_folder / METADATA).exists():
         return RunPlan("", [], [], [], dict.fromkeys(subject_of, 0), dict.fromkeys(subject_of, 0), {})
     base_digest = load_run(context, run_id).base_digest
@@ -104,11 +110,11 @@ def _make(context: Context, run_id: str) -> RunPlan:
     }
     forget = faces.where(split="train", subjects=subjects)
     trained = {str(subject) for subject in faces.subjects[forget]}
-    absent = {s for s in faces.train_subjects() if context.keyring.subject_hash(s) in tombstones} - trained
+    absent = asked_to_go(context, faces) - trained
     retain = faces.where(split="train", without=trained | absent)
     bank: dict[str, Any] = {}
     if trained and base_digest:
-        judged_by = plan_bank(context, recipe, pictures, forget=trained, absent=absent)
+        judged_by = plan_bank(context, recipe, pictures, forget=trained, absent=absent, n_models=policy.n_models)
         bank = {
             "key": asdict(judged_by.key),
             "retain": judged_by.scene.retain.tolist(),

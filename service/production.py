@@ -10,14 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sqlmodel import select
 
 from service import __version__, deployment, registry
 from service.context import Context
-from service.db import reading
 from service.manifest import Manifest
-from service.planning import pictures_of, recipe_of
-from service.tables import Tombstone
+from service.planning import asked_to_go, pictures_of, recipe_of
 from service.trials import open_pictures
 from unlearning.models import save_weights
 from unlearning.training import Examples, logits, train
@@ -55,10 +52,7 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
     settings, recipe = context.settings, recipe_of(context)
     pictures = pictures_of(settings, recipe)
     faces = open_pictures(pictures)
-    with reading(context.engine) as s:
-        tombstones = set(s.exec(select(Tombstone.subject_hash)))
-    absent = {subject for subject in faces.train_subjects() if context.keyring.subject_hash(subject) in tombstones}
-    rows = faces.where(split="train", without=absent)
+    rows = faces.where(split="train", without=asked_to_go(context, faces))
     data = Examples.from_arrays(faces.images[rows], faces.labels[rows])
     torch.set_num_threads(1)  # the arithmetic of the references, and no threads that spin beside other work
     trained = train(recipe, data, n_classes=len(faces.classes), seed=seed, device=settings.device, on_epoch=on_epoch)

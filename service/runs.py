@@ -108,10 +108,12 @@ def note(context: Context, run_id: str, text: str) -> None:
 
 
 def give_up(context: Context, run_id: str, reason: str) -> None:
-    """End a run that cannot go on; its requests need attention and keep their deadlines."""
+    """End a run that cannot go on; its requests need attention and keep their deadlines. A run that ended stays so."""
     with session(context.engine) as s:
         now = context.now()
         run = get_run(s, run_id)
+        if run.finished_at is not None:
+            return
         for request in requests_of(s, run_id):
             if request.state != "needs_attention":
                 states.move(s, request, "needs_attention", now=now, note=reason, attention_reason=reason)

@@ -93,6 +93,11 @@ class Settings(BaseSettings):
         return self.home / "banks"
 
     @property
+    def evaluations_folder(self) -> Path:
+        """Banks drawn to compare methods, one store a forget set."""
+        return self.home / "evaluations"
+
+    @property
     def keys_folder(self) -> Path:
         """Secret keys, readable by the owner only."""
         return self.home / "keys"

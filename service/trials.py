@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import joblib
 import numpy as np
@@ -30,6 +31,7 @@ from unlearning.recipes import Recipe
 from unlearning.training import Examples, logits, train
 
 Rows = NDArray[np.int64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,23 @@ class Outcome:
 def run_trials(
     scene: Scene, seeds: Iterable[int], settings: Settings, *, keep_weights: Path | None = None
 ) -> Iterator[Outcome]:
-    """Outcomes of one trial a seed, as they finish.
+    """Outcomes of one trial a seed, as they finish; see `in_children`.
 
     Args:
         keep_weights: file for the weights; for a single seed only.
     """
+    return in_children(run_trial, ((scene, seed, keep_weights) for seed in seeds), settings)
+
+
+def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settings: Settings) -> Iterator[T]:
+    """What `task(*call)` gives for each call, as they finish, from processes such as the module's text describes.
+
+    With one job they run in this process, one after another.
+    """
     jobs = settings.jobs or os.cpu_count() or 1
     parent = os.getpid()
     parallel = joblib.Parallel(n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered")
-    yield from parallel(joblib.delayed(_in_child)(scene, seed, keep_weights, parent) for seed in seeds)
+    yield from parallel(joblib.delayed(_in_child)(task, call, parent) for call in calls)
 
 
 def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
@@ -130,9 +140,12 @@ def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], fl
     return judge(scene.scored)[0].astype(np.float32), judge(scene.retain_scored)[1], judge(scene.test)[1]
 
 
-def _in_child(scene: Scene, seed: int, keep_weights: Path | None, parent: int) -> Outcome:
-    _prepare_process(parent)
-    return run_trial(scene, seed, keep_weights)
+def _in_child(task: Callable[..., T], call: tuple[Any, ...], parent: int) -> T:
+    if os.getpid() == parent:  # with one job there is no child, and nobody to end with
+        torch.set_num_threads(1)
+    else:
+        _prepare_process(parent)
+    return task(*call)
 
 
 def run_trial(scene: Scene, seed: int, keep_weights: Path | None = None) -> Outcome:

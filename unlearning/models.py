@@ -7,7 +7,6 @@ from. Weights are stored as safetensors only (no code can hide in them) and alwa
 
 import hashlib
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,15 +120,10 @@ def _resnet18(n_classes: int, channels: int, width: int) -> nn.Module:
     return _adapt_stem(resnet18(weights=None, num_classes=n_classes), channels)
 
 
-def _eyes_resnet18(n_classes: int, channels: int, width: int) -> nn.Module:
-    return nn.Sequential(OrderedDict(region=EyeRegion(), network=_resnet18(n_classes, channels, width)))
-
-
 ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
     "small_resnet": _small_resnet,
     "eyes_resnet": _eyes_resnet,
     "resnet18": _resnet18,
-    "eyes_resnet18": _eyes_resnet18,
 }
 
 

@@ -51,7 +51,7 @@ def test_the_digest_names_the_bars_and_nothing_else():
 
 def test_the_standard_policy_changes_only_on_purpose():
     # The digest stands in logs and certificates. Whoever moves a bar of the preset says so here.
-    assert STANDARD.digest == "2c672fc36cb5636918f980d12a85e9c7695217fc048241ca18eca11f64659c6b"
+    assert STANDARD.digest == "43ffaf3337031f1ed28216511e5bcbc8643845e8a4e7225b4019356fd49a3d0c"
 
 
 def test_a_policy_is_frozen():
@@ -60,7 +60,7 @@ def test_a_policy_is_frozen():
 
 
 def test_rungs():
-    assert [STANDARD.method_at(rung) for rung in range(3)] == ["seif", "kookmin", "retrain"]
+    assert [STANDARD.method_at(rung) for rung in range(3)] == ["dilute", "seif", "retrain"]
     assert [STANDARD.is_exact(rung) for rung in range(3)] == [False, False, True]
     for rung in (-1, 3):
         with pytest.raises(PolicyError, match=r"\[0, 2\]"):

@@ -1,7 +1,7 @@
 """The audit's conscience on real faces: it fails who did nothing, and passes who trained again without the person.
 
-A true retrain is turned away in about one of thirteen attempts (its false alarm rate under the standard policy): that is
-why exact retraining may try three times, and all three are turned away in one of two thousand runs.
+A true retrain is turned away in about one of thirteen attempts (its false alarm rate under the standard policy). So
+exact retraining may try three times; all three are turned away in one of two thousand runs.
 """
 
 from __future__ import annotations

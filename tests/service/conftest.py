@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -56,7 +57,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", hold_seconds=3600)
+    return Settings(home=tmp_path / "home", hold_seconds=3600, lease_seconds=3)
 
 
 @contextmanager
@@ -88,6 +89,26 @@ def context(settings: Settings, clock: Clock) -> Iterator[Context]:
 def contexts() -> Callable[..., AbstractContextManager[Context]]:
     """`with contexts(settings, now) as context`, for tests that need several in one go."""
     return open_context
+
+
+@pytest.fixture(scope="session")
+def tiny_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny home with a trained model; tests work on copies."""
+    from tests.service import tiny
+
+    home = tmp_path_factory.mktemp("template") / "home"
+    tiny.write_home(home, Clock())
+    return home
+
+
+@pytest.fixture
+def tiny_context(tiny_template: Path, tmp_path: Path, clock: Clock) -> Iterator[Context]:
+    """Context of a fresh copy of the tiny home."""
+    from tests.service import tiny
+
+    shutil.copytree(tiny_template, tmp_path / "tiny")
+    with open_context(tiny.settings_of(tmp_path / "tiny"), clock) as context:
+        yield context
 
 
 @pytest.fixture

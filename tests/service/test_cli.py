@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from service.cli import app
 
 COMMANDS = (
-    "data att", "data synthetic", "data check", "train", "references build", "references status", "serve", "worker",
-    "up", "erase", "status", "verify", "keys create", "keys list", "keys revoke", "demo",
+    "data att", "data synthetic", "data check", "train", "references build", "references status", "evaluate", "serve",
+    "worker", "up", "erase", "status", "verify", "keys create", "keys list", "keys revoke", "demo",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from unlearning import descent
 from unlearning.descent import SGD, Adam, FlatWeights
 from unlearning.errors import RecipeError
 from unlearning.models import build
@@ -46,7 +47,9 @@ def groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ],
     ids=["nesterov", "plain", "adam"],
 )
-def test_steps_are_those_of_torch(model, ours, twin):
+@pytest.mark.parametrize("block", [1 << 16, 100])
+def test_steps_are_those_of_torch(model, ours, twin, block, monkeypatch):
+    monkeypatch.setattr(descent, "_BLOCK", block)
     other = copy.deepcopy(model)
     flat = FlatWeights(model)
     optimiser, theirs = ours(flat), twin(other)

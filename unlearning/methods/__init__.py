@@ -227,11 +227,18 @@ def unlearn(
         if isinstance(chosen, ApproximateSettings):
             finish(result, original, retain.to(where), settings=chosen, seed=seed, device=where)
         meter.detach(result)
-    result.zero_grad(set_to_none=True)
-    result.eval().requires_grad_(True)
+    _release(result)
     cost = Cost(meter.n_forward, meter.n_backward, stopwatch(where) - started)
     _check_result(name, result, model)
     return Unlearned(result, cost)
+
+
+def _release(result: nn.Module) -> None:
+    """Brings a network out of training: eval mode, every parameter trainable, in its own memory, without gradient."""
+    result.eval().requires_grad_(True)
+    for parameter in result.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.preserve_format)
+        parameter.grad = None
 
 
 def _check_sets(name: str, method: Method, forget: Examples | None, retain: Examples) -> None:

@@ -62,11 +62,11 @@ def amnesiacs(
         parts = layout(student)
         for name in (parts.first_convolution, parts.classifier):
             reset(student.get_submodule(name))
-        optimiser = sgd(student.parameters(), settings)
+        optimiser = sgd(student, settings)
         for inputs, _labels in feed.batches(retain, settings.batch_size, settings.distil_epochs):
             loss = distil(feed.outputs(student, inputs), feed.teach(teacher, inputs), settings.temperature)
             descend(optimiser, loss, settings.distil_rate)
-        optimiser = sgd(student.parameters(), settings)
+        optimiser = sgd(student, settings)
         steps = feed.batches(retain, settings.batch_size, settings.epochs)
         for (inputs, labels), rate in zip(steps, rates(settings, len(retain)), strict=True):
             outputs, taught = feed.outputs(student, inputs), feed.teach(teacher, inputs)

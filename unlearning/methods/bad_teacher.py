@@ -60,7 +60,7 @@ def bad_teacher(
             Examples(kept.images, torch.zeros_like(kept.labels)),
             Examples(forget.images.to(feed.device), torch.ones_like(forget.labels).to(feed.device)),
         )
-        optimiser = adam(student.parameters(), settings)
+        optimiser = adam(student, settings)
         steps = feed.batches(lessons, settings.batch_size, settings.epochs)
         for (inputs, from_bad), rate in zip(steps, rates(settings, len(lessons)), strict=True):
             taught = torch.where(from_bad[:, None] == 1, feed.teach(bad, inputs), feed.teach(good, inputs))

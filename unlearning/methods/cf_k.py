@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from unlearning.errors import MethodError
-from unlearning.methods.feeding import feeding, fit, sgd
+from unlearning.methods.feeding import feeding, fit
 from unlearning.methods.modules import layout, reset
 from unlearning.methods.settings import DescentSettings, ranged
 from unlearning.training import Examples
@@ -94,6 +94,5 @@ def _train_last(
             if anew:
                 reset(module)
             module.train().requires_grad_(True)
-        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        fit(student, retain, feed, settings, optimiser=sgd(trained, settings))
+        fit(student, retain, feed, settings)
         return student.requires_grad_(True)

@@ -31,12 +31,12 @@ class DiluteSettings(DescentSettings):
         noise_share: a, the share of a tensor's standard deviation that is noise afterwards.
     """
 
-    epochs: float = ranged(2.5, 0.0, 1_000.0)
-    learning_rate: float = ranged(0.1, 0.0, 10.0)
+    epochs: float = ranged(2.25, 0.0, 1_000.0)
+    learning_rate: float = ranged(0.075, 0.0, 10.0)
     weight_decay: float = ranged(5e-4, 0.0, 1.0)
     schedule: str = choice("one-cycle", *SCHEDULES)
     settle: bool = True
-    confidence: float = ranged(0.5, 0.0, 1.0)
+    confidence: float = ranged(0.8, 0.0, 1.0)
     noise_share: float = ranged(0.6, 0.0, 1.0)
 
 

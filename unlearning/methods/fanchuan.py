@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from unlearning.methods.feeding import Feed, cosine, descend, feeding, n_steps, needed
+from unlearning.descent import FlatWeights
+from unlearning.methods.feeding import Feed, Momentum, cosine, descend, feeding, n_steps, needed
 from unlearning.methods.settings import ApproximateSettings, ranged
 from unlearning.training import Examples
 
@@ -63,15 +64,10 @@ def fanchuan(
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
-        unlearn_to_uniform(student, forget, settings, feed)
-
-        def optimiser(rate: float, weight_decay: float) -> torch.optim.Optimizer:
-            return torch.optim.SGD(
-                student.parameters(), lr=rate, momentum=settings.momentum, weight_decay=weight_decay, fused=True
-            )
-
-        pull_apart = optimiser(settings.contrast_rate, 0.0)
-        keep = optimiser(settings.retain_rate, settings.retain_weight_decay)
+        weights = FlatWeights(student)
+        unlearn_to_uniform(student, weights, forget, settings=settings, feed=feed)
+        pull_apart = Momentum(weights, momentum=settings.momentum, weight_decay=0.0)
+        keep = Momentum(weights, momentum=settings.momentum, weight_decay=settings.retain_weight_decay)
         steps = settings.rounds * n_steps(len(forget), settings.forget_batch_size, 1.0)
         rates = cosine(settings.contrast_rate, steps, settings.contrast_rate_end)
         others = feed.endless(retain, settings.retain_batch_size)
@@ -85,11 +81,11 @@ def fanchuan(
         return student
 
 
-def unlearn_to_uniform(student: nn.Module, forget: Examples, settings: FanchuanSettings, feed: Feed) -> None:
+def unlearn_to_uniform(
+    student: nn.Module, weights: FlatWeights, forget: Examples, *, settings: FanchuanSettings, feed: Feed
+) -> None:
     """Phase one: a single pass over the forget set towards uniform answers."""
-    optimiser = torch.optim.SGD(
-        student.parameters(), lr=settings.uniform_rate, momentum=settings.momentum, weight_decay=0.0, fused=True
-    )
+    optimiser = Momentum(weights, momentum=settings.momentum, weight_decay=0.0)
     for inputs, _labels in feed.batches(forget, settings.forget_batch_size):
         descend(optimiser, divergence_from_uniform(feed.outputs(student, inputs)), settings.uniform_rate)
 

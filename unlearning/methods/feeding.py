@@ -5,13 +5,14 @@ import copy
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from unlearning.descent import Adam, FlatWeights
 from unlearning.devices import resolve_device, resolve_dtype, seeded
 from unlearning.errors import MethodError
 from unlearning.methods.modules import layout
@@ -50,9 +51,21 @@ class Feed:
             yield from self.batches(examples, batch_size)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Gives float32 logits `(b, n_classes)`, computed in the feed's arithmetic."""
-        with arithmetic(self.device, self.dtype):
-            outputs = model(inputs)
+        """Gives float32 logits `(b, n_classes)`, computed in the feed's arithmetic.
+
+        Raises:
+            MethodError: a batch norm in training mode has a single value to normalise.
+        """
+        try:
+            with arithmetic(self.device, self.dtype):
+                outputs = model(inputs)
+        except ValueError as error:
+            if len(inputs) > 1:
+                raise
+            raise MethodError(
+                f"Expected more than one image a batch: {type(model).__name__} normalises over the batch alone where "
+                "maps have shrunk to one pixel. Choose a method that does not train on the forget set by itself."
+            ) from error
         return outputs.float()
 
     def teach(self, teacher: nn.Module, inputs: Tensor) -> Tensor:
@@ -126,43 +139,48 @@ def rates(settings: DescentSettings, n_examples: int) -> Iterator[float]:
     return itertools.repeat(settings.learning_rate, steps)
 
 
-def sgd(parameters: Iterable[nn.Parameter], settings: DescentSettings) -> torch.optim.Optimizer:
-    """Gives SGD with the settings' momentum and weight decay."""
-    return torch.optim.SGD(
-        list(parameters),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+class Momentum:
+    """SGD with classical momentum, as the authors of most methods have it.
+
+    g ← ∇L + λθ;  v ← μv + g;  θ ← θ − ηv, weight decay λ on kernels and matrices only, as in our training.
+    """
+
+    def __init__(self, weights: FlatWeights, *, momentum: float, weight_decay: float) -> None:
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self._blocks = weights.blocks(torch.zeros_like(weights.values))
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Takes one step down the gradients, and sets them to zero."""
+        for decayed, (values, gradients, velocity) in self._blocks:
+            if decayed and self.weight_decay > 0.0:
+                gradients.add_(values, alpha=self.weight_decay)
+            velocity.mul_(self.momentum).add_(gradients)
+            values.add_(velocity, alpha=-learning_rate)
+            gradients.zero_()
 
 
-def adam(parameters: Iterable[nn.Parameter], settings: DescentSettings) -> torch.optim.Optimizer:
-    """Gives Adam with the settings' first moment and weight decay."""
-    return torch.optim.Adam(
-        list(parameters),
-        lr=settings.learning_rate,
-        betas=(settings.momentum, 0.999),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+Optimiser = Momentum | Adam
+
+
+def sgd(student: nn.Module, settings: DescentSettings) -> Momentum:
+    """Gives descent over a network's trainable weights with the settings' momentum and weight decay."""
+    return Momentum(FlatWeights(student), momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def adam(student: nn.Module, settings: DescentSettings) -> Adam:
+    """Gives Adam over a network's trainable weights with the settings' first moment and weight decay."""
+    return Adam(FlatWeights(student), momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
 def descend(
-    optimiser: torch.optim.Optimizer,
-    loss: Tensor,
-    learning_rate: float,
-    *,
-    on_gradients: Callable[[], None] | None = None,
+    optimiser: Optimiser, loss: Tensor, learning_rate: float, *, on_gradients: Callable[[], None] | None = None
 ) -> None:
     """Takes one step down the loss; `on_gradients` may change the gradients first."""
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate
-    optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if on_gradients is not None:
         on_gradients()
-    optimiser.step()
+    optimiser.step(learning_rate)
 
 
 def fit(
@@ -171,7 +189,7 @@ def fit(
     feed: Feed,
     settings: DescentSettings,
     *,
-    optimiser: torch.optim.Optimizer | None = None,
+    optimiser: Optimiser | None = None,
     weights: Tensor | None = None,
 ) -> None:
     """Trains on cross-entropy as the settings say, with SGD unless another optimiser is given.
@@ -179,7 +197,7 @@ def fit(
     Args:
         weights: of the classes `(n_classes,)`; none for plain cross-entropy.
     """
-    optimiser = optimiser or sgd(student.parameters(), settings)
+    optimiser = optimiser or sgd(student, settings)
     steps = feed.batches(examples, settings.batch_size, settings.epochs)
     for (inputs, labels), rate in zip(steps, rates(settings, len(examples)), strict=True):
         descend(optimiser, cross_entropy(feed.outputs(student, inputs), labels, weight=weights), rate)

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
+from unlearning.descent import FlatWeights
 from unlearning.errors import MethodError
-from unlearning.methods.feeding import Feed, cosine, descend, feeding, n_steps
+from unlearning.methods.feeding import Feed, Momentum, cosine, descend, feeding, n_steps
 from unlearning.methods.modules import layout, reset
 from unlearning.methods.settings import ApproximateSettings, ranged
 from unlearning.training import Examples
@@ -64,13 +65,7 @@ def forget_cycles(
         for epochs in settings.cycle_epochs:
             for name in pick_layers(student, settings.n_layers, feed):
                 reset(student.get_submodule(name))
-            optimiser = torch.optim.SGD(
-                student.parameters(),
-                lr=settings.learning_rate,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-                fused=True,
-            )
+            optimiser = Momentum(FlatWeights(student), momentum=settings.momentum, weight_decay=settings.weight_decay)
             rates = cosine(settings.learning_rate, n_steps(len(retain), settings.batch_size, epochs))
             for inputs, _labels in feed.batches(retain, settings.batch_size, epochs):
                 noisy = inputs + feed.normal_like(inputs, settings.input_noise)

@@ -40,7 +40,7 @@ def gradient_ascent(
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
-        optimiser = sgd(student.parameters(), settings)
+        optimiser = sgd(student, settings)
         steps = feed.batches(forget, settings.batch_size, settings.epochs)
         for (inputs, labels), rate in zip(steps, rates(settings, len(forget)), strict=True):
             descend(optimiser, -cross_entropy(feed.outputs(student, inputs), labels), rate)

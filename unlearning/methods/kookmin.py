@@ -114,7 +114,7 @@ def repair(
             if kernel.grad is not None:
                 kernel.grad.mul_(scale[name])
 
-    optimiser = sgd(student.parameters(), settings)
+    optimiser = sgd(student, settings)
     steps = n_steps(len(retain), settings.batch_size, settings.epochs)
     for step, (inputs, labels) in enumerate(feed.batches(retain, settings.batch_size, settings.epochs)):
         multiplier = settings.multipliers[step * len(settings.multipliers) // steps]

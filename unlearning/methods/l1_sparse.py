@@ -45,14 +45,13 @@ def l1_sparse(
     """Gives the model fine-tuned on `retain` under a fading L1 penalty; `forget` is not read."""
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
-        parameters = list(student.parameters())
-        optimiser = sgd(parameters, settings)
+        optimiser = sgd(student, settings)
         total = n_steps(len(retain), settings.batch_size, settings.epochs)
         steps = zip(
             feed.batches(retain, settings.batch_size, settings.epochs), rates(settings, len(retain)), strict=True
         )
         for step, ((inputs, labels), rate) in enumerate(steps):
-            penalty = torch.stack([parameter.abs().sum() for parameter in parameters]).sum()
+            penalty = torch.stack([parameter.abs().sum() for parameter in student.parameters()]).sum()
             loss = cross_entropy(feed.outputs(student, inputs), labels) + fading(settings.alpha, step, total) * penalty
             descend(optimiser, loss, rate)
         return student

@@ -45,7 +45,7 @@ def neggrad_plus(
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
-        optimiser = sgd(student.parameters(), settings)
+        optimiser = sgd(student, settings)
         forgetting = feed.endless(forget, settings.batch_size)
         steps = feed.batches(retain, settings.batch_size, settings.epochs)
         for (inputs, labels), rate in zip(steps, rates(settings, len(retain)), strict=True):

@@ -49,7 +49,7 @@ def random_mask(
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
         zero_random(student, settings.masked_share, feed)
-        fit(student, retain, feed, settings, optimiser=adam(student.parameters(), settings))
+        fit(student, retain, feed, settings, optimiser=adam(student, settings))
         return student
 
 

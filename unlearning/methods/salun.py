@@ -51,7 +51,7 @@ def salun(
         student = feed.student(model)
         masks = largest_of_all(saliency(student, forget, settings, feed), settings.salient_share)
         frozen = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-        optimiser = sgd(student.parameters(), settings)
+        optimiser = sgd(student, settings)
         both = join(retain.to(feed.device), relabel(forget, count_classes(model), feed))
         steps = feed.batches(both, settings.batch_size, settings.epochs)
         for (inputs, labels), rate in zip(steps, rates(settings, len(both)), strict=True):

@@ -104,7 +104,7 @@ def _epochs(
     """Gives the student after the last epoch, or after every epoch."""
     teacher = model.to(feed.device).eval()
     student = feed.student(model)
-    optimiser = sgd(student.parameters(), settings)  # the student's parameters only: a moving teacher teaches nothing
+    optimiser = sgd(student, settings)  # the student's parameters only: a moving teacher teaches nothing
     kept = []
     for epoch in range(settings.epochs):
         if epoch < settings.max_epochs:

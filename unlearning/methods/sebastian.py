@@ -64,7 +64,7 @@ def sebastian(
         for name, weight in layers.items():
             redraw_uniform(weight, pruned[name], feed)
         weights = balance(student, retain, settings.class_weight_power)
-        optimiser = sgd(student.parameters(), settings)
+        optimiser = sgd(student, settings)
         steps = feed.batches(retain, settings.batch_size, settings.epochs)
         for (inputs, labels), rate in zip(steps, rates(settings, len(retain)), strict=True):
             outputs = feed.outputs(student, inputs)

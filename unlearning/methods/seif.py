@@ -59,7 +59,7 @@ def seif(
         if settings.noise_on == "stem":
             kernels = [student.get_submodule(layout(student).first_convolution).weight]  # type: ignore[list-item]
         weights = balance(student, retain, settings.class_weight_power)
-        optimiser = sgd(student.parameters(), settings)
+        optimiser = sgd(student, settings)
         late = n_steps(len(retain), settings.batch_size, max(settings.epochs - 1.0, 0.0))  # steps done when it falls
         add_noise(kernels, settings.noise, feed)
         steps = zip(

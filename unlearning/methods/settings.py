@@ -112,7 +112,8 @@ class DescentSettings(ApproximateSettings):
         epochs: passes over the examples; a fraction ends within a pass.
         learning_rate: the highest of the schedule.
         momentum: of SGD, or the first moment of Adam.
-        weight_decay: added to the gradients of all parameters, norms and biases included, as the authors do.
+        weight_decay: added to the gradients of kernels and matrices, not of norms and biases, as our training does;
+            the authors decay all.
         batch_size: examples a step, split evenly over an epoch as `unlearning.training.batches` does.
         schedule: "constant", "cosine" per step from `learning_rate` to 0, or "one-cycle": a fifth of the steps up to
             `learning_rate`, then cosine to 0.

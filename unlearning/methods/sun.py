@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from unlearning.methods.feeding import Feed, descend, feeding
+from unlearning.descent import FlatWeights
+from unlearning.methods.feeding import Feed, Momentum, descend, feeding
 from unlearning.methods.modules import layout, norm_parameters, reset
 from unlearning.methods.settings import ApproximateSettings, ranged
 from unlearning.training import Examples
@@ -98,7 +99,7 @@ def _train(
     student.requires_grad_(False)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    optimiser = torch.optim.SGD(list(parameters.values()), lr=0.0, momentum=settings.momentum, fused=True)
+    optimiser = Momentum(FlatWeights(student), momentum=settings.momentum, weight_decay=0.0)
     for rate in epoch_rates:
         for inputs, labels in feed.batches(retain, settings.batch_size):
             descend(optimiser, cross_entropy(feed.outputs(student, inputs), labels), rate)

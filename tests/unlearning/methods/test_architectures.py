@@ -83,3 +83,13 @@ def test_method_works_or_says_why_not(name, architecture, networks, faces):
     assert type(result) is type(network)
     changed = [not torch.equal(p, q) for p, q in zip(result.parameters(), network.parameters(), strict=True)]
     assert any(changed) or name == "ssd"
+
+
+def test_single_image_to_forget(networks, faces):
+    """Small maps and a forget set of one: a sentence where the batch norms cannot work, a result where they can."""
+    recipe = Recipe("strange", "resnet18", image_size=(32, 32), dtype="float32")
+    forget, retain = faces.subset([0]), faces.subset(range(1, 8))
+    with pytest.raises(MethodError, match="Expected more than one image a batch"):
+        unlearn("gradient_ascent", networks["resnet18"], forget, retain, recipe=recipe, seed=1, device="cpu")
+    settings = METHODS["kookmin"].settings(epochs=1.0)
+    unlearn("kookmin", networks["resnet18"], forget, retain, recipe=recipe, seed=1, device="cpu", settings=settings)

@@ -114,6 +114,8 @@ def test_result_is_a_serving_model(name, run, model):
         assert got.dtype == value.dtype
         assert got.device == torch.device("cpu")
         assert torch.isfinite(got).all()
+    storages = {parameter.untyped_storage().data_ptr() for parameter in result.parameters()}
+    assert len(storages) == len(list(result.parameters()))  # safetensors writes no shared memory
 
 
 def test_statistics_of_norms_are_sane(name, run):

@@ -112,14 +112,34 @@ def test_teaching_has_no_gradient(feed, model):
 
 
 def test_descend_uses_the_rate_and_the_changed_gradients():
-    parameter = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
-    optimiser = sgd([parameter], DescentSettings(momentum=0.0, learning_rate=9.0))
+    layer = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    optimiser = sgd(layer, DescentSettings(momentum=0.0, learning_rate=9.0))
 
     def keep_second():
-        parameter.grad[1] = 0.0
+        layer.weight.grad[0, 1] = 0.0
 
-    descend(optimiser, parameter.sum(), 0.25, on_gradients=keep_second)
-    assert parameter.tolist() == [0.75, 1.0]
+    descend(optimiser, layer.weight.sum(), 0.25, on_gradients=keep_second)
+    assert layer.weight.tolist() == [[0.75, 1.0]]
+
+
+def test_momentum_is_torchs(feed, model, retain):
+    """Against torch.optim.SGD with the same momentum, and decay on kernels and matrices only."""
+    mine, theirs = feed.student(model), feed.student(model)
+    settings = DescentSettings(momentum=0.9, weight_decay=0.01)
+    optimiser = sgd(mine, settings)
+    groups = [
+        {"params": [p for p in theirs.parameters() if p.ndim > 1], "weight_decay": 0.01},
+        {"params": [p for p in theirs.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
+    for inputs, labels in feed.batches(retain, 16):
+        descend(optimiser, cross_entropy(mine(inputs), labels), 0.05)
+        reference.zero_grad()
+        cross_entropy(theirs(inputs), labels).backward()
+        reference.step()
+    for got, expected in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_fit_lowers_the_loss(feed, retain):

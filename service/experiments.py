@@ -1,0 +1,364 @@
+"""Methods compared on the home's own data: banks drawn in one of three ways, and the figures of each method.
+
+What is drawn for a forget set lies in `evaluations/<digest>` of the home, as margins, never weights: an evaluation that
+was killed goes on where it was, and one with more models, experiments or methods draws only what it lacks. An original
+knows the people to forget, so it lives in the memory of the process that trains it, long enough to be unlearned by
+every method, and nowhere else. The first models of a `full` evaluation are those of `reuse_n_n`.
+
+The reference models and those of the anchor `retrain` have seeds of their own; so have originals and unlearning runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import unlearning.methods
+from audit.comparison import DO_NOTHING, RETRAIN, Candidates, Comparison, compare
+from audit.experiments import SETUPS, Pool, Setup
+from audit.references import Bank, BankKey, BankStore, ReferenceRow
+from service.banks import BankPlan, build_bank, plan_exact_bank, rows_digest, training_code_version
+from service.context import Context
+from service.errors import ConflictError, InvalidInputError
+from service.planning import asked_to_go, pictures_of, recipe_of
+from service.production import library_versions
+from service.trials import Outcome, Rows, in_children, open_pictures, score
+from unlearning.devices import describe_device, resolve_device
+from unlearning.methods import Settings as MethodSettings
+from unlearning.methods import find_method, settings_for, unlearn
+from unlearning.training import Examples, train
+
+FEWEST_MODELS = 8  # fewer cannot be halved and still have a spread
+ORIGINAL_SEEDS, UNLEARNING_SEEDS = 1_000_003, 2_000_003  # references start at 0
+
+OnProgress = Callable[[int, int], None]
+"""Called with (models there, models wanted)."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is asked.
+
+    Attributes:
+        methods: to compare; the anchors come by themselves.
+        people: user ids, forgotten together.
+        setup: how banks are drawn, see `audit.experiments`.
+        n_models: models of a kind in a bank; a reuse experiment draws half of them.
+        n_experiments: for `full` each has banks of its own.
+        seed: of the draws from the banks; the models do not depend on it.
+
+    Raises:
+        InvalidInputError: nothing to compare or forget, or a number out of range.
+        MethodError: an unknown method.
+    """
+
+    methods: tuple[str, ...]
+    people: tuple[str, ...]
+    setup: Setup = "reuse_n_1"
+    n_models: int = 64
+    n_experiments: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            find_method(method)
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(m for m in self.methods if m != RETRAIN)))
+        object.__setattr__(self, "people", tuple(dict.fromkeys(self.people)))
+        if not self.people:
+            raise InvalidInputError("Expected at least one person to forget; name one of the training split.")
+        if self.setup not in SETUPS:
+            raise InvalidInputError(f"Expected setup to be one of {', '.join(SETUPS)}, got {self.setup!r}.")
+        if self.n_models < FEWEST_MODELS or self.n_experiments < 2:
+            raise InvalidInputError(
+                f"Expected at least {FEWEST_MODELS} models a bank and 2 experiments, got {self.n_models} and "
+                f"{self.n_experiments}."
+            )
+
+    @property
+    def n_sets(self) -> int:
+        """Banks of each kind."""
+        return self.n_experiments if self.setup == "full" else 1
+
+    @property
+    def n_each(self) -> int:
+        """Models of each kind over all banks."""
+        return self.n_sets * self.n_models
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Whatever starts from an original."""
+        return (DO_NOTHING, *self.methods)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A forget set and all that its models have in common; equal and hashed by its digest.
+
+    Attributes:
+        plan: bank of models that never saw the forget set; `plan.scene.forget` is the forget set.
+        everybody: rows the originals learn from, the forget set among them.
+    """
+
+    digest: str
+    plan: BankPlan = field(compare=False, repr=False)
+    everybody: Rows = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What an experiment still has to train, and seconds a model if any was trained here before."""
+
+    n_trainings: int
+    n_runs: int
+    n_there: int
+    training_seconds: float | None
+
+    def sentence(self) -> str:
+        """The cost, before it is spent."""
+        if not self.n_trainings:
+            return f"All {self.n_there} models are here already."
+        models = "1 model" if self.n_trainings == 1 else f"{self.n_trainings} models"
+        sentence = f"{models} to train and {self.n_runs} runs of methods"
+        if self.training_seconds is not None:
+            minutes = self.n_trainings * self.training_seconds / 60
+            time = f"about {minutes:.0f} min" if minutes >= 1 else "less than a minute"
+            sentence += f", the trainings alone {time} of one core"
+        return sentence + (f"; {self.n_there} models are here already." if self.n_there else ".")
+
+
+def set_stage(context: Context, people: Iterable[str]) -> Stage:
+    """The stage on which people are forgotten; who asked to be erased is in no model of it.
+
+    Raises:
+        InvalidInputError: somebody is not of the training split.
+        ConflictError: somebody asked to be erased.
+        FacesError: the data folder breaks a rule.
+    """
+    settings, recipe = context.settings, recipe_of(context)
+    pictures = pictures_of(settings, recipe)
+    faces = open_pictures(pictures)
+    known, wanted = set(faces.train_subjects()), set(people)
+    if unknown := wanted - known:
+        raise InvalidInputError(f"Expected people of the training split, but {len(unknown)} of those named are not.")
+    absent = asked_to_go(context, faces)
+    if erased := wanted & absent:
+        raise ConflictError(
+            f"Expected people who may be trained on, but {len(erased)} of those named asked to be erased; name others."
+        )
+    plan = plan_exact_bank(context, recipe, pictures, wanted, absent)
+    plan = replace(plan, scene=replace(plan.scene, forget=plan.scene.scored))
+    everybody = faces.where(split="train", without=absent)
+    return Stage(_digest(plan.key.digest, rows_digest(faces, everybody)), plan, everybody)
+
+
+def store_of(context: Context, stage: Stage) -> BankStore:
+    """The banks drawn on a stage."""
+    return BankStore(context.settings.evaluations_folder / stage.digest[:32])
+
+
+def workload(context: Context, experiment: Experiment, stage: Stage) -> Workload:
+    """What `draw` would have to do now."""
+    store, n = store_of(context, stage), experiment.n_each
+    n_references = len(store.missing_seeds(stage.plan.key, 2 * n))
+    keys = _keys(stage, experiment).values()
+    missing = [store.missing_seeds(key, n) for key in keys]
+    originals = {seed if experiment.setup != "reuse_n_1" else 0 for seeds in missing for seed in seeds}
+    n_runs = sum(map(len, missing))
+    here, ahead = (bank.status(now=context.now()) for bank in (store, BankStore(context.settings.banks_folder)))
+    known = [status for status in here if status.key == stage.plan.key and status.n_models] or [
+        status for status in ahead if status.key.recipe_digest == stage.plan.key.recipe_digest and status.n_models
+    ]
+    return Workload(
+        n_trainings=n_references + len(originals),
+        n_runs=n_runs,
+        n_there=2 * n + len(missing) * n - n_references - n_runs,
+        training_seconds=known[0].cost_seconds / known[0].n_models if known else None,
+    )
+
+
+def evaluate(
+    context: Context,
+    experiment: Experiment,
+    *,
+    on_progress: OnProgress = lambda done, wanted: None,
+    on_method: OnProgress = lambda done, wanted: None,
+) -> Comparison:
+    """Draw what is missing and judge every method; the banks stay for the next evaluation.
+
+    Raises:
+        as `set_stage`; MethodError: a method diverged.
+    """
+    stage = set_stage(context, experiment.people)
+    retrained, candidates = draw(context, experiment, stage, on_progress)
+    scene = stage.plan.scene
+    tuned = {
+        m for m in experiment.methods if settings_for(m, scene.recipe) != find_method(m).settings(recipe=scene.recipe)
+    }
+    provenance = {
+        "Recipe": f"{scene.recipe.name} ({scene.recipe.digest[:16]}…)",
+        "Data manifest": scene.pictures.manifest_digest,
+        "Models trained on": f"{len(scene.retain)} images, originals on {len(stage.everybody)}",
+        "Accuracy on people never seen": f"over {len(scene.test)} images",
+        "Settings": "; ".join(
+            f"{m}: {'tuned for this recipe' if m in tuned else 'authors’'}" for m in experiment.methods
+        )
+        or "–",
+        "Device": describe_device(resolve_device(scene.device)),
+        "Seed of the draws": str(experiment.seed),
+        **library_versions(),
+    }
+    return compare(
+        experiment.setup,
+        candidates,
+        retrained,
+        n_people=len(experiment.people),
+        seed=experiment.seed,
+        n_experiments=experiment.n_experiments,
+        provenance=provenance,
+        created_at=context.now(),
+        on_method=on_method,
+    )
+
+
+def draw(
+    context: Context, experiment: Experiment, stage: Stage, on_progress: OnProgress
+) -> tuple[Candidates, dict[str, Candidates]]:
+    """The retrained models, and by name the methods' and the anchors'; builds what is missing, keeps it as it comes."""
+    n = experiment.n_each
+    wanted = (2 + len(experiment.candidates)) * n
+    references = draw_references(context, stage, 2 * n, lambda done, _: on_progress(done, wanted))
+    retrained, again = (
+        _candidates(references, slice(0, n), experiment),
+        _candidates(references, slice(n, 2 * n), experiment),
+    )
+    banks = draw_candidates(context, experiment, stage, lambda done, _: on_progress(2 * n + done, wanted))
+    candidates = {name: _candidates(bank, slice(0, n), experiment) for name, bank in banks.items()}
+    do_nothing = candidates.pop(DO_NOTHING)
+    return retrained, {**candidates, RETRAIN: again, DO_NOTHING: Candidates(do_nothing.pool)}
+
+
+def draw_references(context: Context, stage: Stage, n_models: int, on_progress: OnProgress) -> Bank:
+    """At least `n_models` models that never saw the forget set, seeds 0 and up in order."""
+    return build_bank(store_of(context, stage), stage.plan, n_models, context.settings, on_progress, now=context.now())
+
+
+def draw_candidates(context: Context, experiment: Experiment, stage: Stage, on_progress: OnProgress) -> dict[str, Bank]:
+    """By name, the bank of every method and of the originals themselves."""
+    store, n, plan = store_of(context, stage), experiment.n_each, stage.plan
+    keys = _keys(stage, experiment)
+    lacking: dict[int, list[str]] = {}
+    for name, key in keys.items():
+        store.begin(key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n, now=context.now())
+        for seed in store.missing_seeds(key, n):
+            lacking.setdefault(seed, []).append(name)
+    wanted = len(keys) * n
+    done = wanted - sum(map(len, lacking.values()))
+    on_progress(done, wanted)
+    one = experiment.setup == "reuse_n_1"
+    chosen = {name: settings_for(name, plan.scene.recipe) for name in experiment.methods}
+    calls = (
+        (stage, 0 if one else seed, seed, {name: chosen.get(name) for name in names})
+        for seed, names in sorted(lacking.items())
+    )
+    try:
+        for outcomes in in_children(run_original, calls, context.settings):
+            for name, outcome in outcomes.items():
+                store.add(keys[name], _row(plan, outcome))
+            done += len(outcomes)
+            on_progress(done, wanted)
+    finally:
+        _original.cache_clear()  # with one job it was this process that trained it
+    return {name: _found(store, key, n) for name, key in keys.items()}
+
+
+def run_original(
+    stage: Stage, original: int, seed: int, methods: Mapping[str, MethodSettings | None]
+) -> dict[str, Outcome]:
+    """Train an original, unlearn it by each method in turn, and score what came out.
+
+    Args:
+        stage: whose forget set it learns and forgets.
+        original: number of the original.
+        seed: number of the run; of its row in the banks.
+        methods: settings by name; `DO_NOTHING` scores the original itself.
+    """
+    scene = stage.plan.scene
+    model = _original(stage, original)
+    faces = open_pictures(scene.pictures)
+    forget, retain = (
+        Examples.from_arrays(faces.images[rows], faces.labels[rows]) for rows in (scene.scored, scene.retain)
+    )
+    outcomes = {}
+    for name, settings in methods.items():
+        if name == DO_NOTHING:
+            outcomes[name] = Outcome(seed, *score(scene, model), 0.0, 0, 0)
+            continue
+        done = unlearn(
+            name, model, forget, retain, recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed, device=scene.device,
+            settings=settings,
+        )  # fmt: skip
+        cost = done.cost
+        outcomes[name] = Outcome(seed, *score(scene, done.model), cost.seconds, cost.n_forward, cost.n_backward)
+    return outcomes
+
+
+@lru_cache(maxsize=1)
+def _original(stage: Stage, original: int) -> torch.nn.Module:
+    """The original of that number; kept until the next one, for the runs of `reuse_n_1` start from the same."""
+    scene = stage.plan.scene
+    faces = open_pictures(scene.pictures)
+    data = Examples.from_arrays(faces.images[stage.everybody], faces.labels[stage.everybody])
+    n_classes = len(faces.classes)
+    return train(scene.recipe, data, n_classes=n_classes, seed=ORIGINAL_SEEDS + original, device=scene.device).model
+
+
+def _keys(stage: Stage, experiment: Experiment) -> dict[str, BankKey]:
+    """By name, the key of the bank: stage, method, its settings and code, and where its originals come from."""
+    recipe = stage.plan.scene.recipe
+    origin = "one original" if experiment.setup == "reuse_n_1" else "an original each"
+    keys = {}
+    for name in experiment.candidates:
+        options = {} if name == DO_NOTHING else settings_for(name, recipe).to_dict()
+        code = training_code_version() if name == DO_NOTHING else methods_code_version()
+        made_by = _digest(stage.digest, name, json.dumps(options, sort_keys=True), origin)
+        keys[name] = replace(stage.plan.key, code_version=code, training_digest=made_by)
+    return keys
+
+
+@cache
+def methods_code_version() -> str:
+    """Digest of the code that methods and training run: a change makes unlearned banks a miss."""
+    files = sorted(Path(unlearning.methods.__file__).parent.glob("*.py"))
+    return _digest(training_code_version(), *(path.read_text() for path in files))
+
+
+def _candidates(bank: Bank, rows: slice, experiment: Experiment) -> Candidates:
+    """A pool of some of a bank's models, cut into as many sets as the experiment has."""
+    margins = bank.margins[rows].astype(np.float64)
+    shape = (experiment.n_sets, experiment.n_models)
+    retain, test = (values[rows].reshape(shape) for values in (bank.retain_accuracy, bank.test_accuracy))
+    return Candidates(Pool(margins.reshape(*shape, margins.shape[1]), retain, test), bank.seconds[rows])
+
+
+def _row(plan: BankPlan, outcome: Outcome) -> ReferenceRow:
+    return ReferenceRow(
+        outcome.seed, plan.example_ids, outcome.margins, outcome.retain_accuracy, outcome.test_accuracy, outcome.seconds
+    )
+
+
+def _found(store: BankStore, key: BankKey, n_models: int) -> Bank:
+    bank = store.find(key, n_models=n_models)
+    if bank is None:
+        raise RuntimeError(f"Expected a complete bank {key.digest[:12]} after drawing it; its files were changed.")
+    return bank
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()

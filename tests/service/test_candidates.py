@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from audit.certificate import verify
+from audit.references import BankStore
+from service import deployment, planning, registry
+from service.candidates import deploy, judge, original_outcome, seed_of, steps, unlearn
+from service.errors import ConflictError
+from service.runs import RunFolder
+from tests.service import tiny
+
+
+@pytest.fixture
+def person(tiny_context):
+    return tiny.people(tiny_context)[0]
+
+
+@pytest.fixture
+def run_id(tiny_context, person):
+    """A run with its plan and its reference bank."""
+    return tiny.plan_run(tiny_context, person)
+
+
+def unlearned_bank(context, run_id):
+    """The one bank in a run's folder."""
+    store = BankStore(RunFolder(context.settings, run_id).unlearned())
+    (status,) = store.status(now=context.now())
+    return store.find(status.key)
+
+
+def test_exact_retraining_comes_last_and_as_often_as_allowed():
+    assert steps(tiny.POLICY) == ("finetune", "retrain", "retrain")
+    assert steps(replace(tiny.POLICY, ladder=("retrain",), retrain_attempts=1)) == ("retrain",)
+
+
+def test_the_seeds_of_the_steps_follow_from_the_run_s(tiny_context, run_id):
+    run = tiny.run_of(tiny_context, run_id)
+    seeds = [seed_of(run, step) for step in range(20)]
+    assert len(set(seeds)) == 20
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert seeds == [seed_of(tiny.run_of(tiny_context, run_id), step) for step in range(20)]
+
+
+def test_the_candidate_is_one_trial_of_the_seed_fixed_before(tiny_context, run_id):
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    (attempt,) = tiny.attempts(tiny_context)
+    assert (attempt.method, attempt.verdict) == ("finetune", None)  # nothing was measured against a bar yet
+    assert attempt.seed == seed_of(tiny.run_of(tiny_context, run_id), tiny.FINETUNE)
+    folder = RunFolder(tiny_context.settings, run_id)
+    candidate, bank = folder.read("step-0"), unlearned_bank(tiny_context, run_id)
+    assert candidate["seed"] == attempt.seed
+    assert bank.seeds.tolist() == [0, 1, 2, 3]  # other seeds, none of which can be deployed
+    assert bank.margins.shape == (4, tiny.N_IMAGES)
+    assert list(folder.path.glob("*.safetensors")) == [folder.weights(0)]
+
+
+def test_unlearning_again_keeps_the_candidate_and_the_bank(tiny_context, run_id):
+    folder = RunFolder(tiny_context.settings, run_id)
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    before = folder.read("step-0"), folder.weights(0).stat().st_mtime_ns, unlearned_bank(tiny_context, run_id)
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    after = folder.read("step-0"), folder.weights(0).stat().st_mtime_ns, unlearned_bank(tiny_context, run_id)
+    assert after[:2] == before[:2]
+    np.testing.assert_array_equal(after[2].seconds, before[2].seconds)
+    assert len(tiny.attempts(tiny_context)) == 1
+
+
+def test_exact_retraining_needs_no_bank_of_its_own(tiny_context, run_id):
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    assert not RunFolder(tiny_context.settings, run_id).unlearned().exists()
+
+
+def test_a_failed_candidate_gets_a_certificate_that_names_no_request(tiny_context, run_id):
+    assert not tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    (attempt,) = tiny.attempts(tiny_context)
+    assert attempt.verdict == "FAILED"
+    assert any("of retraining's time; at most 1% is allowed" in reason for reason in attempt.reasons)
+    (record,) = tiny.certificates(tiny_context)
+    assert (record.id, record.request_id) == (attempt.certificate_id, None)
+    result = verify(record.envelope, public_key=tiny_context.keyring.public_key)
+    assert result.valid, result.checks
+    assert not result.erased
+    predicate = result.statement["predicate"]
+    assert (predicate["verdict"], predicate["request_id"], predicate["purge"]) == ("FAILED", None, None)
+    (request,) = tiny.requests(tiny_context)
+    assert predicate["subject_commitments"] == [request.commitment]
+    assert request.id not in json.dumps(result.statement)
+    assert tiny.run_of(tiny_context, run_id).candidate_digest is None
+
+
+def test_a_passed_candidate_is_noted_and_certified_only_at_the_end(tiny_context, run_id):
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    (attempt,) = tiny.attempts(tiny_context)
+    folder = RunFolder(tiny_context.settings, run_id)
+    assert attempt.verdict == "PASSED"
+    assert attempt.reasons == []
+    assert attempt.candidate_digest == folder.read("step-1")["weights_digest"]
+    assert tiny.run_of(tiny_context, run_id).candidate_digest == attempt.candidate_digest
+    assert tiny.certificates(tiny_context) == []
+    assert {"original", "deployed", "retrained", "retrained_deviation"} == attempt.figures["margin_means"].keys()
+
+
+def test_an_undetermined_audit_does_not_pass(tiny_context, person):
+    policy = replace(tiny.POLICY, exchangeability_alpha=0.05)  # four references cannot carry such a test
+    run_id = tiny.plan_run(tiny_context, person, policy=policy)
+    assert not tiny.try_step(tiny_context, run_id, tiny.RETRAIN, policy)
+    (record,) = tiny.certificates(tiny_context)
+    assert record.verdict == "UNDETERMINED"
+    assert verify(record.envelope).valid
+
+
+@pytest.mark.parametrize("step", [tiny.FINETUNE, tiny.RETRAIN])
+def test_judging_again_changes_nothing(tiny_context, clock, run_id, step):
+    passed = tiny.try_step(tiny_context, run_id, step)
+    before = tiny.attempts(tiny_context), tiny.certificates(tiny_context), tiny.log_entries(tiny_context)
+    clock.advance(seconds=1)
+    assert judge(tiny_context, tiny.POLICY, run_id, step) is passed
+    assert (tiny.attempts(tiny_context), tiny.certificates(tiny_context), tiny.log_entries(tiny_context)) == before
+
+
+def test_policy_audit_and_certificate_stand_in_the_log(tiny_context, run_id):
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    entries = [(leaf.kind, json.loads(leaf.entry)) for leaf in tiny.log_entries(tiny_context)]
+    assert [kind for kind, _ in entries] == ["policy", "audit", "certificate", "audit"]
+    assert [fields["verdict"] for kind, fields in entries if kind == "audit"] == ["FAILED", "PASSED"]
+
+
+def test_nothing_is_judged_without_its_candidate_or_its_bank(tiny_context, person):
+    run_id = tiny.claim_run(tiny_context, person)
+    planning.plan(tiny_context, tiny.POLICY, run_id)
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    with pytest.raises(FileNotFoundError, match="complete reference bank"):
+        judge(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    tiny.build(tiny_context, planning.bank_plan(tiny_context, planning.load(tiny_context, run_id)))
+    (RunFolder(tiny_context.settings, run_id).path / "step-1.json").unlink()
+    with pytest.raises(FileNotFoundError, match="outcome of step 1"):
+        judge(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    assert tiny.attempts(tiny_context)[0].verdict is None
+
+
+def test_the_model_before_is_scored_like_a_trial(tiny_context, run_id):
+    scene = planning.forget_scene(tiny_context, planning.load(tiny_context, run_id))
+    run = tiny.run_of(tiny_context, run_id)
+    outcome = original_outcome(tiny_context, scene, run)
+    assert outcome.margins.shape == (tiny.N_IMAGES,)
+    assert outcome.weights_digest == run.base_digest
+
+
+def test_the_report_names_the_run_and_no_person(tiny_context, run_id):
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    files = list((tiny_context.settings.reports_folder / run_id).iterdir())
+    assert {path.name for path in files} >= {"step-0.html", "step-0.json"}
+    everybody = tiny.people(tiny_context) + tiny.people(tiny_context, "test")
+    for path in files:
+        text = path.read_text()
+        assert not any(person in text for person in everybody), path
+    assert run_id in (tiny_context.settings.reports_folder / run_id / "step-0.html").read_text()
+
+
+def test_the_certified_weights_go_into_service_for_good(tiny_context, run_id):
+    base = deployment.pointer(tiny_context).committed_digest
+    tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    for _ in range(2):  # a kill after the swap repeats it
+        deploy(tiny_context, run_id)
+        run, pointer = tiny.run_of(tiny_context, run_id), deployment.pointer(tiny_context)
+        assert (run.generation, pointer.committed_generation) == (2, 2)
+        assert pointer.committed_digest == run.candidate_digest
+        assert RunFolder(tiny_context.settings, run_id).read("barrier")["generation"] == 2
+    manifest = registry.load_checked(tiny_context, run.candidate_digest).manifest
+    assert manifest.lineage == {"method": "retrain", "parent": base, "run_id": run_id}
+    assert manifest.classes == ("old", "young")
+    with pytest.raises(ConflictError, match="remember a person"):
+        deployment.stage(tiny_context, base)
+
+
+def test_other_weights_than_the_audited_are_not_deployed(tiny_context, run_id):
+    base = deployment.pointer(tiny_context).committed_digest
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    folder = RunFolder(tiny_context.settings, run_id)
+    folder.weights(tiny.RETRAIN).write_bytes(folder.weights(tiny.FINETUNE).read_bytes())
+    with pytest.raises(ValueError, match="Expected the audited weights"):
+        deploy(tiny_context, run_id)
+    assert deployment.pointer(tiny_context).committed_digest == base
+    assert tiny.run_of(tiny_context, run_id).generation is None

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from audit.certificate import verify
+from service import planning, registry
+from service.certificates import NO_MODEL, Issuer, Purged
+from service.db import session
+from service.keyring import commitment
+from service.planning import RunPlan
+from service.tables import Run
+from tests.service import tiny
+
+
+@pytest.fixture
+def mixed(tiny_context):
+    """A judged run of somebody the model learned from, somebody of the test split, and somebody unknown."""
+    trained, tested = tiny.people(tiny_context)[0], tiny.people(tiny_context, "test")[0]
+    run_id = tiny.plan_run(tiny_context, trained, tested, "nobody-we-know")
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    return run_id
+
+
+def issuer_of(context, run_id):
+    return Issuer(context, tiny.POLICY, tiny.run_of(context, run_id), planning.load(context, run_id))
+
+
+def purged_at(context, barrier=None):
+    return Purged(n_older_versions=1, data_digest_after="d" * 64, finished_at=context.now(), barrier=barrier)
+
+
+def issue(context, run_id, number, barrier=None):
+    """Certificate of the run's request of this number, its text as people get it."""
+    request = tiny.requests(context)[number]
+    with session(context.engine) as s:
+        issuer_of(context, run_id).erasure(s, request, tiny.attempts(context)[0], purged_at(context, barrier))
+        s.commit()
+    return tiny.certificates(context)[-1].envelope
+
+
+def test_a_certificate_verifies_offline_with_weights_and_log(tiny_context, mixed):
+    certificate = issue(tiny_context, mixed, 0)
+    candidate = tiny_context.settings.runs_folder / mixed / "step-1.safetensors"
+    leaves = [leaf.entry for leaf in tiny.log_entries(tiny_context)]
+    key = tiny_context.keyring.public_key
+    result = verify(certificate, public_key=key, weights_path=candidate, log_leaves=leaves)
+    assert result.valid, result.checks
+    assert result.verdict == "PASSED"
+    assert {check.name for check in result.checks} >= {"signature", "key", "log", "weights", "whole log"}
+    base = registry.path(tiny_context.settings, tiny.run_of(tiny_context, mixed).base_digest)
+    assert not verify(certificate, weights_path=base).valid
+
+
+def test_an_altered_certificate_does_not_verify(tiny_context, mixed):
+    certificate = copy.deepcopy(issue(tiny_context, mixed, 0))
+    payload = certificate["envelope"]["payload"]
+    certificate["envelope"]["payload"] = ("A" if payload[0] != "A" else "B") + payload[1:]
+    assert not verify(certificate).valid
+
+
+def test_it_commits_to_the_person_and_names_nobody(tiny_context, mixed):
+    request = tiny.requests(tiny_context)[0]
+    statement = verify(issue(tiny_context, mixed, 0)).statement
+    expected = commitment(bytes.fromhex(request.commitment_salt), request.user_id)
+    assert statement["predicate"]["subject_commitments"] == [expected]
+    assert statement["predicate"]["request_id"] == request.id
+    everybody = tiny.people(tiny_context) + tiny.people(tiny_context, "test")
+    assert not any(person in json.dumps(statement) for person in everybody)
+
+
+def test_it_says_how_the_weights_were_made_and_judged(tiny_context, mixed):
+    predicate = verify(issue(tiny_context, mixed, 0)).statement["predicate"]
+    run, plan = tiny.run_of(tiny_context, mixed), planning.load(tiny_context, mixed)
+    (attempt,) = tiny.attempts(tiny_context)
+    procedure = predicate["procedure"]
+    assert (procedure["method"], procedure["rung"], procedure["seed"]) == ("retrain", tiny.RETRAIN, attempt.seed)
+    assert procedure["recipe_digest"] == planning.recipe_of(tiny_context).digest
+    assert "recipe" not in procedure["settings"]
+    assert (procedure["data_digest_before"], procedure["data_digest_after"]) == (plan.manifest_digest, "d" * 64)
+    assert predicate["bank_keys"] == [planning.bank_plan(tiny_context, plan).key.digest]
+    assert predicate["policy"] == {"name": "tiny", "digest": tiny.POLICY.digest}
+    assert (predicate["base_digest"], predicate["run_id"]) == (run.base_digest, run.id)
+    assert {check["name"] for check in predicate["checks"]} >= {"bank_size", "exchangeability", "cost_share"}
+    assert predicate["purge"]["destroyed"] == {
+        "image files": tiny.N_IMAGES, "reference columns": tiny.N_IMAGES, "older model versions": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "n_images"), [(1, tiny.N_IMAGES), (2, 0)])
+def test_nothing_was_required_for_people_no_model_learned_from(tiny_context, mixed, number, n_images):
+    certificate = issue(tiny_context, mixed, number)
+    result = verify(certificate, public_key=tiny_context.keyring.public_key)
+    assert result.valid, result.checks
+    assert (result.verdict, result.erased) == ("NOT_REQUIRED", True)
+    predicate = result.statement["predicate"]
+    assert predicate["checks"] == predicate["bank_keys"] == predicate["barrier"] == []
+    assert predicate["purge"]["destroyed"] == {
+        "image files": n_images, "reference columns": 0, "older model versions": 0,
+    }  # fmt: skip
+    (subject,) = result.statement["subject"]
+    assert subject["digest"]["sha256"] == tiny.run_of(tiny_context, mixed).candidate_digest
+
+
+def test_a_service_without_a_model_certifies_too(context):
+    now = context.now()
+    (request_id,) = tiny.file(context, "s31")
+    run = Run(
+        id="run", line="default", stage="purging", base_digest="", policy_digest=tiny.POLICY.digest, seed=1,
+        created_at=now, updated_at=now,
+    )  # fmt: skip
+    plan = RunPlan("", [], [], [], {request_id: 0}, {request_id: 0}, {})
+    issuer = Issuer(context, tiny.POLICY, run, plan)
+    with session(context.engine) as s:
+        issuer.erasure(s, tiny.request_of(context, request_id), None, purged_at(context))
+        s.commit()
+    result = verify(tiny.certificates(context)[0].envelope)
+    assert result.valid, result.checks
+    assert result.statement["subject"][0]["digest"]["sha256"] == NO_MODEL
+
+
+def test_only_processes_that_acknowledged_are_cited(tiny_context, mixed):
+    with session(tiny_context.engine) as s:
+        run = s.get_one(Run, mixed)
+        run.generation = 2
+        s.add(run)
+        s.commit()
+    at = tiny_context.now().isoformat()
+    rows = [
+        {"kind": "acknowledged", "boot_id": "a", "acknowledged_generation": 2, "acknowledged_at": at},
+        {"kind": "fenced", "boot_id": "b", "acknowledged_generation": 1, "acknowledged_at": None},
+        {"kind": "ended", "boot_id": "c", "acknowledged_generation": 1, "acknowledged_at": None},
+    ]
+    predicate = verify(issue(tiny_context, mixed, 0, {"processes": rows})).statement["predicate"]
+    assert [row["boot_id"] for row in predicate["barrier"]] == ["a"]
+    assert predicate["generation"] == 2
+
+
+def test_the_same_rows_are_committed_to_alike_and_others_not(tiny_context, mixed):
+    def committed():
+        return verify(issue(tiny_context, mixed, 0)).statement["predicate"]["procedure"]["forget_commitment"]
+
+    first = committed()
+    assert committed() == first
+    plan = planning.load(tiny_context, mixed)
+    plan.forget.append(0)
+    issuer = Issuer(tiny_context, tiny.POLICY, tiny.run_of(tiny_context, mixed), plan)
+    with session(tiny_context.engine) as s:
+        issuer.failure(s, tiny.attempts(tiny_context)[0].model_copy(update={"verdict": "FAILED"}), ())
+        s.commit()
+    other = verify(tiny.certificates(tiny_context)[-1].envelope).statement["predicate"]
+    assert other["procedure"]["forget_commitment"] != first
+
+
+def test_a_certificate_is_of_the_caller_s_transaction(tiny_context, mixed):
+    before = tiny.log_entries(tiny_context)
+    with session(tiny_context.engine) as s:
+        request = tiny.requests(tiny_context)[0]
+        issuer_of(tiny_context, mixed).erasure(s, request, tiny.attempts(tiny_context)[0], purged_at(tiny_context))
+        s.rollback()
+    assert tiny.certificates(tiny_context) == []
+    assert tiny.log_entries(tiny_context) == before

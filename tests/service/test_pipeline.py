@@ -1,0 +1,136 @@
+"""The steps without DBOS: outside of a workflow they are plain calls. The workflow is in tests/journey."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+from dbos import error as dbos_error
+from sqlmodel import select
+
+from service import deployment, registry
+from service.completion import complete, purge
+from service.context import LINE
+from service.db import reading
+from service.pipeline import Pipeline, place_of
+from service.tables import OpenLine, RequestEvent
+from tests.service import tiny
+from tests.service.versions import add_version
+
+SECRET = "p0000007 was here"
+
+
+def fail(depth: int = 1) -> None:
+    if depth:
+        fail(depth - 1)
+    raise ValueError(SECRET)
+
+
+@pytest.fixture
+def raised() -> ValueError:
+    with pytest.raises(ValueError, match=SECRET) as caught:
+        fail()
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def only() -> Pipeline:
+    """DBOS registers one instance of a name in a process."""
+    return Pipeline(None, tiny.POLICY)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pipeline(only, tiny_context):
+    only.context = tiny_context
+    return only
+
+
+def test_the_place_of_an_error_is_its_kind_and_innermost_lines(raised):
+    line = raised.__traceback__.tb_next.tb_lineno
+    assert place_of(raised).startswith("ValueError in test_pipeline.py:")
+    assert place_of(raised).count("test_pipeline.py:") == 3
+    assert str(line) in place_of(raised)
+    assert SECRET not in place_of(raised)
+
+
+def test_the_place_of_a_step_tried_too_often_is_that_of_its_last_error(raised):
+    tried = dbos_error.DBOSMaxStepRetriesExceeded("audit", 3, [OSError(SECRET), raised])
+    assert place_of(tried) == place_of(raised)
+
+
+def test_an_error_that_was_never_raised_has_no_place():
+    assert place_of(ValueError(SECRET)) == "ValueError in an unknown place"
+
+
+def test_every_step_may_be_repeated_and_the_end_is_the_same(pipeline, tiny_context, clock):
+    """As after a kill between a step's end and DBOS's record of it."""
+    person, waiting = tiny.people(tiny_context)[:2]
+    run_id = tiny.claim_run(tiny_context, person)
+    clock.advance(seconds=1)
+    tiny.file(tiny_context, waiting)
+    assert [pipeline.plan(run_id) for _ in range(2)] == [True, True]
+    for _ in range(2):
+        pipeline.gather_references(run_id)
+    for step, passes in ((tiny.FINETUNE, False), (tiny.RETRAIN, True)):
+        for _ in range(2):
+            pipeline.unlearn(run_id, step)
+        assert [pipeline.audit(run_id, step) for _ in range(2)] == [passes, passes]
+    for step in (pipeline.deploy, pipeline.purge, pipeline.complete):
+        step(run_id)
+        step(run_id)
+    first, second = tiny.requests(tiny_context)
+    with reading(tiny_context.engine) as s:
+        moves = list(s.exec(select(RequestEvent.to_state).where(RequestEvent.request_id == first.id)))
+    assert moves == [
+        "queued", "unlearning", "auditing", "unlearning", "auditing", "deploying", "purging", "completed",
+    ]  # fmt: skip
+    assert (first.state, second.state) == ("completed", "queued")
+    assert [record.verdict for record in tiny.certificates(tiny_context)] == ["FAILED", "PASSED"]
+    assert [version.state for version in registry.versions(tiny_context)] == ["destroyed", "active"]
+    assert list(tiny_context.settings.runs_folder.iterdir()) == []
+
+
+def test_a_run_without_anything_to_unlearn_says_so(pipeline, tiny_context):
+    assert pipeline.plan(tiny.claim_run(tiny_context, "nobody-we-know")) is False
+
+
+def test_asking_for_help_leaves_no_candidate_and_frees_the_line(pipeline, tiny_context):
+    person = tiny.people(tiny_context)[0]
+    run_id = tiny.plan_run(tiny_context, person)
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    never_deployed = add_version(tiny_context, 1)
+    for _ in range(2):
+        assert pipeline.ask_for_help(run_id, "No step of the ladder passed the audit.") == "needs_attention"
+    (request,) = tiny.requests(tiny_context)
+    assert (request.state, request.user_id) == ("needs_attention", person)
+    assert registry.get(tiny_context, never_deployed).state == "destroyed"
+    assert deployment.pointer(tiny_context).committed_generation == 1
+    assert list(tiny_context.settings.runs_folder.iterdir()) == []
+    with reading(tiny_context.engine) as s:
+        assert s.get(OpenLine, LINE) is None
+
+
+def test_help_that_is_asked_for_after_the_end_undoes_nothing(pipeline, tiny_context):
+    """The working files could not be removed, say: the request stays completed, and they are removed now."""
+    run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
+    purge(tiny_context, run_id)
+    complete(tiny_context, tiny.POLICY, run_id)
+    pipeline.ask_for_help(run_id, "The run stopped on OSError.")
+    assert tiny.requests(tiny_context)[0].state == "completed"
+    assert tiny.run_of(tiny_context, run_id).stage == "completed"
+    assert not (tiny_context.settings.runs_folder / run_id).exists()
+
+
+def test_a_fail_point_kills_once_and_only_where_it_was_asked_for(pipeline, tiny_context, monkeypatch):
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda *call: killed.append(call))
+    settings = tiny_context.settings.model_copy(update={"fail_at": "unlearning.start"})
+    pipeline.context = replace(tiny_context, settings=settings)
+    run_id = tiny.claim_run(tiny_context, "nobody-we-know")
+    pipeline._fail_point("auditing.start")
+    assert killed == []
+    for _ in range(2):
+        pipeline.plan(run_id)
+    assert killed == [(os.getpid(), signal.SIGKILL)]

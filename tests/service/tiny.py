@@ -1,0 +1,213 @@
+"""A tiny home whose models train in a moment: fifty drawn people in pictures of 16 by 16 pixels, two classes.
+
+Trials run in the test's own process (`jobs=1`). Forty people are in the training split, so a block holds two.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sqlmodel import col, select
+
+from audit.policy import Policy
+from audit.references import Bank, BankStore
+from service import auth, candidates, intake, planning
+from service.auth import Client
+from service.banks import BankPlan, blocks, build_bank, plan_bank
+from service.context import Context
+from service.db import reading
+from service.production import train_production
+from service.runs import advance
+from service.schemas import Filing
+from service.settings import Settings
+from service.tables import Attempt, CertificateRecord, ErasureRequest, LogLeaf, Run
+from service.trials import open_pictures, release_processes
+from service.worker import claim
+from unlearning.faces import read_metadata, synthetic
+from unlearning.faces.dataset import METADATA
+
+N_IMAGES = 3  # of each person
+RECIPE = {
+    "name": "tiny", "architecture": "small_resnet", "image_size": [16, 16], "channels": 3, "width": 4, "epochs": 3,
+    "batch_size": 32, "learning_rate": 0.1, "flip": True, "dtype": "float32",
+}  # fmt: skip
+POLICY = Policy(
+    name="tiny", n_models=4, retain_ratio_min=0.0, test_ratio_min=0.0, exchangeability_alpha=0.0,
+    forgetting_ratio_min=0.0, cost_share_max=0.01, ladder=("finetune", "retrain"), retrain_attempts=2,
+)  # fmt: skip
+"""Whatever the seeds, fine-tuning fails (one epoch of three is more than one per cent) and retraining passes."""
+FINETUNE, RETRAIN = 0, 1  # steps of the policy
+CLIENT = Client("client", "client", frozenset(auth.SCOPES))
+
+
+def settings_of(home: Path, **changes: Any) -> Settings:
+    """Settings of a tiny home, on SQLite whatever the environment says."""
+    values = {"recipe": str(home / "recipe.json"), "jobs": 1, "device": "cpu", "database_url": "", **changes}
+    return Settings(home=home, **values)
+
+
+def write_home(home: Path, now: Callable[[], datetime]) -> None:
+    """Data and a trained model of generation 1; no packed copies, so that the home may be copied."""
+    home.mkdir(parents=True)
+    (home / "recipe.json").write_text(json.dumps(RECIPE))
+    settings = settings_of(home)
+    synthetic.write_folder(settings.data_folder, n_subjects=50, images_per_subject=N_IMAGES, size=(16, 16), seed=1)
+    change_table(settings, lambda row: row | {"label": "young" if row["label"] < "age_5" else "old"})
+    context = replace(Context.open(settings), now=now)
+    train_production(context, seed=0)
+    context.engine.dispose()
+    release_processes()
+    shutil.rmtree(settings.packed_folder)
+    shutil.rmtree(settings.data_folder / ".packed")  # says where the packs of this very folder lie
+
+
+def change_table(settings: Settings, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+    """Change the rows of metadata.csv one by one."""
+    path = settings.data_folder / METADATA
+    rows = [change(row) for row in csv.DictReader(io.StringIO(path.read_text()))]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue())
+
+
+def people(context: Context, split: str = "train") -> list[str]:
+    """User ids of a split, sorted."""
+    return sorted({row.user_id for row in read_metadata(context.settings.data_folder) if row.split == split})
+
+
+def pictures_of(context: Context, person: str) -> list[Path]:
+    """A person's image files."""
+    folder = context.settings.data_folder
+    return [folder / row.file_name for row in read_metadata(folder) if row.user_id == person]
+
+
+def repaint(picture: Path) -> None:
+    """Change one pixel."""
+    pixels = np.array(Image.open(picture))
+    pixels[0, 0] = 255 - pixels[0, 0]
+    Image.fromarray(pixels).save(picture)
+
+
+def add_picture(context: Context, person: str) -> None:
+    """Give a person one more picture, different from the others."""
+    first = pictures_of(context, person)[0]
+    (row,) = [row for row in read_metadata(context.settings.data_folder) if first.name in row.file_name]
+    added = first.with_name(f"more-{first.name}")
+    shutil.copy(first, added)
+    repaint(added)
+    name = added.relative_to(context.settings.data_folder)
+    with (context.settings.data_folder / METADATA).open("a") as table:
+        table.write(f"{name},{person},{row.label},{row.split}\n")
+
+
+def same_block(context: Context) -> tuple[str, str]:
+    """Two people of one block."""
+    faces = open_pictures(planning.pictures_of(context.settings, planning.recipe_of(context)))
+    assigned = blocks(context.settings, context.keyring, faces)
+    by_block: dict[str, list[str]] = {}
+    for person in faces.train_subjects():
+        by_block.setdefault(assigned[context.keyring.block_hash(person)], []).append(person)
+    return next((pair[0], pair[1]) for pair in by_block.values() if len(pair) == 2)
+
+
+def plan_for(context: Context, *forget: str, absent: tuple[str, ...] = (), n_models: int | None = None) -> BankPlan:
+    """The bank that judges a forget set, on the data folder as it is now."""
+    recipe = planning.recipe_of(context)
+    pictures = planning.pictures_of(context.settings, recipe)
+    return plan_bank(context, recipe, pictures, forget=forget, absent=absent, n_models=n_models)
+
+
+def build(context: Context, plan: BankPlan, n_models: int = POLICY.n_models) -> tuple[Bank, list[tuple[int, int]]]:
+    """The plan's bank and the progress that was told."""
+    told: list[tuple[int, int]] = []
+    store = BankStore(context.settings.banks_folder)
+    bank = build_bank(
+        store, plan, n_models, context.settings, lambda *progress: told.append(progress), now=context.now()
+    )
+    return bank, told
+
+
+def file(context: Context, *user_ids: str) -> list[str]:
+    """File requests; gives their ids."""
+    filing = Filing(user_ids=list(user_ids))
+    filed = intake.file_requests(context, CLIENT, filing, n_subjects=lambda: 1000, most_open=1000)
+    return [receipt.id for receipt in filed.requests]
+
+
+def claim_run(context: Context, *user_ids: str, policy: Policy = POLICY) -> str:
+    """File requests and claim them into a run; gives its id."""
+    file(context, *user_ids)
+    run_id = claim(context, policy)
+    assert run_id is not None
+    return run_id
+
+
+def plan_run(context: Context, *user_ids: str, policy: Policy = POLICY) -> str:
+    """A run with its plan and its reference bank; gives its id."""
+    run_id = claim_run(context, *user_ids, policy=policy)
+    plan = planning.plan(context, policy, run_id)
+    if plan.must_unlearn:
+        build(context, planning.bank_plan(context, plan), policy.n_models)
+    return run_id
+
+
+def try_step(context: Context, run_id: str, step: int, policy: Policy = POLICY) -> bool:
+    """One step of the ladder, as the pipeline takes it."""
+    advance(context, run_id, "unlearning")
+    candidates.unlearn(context, policy, run_id, step)
+    advance(context, run_id, "auditing")
+    return candidates.judge(context, policy, run_id, step)
+
+
+def deploy_run(context: Context, *user_ids: str) -> str:
+    """A run whose retrained model was put into service; gives its id."""
+    run_id = plan_run(context, *user_ids)
+    assert try_step(context, run_id, RETRAIN)
+    advance(context, run_id, "deploying")
+    candidates.deploy(context, run_id)
+    advance(context, run_id, "purging")
+    return run_id
+
+
+def run_of(context: Context, run_id: str) -> Run:
+    with reading(context.engine) as s:
+        return s.get_one(Run, run_id)
+
+
+def requests(context: Context) -> list[ErasureRequest]:
+    """All requests in the order they came in; those of one call in that of its list."""
+    with reading(context.engine) as s:
+        return sorted(s.exec(select(ErasureRequest)), key=lambda request: (request.received_at, request.id))
+
+
+def request_of(context: Context, request_id: str) -> ErasureRequest:
+    with reading(context.engine) as s:
+        return s.get_one(ErasureRequest, request_id)
+
+
+def attempts(context: Context) -> list[Attempt]:
+    with reading(context.engine) as s:
+        return list(s.exec(select(Attempt).order_by(col(Attempt.step))))
+
+
+def certificates(context: Context) -> list[CertificateRecord]:
+    """Certificates in the order of the log."""
+    with reading(context.engine) as s:
+        return list(s.exec(select(CertificateRecord).order_by(col(CertificateRecord.log_index))))
+
+
+def log_entries(context: Context) -> list[LogLeaf]:
+    with reading(context.engine) as s:
+        return list(s.exec(select(LogLeaf).order_by(col(LogLeaf.index))))
