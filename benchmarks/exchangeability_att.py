@@ -10,7 +10,7 @@ For each person of the AT&T faces (default s31) a bank of models that never saw 
   random, the size of a policy's bank; counts with their exact binomial intervals. Against all others the rate is fixed
   by ranks as long as no two models tie, so it is the second that could come out wrong;
 * how the false alarm rate varies from one bank of 64 to another, each judging all models outside it;
-* power: the share of originals, which forgot nothing, that a bank of 64 turns away.
+* power: the share of originals, which forgot nothing, turned away by such banks of 64, and by all models together.
 
 Models are kept, as margins, in the home: a run that was stopped goes on. `EXPUNGE_JOBS` sets the processes.
 """
@@ -87,24 +87,28 @@ def false_alarms(rows: np.ndarray, sizes: Sizes) -> dict[str, Any]:
     for i in range(n):
         others = rng.permutation(np.delete(np.arange(n), i))[: sizes.bank]
         against_some.append(exchangeability(rows[i], rows[others]).p_value)
-    shares = []
-    for _ in range(sizes.draws):
-        order = rng.permutation(n)
-        p_values = p_of(rows[order[sizes.bank :]], rows[order[: sizes.bank]])
-        shares.append([(p_values < level).mean() for level in LEVELS])
-    found = np.array(shares)  # (n_draws, n_levels)
     return {
         "against_all_others": [rate(leave_one_out(rows), level, n - 1) for level in LEVELS],
         "against_a_bank": [rate(np.array(against_some), level, sizes.bank) for level in LEVELS],
-        "from_bank_to_bank": [
-            {
-                "level": level,
-                "mean": float(found[:, i].mean()),
-                "central_95": np.quantile(found[:, i], [0.025, 0.975]).tolist(),
-            }
-            for i, level in enumerate(LEVELS)
-        ],
     }
+
+
+def over_banks(rows: np.ndarray, originals: np.ndarray, sizes: Sizes) -> dict[str, Any]:
+    """Shares that a bank turns away of the models outside it and of the originals, over banks drawn at random."""
+    rng = np.random.default_rng(1)
+    shares: dict[str, list[list[float]]] = {"retrained": [], "originals": []}
+    for _ in range(sizes.draws):
+        order = rng.permutation(len(rows))
+        bank, others = rows[order[: sizes.bank]], rows[order[sizes.bank :]]
+        for kind, candidates in (("retrained", others), ("originals", originals)):
+            p_values = p_of(candidates, bank)
+            shares[kind].append([float((p_values < level).mean()) for level in LEVELS])
+    return {kind: [spread(column) for column in np.array(found).T] for kind, found in shares.items()}
+
+
+def spread(shares: np.ndarray) -> dict[str, Any]:
+    """Mean over banks, and the central 95 % of banks."""
+    return {"mean": float(shares.mean()), "central_95": np.quantile(shares, [0.025, 0.975]).tolist()}
 
 
 def measure(context: Context, person: str, sizes: Sizes) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def measure(context: Context, person: str, sizes: Sizes) -> dict[str, Any]:
         "margin": {"original": float(originals.mean()), "retrained": float(rows.mean())},
         "right": {"original": float((originals > 0).mean()), "retrained": float((rows > 0).mean())},
         "false_alarms": false_alarms(rows, sizes),
-        "power": [rate(p_of(originals, rows[: sizes.bank]), level, sizes.bank) for level in LEVELS],
+        "over_banks": over_banks(rows, originals, sizes),
         "power_against_all": [rate(p_of(originals, rows), level, len(rows)) for level in LEVELS],
     }
 
@@ -142,6 +146,11 @@ def words(figure: dict[str, Any]) -> str:
     return f"{figure['turned_away']} of {figure['n']} = {figure['share']:.3f} ({low:.3f} to {high:.3f})"
 
 
+def among(figure: dict[str, Any]) -> str:
+    low, high = figure["central_95"]
+    return f"mean {figure['mean']:.3f}, 95 % of banks {low:.3f} to {high:.3f}"
+
+
 def show(person: str, figures: dict[str, Any], sizes: Sizes) -> None:
     margin, right, alarms = figures["margin"], figures["right"], figures["false_alarms"]
     print(
@@ -150,18 +159,15 @@ def show(person: str, figures: dict[str, Any], sizes: Sizes) -> None:
         f"{right['retrained']:.1%}"
     )
     for i, level in enumerate(LEVELS):
-        every, some, spread = (
-            alarms[name][i] for name in ("against_all_others", "against_a_bank", "from_bank_to_bank")
-        )
-        low, high = spread["central_95"]
-        between = f"mean {spread['mean']:.3f}, 95 % of banks {low:.3f} to {high:.3f}"
+        every, some = (alarms[name][i] for name in ("against_all_others", "against_a_bank"))
+        others, originals = (among(figures["over_banks"][kind][i]) for kind in ("retrained", "originals"))
         lines = (
             (f"at {level:.2f}, retrained models turned away", ""),
             ("  each against all others", words(every)),
             (f"  each against {sizes.bank} others", f"{words(some)}; by ranks {some['exact']:.3f}"),
-            (f"  {sizes.draws} banks of {sizes.bank}", between),
+            (f"  over {sizes.draws} banks of {sizes.bank}", others),
             (f"at {level:.2f}, originals turned away", ""),
-            (f"  by a bank of {sizes.bank}", words(figures["power"][i])),
+            (f"  over {sizes.draws} banks of {sizes.bank}", originals),
             (f"  by all {sizes.references}", words(figures["power_against_all"][i])),
         )
         for title, text in lines:
