@@ -171,7 +171,7 @@ def build_bank(
         )
         store.add(plan.key, row)
         on_progress(done, n_models)
-    bank = store.find(plan.key)
+    bank = store.find(plan.key, n_models=n_models)  # it may have been begun for more, and stopped
     if bank is None:
         raise RuntimeError(
             f"Expected a complete bank {plan.key.digest[:12]} after building it; its files were changed."

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.journey
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.skipif(not (ROOT / "constraints.txt").exists(), reason="no constraints.txt yet; run `make constraints`")
 def test_the_built_bento_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(home=tmp_path / "home", port=free_ports(1)[0], api_workers=1)
     context = Context.open(settings)

