@@ -168,8 +168,8 @@ class Listener:
     def __init__(self, context: Context) -> None:
         settings = context.settings
         config = uvicorn.Config(
-            create_console(context), host=settings.console_host, port=settings.console_port, log_level="warning",
-            access_log=False, lifespan="off",
+            create_console(context), host=settings.console_host, port=settings.console_port, access_log=False,
+            lifespan="off", log_config=None,  # handlers of its own would print errors past our redaction
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, name="console", daemon=True)

@@ -40,7 +40,7 @@ def key(context: Context) -> str:
 @pytest.fixture(scope="module")
 def url(context: Context) -> Iterator[str]:
     (port,) = free_ports(1)
-    server = uvicorn.Server(uvicorn.Config(create_console(context), port=port, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(create_console(context), port=port, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

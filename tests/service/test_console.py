@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +15,10 @@ from starlette.testclient import TestClient
 
 from service import auth, intake, states
 from service.auth import Client
-from service.console.listener import create_console
+from service.console.listener import Listener, create_console
 from service.context import Context
 from service.db import session
+from service.processes import free_ports
 from service.schemas import Filing
 from service.tables import Attempt, ErasureRequest, Run, ServingWorker
 
@@ -117,6 +120,18 @@ def test_a_serving_process_without_a_fresh_lease_shows(console: TestClient, cont
         )  # fmt: skip
         s.commit()
     assert "ran out" in console.get("/models").text
+
+
+def test_the_server_has_no_log_handlers_of_its_own(
+    contexts: Callable[..., Any], settings: Any, clock: Any, log_stream: io.StringIO
+) -> None:
+    """They would print an error's message, which may name a person, past the redaction."""
+    elsewhere = settings.model_copy(update={"console_port": free_ports(1)[0]})
+    with contexts(elsewhere, clock) as context, Listener(context):
+        logging.getLogger("uvicorn.error").error("%s", "heard")
+    assert logging.getLogger("uvicorn").propagate
+    assert not logging.getLogger("uvicorn").handlers
+    assert "heard" in log_stream.getvalue()
 
 
 def test_metrics_need_no_key_and_name_nobody(console: TestClient, context: Context, request_id: str) -> None:
