@@ -268,3 +268,24 @@ class WorkerLease(SQLModel, table=True):
     fencing_token: int
     heartbeat_at: datetime = instant()
     lease_until: datetime = instant()
+
+
+class ReferenceBlock(SQLModel, table=True):
+    """What references a block has, as the worker last saw its banks; the files are the truth, this is for people."""
+
+    __tablename__ = "reference_blocks"
+
+    line: str = Field(primary_key=True)
+    block: str = Field(primary_key=True)
+    state: str  # fresh | stale | outdated | building | missing
+    bank: str | None = None  # digest of the key of the bank that would judge a request from the block now
+    n_people: int  # of the training split, in the block now
+    n_models: int  # finished models of that bank, or of the one that is being built
+    n_wanted: int  # that the policy asks for
+    n_learned: int = 0  # people its models learned from
+    n_gone: int = 0  # of these, how many were erased since or wait to be
+    staleness: float = 0.0  # share in [0, 1]; see `audit.references.Staleness`
+    size_bytes: int = 0
+    cost_seconds: float = 0.0  # training time of its models
+    begun_at: datetime | None = instant(nullable=True)
+    updated_at: datetime = instant()
