@@ -6,7 +6,7 @@ export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format constraints clean benchmarks
+.PHONY: help demo serve test check format constraints clean benchmarks docs
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,6 +29,10 @@ check: $(VENV)/developed  ## format, lint, types, import directions
 format: $(VENV)/developed  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/developed  ## the documentation as pages, in build/docs
+	@$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 benchmarks: $(VENV)/developed  ## the numbers in the README, quickly
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
