@@ -6,23 +6,36 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlmodel import Session, SQLModel, create_engine
+from sqlmodel import Session, create_engine
 
-from service import tables  # noqa: F401  (registers the tables)
+from service import migrations
 from service.settings import Settings
 
 
 def connect(settings: Settings) -> sa.Engine:
-    """Engine of the request database, its tables present.
+    """Engine of the request database, its schema up to date.
+
+    Raises:
+        StartupError: the database was upgraded by a newer Expunge.
+    """
+    engine = engine_of(settings)
+    try:
+        migrations.upgrade(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def engine_of(settings: Settings) -> sa.Engine:
+    """Engine of the request database, whatever its schema.
 
     Errors never quote a statement's values: they may name a person. SQLite runs in WAL mode with full durability;
     `secure_delete` overwrites what is deleted with zeros, so that an erased user id does not linger in free pages.
     """
     url = settings.effective_database_url
     if not url.startswith("sqlite"):
-        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
-        SQLModel.metadata.create_all(engine)
-        return engine
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
     settings.home.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False}, hide_parameters=True)
 
@@ -40,7 +53,6 @@ def connect(settings: Settings) -> sa.Engine:
         read_only = connection.get_execution_options().get("read_only", False)
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
-    SQLModel.metadata.create_all(engine)
     return engine
 
 

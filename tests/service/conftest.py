@@ -16,7 +16,6 @@ import pytest
 import sqlalchemy as sa
 import structlog
 from fastapi import FastAPI
-from sqlmodel import SQLModel
 
 from service import auth, logs
 from service.api import create_api
@@ -25,6 +24,7 @@ from service.context import Context
 from service.db import connect, session
 from service.keyring import Keyring
 from service.settings import Settings
+from tests.postgres import PostgresServer
 
 with warnings.catch_warnings():
     # Starlette's test client wants another HTTP library than the one we use; the client itself works with ours.
@@ -55,14 +55,41 @@ def clock() -> Clock:
     return Clock()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of a module marked `both_databases` run on SQLite and on PostgreSQL."""
+    if "dialect" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):
+        metafunc.parametrize("dialect", ["sqlite", "postgresql"])
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", hold_seconds=3600, lease_seconds=3)
+def dialect() -> str:
+    """The database that `settings` lead to."""
+    return "sqlite"
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of a database with the schema, to make copies of."""
+    url = postgres.create_database()
+    connect(Settings(home=tmp_path_factory.mktemp("template"), database_url=url)).dispose()
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, dialect: str, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    values: dict[str, Any] = {"home": tmp_path / "home", "hold_seconds": 3600, "lease_seconds": 3}
+    if dialect == "sqlite":
+        yield Settings(**values)
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.create_database(request.getfixturevalue("postgres_template"))
+    yield Settings(**values, database_url=url)
+    server.drop_database(url)
 
 
 @contextmanager
 def open_context(settings: Settings, now: Callable[[], datetime]) -> Iterator[Context]:
-    """Context on an empty database: SQLite, or the PostgreSQL of `EXPUNGE_DATABASE_URL`, whose tables are dropped."""
+    """Context on the settings' database."""
     engine = connect(settings)
     engine.dispose()
 
@@ -74,8 +101,6 @@ def open_context(settings: Settings, now: Callable[[], datetime]) -> Iterator[Co
     try:
         yield Context(settings, engine, Keyring.open(settings.keys_folder), now=now)
     finally:
-        if engine.dialect.name != "sqlite":
-            SQLModel.metadata.drop_all(engine)
         engine.dispose()
 
 

@@ -1,0 +1,23 @@
+"""`python -m service.migrations "what changes"`: write the next step, from what `tables.py` has beyond the steps."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from alembic import command
+
+from service.db import connect
+from service.migrations import HEAD, config_of
+from service.settings import Settings
+
+if __name__ == "__main__":
+    message = " ".join(sys.argv[1:])
+    if not message:
+        sys.exit('Expected what changes: python -m service.migrations "add a column"')
+    with tempfile.TemporaryDirectory() as home:
+        engine = connect(Settings(home=Path(home), database_url=""))
+        with engine.begin() as connection:
+            command.revision(config_of(connection), message, autogenerate=True, rev_id=f"{int(HEAD) + 1:04d}")
+        engine.dispose()
