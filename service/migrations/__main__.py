@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,5 +20,9 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as home:
         engine = connect(Settings(home=Path(home), database_url=""))
         with engine.begin() as connection:
-            command.revision(config_of(connection), message, autogenerate=True, rev_id=f"{int(HEAD) + 1:04d}")
+            script = command.revision(config_of(connection), message, autogenerate=True, rev_id=f"{int(HEAD) + 1:04d}")
         engine.dispose()
+    written = Path(script.path)  # type: ignore[union-attr]
+    lines = [line for line in written.read_text().splitlines() if "# ###" not in line]
+    written.write_text("\n".join(lines) + "\n")
+    subprocess.run(["ruff", "format", "--quiet", written], check=False)
