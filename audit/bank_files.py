@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from audit.errors import AuditError
 from audit.log import canonical_json
+from audit.staleness import Roster
 
 _MAGIC = b"EXPROW1\n"
 _HEADER = struct.Struct("<8s32s32sqqddd")  # magic, key, layout, seed, n_examples, retain and test accuracy, seconds
@@ -66,7 +67,8 @@ class ReferenceRow:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Columns of a bank (example ids, subject tags), the number of models wanted, and when it was begun."""
+    """Columns of a bank (example ids, subject tags), the number of models wanted, when it was begun, and on whose rows
+    its models were trained and tested."""
 
     key: BankKey
     example_ids: tuple[str, ...]
@@ -74,6 +76,8 @@ class Manifest:
     n_wanted: int
     begun_at: datetime
     layout: bytes  # SHA-256 of the names of the columns
+    learned: Roster = field(default_factory=Roster)
+    tested: Roster = field(default_factory=Roster)
 
     @classmethod
     def of(
@@ -84,15 +88,24 @@ class Manifest:
         *,
         n_wanted: int,
         begun_at: datetime,
+        learned: Roster = Roster(),  # noqa: B008  (frozen)
+        tested: Roster = Roster(),  # noqa: B008
     ) -> Manifest:
         """Manifest of a new bank."""
         layout = sha256(canonical_json([example_ids, subject_tags])).digest()
-        return cls(key, example_ids, subject_tags, n_wanted, begun_at, layout)
+        return cls(key, example_ids, subject_tags, n_wanted, begun_at, layout, learned, tested)
 
     def keeping(self, columns: list[int]) -> Manifest:
         """The same bank with some of its columns."""
         examples, tags = (tuple(names[i] for i in columns) for names in (self.example_ids, self.subject_tags))
-        return Manifest.of(self.key, examples, tags, n_wanted=self.n_wanted, begun_at=self.begun_at)
+        return Manifest.of(
+            self.key, examples, tags, n_wanted=self.n_wanted, begun_at=self.begun_at, learned=self.learned,
+            tested=self.tested,
+        )  # fmt: skip
+
+    def without(self, tag: str) -> Manifest:
+        """The same columns, after a person who was trained or tested on was erased."""
+        return replace(self, learned=self.learned.without(tag), tested=self.tested.without(tag))
 
     def encode(self) -> bytes:
         """One line of JSON after the line of its SHA-256."""
@@ -103,6 +116,8 @@ class Manifest:
             "n_wanted": self.n_wanted,
             "begun_at": self.begun_at.isoformat(),
             "layout": self.layout.hex(),
+            "learned": self.learned.to_dict(),
+            "tested": self.tested.to_dict(),
         }
         text = canonical_json(content)
         return sha256(text).hexdigest().encode() + b"\n" + text
@@ -122,8 +137,10 @@ class Manifest:
                 content["n_wanted"],
                 datetime.fromisoformat(content["begun_at"]),
                 bytes.fromhex(content["layout"]),
+                Roster.from_dict(content.get("learned", {})),
+                Roster.from_dict(content.get("tested", {})),
             )
-        except (ValueError, KeyError, TypeError):  # whole, but written by another version of this code
+        except (ValueError, KeyError, TypeError, AttributeError):  # whole, but written by another version of this code
             return None
 
 

@@ -15,10 +15,12 @@ from audit.distances import Detection
 from audit.exchangeability import Exchangeability, models_needed
 from audit.forgetting import ForgettingRatio
 from audit.policy import Policy
+from audit.staleness import Staleness
 from audit.utility import Utility
 
 Verdict = Literal["PASSED", "FAILED", "UNDETERMINED"]
 
+FRESH = Staleness()
 UTILITY_ALPHA = 0.05
 """One model below the bar of utility still passes unless fewer than 5 % of retrained models do as badly."""
 
@@ -58,6 +60,7 @@ def all_checks(
     forgetting: ForgettingRatio | None,
     detection: Detection | None,
     cost_share: float | None,
+    staleness: Staleness = FRESH,
 ) -> tuple[Check, ...]:
     """Every check of the policy, in the order of the report. None stands for what exact retraining need not show."""
     return (
@@ -70,6 +73,7 @@ def all_checks(
         _forgetting(policy, forgetting),
         _detection(policy, detection),
         _cost(policy, cost_share),
+        _staleness(policy, staleness),
     )
 
 
@@ -166,3 +170,10 @@ def _cost(policy: Policy, cost_share: float | None) -> Check:
         return Check(name, None, bar, None, "Exact retraining costs what it costs.", applicable=False)
     sentence = f"It cost {cost_share:.1%} of retraining's time; at most {bar:.0%} is allowed."
     return Check(name, cost_share, bar, cost_share <= bar, sentence)
+
+
+def _staleness(policy: Policy, staleness: Staleness) -> Check:
+    """Whether the references are of this generation of the data, or near enough to it."""
+    share, bar = staleness.share, policy.staleness_max
+    sentence = f"{staleness.sentence} At most {bar:.0%} is allowed."
+    return Check("reference_staleness", share, bar, share <= bar, sentence)

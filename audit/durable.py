@@ -7,11 +7,21 @@ file system keeps in place; copy-on-write file systems, solid-state disks and ba
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+@contextmanager
+def lock(path: Path, *, exclusive: bool) -> Iterator[None]:
+    """Waits for the lock of this name; held by the kernel for the open file, hence gone with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
 
 
 def place(path: Path, data: bytes, *, is_whole: Callable[[bytes], bool]) -> bool:

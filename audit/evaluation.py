@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -19,6 +19,7 @@ from audit.forgetting import CompetitionScore, ForgettingRatio, competition_scor
 from audit.intervals import as_accuracies
 from audit.margins import Array, as_bank, as_banks, as_row
 from audit.policy import Policy
+from audit.staleness import Staleness
 from audit.utility import Utility, forget_accuracy, utility
 
 
@@ -52,6 +53,8 @@ class Evidence:
     """Unlearning seconds over retraining seconds; None only for exact retraining."""
     exact: bool = False
     """The method is exact retraining: it is its own bar of cost, and may come without an unlearned bank."""
+    staleness: Staleness = field(default_factory=Staleness)
+    """Of the reference bank; by default it was trained on the data as they are."""
 
     def __post_init__(self) -> None:
         if not self.exact:
@@ -120,12 +123,14 @@ class Evaluation:
     cost_share: float | None
     limits: Limits
     """The most that banks of this size can show; to be read beside every figure."""
+    staleness: Staleness
+    """How many of the people the references learned from are gone since."""
     evidence: Evidence
     """The arrays, for the report; not part of `to_dict`."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: finite numbers, null for NaN and absent values, "inf" and "-inf" as strings."""
-        figures = {field.name: as_json(getattr(self, field.name)) for field in fields(self) if field.name != "evidence"}
+        figures = {item.name: as_json(getattr(self, item.name)) for item in fields(self) if item.name != "evidence"}
         return figures | {"policy": self.policy.to_dict()}
 
 
@@ -177,6 +182,7 @@ def evaluate(evidence: Evidence, policy: Policy, *, rung: int, seed: int) -> Eva
         forgetting=compared["forgetting"],
         detection=compared["detection"],
         cost_share=None if evidence.exact else evidence.cost_share,
+        staleness=evidence.staleness,
     )
     return Evaluation(
         verdict=verdict_of(checks),
@@ -195,6 +201,7 @@ def evaluate(evidence: Evidence, policy: Policy, *, rung: int, seed: int) -> Eva
         forget=forget,
         cost_share=evidence.cost_share,
         limits=limits(len(r) if u is None else min(len(u), len(r))),
+        staleness=evidence.staleness,
         evidence=evidence,
         **compared,
     )
@@ -270,7 +277,7 @@ def as_json(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+        return {item.name: as_json(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, dict):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

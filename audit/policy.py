@@ -14,6 +14,7 @@ Presets (`PRESETS`):
 | F / F_null                               | ≥ .5             | ≥ .8             | ≥ .5        |
 | forget set's combined KS, p              | reported         | ≥ .01            | reported    |
 | cost / retraining's                      | ≤ 20 %           | ≤ 20 %           | ≤ 20 %      |
+| people erased since the bank was trained | ≤ 5 %            | ≤ 2 %            | 0           |
 | exact retraining, attempts               | 3                | 3                | 3           |
 
 **α and the ladder.** Two errors are possible, and they pull in opposite directions.
@@ -72,6 +73,8 @@ class Policy:
     retrain_attempts: int = 3
     detection_alpha: float = 0.0
     """Level of the combined KS test over the forget set; 0 reports p without a bar."""
+    staleness_max: float = 0.0
+    """Largest share of the people a bank learned from who may have been erased since; 0 asks for a fresh bank."""
 
     def __post_init__(self) -> None:
         self._settle_types()
@@ -83,6 +86,7 @@ class Policy:
         in_range("cost_share_max", self.cost_share_max, 0.0, 1.0)
         in_range("retrain_attempts", self.retrain_attempts, 1, 20)
         in_range("detection_alpha", self.detection_alpha, 0.0, 0.5)
+        in_range("staleness_max", self.staleness_max, 0.0, 1.0)
         if not self.ladder or self.ladder[-1] != RETRAIN or RETRAIN in self.ladder[:-1]:
             raise PolicyError(
                 f"Expected a ladder of methods whose last and only exact one is '{RETRAIN}', got {list(self.ladder)}."
@@ -141,6 +145,7 @@ _STANDARD = Policy(
     forgetting_ratio_min=0.5,
     cost_share_max=0.2,
     ladder=("dilute", "seif", RETRAIN),
+    staleness_max=0.05,
 )
 _STRICT = Policy(
     name="strict",
@@ -152,6 +157,7 @@ _STRICT = Policy(
     cost_share_max=0.2,
     ladder=("dilute", "seif", RETRAIN),
     detection_alpha=0.01,
+    staleness_max=0.02,
 )
 _COMPETITION = Policy(
     name="competition",

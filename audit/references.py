@@ -6,13 +6,15 @@ never a stale hit. One folder a bank:
     <store>/<key digest>/manifest                    SHA-256; key, example ids, subject tags, models wanted
     <store>/<key digest>/<layout>/<seed>.row         one finished model: margins, accuracies, seconds; with its SHA-256
     <store>/locks/<key digest>.lock                  shared by readers and builders, exclusive to whoever drops columns
+    <store>/locks/<key digest>.<seed>                held by the builder that trains this seed
 
 Rows are placed whole (`durable`), so a process killed at any point leaves whole rows only, and several builders may
-fill one bank: of two rows of one seed the first stays. A row that is cut off, altered or of another bank counts as
-missing, and is replaced when it is built again.
+fill one bank: each claims a seed before it trains it, and of two rows of one seed the first stays. A row that is cut
+off, altered or of another bank counts as missing, and is replaced when it is built again.
 
 Dropping a person writes rows without the person's columns into a new layout, moves the manifest over, then overwrites
-and unlinks everything else; repeated after a kill it finishes the work.
+and unlinks everything else; repeated after a kill it finishes the work. Banks whose models learned from the person, or
+were tested on them, keep their numbers and note that one more person is gone: they are *stale* (`audit.staleness`).
 
 The store never sees a user id: examples and subjects are opaque strings, keyed hashes made by the caller.
 """
@@ -21,10 +23,11 @@ from __future__ import annotations
 
 import fcntl
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from io import BufferedWriter
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +35,9 @@ from numpy.typing import NDArray
 
 from audit import durable
 from audit.bank_files import BankKey, Manifest, ReferenceRow, ReferencesError, decode_row, encode_row
+from audit.staleness import Roster, Staleness
 
-__all__ = ["Bank", "BankKey", "BankStatus", "BankStore", "ReferenceRow", "ReferencesError", "assign_blocks"]
+__all__ = ["Bank", "BankKey", "BankStatus", "BankStore", "Claim", "ReferenceRow", "ReferencesError", "Staleness"]
 
 
 @dataclass(frozen=True)
@@ -70,16 +74,35 @@ class Bank:
 
 @dataclass(frozen=True)
 class BankStatus:
-    """What there is of a bank; `cost_seconds` is the training time of its models, `age_seconds` since it was begun."""
+    """What there is of a bank, whole rows counted.
+
+    `cost_seconds` is the training time of its models, `age_seconds` since it was begun; `staleness` counts the erased:
+    who waits to be erased is not known here.
+    """
 
     key: BankKey
     n_models: int
     n_wanted: int
     n_examples: int
     n_subjects: int
+    example_ids: tuple[str, ...]
+    subject_tags: frozenset[str]
     size_bytes: int
     cost_seconds: float
     age_seconds: float
+    staleness: Staleness
+
+
+class Claim:
+    """The right to train one seed of one bank, until it is released or the process that holds it ends."""
+
+    def __init__(self, path: Path, file: BufferedWriter) -> None:
+        self._path, self._file = path, file
+
+    def release(self) -> None:
+        """Let others have the seed."""
+        self._path.unlink(missing_ok=True)
+        self._file.close()
 
 
 class BankStore:
@@ -96,6 +119,8 @@ class BankStore:
         subject_tags: Sequence[str],
         n_wanted: int,
         now: datetime,
+        learned: Mapping[str, str] | None = None,
+        tested: Mapping[str, str] | None = None,
     ) -> None:
         """Make room for a bank; one that is there already is kept, its `n_wanted` raised if need be.
 
@@ -105,6 +130,8 @@ class BankStore:
             subject_tags: whose column it is, `(n_examples,)`; opaque.
             n_wanted: models that make it complete.
             now: aware datetime.
+            learned, tested: on whose rows the models are trained and tested, see `audit.staleness.Roster.people`;
+                a bank begun without them is never found once it is stale.
 
         Raises:
             ReferencesError: arguments that do not fit, or a bank of this key that lacks an example asked for.
@@ -120,7 +147,8 @@ class BankStore:
             there = self._manifest(key.digest)
             if there is None:  # none, or one that cannot be read: whose columns the rows hold is unknown then
                 self._destroy_bank(key.digest)
-                self._write_manifest(Manifest.of(key, examples, tags, n_wanted=n_wanted, begun_at=now))
+                rosters = {"learned": Roster(learned or {}), "tested": Roster(tested or {})}
+                self._write_manifest(Manifest.of(key, examples, tags, n_wanted=n_wanted, begun_at=now, **rosters))
             elif lacking := set(examples) - set(there.example_ids):
                 raise ReferencesError(
                     f"The bank {key.digest[:12]} has no column for {len(lacking)} of the examples and cannot grow any "
@@ -180,6 +208,60 @@ class BankStore:
             subject_tags=manifest.subject_tags,
         )
 
+    def find_stale(
+        self,
+        key: BankKey,
+        *,
+        example_ids: Iterable[str],
+        learned: Mapping[str, str],
+        tested: Mapping[str, str],
+        leaving: Collection[str] = (),
+        n_models: int | None = None,
+        share_max: float,
+    ) -> tuple[BankKey, Staleness] | None:
+        """The least stale complete bank that differs from the one of `key` by nothing but people who are gone since.
+
+        Args:
+            key: of the bank that would be built now.
+            example_ids: columns it must have.
+            learned, tested: rosters of the bank that would be built now.
+            leaving: tags of people whose erasure waits: in none of the rosters, and gone if a bank learned from them.
+            n_models: models asked for; by default those the bank was begun with.
+            share_max: largest `Staleness.share` allowed.
+        """
+        asked, best = set(example_ids), None
+        for digest in self._digests():
+            with self._lock(digest, exclusive=False):
+                manifest = self._manifest(digest)
+                if manifest is None or not asked <= set(manifest.example_ids):
+                    continue
+                staleness = _staleness(manifest, key, learned=learned, tested=tested, leaving=leaving)
+                if staleness is None or staleness.share > share_max or (best and best[1].share <= staleness.share):
+                    continue
+                if len(self._rows(manifest)) >= (n_models or manifest.n_wanted):
+                    best = manifest.key, staleness
+        return best
+
+    def claim(self, key: BankKey, seed: int) -> Claim | None:
+        """The right to train a seed; None while another builder has it. A killed builder's claims end with it."""
+        path = self.folder / "locks" / f"{key.digest}.{seed}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return Claim(path, file)
+
+    def holds(self, key: BankKey, seed: int) -> bool:
+        """Whether there is a whole row of the seed."""
+        with self._lock(key.digest, exclusive=False):
+            manifest = self._manifest(key.digest)
+            if manifest is None or not (path := self._row_path(manifest, seed)).exists():
+                return False
+            return decode_row(path.read_bytes(), manifest) is not None
+
     def missing_seeds(self, key: BankKey, n_models: int) -> tuple[int, ...]:
         """Seeds of `range(n_models)` for which there is no whole row."""
         with self._lock(key.digest, exclusive=False):
@@ -190,7 +272,8 @@ class BankStore:
     def drop_subject(self, subject_tag: str) -> int:
         """Destroy every column of a subject in every bank; how many there were.
 
-        A bank left without columns goes altogether, and so does one whose manifest cannot be read. Safe to repeat.
+        A bank whose models learned from the subject, or were tested on them, notes that one more person is gone. A bank
+        left without columns goes altogether, and so does one whose manifest cannot be read. Safe to repeat.
         """
         n_dropped = 0
         for digest in self._digests():
@@ -204,8 +287,11 @@ class BankStore:
                 if not keep:
                     self._destroy_bank(digest)
                     continue
+                stale = manifest.without(subject_tag)
                 if len(keep) < len(manifest.subject_tags):
-                    manifest = self._narrow(manifest, keep)
+                    manifest = self._narrow(stale, keep)
+                elif stale.learned is not manifest.learned or stale.tested is not manifest.tested:
+                    self._write_manifest(stale)
                 self._destroy_remains(manifest)
         return n_dropped
 
@@ -232,25 +318,26 @@ class BankStore:
                     n_wanted=manifest.n_wanted,
                     n_examples=len(manifest.example_ids),
                     n_subjects=len(set(manifest.subject_tags)),
+                    example_ids=manifest.example_ids,
+                    subject_tags=frozenset(manifest.subject_tags),
                     size_bytes=size,
                     cost_seconds=sum(row.seconds for row in rows),
                     age_seconds=(now - manifest.begun_at).total_seconds(),
+                    staleness=_counted(manifest),
                 )
             )
         return tuple(sorted(found, key=lambda status: -status.age_seconds))
+
+    def any(self) -> bool:
+        """Whether there is a bank at all, complete or not."""
+        return bool(self._digests())
 
     def _digests(self) -> list[str]:
         names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
         return sorted(name for name in names if len(name) == 64)
 
-    @contextmanager
-    def _lock(self, digest: str, *, exclusive: bool) -> Iterator[None]:
-        """Held by the kernel for the open file, hence gone with the process, however it ends."""
-        path = self.folder / "locks" / f"{digest}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-            yield
+    def _lock(self, digest: str, *, exclusive: bool) -> AbstractContextManager[None]:
+        return durable.lock(self.folder / "locks" / f"{digest}.lock", exclusive=exclusive)
 
     def _manifest(self, digest: str) -> Manifest | None:
         try:
@@ -310,19 +397,26 @@ class BankStore:
         folder.rmdir()
 
 
-def assign_blocks(subject_hashes: Iterable[str], *, share: float = 0.05) -> dict[str, int]:
-    """Block of each subject: subjects in the order of their keyed hashes, cut into blocks of nearly equal size.
+def _counted(manifest: Manifest, n_leaving: int = 0) -> Staleness:
+    """Staleness as the manifest counts it, and with people who wait to be erased."""
+    learned, tested = manifest.learned, manifest.tested
+    return Staleness(learned.n_people, learned.n_gone + n_leaving, tested.n_people, tested.n_gone)
 
-    No block has more than max(1, ⌊share · n⌋) of the n subjects. The assignment depends on who is there; keep it beside
-    the banks and do not compute it anew after each erasure.
 
-    Args:
-        subject_hashes: keyed hash of each subject (an unkeyed one would let people choose their block).
-        share: largest share of the subjects in one block, in (0, 1].
-    """
-    if not 0 < share <= 1:
-        raise ReferencesError(f"Expected share={share} in (0, 1].")
-    ordered = sorted(set(subject_hashes))
-    size = max(1, math.floor(share * len(ordered)))
-    n_blocks = math.ceil(len(ordered) / size)
-    return {subject: i * n_blocks // len(ordered) for i, subject in enumerate(ordered)}
+def _staleness(
+    manifest: Manifest,
+    key: BankKey,
+    *,
+    learned: Mapping[str, str],
+    tested: Mapping[str, str],
+    leaving: Collection[str],
+) -> Staleness | None:
+    """How stale a bank is beside the one of `key`; None if they differ by more than people who are gone."""
+    same = replace(manifest.key, training_digest=key.training_digest, test_digest=key.test_digest) == key
+    if not same or not manifest.learned.n_people:
+        return None
+    n_learned_gone = manifest.learned.leavers(learned, leaving)
+    n_tested_gone = manifest.tested.leavers(tested)
+    if n_learned_gone is None or n_tested_gone is None:
+        return None
+    return _counted(manifest, n_learned_gone - manifest.learned.n_gone)

@@ -20,9 +20,10 @@ CHECK_TITLES = {
     "forgetting_ratio": "Forgetting, beside perfect forgetting",
     "detection": "No difference detected on the images",
     "cost_share": "Cost, beside retraining",
+    "reference_staleness": "People erased since the retrained models were made",
 }
-AT_MOST = ("cost_share",)
-PERCENT = ("cost_share",)
+AT_MOST = ("cost_share", "reference_staleness")
+PERCENT = ("cost_share", "reference_staleness")
 
 
 def verdict_sentences(evaluation: Mapping[str, Any]) -> tuple[str, str, str]:

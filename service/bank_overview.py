@@ -30,6 +30,7 @@ class BlockReferences:
         state: one of `STATES`.
         n_people: people of the training split in the block.
         n_models, n_wanted: finished models, and how many the policy asks for.
+        n_next: finished models of the bank of the present data; where a stale bank judges, how far its successor is.
         n_learned, n_gone, staleness: people the models learned from, how many of them were erased since or wait to be,
             and that as a share in [0, 1].
         bank: digest of the bank's key, or none.
@@ -42,6 +43,7 @@ class BlockReferences:
     n_people: int
     n_models: int
     n_wanted: int
+    n_next: int
     n_learned: int
     n_gone: int
     staleness: float
@@ -102,6 +104,7 @@ def overview(context: Context) -> BankOverview:
                 n_people=row.n_people,
                 n_models=row.n_models,
                 n_wanted=row.n_wanted,
+                n_next=row.n_next,
                 n_learned=row.n_learned,
                 n_gone=row.n_gone,
                 staleness=row.staleness,

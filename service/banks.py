@@ -1,19 +1,21 @@
 """Reference banks of the service: which one a forget set is judged by, and building it.
 
-Subjects are put into blocks of at most five per cent by a keyed hash, once (`blocks.json` in the banks' folder). The
-bank of a block holds the margins of N models that never saw the block, for the block's images. A forget set within one
-block is judged by that bank; one over several blocks gets a bank of its own, trained without exactly those people,
-because models left out of different blocks cannot be read as one model row by row.
+Subjects are put into blocks of at most five per cent by a keyed hash, once (`service.blocks`). The bank of a block
+holds the margins of N models that never saw the block, for the block's images. A forget set within one block is judged
+by that bank; one over several blocks gets a bank of its own, trained without exactly those people, because models left
+out of different blocks cannot be read as one model row by row.
 
-A person whose erasure waits is left out of every bank built from then on.
+A person whose erasure waits is left out of every bank built from then on. A bank whose models learned from people who
+are gone since, and that differs from the one that would be built now by nothing else, may judge while the share of
+those people is within the policy's bar: it is *stale*, and says so (`audit.staleness`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
@@ -22,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import unlearning
-from audit import durable
-from audit.references import Bank, BankKey, BankStore, ReferenceRow, ReferencesError, assign_blocks
+from audit.references import Bank, BankKey, BankStore, Claim, ReferenceRow, ReferencesError, Staleness
+from service.blocks import blocks
 from service.context import Context
 from service.keyring import Keyring
 from service.settings import Settings
@@ -31,7 +33,6 @@ from service.trials import Pictures, Rows, Scene, open_pictures, run_trials
 from unlearning.faces import Faces
 from unlearning.recipes import Recipe
 
-BLOCK_SHARE = 0.05
 TRAINING_CODE = ("descent.py", "devices.py", "models.py", "recipes.py", "training.py")
 
 OnProgress = Callable[[int, int], None]
@@ -47,25 +48,17 @@ class BankPlan:
         scene: how its models are trained and what they are scored on.
         example_ids: hash of each scored image, in the order of `scene.scored`.
         tags: keyed hash of each scored image's subject.
+        learned, tested: digest of the rows of each person that the models learn from, and are tested on, by keyed hash.
+        staleness: how far the bank is from the data as they are; a stale one can be read but not built.
     """
 
     key: BankKey
     scene: Scene
     example_ids: tuple[str, ...]
     tags: tuple[str, ...]
-
-
-def blocks(settings: Settings, keyring: Keyring, faces: Faces) -> dict[str, str]:
-    """Block of every training subject, as keyed hash → block; subjects that are new get new blocks, none ever moves."""
-    known = _read_blocks(settings)
-    hashes = sorted({keyring.block_hash(subject) for subject in faces.train_subjects()})
-    new = [value for value in hashes if value not in known]
-    if new:
-        n_subjects = len(hashes)
-        fresh = assign_blocks(new, share=min(1.0, BLOCK_SHARE * n_subjects / len(new)))
-        known |= {value: f"{_digest_of_words(sorted(new))[:8]}-{block}" for value, block in fresh.items()}
-        _write_blocks(settings, known)
-    return known
+    learned: dict[str, str] = field(default_factory=dict)
+    tested: dict[str, str] = field(default_factory=dict)
+    staleness: Staleness = field(default_factory=Staleness)
 
 
 def stores(settings: Settings) -> tuple[BankStore, ...]:
@@ -73,24 +66,6 @@ def stores(settings: Settings) -> tuple[BankStore, ...]:
     evaluations = settings.evaluations_folder
     folders = sorted(evaluations.iterdir()) if evaluations.is_dir() else []
     return tuple(BankStore(folder) for folder in (settings.banks_folder, *folders))
-
-
-def forget_from_blocks(settings: Settings, tags: Iterable[str]) -> None:
-    """Take erased subjects out of the block list."""
-    gone = set(tags)
-    _write_blocks(settings, {value: block for value, block in _read_blocks(settings).items() if value not in gone})
-
-
-def _read_blocks(settings: Settings) -> dict[str, str]:
-    path = settings.banks_folder / "blocks.json"
-    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    return known
-
-
-def _write_blocks(settings: Settings, known: dict[str, str]) -> None:
-    settings.banks_folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(known, indent=0, sort_keys=True)
-    durable.overwrite(settings.banks_folder / "blocks.json", content.encode())
 
 
 def plan_bank(
@@ -101,13 +76,16 @@ def plan_bank(
     forget: Iterable[str],
     absent: Iterable[str] = (),
     n_models: int | None = None,
+    staleness_max: float = 0.0,
 ) -> BankPlan:
-    """The bank that judges a forget set.
+    """The bank that judges a forget set: the exact one, or a stale one that is there and within the bar.
 
     Args:
         forget: user ids to forget together; all in the training split.
-        absent: user ids whose erasure waits; a bank built now is trained without them.
+        absent: user ids whose erasure waits; a bank built now is trained without them, one that learned from them
+            before is stale by them.
         n_models: fewest models that will do; by default those a bank was begun with.
+        staleness_max: largest share of people gone that a bank may have learned from or been tested on.
     """
     settings, keyring, faces = context.settings, context.keyring, open_pictures(pictures)
     forgotten = set(forget)
@@ -117,11 +95,24 @@ def plan_bank(
     if len(touched) == 1:
         block = touched.pop()
         left_out = {s for s in faces.train_subjects() if assigned[keyring.block_hash(s)] == block}
-    ready = plan_exact_bank(context, recipe, pictures, left_out, set())
-    bank = BankStore(settings.banks_folder).find(ready.key, n_models=n_models)
-    if bank is not None and set(ready.example_ids) <= set(bank.example_ids):
-        return ready  # built before anybody asked, and nothing is to be trained for it any more
-    return plan_exact_bank(context, recipe, pictures, left_out, set(absent) - left_out)
+    waiting = set(absent) - left_out
+    exact = plan_exact_bank(context, recipe, pictures, left_out, waiting)
+    store = BankStore(settings.banks_folder)
+    bank = store.find(exact.key, n_models=n_models)
+    if bank is not None and set(exact.example_ids) <= set(bank.example_ids):
+        return exact
+    found = store.find_stale(
+        exact.key,
+        example_ids=exact.example_ids,
+        learned=exact.learned,
+        tested=exact.tested,
+        leaving={keyring.block_hash(subject) for subject in waiting},
+        n_models=n_models,
+        share_max=staleness_max,
+    )
+    if found is None:
+        return exact
+    return replace(exact, key=found[0], staleness=found[1])
 
 
 def plan_exact_bank(
@@ -141,36 +132,47 @@ def plan_exact_bank(
         pictures=pictures, recipe=recipe, retain=retain, scored=scored, retain_scored=retain, test=test,
         device=context.settings.device,
     )  # fmt: skip
-    ids = example_ids(faces, scored)
+    learned, tested = roster(context.keyring, faces, retain), roster(context.keyring, faces, test)
     tags = tuple(context.keyring.block_hash(str(faces.subjects[row])) for row in scored)
-    return BankPlan(key, scene, ids, tags)
+    staleness = Staleness(n_learned=len(learned), n_tested=len(tested))
+    return BankPlan(key, scene, example_ids(faces, scored), tags, learned, tested, staleness)
 
 
 def build_bank(
     store: BankStore, plan: BankPlan, n_models: int, settings: Settings, on_progress: OnProgress, *, now: datetime
 ) -> Bank:
-    """The plan's bank with `n_models` models; builds what is missing, so a killed build goes on with what it has."""
+    """The plan's bank with `n_models` models; builds what is missing, so a killed build goes on with what it has.
+
+    Several builders of one bank share the work: each seed is trained by the one that claimed it, and all wait for the
+    last one.
+
+    Raises:
+        ReferencesError: the plan is of a stale bank that is not complete any more; its models cannot be made again.
+    """
+    if plan.staleness.share > 0:
+        return _stale_bank(store, plan, n_models, on_progress)
     begin = partial(
-        store.begin, plan.key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n_models, now=now
-    )
+        store.begin, plan.key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n_models, now=now,
+        learned=plan.learned, tested=plan.tested,
+    )  # fmt: skip
     try:
         begin()
     except ReferencesError:  # the people got further images since; their margins need the models, which are gone
         store.discard(plan.key)
         begin()
     missing = store.missing_seeds(plan.key, n_models)
-    on_progress(n_models - len(missing), n_models)
-    for done, outcome in enumerate(run_trials(plan.scene, missing, settings), n_models - len(missing) + 1):
-        row = ReferenceRow(
-            seed=outcome.seed,
-            example_ids=plan.example_ids,
-            margins=outcome.margins,
-            retain_accuracy=outcome.retain_accuracy,
-            test_accuracy=outcome.test_accuracy,
-            seconds=outcome.seconds,
-        )
-        store.add(plan.key, row)
-        on_progress(done, n_models)
+    told = len(missing)
+    on_progress(n_models - told, n_models)
+    while missing:
+        for left in _train(store, plan, missing, settings):
+            on_progress(n_models - left, n_models)
+            told = left
+        left_before, missing = missing, store.missing_seeds(plan.key, n_models)
+        if missing == left_before:
+            time.sleep(0.2)  # all that is missing is being trained by others
+        elif len(missing) < told:
+            told = len(missing)
+            on_progress(n_models - told, n_models)
     bank = store.find(plan.key, n_models=n_models)  # it may have been begun for more, and stopped
     if bank is None:
         raise RuntimeError(
@@ -179,30 +181,83 @@ def build_bank(
     return bank
 
 
+def _stale_bank(store: BankStore, plan: BankPlan, n_models: int, on_progress: OnProgress) -> Bank:
+    bank = store.find(plan.key, n_models=n_models)
+    if bank is None:
+        raise ReferencesError(
+            f"Expected the stale bank {plan.key.digest[:12]} to be complete: people it learned from are gone, so what "
+            "it lacks cannot be trained. Plan again."
+        )
+    on_progress(n_models, n_models)
+    return bank
+
+
+def _train(store: BankStore, plan: BankPlan, missing: tuple[int, ...], settings: Settings) -> Iterator[int]:
+    """Train and store the seeds that no other builder trains; after each, how many are still missing, as known here."""
+    claims: dict[int, Claim] = {}
+
+    def free() -> Iterator[int]:
+        for seed in missing:
+            claim = store.claim(plan.key, seed)
+            if claim is None:
+                continue
+            if store.holds(plan.key, seed):  # another builder ended it meanwhile
+                claim.release()
+                continue
+            claims[seed] = claim
+            yield seed
+
+    try:
+        for done, outcome in enumerate(run_trials(plan.scene, free(), settings), 1):
+            row = ReferenceRow(
+                seed=outcome.seed,
+                example_ids=plan.example_ids,
+                margins=outcome.margins,
+                retain_accuracy=outcome.retain_accuracy,
+                test_accuracy=outcome.test_accuracy,
+                seconds=outcome.seconds,
+            )
+            store.add(plan.key, row)
+            claims.pop(outcome.seed).release()
+            yield len(missing) - done
+    finally:
+        for claim in claims.values():
+            claim.release()
+
+
 def example_ids(faces: Faces, rows: Iterable[int]) -> tuple[str, ...]:
-    """Content names of packed images, see `_example_id`; two equal images of one person get different names."""
+    """Content names of packed images, from label and pixels; two equal images of one person get different names."""
     seen: dict[str, int] = {}
     names = []
-    for row in rows:
-        name = _example_id(faces, int(row))
+    for digest in faces.row_digests[np.asarray(rows, dtype=np.int64)]:
+        name = digest.tobytes().hex()[:16]
         seen[name] = seen.get(name, 0) + 1
         names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return tuple(names)
 
 
-def _example_id(faces: Faces, row: int) -> str:
-    """SHA-256 (hex, 16 characters) over an image's label and pixels."""
-    content = f"{int(faces.labels[row])}:".encode() + np.ascontiguousarray(faces.images[row]).tobytes()
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def rows_digest(faces: Faces, rows: Rows) -> str:
     """Digest of exactly what is trained on, in order: any other pixel, label or row is another bank."""
-    digest = hashlib.sha256(repr((faces.images.shape[1:], faces.classes)).encode())
-    digest.update(np.ascontiguousarray(faces.labels[rows]).tobytes())
-    for start in range(0, len(rows), 4096):
-        digest.update(np.ascontiguousarray(faces.images[rows[start : start + 4096]]).tobytes())
+    digest = hashlib.sha256(_form(faces))
+    digest.update(faces.row_digests[rows].tobytes())
     return digest.hexdigest()
+
+
+def roster(keyring: Keyring, faces: Faces, rows: Rows) -> dict[str, str]:
+    """Digest of each person's part of some rows, by keyed hash; see `audit.staleness.Roster`."""
+    people, whose = np.unique(faces.subjects[rows], return_inverse=True)
+    ordered = np.asarray(rows)[np.argsort(whose, kind="stable")]
+    parts = np.split(faces.row_digests[ordered], np.cumsum(np.bincount(whose, minlength=len(people)))[:-1])
+    form = _form(faces)
+    return {
+        keyring.block_hash(str(person)): hashlib.sha256(form + part.tobytes()).hexdigest()[:32]
+        for person, part in zip(people, parts, strict=True)
+    }
+
+
+def _form(faces: Faces) -> bytes:
+    """What all rows have in common: size, channels and the names of the classes."""
+    return repr((faces.images.shape[1:], faces.classes)).encode()
 
 
 @cache

@@ -134,7 +134,8 @@ def _evaluate(context: Context, policy: Policy, run_id: str, step: int) -> Evalu
     method = steps(policy)[step]
     scene = _scene(context, plan, run, method)
     ids = example_ids(planning.faces_at(context, plan), plan.forget)
-    bank = _need(BankStore(context.settings.banks_folder).find(planning.bank_plan(context, plan).key), "reference bank")
+    planned = planning.bank_plan(context, plan)
+    bank = _need(BankStore(context.settings.banks_folder).find(planned.key), "reference bank")
     candidate = folder.read(f"step-{step}")
     if candidate is None:
         raise FileNotFoundError(f"Expected the outcome of step {step} in the run's folder.")
@@ -161,6 +162,7 @@ def _evaluate(context: Context, policy: Policy, run_id: str, step: int) -> Evalu
         test_accuracy_original=original.test_accuracy,
         cost_share=cost_share,
         exact=METHODS[method].exact,
+        staleness=planned.staleness,
     )
     return evaluate(evidence, policy, rung=min(step, len(policy.ladder) - 1), seed=run.seed)
 

@@ -9,6 +9,7 @@ from sqlmodel import select
 
 from audit.policy import Policy
 from service import banks, ledger, planning, registry, states
+from service.blocks import forget_from_blocks
 from service.certificates import Issuer, Purged
 from service.context import Context
 from service.db import reading, scrub_free_pages, session
@@ -41,7 +42,7 @@ def purge(context: Context, run_id: str) -> None:
     for store in banks.stores(settings):
         for tag in tags:
             store.drop_subject(tag)
-    banks.forget_from_blocks(settings, tags)
+    forget_from_blocks(settings, tags)
     older = registry.destroy_older_than(context, run.generation) if run.generation is not None else ()
     for path in sorted(folder.path.glob("*.safetensors")):
         overwrite(path)

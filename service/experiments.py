@@ -27,7 +27,7 @@ from audit.references import Bank, BankKey, BankStore, ReferenceRow
 from service.banks import BankPlan, build_bank, plan_exact_bank, rows_digest, training_code_version
 from service.context import Context
 from service.errors import ConflictError, InvalidInputError
-from service.planning import asked_to_go, pictures_of, recipe_of
+from service.planning import asked_to_go, pictures_in_service, recipe_of
 from service.production import library_versions
 from service.trials import Outcome, Rows, in_children, open_pictures, score
 from unlearning.devices import describe_device, resolve_device
@@ -141,8 +141,8 @@ def set_stage(context: Context, people: Iterable[str]) -> Stage:
         ConflictError: somebody asked to be erased.
         FacesError: the data folder breaks a rule.
     """
-    settings, recipe = context.settings, recipe_of(context)
-    pictures = pictures_of(settings, recipe)
+    recipe = recipe_of(context)
+    pictures = pictures_in_service(context, recipe)
     faces = open_pictures(pictures)
     known, wanted = set(faces.train_subjects()), set(people)
     if unknown := wanted - known:

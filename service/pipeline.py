@@ -18,9 +18,7 @@ from dbos import DBOS, DBOSConfiguredInstance
 from dbos import error as dbos_error
 
 from audit.policy import Policy
-from audit.references import BankStore
 from service import candidates, completion, planning, registry
-from service.banks import build_bank
 from service.context import LINE, Context
 from service.runs import RunFolder, advance, give_up, note
 
@@ -76,16 +74,13 @@ class Pipeline(DBOSConfiguredInstance):
     @DBOS.step(**STEP)
     def gather_references(self, run_id: str) -> None:
         """The bank of models that never saw these people, built now if nobody built it ahead."""
-        plan = planning.load(self.context, run_id)
 
         def progress(done: int, wanted: int) -> None:
             note(self.context, run_id, f"reference models {done}/{wanted}")
             if done == wanted // 2:
                 self._fail_point("unlearning.references")
 
-        settings = self.context.settings
-        bank, store = planning.bank_plan(self.context, plan), BankStore(settings.banks_folder)
-        build_bank(store, bank, self.policy.n_models, settings, progress, now=self.context.now())
+        planning.gather(self.context, self.policy, run_id, progress)
 
     @DBOS.step(**STEP)
     def unlearn(self, run_id: str, step: int) -> None:

@@ -9,14 +9,14 @@ import numpy as np
 from sqlmodel import select
 
 from audit.policy import Policy
-from audit.references import BankKey
+from audit.references import Bank, BankKey, BankStore, Staleness
 from service import registry
-from service.banks import BankPlan, plan_bank
-from service.context import Context
+from service.banks import BankPlan, OnProgress, build_bank, plan_bank
+from service.context import LINE, Context
 from service.db import reading
 from service.runs import RunFolder, load_run, requests_of
 from service.settings import Settings
-from service.tables import Tombstone
+from service.tables import Deployment, Tombstone
 from service.trials import Pictures, Rows, Scene, open_pictures
 from unlearning.faces import Faces, pack
 from unlearning.faces.dataset import METADATA
@@ -34,7 +34,7 @@ class RunPlan:
         retain: training rows of everybody else but those whose erasure waits.
         images_of: by request id, how many images the service holds of the person.
         trained_of: by request id, how many of these the model learned from.
-        bank: key, rows, example ids and tags of the bank that judges.
+        bank: key, rows, example ids, tags, rosters and staleness of the bank that judges.
     """
 
     manifest_digest: str
@@ -68,6 +68,14 @@ def pictures_of(settings: Settings, recipe: Recipe, classes: tuple[str, ...] | N
     return _pictures(settings, recipe, faces.classes, faces.manifest_digest)
 
 
+def pictures_in_service(context: Context, recipe: Recipe) -> Pictures:
+    """The same with the classes of the model in service: an erasure may take the last picture of one."""
+    with reading(context.engine) as s:
+        deployment = s.get(Deployment, LINE)
+    classes = tuple(registry.get(context, deployment.committed_digest).manifest["classes"]) if deployment else None
+    return pictures_of(context.settings, recipe, classes)
+
+
 def asked_to_go(context: Context, faces: Faces) -> set[str]:
     """Training subjects with a tombstone: whoever trains anything from now on leaves them out."""
     with reading(context.engine) as s:
@@ -83,6 +91,19 @@ def plan(context: Context, policy: Policy, run_id: str) -> RunPlan:
         stored = asdict(_make(context, policy, run_id))
         folder.write("plan", stored)
     return RunPlan(**stored)
+
+
+def gather(context: Context, policy: Policy, run_id: str, on_progress: OnProgress) -> Bank:
+    """The bank that judges the run, complete; built now if nobody built it ahead.
+
+    A stale bank that was damaged since the plan was made cannot be mended; the plan is then made again.
+    """
+    store = BankStore(context.settings.banks_folder)
+    planned = bank_plan(context, load(context, run_id))
+    if planned.staleness.share > 0 and store.find(planned.key, n_models=policy.n_models) is None:
+        RunFolder(context.settings, run_id).write("plan", asdict(_make(context, policy, run_id)))
+        planned = bank_plan(context, load(context, run_id))
+    return build_bank(store, planned, policy.n_models, context.settings, on_progress, now=context.now())
 
 
 def load(context: Context, run_id: str) -> RunPlan:
@@ -114,7 +135,10 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
     retain = faces.where(split="train", without=trained | absent)
     bank: dict[str, Any] = {}
     if trained and base_digest:
-        judged_by = plan_bank(context, recipe, pictures, forget=trained, absent=absent, n_models=policy.n_models)
+        judged_by = plan_bank(
+            context, recipe, pictures, forget=trained, absent=absent, n_models=policy.n_models,
+            staleness_max=policy.staleness_max,
+        )  # fmt: skip
         bank = {
             "key": asdict(judged_by.key),
             "retain": judged_by.scene.retain.tolist(),
@@ -122,6 +146,9 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
             "test": judged_by.scene.test.tolist(),
             "example_ids": list(judged_by.example_ids),
             "tags": list(judged_by.tags),
+            "learned": judged_by.learned,
+            "tested": judged_by.tested,
+            "staleness": asdict(judged_by.staleness),
         }
     return RunPlan(
         faces.manifest_digest, list(faces.classes), forget.tolist(), retain.tolist(), images_of, trained_of, bank
@@ -136,7 +163,10 @@ def bank_plan(context: Context, run_plan: RunPlan) -> BankPlan:
         pictures=pictures_at(context, run_plan), recipe=recipe_of(context), retain=retain, scored=rows(bank["scored"]),
         retain_scored=retain, test=rows(bank["test"]), device=context.settings.device,
     )  # fmt: skip
-    return BankPlan(BankKey(**bank["key"]), scene, tuple(bank["example_ids"]), tuple(bank["tags"]))
+    return BankPlan(
+        key=BankKey(**bank["key"]), scene=scene, example_ids=tuple(bank["example_ids"]), tags=tuple(bank["tags"]),
+        learned=bank["learned"], tested=bank["tested"], staleness=Staleness(**bank["staleness"]),
+    )  # fmt: skip
 
 
 def forget_scene(context: Context, run_plan: RunPlan) -> Scene:

@@ -101,4 +101,4 @@ def _count_subjects(settings: Settings) -> int:
     """People the service holds images of."""
     if not settings.data_folder.exists():
         return 0
-    return len({row.user_id for row in read_metadata(settings.data_folder)})
+    return len({row.user_id for row in read_metadata(settings.data_folder, classes_known=True)})

@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N.")
     jobs: int = Field(0, ge=0, description="Training processes in parallel; 0: as many as cores.")
 
+    rebuild_references: Literal["known", "all", "off"] = Field(
+        "known",
+        description="What the idle worker trains: stale banks anew, also banks of blocks without one, nothing.",
+    )
+
     hold_seconds: float = Field(0.0, ge=0, description="Hold window in which a request may still be cancelled.")
     batch_window_seconds: float = Field(0.0, ge=0, description="How long the first waiting request waits for company.")
     batch_size: int = Field(1000, ge=1, description="Most requests in one run.")

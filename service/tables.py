@@ -282,6 +282,7 @@ class ReferenceBlock(SQLModel, table=True):
     n_people: int  # of the training split, in the block now
     n_models: int  # finished models of that bank, or of the one that is being built
     n_wanted: int  # that the policy asks for
+    n_next: int = 0  # finished models of the bank of the present data: n_wanted of them when it is fresh
     n_learned: int = 0  # people its models learned from
     n_gone: int = 0  # of these, how many were erased since or wait to be
     staleness: float = 0.0  # share in [0, 1]; see `audit.references.Staleness`

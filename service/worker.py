@@ -28,6 +28,7 @@ from service.context import LINE, Context
 from service.db import reading, session
 from service.errors import StartupError
 from service.pipeline import Pipeline
+from service.rebuilding import Rebuilder
 from service.settings import Settings
 from service.tables import Deployment, ErasureRequest, OpenLine, Run, WorkerLease
 from service.webhooks import Deliverer
@@ -166,11 +167,19 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
         _yield_processor()
         pipeline = _launch(context, policy)
         log.info("worker.ready", home=str(settings.home), policy=policy.name)
-        while not stop.is_set():
-            start_open_run(context, pipeline)
-            claim(context, policy)
-            stop.wait(settings.poll_seconds)
+        with Rebuilder(context) as rebuilder:
+            while not stop.is_set():
+                claim(context, policy)
+                rebuilder.tend(busy=is_busy(context))  # before a run starts: it will destroy what the child reads
+                start_open_run(context, pipeline)
+                stop.wait(settings.poll_seconds)
         DBOS.destroy(workflow_completion_timeout_sec=0)
+
+
+def is_busy(context: Context) -> bool:
+    """Whether the line has an open run, or a request that will be one in a moment."""
+    with reading(context.engine) as s:
+        return s.get(OpenLine, LINE) is not None or bool(_waiting(s, context.now(), 1))
 
 
 def start_open_run(context: Context, pipeline: Pipeline) -> None:

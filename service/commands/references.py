@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -11,6 +11,9 @@ from rich.table import Table
 from service.commands.screen import console, progress_bar
 from service.errors import StartupError
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.banks import OnProgress
 
 references_app = typer.Typer(no_args_is_help=True, help="Reference banks: models that never saw a person.")
 
@@ -21,17 +24,21 @@ def references_build(
         list[str] | None, typer.Argument(help="User ids whose banks to build; none: everybody's.")
     ] = None,
 ) -> None:
-    """Build reference banks ahead, so that a request need not wait for them."""
+    """Build reference banks ahead, so that a request need not wait for them.
+
+    Several of these commands at once share the work.
+    """
     from audit.policy import load_policy
     from audit.references import BankStore
     from service.banks import build_bank, plan_bank
     from service.context import Context
-    from service.planning import asked_to_go, pictures_of, recipe_of
+    from service.planning import asked_to_go, pictures_in_service, recipe_of
+    from service.rebuilding import publish, survey
     from service.trials import open_pictures
 
     context = Context.open(Settings())
     settings, recipe, policy = context.settings, recipe_of(context), load_policy(context.settings.policy)
-    pictures = pictures_of(settings, recipe)
+    pictures = pictures_in_service(context, recipe)
     faces = open_pictures(pictures)
     absent = asked_to_go(context, faces)
     known = tuple(subject for subject in faces.train_subjects() if subject not in absent)
@@ -40,7 +47,7 @@ def references_build(
         raise StartupError(f"Expected people of the training split, got {len(unknown)} others among the arguments.")
     plans = {}
     for subject in subjects or known:
-        plan = plan_bank(context, recipe, pictures, forget={subject}, absent=absent)
+        plan = plan_bank(context, recipe, pictures, forget={subject}, absent=absent, n_models=policy.n_models)
         plans[plan.key.digest] = plan
     store = BankStore(settings.banks_folder)
     with progress_bar() as bar:
@@ -54,19 +61,69 @@ def references_build(
                 store, plan, policy.n_models, settings, partial(advance, i * policy.n_models),
                 now=context.now(),
             )  # fmt: skip
+    publish(context, survey(context, policy))
     console.print(f"{len(plans)} banks of {policy.n_models} models each in {settings.banks_folder}")
+
+
+@references_app.command("refresh")
+def references_refresh(
+    everything: Annotated[bool, typer.Option("--all", help="Also blocks that have no bank yet.")] = False,
+    child: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Train anew the banks that erasures made stale, as the worker does while no run is open."""
+    from audit.policy import load_policy
+    from service.context import Context
+    from service.rebuilding import become_child, rebuild
+
+    if child:
+        become_child()
+    context = Context.open(Settings())
+    policy = load_policy(context.settings.policy)
+    with progress_bar() as bar:
+        task = bar.add_task("looking at the banks", total=None)
+
+        def on_block(block: str, number: int, n_blocks: int) -> OnProgress:
+            def told(done: int, wanted: int) -> None:
+                text = f"reference models, block {number} of {n_blocks}"
+                bar.update(task, description=text, total=wanted, completed=done)
+
+            return told
+
+        n_built = rebuild(context, policy, missing_too=everything, on_block=None if child else on_block)
+    if not child:
+        console.print(f"{n_built} banks were built anew." if n_built else "Every bank is of the data as they are.")
 
 
 @references_app.command("status")
 def references_status() -> None:
-    """Banks that are there: models, size, cost, age."""
-    from audit.references import BankStore
-    from service.context import utc_now
+    """Every block: its bank's state, models, age, staleness, size and cost.
 
-    table = Table("bank", "models", "images", "people", "size", "training", "age")
-    for bank in BankStore(Settings().banks_folder).status(now=utc_now()):
+    fresh: trained on the data as they are. stale: people were erased since, within the policy's bar. outdated: beyond
+    it. building, missing: nothing yet that may judge.
+    """
+    from audit.policy import load_policy
+    from service.bank_overview import overview
+    from service.context import Context
+    from service.rebuilding import publish, survey
+
+    context = Context.open(Settings())
+    policy = load_policy(context.settings.policy)
+    publish(context, survey(context, policy))
+    seen = overview(context)
+    table = Table("block", "people", "state", "models", "stale", "size", "training", "age")
+    for block in seen.blocks:
+        models = f"{block.n_models}/{block.n_wanted}"
+        if block.state in ("stale", "outdated") and block.n_next:
+            models += f", next {block.n_next}"
         table.add_row(
-            bank.key.digest[:12], f"{bank.n_models}/{bank.n_wanted}", str(bank.n_examples), str(bank.n_subjects),
-            f"{bank.size_bytes / 1000:.0f} kB", f"{bank.cost_seconds:.0f} s", f"{bank.age_seconds / 3600:.1f} h",
+            block.block, str(block.n_people), block.state, models,
+            f"{block.n_gone} of {block.n_learned} ({block.staleness:.1%})" if block.bank and block.n_gone else "–",
+            f"{block.size_bytes / 1000:.0f} kB", f"{block.cost_seconds:.0f} s",
+            f"{block.age_seconds / 3600:.1f} h" if block.age_seconds is not None else "–",
         )  # fmt: skip
     console.print(table)
+    console.print(
+        f"{len(seen.blocks)} blocks, {seen.n_models} of {seen.n_wanted} models, {seen.size_bytes / 1e6:.1f} MB, "
+        f"{seen.cost_seconds / 60:.1f} core-minutes; policy {policy.name}: at most {policy.staleness_max:.0%} of the "
+        "people a bank learned from may be gone."
+    )

@@ -13,15 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from audit.references import Bank, BankKey, BankStore, ReferenceRow, ReferencesError, assign_blocks
+from audit.references import Bank, BankKey, BankStore, ReferenceRow, ReferencesError
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 KEY = BankKey("recipe", "1.0", "train", "test")
@@ -166,7 +163,6 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         (lambda: store.begin(KEY, example_ids=["a", "a"], subject_tags=["x", "x"], n_wanted=1, now=NOW), "different"),
         (lambda: store.begin(KEY, example_ids=["a"], subject_tags=[], n_wanted=1, now=NOW), "one subject tag"),
         (lambda: store.begin(KEY, example_ids=["a"], subject_tags=["x"], n_wanted=0, now=NOW), "n_wanted"),
-        (lambda: assign_blocks(["a"], share=0), "share"),
     ]
     for call, sentence in refused:
         with pytest.raises(ReferencesError, match=sentence):
@@ -351,24 +347,6 @@ def test_status(tmp_path: Path) -> None:
     assert (second.key, second.n_models, second.age_seconds) == (later, 0, 3600)
     store.discard(KEY)
     assert [status.key for status in store.status(now=NOW)] == [later]
-
-
-@settings(max_examples=100, deadline=None)
-@given(n=st.integers(0, 400), share=st.floats(0.001, 1))
-def test_blocks_are_small_even_and_settled_by_the_hashes(n: int, share: float) -> None:
-    hashes = [sha256(str(i).encode()).hexdigest() for i in range(n)]
-    blocks = assign_blocks(hashes, share=share)
-    assert blocks.keys() == set(hashes)
-    assert blocks == assign_blocks(reversed(hashes), share=share)
-    sizes = np.bincount(list(blocks.values())) if n else np.zeros(0, int)
-    if n:
-        assert sizes.max() <= max(1, int(share * n))
-        assert sizes.max() - sizes.min() <= 1
-        assert [blocks[h] for h in sorted(hashes)] == sorted(blocks.values())
-
-
-def test_a_few_people_are_blocks_of_their_own() -> None:
-    assert sorted(assign_blocks(f"h{i}" for i in range(32)).values()) == list(range(32))
 
 
 def test_large_banks_are_found_and_dropped_within_two_seconds(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import unlearning
-from audit.references import BankStore
+from audit.references import BankStore, ReferenceRow
 from service import banks
-from service.banks import BLOCK_SHARE, TRAINING_CODE, blocks, build_bank, columns_of, example_ids, forget_from_blocks
+from service.banks import TRAINING_CODE, build_bank, columns_of, example_ids
+from service.blocks import BLOCK_SHARE, blocks, forget_from_blocks
 from service.trials import open_pictures, release_processes, run_trial
 from tests.service import tiny
 from unlearning.faces import remove_subjects, synthetic
@@ -174,12 +175,20 @@ def test_a_bank_built_ahead_is_preferred_while_nothing_is_to_be_trained_for_it(t
     waiting = next(person for person in tiny.people(tiny_context) if person not in (a, b))
     ahead = tiny.plan_for(tiny_context, a)
     tiny.build(tiny_context, ahead)
-    assert tiny.plan_for(tiny_context, a, absent=(waiting,), n_models=4).key == ahead.key
-    larger = tiny.plan_for(tiny_context, a, absent=(waiting,), n_models=5)
-    assert waiting not in people_in(tiny_context, larger, larger.scene.retain)
+
+    def plan(**bar):
+        return tiny.plan_for(tiny_context, a, absent=(waiting,), **bar)
+
+    found = plan(n_models=4, staleness_max=BLOCK_SHARE)
+    assert (found.key, found.staleness.n_learned, found.staleness.n_learned_gone) == (ahead.key, 38, 1)
+    assert found.staleness.share == 1 / 38
+    assert waiting not in people_in(tiny_context, found, found.scene.retain)
+    for bar in ({"n_models": 5, "staleness_max": BLOCK_SHARE}, {"n_models": 4, "staleness_max": 0.02}, {"n_models": 4}):
+        larger = plan(**bar)
+        assert larger.key != ahead.key
+        assert larger.staleness.share == 0
     tiny.add_picture(tiny_context, a)
-    lacking = tiny.plan_for(tiny_context, a, absent=(waiting,), n_models=4)
-    assert waiting not in people_in(tiny_context, lacking, lacking.scene.retain)
+    assert plan(n_models=4, staleness_max=BLOCK_SHARE).key != ahead.key
 
 
 def test_a_killed_build_goes_on_with_the_missing_models(tiny_context):
@@ -239,3 +248,40 @@ def test_equal_pictures_of_one_person_get_different_names():
     assert len(set(names)) == 3
     assert names == (names[0], f"{names[0]}-2", f"{names[0]}-3")
     assert example_ids(replace(same, labels=np.array([0, 1, 0])), [0, 1])[1] != f"{names[0]}-2"
+
+
+def test_builders_at_once_share_the_work(tiny_context):
+    a, _ = tiny.same_block(tiny_context)
+    plan, told = tiny.plan_for(tiny_context, a), []
+    store = BankStore(tiny_context.settings.banks_folder)
+
+    def other(done, wanted):
+        told.append(done)
+        if done == 1:  # the first model is ready, this builder is at its second
+            claim = store.claim(plan.key, 3)
+            assert claim is not None
+            store.add(plan.key, replace(bank_row(plan, 3), seconds=77.0))
+            claim.release()
+
+    bank = build_bank(store, plan, 4, tiny_context.settings, other, now=tiny_context.now())
+    assert told == [0, 1, 2, 3, 4]
+    assert bank.seconds[3] == 77.0
+
+
+def bank_row(plan, seed):
+    outcome = run_trial(plan.scene, seed)
+    return ReferenceRow(seed, plan.example_ids, outcome.margins, outcome.retain_accuracy, outcome.test_accuracy, 0.0)
+
+
+def test_a_builder_waits_for_what_another_one_trains_and_takes_over_if_that_ends(tiny_context):
+    a, _ = tiny.same_block(tiny_context)
+    plan, store = tiny.plan_for(tiny_context, a), BankStore(tiny_context.settings.banks_folder)
+    claim = store.claim(plan.key, 2)
+    assert store.claim(plan.key, 2) is None
+
+    def let_go(done, wanted):
+        if done == 3:
+            claim.release()  # as the kernel does for a killed builder
+
+    bank = build_bank(store, plan, 4, tiny_context.settings, let_go, now=tiny_context.now())
+    assert bank.seeds.tolist() == [0, 1, 2, 3]

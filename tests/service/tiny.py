@@ -23,7 +23,8 @@ from audit.policy import Policy
 from audit.references import Bank, BankStore
 from service import auth, candidates, intake, planning
 from service.auth import Client
-from service.banks import BankPlan, blocks, build_bank, plan_bank
+from service.banks import BankPlan, build_bank, plan_bank
+from service.blocks import blocks
 from service.context import Context
 from service.db import reading
 from service.production import train_production
@@ -114,7 +115,7 @@ def add_picture(context: Context, person: str) -> None:
 
 def same_block(context: Context) -> tuple[str, str]:
     """Two people of one block."""
-    faces = open_pictures(planning.pictures_of(context.settings, planning.recipe_of(context)))
+    faces = open_pictures(planning.pictures_in_service(context, planning.recipe_of(context)))
     assigned = blocks(context.settings, context.keyring, faces)
     by_block: dict[str, list[str]] = {}
     for person in faces.train_subjects():
@@ -122,11 +123,19 @@ def same_block(context: Context) -> tuple[str, str]:
     return next((pair[0], pair[1]) for pair in by_block.values() if len(pair) == 2)
 
 
-def plan_for(context: Context, *forget: str, absent: tuple[str, ...] = (), n_models: int | None = None) -> BankPlan:
+def plan_for(
+    context: Context,
+    *forget: str,
+    absent: tuple[str, ...] = (),
+    n_models: int | None = None,
+    staleness_max: float = 0.0,
+) -> BankPlan:
     """The bank that judges a forget set, on the data folder as it is now."""
     recipe = planning.recipe_of(context)
-    pictures = planning.pictures_of(context.settings, recipe)
-    return plan_bank(context, recipe, pictures, forget=forget, absent=absent, n_models=n_models)
+    pictures = planning.pictures_in_service(context, recipe)
+    return plan_bank(
+        context, recipe, pictures, forget=forget, absent=absent, n_models=n_models, staleness_max=staleness_max
+    )
 
 
 def build(context: Context, plan: BankPlan, n_models: int = POLICY.n_models) -> tuple[Bank, list[tuple[int, int]]]:

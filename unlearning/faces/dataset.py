@@ -47,8 +47,12 @@ class Row:
     line: int = field(default=0, compare=False)
 
 
-def read_metadata(folder: Path) -> tuple[Row, ...]:
+def read_metadata(folder: Path, *, classes_known: bool = False) -> tuple[Row, ...]:
     """Read metadata.csv and check all that can be seen without the image files.
+
+    Args:
+        classes_known: A model knows its classes, so the table need not hold two of them: an erasure may have taken the
+            last person of one.
 
     Returns:
         Rows in the order of the table.
@@ -58,13 +62,14 @@ def read_metadata(folder: Path) -> tuple[Row, ...]:
             double name, an unknown split, a person in two splits, fewer than two classes, nothing to train on.
     """
     rows = read_rows(folder)
-    _check_table(rows)
+    _check_table(rows, classes_known)
     return rows
 
 
 def check_folder(
     folder: Path,
     *,
+    classes_known: bool = False,
     erased: Callable[[str], bool] = lambda user_id: False,
     decode: bool = True,
     progress: Progress | None = None,
@@ -73,6 +78,7 @@ def check_folder(
 
     Args:
         folder: The data folder.
+        classes_known: As for `read_metadata`.
         erased: Tells whether a person was erased and must not be here any more; asked once a person.
         decode: False for the fast check, which looks that files are there but does not open them. True also decodes
             every picture and finds one picture under two people's names.
@@ -84,7 +90,7 @@ def check_folder(
     Raises:
         FacesError: the first rule broken, with its line.
     """
-    rows = read_metadata(folder)
+    rows = read_metadata(folder, classes_known=classes_known)
     _check_nobody_erased(rows, erased)
     _check_files(folder, rows)
     if decode:
@@ -201,7 +207,7 @@ def _check_name(row: Row) -> None:
         raise FacesError(f"Expected a file_name ending in one of {', '.join(SUFFIXES)}.", row=row.line)
 
 
-def _check_table(rows: tuple[Row, ...]) -> None:
+def _check_table(rows: tuple[Row, ...], classes_known: bool) -> None:
     """The rules between rows."""
     names: dict[str, Row] = {}
     people: dict[str, Row] = {}
@@ -218,7 +224,7 @@ def _check_table(rows: tuple[Row, ...]) -> None:
             )
     if not any(row.split == "train" for row in rows):
         raise FacesError(f"Expected pictures to train on, got {len(rows)} rows and none with split train.")
-    if len({row.label for row in rows}) < 2:
+    if not classes_known and len({row.label for row in rows}) < 2:
         raise FacesError("Expected at least two classes, but every row has the same label.")
 
 

@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("n_people", sa.Integer(), nullable=False),
         sa.Column("n_models", sa.Integer(), nullable=False),
         sa.Column("n_wanted", sa.Integer(), nullable=False),
+        sa.Column("n_next", sa.Integer(), nullable=False),
         sa.Column("n_learned", sa.Integer(), nullable=False),
         sa.Column("n_gone", sa.Integer(), nullable=False),
         sa.Column("staleness", sa.Float(), nullable=False),

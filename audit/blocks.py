@@ -1,0 +1,26 @@
+"""Blocks of people: whoever is in one is judged by models that saw nobody of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from audit.bank_files import ReferencesError
+
+
+def assign_blocks(subject_hashes: Iterable[str], *, share: float = 0.05) -> dict[str, int]:
+    """Block of each subject: subjects in the order of their keyed hashes, cut into blocks of nearly equal size.
+
+    No block has more than max(1, ⌊share · n⌋) of the n subjects. The assignment depends on who is there; keep it beside
+    the banks and do not compute it anew after each erasure.
+
+    Args:
+        subject_hashes: keyed hash of each subject (an unkeyed one would let people choose their block).
+        share: largest share of the subjects in one block, in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ReferencesError(f"Expected share={share} in (0, 1].")
+    ordered = sorted(set(subject_hashes))
+    size = max(1, math.floor(share * len(ordered)))
+    n_blocks = math.ceil(len(ordered) / size)
+    return {subject: i * n_blocks // len(ordered) for i, subject in enumerate(ordered)}
