@@ -164,6 +164,7 @@ def _add_requests(app: FastAPI, context: Context, n_subjects: Callable[[], int],
         filed = intake.file_requests(
             context, client, filing, n_subjects=n_subjects, most_open=most_open, idempotency_key=idempotency_key
         )
+        request.scope["expunge.erasure_ids"] = [receipt.id for receipt in filed.requests]  # for the line of the log
         response.headers["Location"] = _location(app, request, filed)
         return filed
 

@@ -43,7 +43,7 @@ if _is_serving_process():
     from service.serving import ServingProcess
 
     torch.set_num_threads(1)
-    set_up_logs(_settings.log_format)
+    set_up_logs(_settings.log_format, level=_settings.log_level)
     _process = ServingProcess.of(Context.open(_settings))
     _api = _process.app
 else:
@@ -74,7 +74,8 @@ def _accept_one_at_a_time(loop: Any) -> None:
         loop._accept_connection = accept_one
 
 
-_operations = Starlette(routes=[Route("/metrics", _metrics), Mount("/v1", app=_unmatched)])
+_scraped = [Route("/metrics", _metrics)] if _settings.metrics else []
+_operations = Starlette(routes=[*_scraped, Mount("/v1", app=_unmatched)])
 
 
 @bentoml.service(

@@ -72,7 +72,7 @@ def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
     evaluation = _evaluate(context, policy, run_id, step)
     figures = {**evaluation.to_dict(), "margin_means": _margin_means(evaluation.evidence)}
     _write_report(context, policy, evaluation, run_id, attempt)
-    log.info("audit.done", run_id=run_id, step=step, verdict=evaluation.verdict, seconds=time.perf_counter() - started)
+    log.info("audit.done", step=step, verdict=evaluation.verdict, seconds=time.perf_counter() - started)
     passed = evaluation.verdict == "PASSED"
     folder = RunFolder(context.settings, run_id)
     outcome = folder.read(f"step-{step}") or {}
@@ -126,7 +126,7 @@ def deploy(context: Context, run_id: str) -> None:
         row.generation, row.updated_at = barrier.generation, context.now()
         s.add(row)
         s.commit()
-    log.info("run.deployed", run_id=run_id, generation=barrier.generation, manifest=plan.manifest_digest)
+    log.info("run.deployed", generation=barrier.generation, manifest=plan.manifest_digest)
 
 
 def _evaluate(context: Context, policy: Policy, run_id: str, step: int) -> Evaluation:

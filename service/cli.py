@@ -117,7 +117,7 @@ def worker() -> None:
     from service.worker import run_worker
 
     settings = Settings()
-    set_up_logs(settings.log_format)
+    set_up_logs(settings.log_format, level=settings.log_level)
     run_worker(settings, load_policy(settings.policy))
 
 

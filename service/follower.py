@@ -52,7 +52,7 @@ class Follower:
         batcher: MicroBatcher,
         *,
         load: Callable[[str, int], Engine] | None = None,
-        on_swap: Callable[[int], object] = lambda _: None,
+        on_swap: Callable[[int, float], object] = lambda _generation, _seconds: None,
     ) -> None:
         self.boot_id = context.new_id()
         self._context = context
@@ -63,6 +63,7 @@ class Follower:
         self._load = load or self._load_from_registry
         self._on_swap = on_swap
         self._acknowledged = -1
+        self._seen_at: dict[int, float] = {}  # generation → steady time at which staging it was first tried
         self._last_error = ""
         self._retry_at = 0.0
         self._stop = Event()
@@ -158,13 +159,16 @@ class Follower:
                 acknowledged_at=self._context.now(),
             )
             self._acknowledged = current.generation
-            self._on_swap(current.generation)
+            now = self._lease.now().steady
+            self._on_swap(current.generation, now - self._seen_at.get(current.generation, now))
+            self._seen_at.clear()
             log.info("swap.acknowledged", generation=current.generation, model_version=current.digest)
 
     def _stage(self, generation: int, digest: str) -> None:
         staged, now = self._slot.staged, self._lease.now().steady
         if (staged is not None and staged.generation == generation) or now < self._retry_at:
             return
+        self._seen_at.setdefault(generation, now)
         try:
             engine = self._load(digest, generation)
             self._warm_up(engine, SWAP_WARM_UP if self._slot.current else FIRST_WARM_UP)

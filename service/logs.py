@@ -2,6 +2,10 @@
 
 A request line has the route's template, never the raw path or query, and no body. Standard library loggers (the
 server's, the database's) pass through the same redaction.
+
+What holds the lines of several processes together: `request_id` is the call's (`X-Request-ID`), `erasure_ids` the
+numbers of erasure requests, `run_id` the run's. The line of the call that filed requests has the first and the second,
+each line of a run and its audits the second and the third.
 """
 
 from __future__ import annotations
@@ -26,11 +30,21 @@ _TALKATIVE = ("sqlalchemy", "httpx", "httpcore", "uvicorn.access")  # their INFO
 _FIT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def set_up_logs(log_format: Literal["console", "json"], stream: TextIO | None = None) -> None:
-    """Set up logging of the process, structlog's and the standard library's, to a stream (standard error)."""
+def set_up_logs(
+    log_format: Literal["console", "json"],
+    stream: TextIO | None = None,
+    *,
+    level: Literal["info", "warning", "error"] = "info",
+) -> None:
+    """Set up logging of the process, structlog's and the standard library's, to a stream (standard error).
+
+    Our own lines go straight to the stream: the standard library's way there takes three times as long.
+    """
+    stream = stream or sys.stderr
+    least: int = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         place_of_error,
         redact,
@@ -39,22 +53,22 @@ def set_up_logs(log_format: Literal["console", "json"], stream: TextIO | None = 
     if log_format == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, renderer],
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared[:2], structlog.stdlib.add_logger_name, *shared[2:]],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(least)
     for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(max(least, logging.WARNING))
 
 
 class RequestLog:
@@ -70,7 +84,7 @@ class RequestLog:
         self.app = app
         self._new_id = new_id
         self._clock = clock
-        self._log = structlog.get_logger("service.request")
+        self._log = structlog.get_logger().bind()  # made once; the module's way makes one a line
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,7 +122,19 @@ class RequestLog:
             status=status,
             duration_seconds=round(seconds, 6),
             client_id=client.id if client else None,
+            **erasures_of(scope, status),
         )
+
+
+def erasures_of(scope: Scope, status: int) -> dict[str, list[str]]:
+    """Numbers of the erasure requests that a call filed or was about, if it was.
+
+    A path that no request has is not told: it may name a person.
+    """
+    filed = scope.get("expunge.erasure_ids")
+    found = scope.get("path_params", {}).get("request_id")
+    ids = filed or ([found] if found and status < 400 else [])
+    return {"erasure_ids": list(ids)} if ids else {}
 
 
 def route_template(scope: Scope) -> str:

@@ -20,31 +20,82 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.logs import route_template
+from service.measures import SERVING
 
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-_LATENCIES = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
 
-REQUESTS = Counter("expunge_http_requests", "Requests answered.", ["method", "route", "status"])
-LATENCY = Histogram(
-    "expunge_http_request_duration_seconds",
-    "From the request's head to the last byte of the answer.",
-    ["method", "route"],
-    buckets=_LATENCIES,
-)
-BATCH_SIZE = Histogram("expunge_batch_images", "Images computed together.", buckets=(1, 2, 4, 8, 16, 32, 64))
-DECODE = Histogram(
-    "expunge_decode_seconds",
-    "Decoding of one image.",
-    buckets=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 2e-2, 0.1, 0.5, 2.0),
-)
-REJECTIONS = Counter("expunge_prediction_rejections", "Images not answered, by the error's title.", ["reason"])
-PREDICTIONS = Counter("expunge_predictions", "Images answered, by the class's place in the manifest.", ["class_index"])
+
+def _counter(name: str) -> Counter:
+    return Counter(name, SERVING[name].help, SERVING[name].labels)
+
+
+def _histogram(name: str) -> Histogram:
+    return Histogram(name, SERVING[name].help, SERVING[name].labels, buckets=SERVING[name].buckets)
+
+
+REQUESTS = _counter("expunge_http_requests_total")
+LATENCY = _histogram("expunge_http_request_duration_seconds")
+BATCH_SIZE = _histogram("expunge_batch_images")
+DECODE = _histogram("expunge_decode_seconds")
+IMAGE_BYTES = _histogram("expunge_image_bytes")
+REJECTIONS = _counter("expunge_prediction_rejections_total")
+PREDICTIONS = _counter("expunge_predictions_total")
+CONFIDENCE = _histogram("expunge_prediction_confidence")
 GENERATION = Gauge(
     "expunge_serving_generation",
-    "Oldest generation a living serving process answers with; -1: none.",
-    multiprocess_mode="livemin",
+    SERVING["expunge_serving_generation"].help,
+    multiprocess_mode=SERVING["expunge_serving_generation"].across,
 )
-SWAPS = Counter("expunge_swaps", "Generations taken into service, counted in each process.")
+SWAP = _histogram("expunge_swap_duration_seconds")
+
+
+class Watch:
+    """What a serving process tells of its work."""
+
+    def image(self, n_bytes: int, decode_seconds: float) -> None:
+        """An image was decoded."""
+        IMAGE_BYTES.observe(n_bytes)
+        DECODE.observe(decode_seconds)
+
+    def batch(self, n_images: int) -> None:
+        """These many are computed together."""
+        BATCH_SIZE.observe(n_images)
+
+    def prediction(self, class_index: int, confidence: float) -> None:
+        """An image was answered."""
+        label = str(class_index)
+        PREDICTIONS.labels(label).inc()
+        CONFIDENCE.labels(label).observe(confidence)
+
+    def rejection(self, reason: str) -> None:
+        """An image was not answered."""
+        REJECTIONS.labels(reason).inc()
+
+    def swap(self, generation: int, seconds: float) -> None:
+        """A generation is in service, and nothing older leaves any more."""
+        GENERATION.set(generation)
+        SWAP.observe(seconds)
+
+    def start(self) -> None:
+        """The process starts, without a model yet."""
+        forget_ended_processes()
+        GENERATION.set(-1)
+
+    def stop(self) -> None:
+        """The process ends."""
+        forget_this_process()
+
+
+class Unwatched(Watch):
+    """Tells nothing, for `EXPUNGE_METRICS=false`."""
+
+    def image(self, n_bytes: int, decode_seconds: float) -> None: ...
+    def batch(self, n_images: int) -> None: ...
+    def prediction(self, class_index: int, confidence: float) -> None: ...
+    def rejection(self, reason: str) -> None: ...
+    def swap(self, generation: int, seconds: float) -> None: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
 
 
 class RequestMetrics:
@@ -82,6 +133,7 @@ def exposition() -> tuple[bytes, str]:
     """Metrics of all serving processes in Prometheus' text format, and its content type."""
     registry: CollectorRegistry = REGISTRY
     if _DIRECTORY in os.environ:
+        forget_ended_processes()  # those that were killed since the last look
         registry = CollectorRegistry()
         MultiProcessCollector(registry)
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
@@ -94,7 +146,7 @@ def forget_this_process() -> None:
 
 
 def forget_ended_processes() -> None:
-    """At start: the same for processes that had no time to do it. Counts stay: they happened."""
+    """The same for processes that had no time to do it. Counts stay: they happened."""
     directory = os.environ.get(_DIRECTORY)
     if directory is None:
         return

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import signal
 import traceback
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 from dbos import DBOS, DBOSConfiguredInstance
@@ -20,7 +22,12 @@ from dbos import error as dbos_error
 from audit.policy import Policy
 from service import candidates, completion, planning, registry
 from service.context import LINE, Context
-from service.runs import RunFolder, advance, give_up, note
+from service.db import reading
+from service.runs import RunFolder, advance, give_up, note, requests_of
+from service.tracing import Traces
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 log = structlog.get_logger()
 
@@ -34,14 +41,33 @@ def place_of(error: BaseException) -> str:
     return f"{type(last).__name__} in {' < '.join(reversed(frames)) or 'an unknown place'}"
 
 
+def watched(step: Callable[Concatenate[Pipeline, str, P], R]) -> Callable[Concatenate[Pipeline, str, P], R]:
+    """A step whose log lines and span name the run and the requests it is about."""
+
+    @wraps(step)
+    def watched_step(self: Pipeline, run_id: str, *args: P.args, **kwargs: P.kwargs) -> R:
+        with reading(self.context.engine) as s:
+            erasure_ids = [request.id for request in requests_of(s, run_id)]
+        named = {"run_id": run_id, "erasure_ids": erasure_ids, "stage": step.__name__}
+        with (
+            structlog.contextvars.bound_contextvars(**named),
+            self.traces.stage(run_id, step.__name__, erasure_ids=erasure_ids),
+        ):
+            log.info("stage.begun")
+            return step(self, run_id, *args, **kwargs)
+
+    return watched_step
+
+
 @DBOS.dbos_class()
 class Pipeline(DBOSConfiguredInstance):
     """The durable workflow of one model line."""
 
-    def __init__(self, context: Context, policy: Policy) -> None:
+    def __init__(self, context: Context, policy: Policy, traces: Traces | None = None) -> None:
         super().__init__(LINE)
         self.context = context
         self.policy = policy
+        self.traces = traces or Traces()
 
     @DBOS.workflow()
     def erase(self, run_id: str) -> str:
@@ -66,12 +92,14 @@ class Pipeline(DBOSConfiguredInstance):
         return self.audit(run_id, step)
 
     @DBOS.step(**STEP)
+    @watched
     def plan(self, run_id: str) -> bool:
         """Which rows are to be forgotten, by which bank that is judged; False if no model learned from them."""
         self._fail_point("unlearning.start")
         return planning.plan(self.context, self.policy, run_id).must_unlearn
 
     @DBOS.step(**STEP)
+    @watched
     def gather_references(self, run_id: str) -> None:
         """The bank of models that never saw these people, built now if nobody built it ahead."""
 
@@ -83,6 +111,7 @@ class Pipeline(DBOSConfiguredInstance):
         planning.gather(self.context, self.policy, run_id, progress)
 
     @DBOS.step(**STEP)
+    @watched
     def unlearn(self, run_id: str, step: int) -> None:
         """A candidate by this step's method, chosen before any audit, and the bank of its other seeds."""
         advance(self.context, run_id, "unlearning")
@@ -90,6 +119,7 @@ class Pipeline(DBOSConfiguredInstance):
         self._fail_point("unlearning.end")
 
     @DBOS.step(**STEP)
+    @watched
     def audit(self, run_id: str, step: int) -> bool:
         """The verdict on the candidate; a failed one gets its certificate here and never serves."""
         advance(self.context, run_id, "auditing")
@@ -99,6 +129,7 @@ class Pipeline(DBOSConfiguredInstance):
         return passed
 
     @DBOS.step(**STEP)
+    @watched
     def deploy(self, run_id: str) -> None:
         """Every serving process answers with the certified weights, or refuses to answer."""
         advance(self.context, run_id, "deploying")
@@ -107,6 +138,7 @@ class Pipeline(DBOSConfiguredInstance):
         self._fail_point("deploying.end")
 
     @DBOS.step(**STEP)
+    @watched
     def purge(self, run_id: str) -> None:
         """Images, packed rows, cached columns and all weights that remember these people are destroyed."""
         advance(self.context, run_id, "purging")
@@ -115,14 +147,16 @@ class Pipeline(DBOSConfiguredInstance):
         self._fail_point("purging.end")
 
     @DBOS.step(**STEP)
+    @watched
     def complete(self, run_id: str) -> None:
         """Certificates signed and logged, user ids gone, requests completed: one transaction."""
         completion.complete(self.context, self.policy, run_id)
         self._fail_point("completed")
         completion.tidy(self.context, run_id)
-        log.info("run.completed", run_id=run_id)
+        log.info("run.completed")
 
     @DBOS.step(**STEP)
+    @watched
     def ask_for_help(self, run_id: str, reason: str) -> str:
         """A human must look: the requests wait, their clock runs on, the line is free for others."""
         give_up(self.context, run_id, reason)

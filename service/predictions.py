@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from service.api import problems
 from service.auth import PREDICT, Client, require
 from service.batching import InputChangedError, MicroBatcher, Prediction
 from service.errors import ExpungeError, InvalidInputError, TryLaterError, UnsupportedImageError
-from service.metrics import DECODE, PREDICTIONS, REJECTIONS
+from service.metrics import Watch
 from service.middleware import FORM_OVERHEAD_BYTES, passage_of
 from service.problems import request_id_of
 from service.settings import Settings
@@ -66,9 +67,10 @@ _BODY = {
 class _Desk:
     """Takes requests up to the number that may wait, decodes their images, and asks the batcher."""
 
-    def __init__(self, slot: ModelSlot, batcher: MicroBatcher, settings: Settings) -> None:
+    def __init__(self, slot: ModelSlot, batcher: MicroBatcher, settings: Settings, watch: Watch) -> None:
         self._slot = slot
         self._batcher = batcher
+        self._watch = watch
         self._settings = settings
         self._n_inside = 0
         self._decoders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
@@ -98,17 +100,19 @@ class _Desk:
         )
 
         def decode() -> NDArray[np.uint8]:
-            with DECODE.time():
-                return images.pixels(content, size=engine.image_size, channels=engine.channels)
+            started = time.perf_counter()
+            pixels = images.pixels(content, size=engine.image_size, channels=engine.channels)
+            self._watch.image(len(content), time.perf_counter() - started)
+            return pixels
 
         if n_pixels <= _FEW_PIXELS:
             return decode()
         return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
 
 
-def predictions_router(slot: ModelSlot, batcher: MicroBatcher, settings: Settings) -> APIRouter:
+def predictions_router(slot: ModelSlot, batcher: MicroBatcher, settings: Settings, watch: Watch) -> APIRouter:
     """The route, for one serving process."""
-    router, desk = APIRouter(), _Desk(slot, batcher, settings)
+    router, desk = APIRouter(), _Desk(slot, batcher, settings, watch)
     errors = problems(413)
     errors[415] = {**errors[413], "description": "The body is not a JPEG, PNG or WebP image"}
 
@@ -128,11 +132,12 @@ def predictions_router(slot: ModelSlot, batcher: MicroBatcher, settings: Setting
         try:
             prediction = await desk.predict(request)
         except ExpungeError as error:
-            REJECTIONS.labels(error.title).inc()
+            watch.rejection(error.title)
             raise
         except ClientDisconnect:
-            REJECTIONS.labels("Disconnected").inc()
+            watch.rejection("Disconnected")
             return Response(status_code=400)  # to nobody
+        watch.prediction(prediction.best, float(prediction.probabilities[prediction.best]))
         return _answer(prediction, request_id_of(request))
 
     return router
@@ -140,7 +145,6 @@ def predictions_router(slot: ModelSlot, batcher: MicroBatcher, settings: Setting
 
 def _answer(prediction: Prediction, request_id: str) -> Response:
     engine, best = prediction.engine, prediction.best
-    PREDICTIONS.labels(str(best)).inc()
     probabilities = [round(value, 6) for value in prediction.probabilities.tolist()]
     answer = {
         "label": engine.classes[best],

@@ -24,6 +24,7 @@ from service.predictions import predictions_router
 from service.problems import problem_of, request_id_of
 from service.settings import Settings
 from service.slot import Lease, ModelSlot
+from service.tracing import TraceCalls, Traces
 from unlearning.faces.dataset import read_metadata
 
 
@@ -36,6 +37,8 @@ class ServingProcess:
     slot: ModelSlot
     batcher: MicroBatcher
     follower: Follower
+    watch: metrics.Watch
+    traces: Traces
 
     @classmethod
     def of(cls, context: Context) -> ServingProcess:
@@ -43,15 +46,16 @@ class ServingProcess:
         settings = context.settings
         word, lease = CommitWord(settings.commit_word_path), Lease(settings.lease_seconds)
         slot = ModelSlot(word, lease)
-        batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=metrics.BATCH_SIZE.observe)
-        follower = Follower(context, slot, lease, word, batcher, on_swap=_count_swap)
-        app = _app(context, slot, batcher, follower)
-        return cls(context, app, slot, batcher, follower)
+        watch = metrics.Watch() if settings.metrics else metrics.Unwatched()
+        batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=watch.batch)
+        follower = Follower(context, slot, lease, word, batcher, on_swap=watch.swap)
+        traces = Traces.open(settings, "serving")
+        app = _app(context, slot, batcher, follower, watch=watch, traces=traces)
+        return cls(context, app, slot, batcher, follower, watch, traces)
 
     def start(self) -> None:
         """Start the threads, load and warm up what is active; afterwards the process may still not be ready."""
-        metrics.forget_ended_processes()
-        metrics.GENERATION.set(-1)
+        self.watch.start()
         self.batcher.start()
         self.follower.start()
         gc.collect()
@@ -61,19 +65,31 @@ class ServingProcess:
         """Take the process's row away and end its threads; to be called after the last response."""
         self.follower.stop()
         self.batcher.stop()
-        metrics.forget_this_process()
+        self.watch.stop()
+        self.traces.close()
 
 
-def _app(context: Context, slot: ModelSlot, batcher: MicroBatcher, follower: Follower) -> FastAPI:
+def _app(
+    context: Context,
+    slot: ModelSlot,
+    batcher: MicroBatcher,
+    follower: Follower,
+    *,
+    watch: metrics.Watch,
+    traces: Traces,
+) -> FastAPI:
     settings = context.settings
     app = create_api(context, n_subjects=lambda: _count_subjects(settings))
-    app.include_router(predictions_router(slot, batcher, settings))
+    app.include_router(predictions_router(slot, batcher, settings, watch))
     app.router.routes.insert(0, app.router.routes.pop())  # routes are tried in order, and this one has all the traffic
     _add_health(app, follower)
     most_bytes = max(settings.max_image_bytes + FORM_OVERHEAD_BYTES, MAX_BODY_BYTES)
     inner = [Middleware(Departures, slot=slot), Middleware(BodyLimit, most_bytes=most_bytes)]
     app.user_middleware.extend(inner)  # within the API's own, which gives each request its id
-    app.add_middleware(metrics.RequestMetrics)
+    if settings.metrics:
+        app.add_middleware(metrics.RequestMetrics)
+    if traces.on:
+        app.add_middleware(TraceCalls, traces=traces)
     return app
 
 
@@ -90,11 +106,6 @@ def _add_health(app: FastAPI, follower: Follower) -> None:
         if reason is None:
             return JSONResponse({"status": "ready"})
         return problem_of(TryLaterError(reason), request_id_of(request))
-
-
-def _count_swap(generation: int) -> None:
-    metrics.GENERATION.set(generation)
-    metrics.SWAPS.inc()
 
 
 def _count_subjects(settings: Settings) -> int:

@@ -61,6 +61,12 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(0.1, gt=0, description="How often the queue and the active generation are looked at.")
     fail_at: str = Field("", description="For tests: the worker kills itself once at this point of the pipeline.")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines.")
+    log_level: Literal["info", "warning", "error"] = Field("info", description="The least a log line must matter.")
+    metrics: bool = Field(True, description="Whether the serving processes count and time what they do.")
+    otlp_endpoint: str = Field(
+        "",
+        description="OTLP/HTTP collector of traces, such as http://127.0.0.1:4318; empty: none. Needs the extra otel.",
+    )
 
     @property
     def effective_database_url(self) -> str:

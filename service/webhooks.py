@@ -163,7 +163,7 @@ def _attempt(context: Context, delivery: CallbackDelivery, send: Send) -> tuple[
     except OutboundError as error:
         return None, error.detail
     except Exception as error:  # whatever one URL does to us, the callbacks of the others go on
-        log.error("callback.sender_failed", request_id=delivery.request_id, error=describe(error))
+        log.error("callback.sender_failed", erasure_id=delivery.request_id, error=describe(error))
         return None, "The attempt failed inside the service."
     return status, f"HTTP {status}"
 
@@ -192,7 +192,7 @@ def _settle(context: Context, delivery: CallbackDelivery, status: int | None, re
         s.add(row)
         s.commit()
     write = log.info if row.status in (PENDING, DELIVERED) else log.warning
-    write(f"callback.{row.status}", request_id=row.request_id, status=status)
+    write(f"callback.{row.status}", erasure_id=row.request_id, status=status)
 
 
 def _finish(row: CallbackDelivery, status: str, now: datetime) -> None:

@@ -31,6 +31,7 @@ from service.pipeline import Pipeline
 from service.rebuilding import Rebuilder
 from service.settings import Settings
 from service.tables import Deployment, ErasureRequest, OpenLine, Run, WorkerLease
+from service.tracing import Traces
 from service.webhooks import Deliverer
 
 log = structlog.get_logger()
@@ -141,7 +142,7 @@ def claim(context: Context, policy: Policy) -> str | None:
         for request in waiting:
             states.move(s, request, "unlearning", now=now, run_id=run.id)
         s.commit()
-        log.info("run.claimed", run_id=run.id, n_requests=len(waiting))
+        log.info("run.claimed", run_id=run.id, erasure_ids=[request.id for request in waiting])
         return run.id
 
 
@@ -165,7 +166,8 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
     settings = context.settings
     with Lease(context), Listener(context), Deliverer(context):
         _yield_processor()
-        pipeline = _launch(context, policy)
+        traces = Traces.open(settings, "worker")
+        pipeline = _launch(context, policy, traces)
         log.info("worker.ready", home=str(settings.home), policy=policy.name)
         with Rebuilder(context) as rebuilder:
             while not stop.is_set():
@@ -174,6 +176,7 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
                 start_open_run(context, pipeline)
                 stop.wait(settings.poll_seconds)
         DBOS.destroy(workflow_completion_timeout_sec=0)
+        traces.close()
 
 
 def is_busy(context: Context) -> bool:
@@ -192,7 +195,7 @@ def start_open_run(context: Context, pipeline: Pipeline) -> None:
         DBOS.start_workflow(pipeline.erase, open_line.run_id)
 
 
-def _launch(context: Context, policy: Policy) -> Pipeline:
+def _launch(context: Context, policy: Policy, traces: Traces) -> Pipeline:
     config: DBOSConfig = {
         "name": "expunge",
         "system_database_url": context.settings.effective_workflow_database_url,
@@ -201,7 +204,7 @@ def _launch(context: Context, policy: Policy) -> Pipeline:
         "log_level": "ERROR",
     }
     DBOS(config=config)
-    pipeline = Pipeline(context, policy)
+    pipeline = Pipeline(context, policy, traces)
     DBOS.launch()  # resumes what a killed worker left
     return pipeline
 

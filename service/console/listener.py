@@ -23,7 +23,7 @@ from fastapi.templating import Jinja2Templates
 from sqlmodel import col, select
 
 from service import auth
-from service.console.metrics import exposition
+from service.console.metrics import DatabaseCollector, exposition
 from service.context import LINE, Context
 from service.db import reading
 from service.errors import ExpungeError, NotFoundError
@@ -59,6 +59,7 @@ def create_console(context: Context) -> FastAPI:
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     templates = Jinja2Templates(directory=FOLDER / "templates")
     templates.env.filters["moment"] = moment
+    collector = DatabaseCollector(context)
 
     def reader(credentials: Annotated[HTTPBasicCredentials | None, Depends(basic)]) -> None:
         presented = credentials.password if credentials else ""
@@ -123,7 +124,7 @@ def create_console(context: Context) -> FastAPI:
 
     @app.get("/metrics")
     def metrics() -> Response:
-        content, kind = exposition(context)
+        content, kind = exposition(collector)
         return Response(content, headers={"Content-Type": kind})
 
     @app.get("/health")

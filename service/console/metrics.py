@@ -2,80 +2,226 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
-import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
-from sqlmodel import col, select
+from sqlmodel import Session, col, func, select
 
+from audit.policy import load_policy
+from audit.references import BankStatus, BankStore
+from service import webhooks
+from service.console.durations import Durations, request_durations, stage_durations
 from service.context import LINE, Context
 from service.db import reading
-from service.states import STATES
-from service.tables import Attempt, Deployment, ErasureRequest, ServingWorker, WorkerLease
+from service.measures import WORKER
+from service.states import ENDS, STATES
+from service.tables import (
+    Attempt,
+    CallbackDelivery,
+    Deployment,
+    ErasureRequest,
+    LogLeaf,
+    ModelVersion,
+    OpenLine,
+    RequestEvent,
+    Run,
+    ServingWorker,
+    WorkerLease,
+)
 
-OPEN = tuple(state for state in STATES if state not in ("completed", "cancelled", "rejected"))
+VERDICTS = ("PASSED", "FAILED", "UNDETERMINED")
+VERSION_STATES = ("candidate", "active", "retired", "destroyed")
+CALLBACK_STATES = (webhooks.PENDING, webhooks.DELIVERED, webhooks.DISABLED, webhooks.GIVEN_UP)
+BANKS_KEPT = timedelta(seconds=15)  # the banks are many files; a scrape may see them as they were so long ago
+
+Labelled = Mapping[tuple[str, ...], float | None]
+"""Values by label values; None: there is no such thing now, and no sample."""
 
 
 class DatabaseCollector(Collector):
-    """Queue, deadlines, audits, generations and the worker's heartbeat as the database has them now."""
+    """Queue, deadlines, stages, audits, banks, callbacks and heartbeats as database and disk have them now."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._ladder = load_policy(context.settings.policy).ladder
+        self._lock = threading.Lock()  # of what is kept from one scrape to the next, below
+        self._durations: tuple[object, dict[str, Durations]] = (None, {})
+        self._banks: tuple[datetime, tuple[BankStatus, ...]] | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """One family after the other, in one read transaction."""
+        """One family after the other, the database's in one read transaction."""
         now = self._context.now()
         with reading(self._context.engine) as s:
-            by_state = dict(s.exec(select(ErasureRequest.state, sa.func.count()).group_by(ErasureRequest.state)).all())
-            is_open = col(ErasureRequest.state).in_(OPEN)
-            next_due = s.exec(select(sa.func.min(ErasureRequest.due_at)).where(is_open)).one()
-            late = select(sa.func.count()).select_from(ErasureRequest).where(is_open, ErasureRequest.due_at < now)
-            n_late = s.exec(late).one()
-            audits = s.exec(
-                select(Attempt.method, Attempt.verdict, sa.func.count())
-                .where(col(Attempt.verdict).is_not(None))
-                .group_by(col(Attempt.method), col(Attempt.verdict))
-            ).all()
-            deployment, lease = s.get(Deployment, LINE), s.get(WorkerLease, LINE)
-            workers = list(s.exec(select(ServingWorker).where(ServingWorker.lease_until >= now)))
+            values = {
+                **_queue(s, now),
+                **_run(s),
+                **_audits(s, self._ladder),
+                **_models(s, now),
+                **_callbacks(s),
+            }
+            histograms = self._kept_durations(s)
+        values |= _banks(*self._kept_banks(now))
+        for name, measure in WORKER.items():
+            if measure.kind == "histogram":
+                yield _histogram(name, histograms[name])
+                continue
+            kind = CounterMetricFamily if measure.kind == "counter" else GaugeMetricFamily
+            family = kind(name, measure.help, labels=measure.labels)
+            for labels, value in values[name].items():
+                if value is not None:
+                    family.add_metric(labels, value)
+            yield family
 
-        requests = GaugeMetricFamily("expunge_requests", "Erasure requests by state.", labels=["state"])
-        for state in STATES:
-            requests.add_metric([state], by_state.get(state, 0))
-        yield requests
-        yield GaugeMetricFamily("expunge_requests_overdue", "Open requests past their legal deadline.", n_late)
-        remaining = (next_due - now).total_seconds() if next_due else float("nan")
-        yield GaugeMetricFamily(
-            "expunge_next_deadline_seconds",
-            "Time left to the nearest deadline of an open request; NaN: none.",
-            remaining,
-        )
-        family = CounterMetricFamily("expunge_audits", "Audits by method and verdict.", labels=["method", "verdict"])
-        for method, verdict, count in audits:
-            family.add_metric([method, str(verdict)], count)
-        yield family
-        yield GaugeMetricFamily(
-            "expunge_active_generation", "Generation in service; -1: none.",
-            deployment.committed_generation if deployment else -1,
-        )  # fmt: skip
-        behind = sum(
-            deployment is not None and w.acknowledged_generation != deployment.committed_generation for w in workers
-        )
-        yield GaugeMetricFamily("expunge_serving_processes", "Serving processes with a fresh lease.", len(workers))
-        yield GaugeMetricFamily(
-            "expunge_serving_processes_behind", "Of these, how many answer with another generation.", behind
-        )
-        yield GaugeMetricFamily(
-            "expunge_worker_heartbeat_timestamp_seconds", "Unix time of the worker's last heartbeat; 0: never.",
-            lease.heartbeat_at.timestamp() if lease else 0,
-        )  # fmt: skip
+    def _kept_durations(self, s: Session) -> dict[str, Durations]:
+        """Histograms over the whole history; computed anew only when a request moved since the last scrape."""
+        state = s.exec(select(func.count(), func.max(RequestEvent.id)).select_from(RequestEvent)).one()
+        with self._lock:
+            if self._durations[0] != state:
+                self._durations = (
+                    state,
+                    {
+                        "expunge_request_duration_seconds": request_durations(s),
+                        "expunge_stage_duration_seconds": stage_durations(s),
+                    },
+                )
+            return self._durations[1]
+
+    def _kept_banks(self, now: datetime) -> tuple[datetime, tuple[BankStatus, ...]]:
+        with self._lock:
+            if self._banks is None or not timedelta() <= now - self._banks[0] < BANKS_KEPT:
+                self._banks = (now, BankStore(self._context.settings.banks_folder).status(now=now))
+            return self._banks
 
 
-def exposition(context: Context) -> tuple[bytes, str]:
+def _queue(s: Session, now: datetime) -> dict[str, Labelled]:
+    is_open = col(ErasureRequest.state).not_in(ENDS)
+    by_state = _counts(s, col(ErasureRequest.state), STATES)
+    next_due, oldest = s.exec(
+        select(func.min(ErasureRequest.due_at), func.min(ErasureRequest.received_at)).where(is_open)
+    ).one()
+    late = select(func.count()).select_from(ErasureRequest).where(is_open, ErasureRequest.due_at < now)
+    return {
+        "expunge_requests": by_state,
+        "expunge_requests_overdue": _one(s.exec(late).one()),
+        "expunge_next_deadline_timestamp_seconds": _one(_unix(next_due)),
+        "expunge_oldest_open_request_timestamp_seconds": _one(_unix(oldest)),
+    }
+
+
+def _run(s: Session) -> dict[str, Labelled]:
+    open_line, lease = s.get(OpenLine, LINE), s.get(WorkerLease, LINE)
+    run = s.get(Run, open_line.run_id) if open_line else None
+    return {
+        "expunge_run_started_timestamp_seconds": _one(_unix(run.created_at) if run else None),
+        "expunge_run_progress_timestamp_seconds": _one(_unix(run.updated_at) if run else None),
+        "expunge_worker_heartbeat_timestamp_seconds": _one(lease.heartbeat_at.timestamp() if lease else 0),
+    }
+
+
+def _audits(s: Session, ladder: Iterable[str]) -> dict[str, Labelled]:
+    done = col(Attempt.verdict).is_not(None)
+    counted = s.exec(
+        select(Attempt.method, Attempt.verdict, func.count())
+        .where(done)
+        .group_by(col(Attempt.method), col(Attempt.verdict))
+    )
+    # zeros first: Prometheus sees no increase in a series that begins with 1
+    audits: dict[tuple[str, ...], float | None] = {(m, v): 0 for m in ladder for v in VERDICTS}
+    audits |= {(method, str(verdict)): count for method, verdict, count in counted}
+    last_passed = select(func.coalesce(func.max(Attempt.id), 0)).where(Attempt.verdict == "PASSED").scalar_subquery()
+    since = s.exec(select(func.count()).select_from(Attempt).where(done, col(Attempt.id) > last_passed)).one()
+    newest = select(func.max(Attempt.id)).where(done).group_by(col(Attempt.method))
+    at: dict[tuple[str, ...], float | None] = {}
+    value: dict[tuple[str, ...], float | None] = {}
+    bar: dict[tuple[str, ...], float | None] = {}
+    for attempt in s.exec(select(Attempt).where(col(Attempt.id).in_(newest))):
+        at[attempt.method,] = _unix(attempt.finished_at)
+        for check in attempt.figures.get("checks", ()):
+            if check["name"] != "bank_size":  # neither a ratio nor a p-value, and told with the banks
+                value[attempt.method, check["name"]] = _number(check["value"])
+                bar[attempt.method, check["name"]] = _number(check["bar"]) if check["applicable"] else None
+    return {
+        "expunge_audits_total": audits,
+        "expunge_audits_since_passed": _one(since),
+        "expunge_audit_timestamp_seconds": at,
+        "expunge_audit_check_value": value,
+        "expunge_audit_check_bar": bar,
+    }
+
+
+def _models(s: Session, now: datetime) -> dict[str, Labelled]:
+    deployment = s.get(Deployment, LINE)
+    processes = list(s.exec(select(ServingWorker).where(ServingWorker.lease_until >= now)))
+    behind = sum(
+        deployment is not None and row.acknowledged_generation != deployment.committed_generation for row in processes
+    )
+    return {
+        "expunge_active_generation": _one(deployment.committed_generation if deployment else -1),
+        "expunge_model_versions": _counts(s, col(ModelVersion.state), VERSION_STATES),
+        "expunge_serving_processes": _one(len(processes)),
+        "expunge_serving_processes_behind": _one(behind),
+        "expunge_log_entries": _one(s.exec(select(func.count()).select_from(LogLeaf)).one()),
+    }
+
+
+def _callbacks(s: Session) -> dict[str, Labelled]:
+    waits = CallbackDelivery.status == webhooks.PENDING
+    oldest = s.exec(select(func.min(CallbackDelivery.created_at)).where(waits)).one()
+    return {
+        "expunge_callbacks": _counts(s, col(CallbackDelivery.status), CALLBACK_STATES),
+        "expunge_oldest_pending_callback_timestamp_seconds": _one(_unix(oldest)),
+    }
+
+
+def _banks(at: datetime, found: Sequence[BankStatus]) -> dict[str, Labelled]:
+    oldest = max((bank.age_seconds for bank in found), default=None)
+    complete = [bank for bank in found if bank.n_models >= bank.n_wanted]
+    return {
+        "expunge_banks": {("complete",): len(complete), ("incomplete",): len(found) - len(complete)},
+        "expunge_bank_models": _one(sum(bank.n_models for bank in found)),
+        "expunge_bank_models_wanted": _one(sum(bank.n_wanted for bank in found)),
+        "expunge_bank_smallest_models": _one(min((bank.n_models for bank in complete), default=None)),
+        "expunge_bank_oldest_timestamp_seconds": _one(None if oldest is None else at.timestamp() - oldest),
+        "expunge_bank_size_bytes": _one(sum(bank.size_bytes for bank in found)),
+    }
+
+
+def _counts(s: Session, column: Any, known: Iterable[str]) -> Labelled:
+    """Rows by state, zero for those without any."""
+    found = s.exec(select(column, func.count()).group_by(column)).all()
+    return {**{(state,): 0 for state in known}, **{(str(state),): count for state, count in found}}
+
+
+def _one(value: float | None) -> Labelled:
+    return {(): value}
+
+
+def _unix(at: datetime | None) -> float | None:
+    return at.timestamp() if at is not None else None
+
+
+def _number(figure: Any) -> float | None:
+    """A figure as the audit's JSON has it: null for NaN, infinities as words."""
+    return None if figure is None else float(figure)
+
+
+def _histogram(name: str, durations: Durations) -> HistogramMetricFamily:
+    measure = WORKER[name]
+    family = HistogramMetricFamily(name, measure.help, labels=measure.labels)
+    bounds = [*(str(bound) for bound in measure.buckets), "+Inf"]
+    for label, (counts, total) in durations.items():
+        family.add_metric((label,), list(zip(bounds, counts, strict=True)), total)
+    return family
+
+
+def exposition(collector: DatabaseCollector) -> tuple[bytes, str]:
     """Metrics in Prometheus' text format, and its content type."""
     registry = CollectorRegistry()
-    registry.register(DatabaseCollector(context))
+    registry.register(collector)
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4

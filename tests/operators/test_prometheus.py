@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 
 import service.metrics
-from service.console.metrics import exposition
+from service.console.metrics import DatabaseCollector, exposition
 from service.context import Context
 from service.settings import Settings
 
@@ -24,7 +24,7 @@ def check(promtool: str, text: bytes) -> str:
 
 
 def test_the_workers_metrics_are_clean(program: Callable[[str, str], str], tmp_path: Path) -> None:
-    content, _ = exposition(Context.open(Settings(home=tmp_path)))
+    content, _ = exposition(DatabaseCollector(Context.open(Settings(home=tmp_path))))
     assert check(program("promtool", "prometheus"), content) == ""
 
 

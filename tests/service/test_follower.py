@@ -310,7 +310,13 @@ def test_the_threads_do_it_all_by_themselves(context, digests):
     slot = ModelSlot(word, lease)
     batcher = MicroBatcher(slot, max_queue=100)
     swaps: list[int] = []
-    follower = Follower(live, slot, lease, word, batcher, on_swap=swaps.append)
+    seconds: list[float] = []
+
+    def on_swap(generation: int, took: float) -> None:
+        swaps.append(generation)
+        seconds.append(took)
+
+    follower = Follower(live, slot, lease, word, batcher, on_swap=on_swap)
     batcher.start()
     follower.start()
     answers: list[tuple[float, int]] = []

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import os
+import random
+import string
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import auth, metrics
 from service.deployment import activate_first
+from service.measures import SERVING
 from service.serving import ServingProcess
 from tests.service.versions import add_version, picture
 
@@ -25,6 +29,7 @@ def samples() -> dict[tuple[str, ...], float]:
         (sample.name, *(f"{key}={value}" for key, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(content.decode())
         for sample in family.samples
+        if sample.name.startswith("expunge_")
     }
 
 
@@ -83,6 +88,86 @@ def test_names_have_the_prefix_and_base_units(client):
         assert family.documentation.endswith(".")
 
 
+def test_a_thousand_random_paths_add_no_series(client):
+    rng = random.Random(20261123)
+    letters = string.ascii_letters + string.digits + "-._~/%"
+    prefixes = ("/", "/erasure-requests/", "/certificates/", "/predictions/")
+    for prefix in prefixes:
+        client.get(f"{prefix}nobody")
+    before = samples().keys()
+    for _ in range(1000):
+        path = "".join(rng.choices(letters, k=rng.randint(1, 40))).replace("%", "%25")
+        assert client.get(f"{rng.choice(prefixes)}x{path}").status_code == 404
+    assert samples().keys() == before
+
+
+def test_off_means_nothing_is_counted(context, new_key):
+    activate_first(context, add_version(context, 1))
+    quiet = replace(context, settings=context.settings.model_copy(update={"metrics": False}))
+    process = ServingProcess.of(quiet)
+    process.start()
+    before = samples()
+    with TestClient(process.app) as client:
+        client.headers["Authorization"] = f"Bearer {new_key(auth.PREDICT)}"
+        assert client.post("/predictions", content=picture(1)).status_code == 200
+        assert client.post("/predictions", content=b"hello").status_code == 415
+    process.stop()
+    assert samples() == before
+
+
+def test_the_table_is_what_is_exported(client):
+    client.post("/predictions", content=picture(1))
+    client.post("/predictions", content=b"hello")
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(metrics.exposition()[0].decode())
+        if family.name.startswith("expunge_") and not family.name.endswith("_created")  # not told by many processes
+    }
+    assert families.keys() == {name.removesuffix("_total") for name in SERVING}
+    for name, measure in SERVING.items():
+        family = families[name.removesuffix("_total")]
+        assert (family.type, family.documentation) == (measure.kind, measure.help)
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        assert labels == set(measure.labels)
+
+
+def test_several_processes_are_one_sum_and_their_killed_are_forgotten(tmp_path):
+    """Four processes at once, one of them killed: counts of all four, and only the living ones' generation."""
+    program = """if True:
+        import sys
+        from service import metrics
+        watch = metrics.Watch()
+        watch.swap(int(sys.argv[1]), 0.5)
+        for _ in range(25):
+            watch.prediction(1, 0.97)
+            watch.batch(3)
+        print("told", flush=True)
+        sys.stdin.readline()
+        print(metrics.exposition()[0].decode())
+    """
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, generation],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for generation in "4566"
+    ]  # fmt: skip
+    for process in started:
+        assert process.stdout.readline() == "told\n"
+    started[0].kill()  # the one with the oldest generation
+    started[0].communicate()
+    text, _ = started[1].communicate("go\n")
+    for process in started[2:]:
+        process.communicate("go\n")
+    assert 'expunge_predictions_total{class_index="1"} 100.0' in text
+    assert 'expunge_prediction_confidence_bucket{class_index="1",le="0.95"} 0.0' in text
+    assert 'expunge_prediction_confidence_bucket{class_index="1",le="0.99"} 100.0' in text
+    assert "expunge_batch_images_sum 300.0" in text
+    assert "expunge_serving_generation 5.0" in text
+    assert "pid=" not in text
+
+
 @pytest.mark.parametrize("tidies", [True, False])
 def test_ended_processes_leave_counts_but_no_state(tmp_path, tidies):
     """Two processes one after the other share a folder; the first ends with or without time to say so."""
@@ -90,8 +175,7 @@ def test_ended_processes_leave_counts_but_no_state(tmp_path, tidies):
         import os, sys
         from service import metrics
         metrics.forget_ended_processes()
-        metrics.SWAPS.inc()
-        metrics.GENERATION.set(int(sys.argv[1]))
+        metrics.Watch().swap(int(sys.argv[1]), 0.2)
         if sys.argv[2] == "end":
             print(metrics.exposition()[0].decode())
         if sys.argv[2] == "tidy":
@@ -107,5 +191,5 @@ def test_ended_processes_leave_counts_but_no_state(tmp_path, tidies):
 
     run(1, "tidy" if tidies else "die")
     text = run(2, "end")
-    assert "expunge_swaps_total 2.0" in text
+    assert "expunge_swap_duration_seconds_count 2.0" in text
     assert "expunge_serving_generation 2.0" in text  # not the ended process's 1

@@ -328,13 +328,13 @@ def test_log_lines_say_request_and_status_only(
         clock.advance(hours=1)
     lines = [json.loads(line) for line in log_stream.getvalue().splitlines()]
     settled = [line for line in lines if line["event"] != "callback.sender_failed"]
-    assert [(line["event"], line["request_id"], line["status"]) for line in settled] == [
+    assert [(line["event"], line["erasure_id"], line["status"]) for line in settled] == [
         ("callback.pending", "batch-0001", None),
         ("callback.pending", "batch-0001", None),
         ("callback.pending", "batch-0001", 500),
         ("callback.delivered", "batch-0001", 204),
     ]
-    assert all(line.keys() == {"event", "request_id", "status", "level", "timestamp"} for line in settled)
+    assert all(line.keys() == {"event", "erasure_id", "status", "level", "timestamp"} for line in settled)
     assert len(lines) - len(settled) == 1
     for word in ("example", "tenant", "canary"):
         assert word not in log_stream.getvalue()
