@@ -10,11 +10,14 @@ each line of a run and its audits the second and the third.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -27,6 +30,8 @@ from service.redact import place_of_error, redact
 HEADER = "X-Request-ID"
 
 _TALKATIVE = ("sqlalchemy", "httpx", "httpcore", "uvicorn.access")  # their INFO lines hold values, addresses, raw paths
+_ENCODER = json.JSONEncoder(default=repr)  # one for all lines: `json.dumps` would make one a line
+_call: ContextVar[str | None] = ContextVar("call", default=None)
 _FIT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -44,12 +49,13 @@ def set_up_logs(
     least: int = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _name_call,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         place_of_error,
         redact,
     ]
-    renderer: Any = structlog.processors.JSONRenderer()
+    renderer: Any = structlog.processors.JSONRenderer(serializer=_to_json)
     if log_format == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
@@ -59,7 +65,7 @@ def set_up_logs(
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*shared[:2], structlog.stdlib.add_logger_name, *shared[2:]],
+        foreign_pre_chain=[*shared[:3], structlog.stdlib.add_logger_name, *shared[3:]],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
     handler = logging.StreamHandler(stream)
@@ -69,6 +75,18 @@ def set_up_logs(
     root.setLevel(least)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))
+
+
+def _name_call(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Structlog processor: which call a line belongs to."""
+    request_id = _call.get()
+    if request_id is not None:
+        event["request_id"] = request_id
+    return event
+
+
+def _to_json(event: object, **_: object) -> str:
+    return _ENCODER.encode(event)
 
 
 class RequestLog:
@@ -84,7 +102,11 @@ class RequestLog:
         self.app = app
         self._new_id = new_id
         self._clock = clock
-        self._log = structlog.get_logger().bind()  # made once; the module's way makes one a line
+
+    @cached_property
+    def _log(self) -> Any:
+        """Made with the first line; the modules' way makes one a line."""
+        return structlog.get_logger().bind()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,16 +124,17 @@ class RequestLog:
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self.app(scope, receive, send_with_id)
-            except Exception as error:
-                self._log.exception("request.crashed", exc_info=error)
-                if status:
-                    raise ConnectionAbortedError("The answer broke off.") from None  # too late for another status
-                await internal_problem(request_id)(scope, receive, send_with_id)
-            finally:
-                self._line(scope, status, self._clock() - started)
+        token = _call.set(request_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            self._log.exception("request.crashed", exc_info=error)
+            if status:
+                raise ConnectionAbortedError("The answer broke off.") from None  # too late for another status
+            await internal_problem(request_id)(scope, receive, send_with_id)
+        finally:
+            self._line(scope, status, self._clock() - started)
+            _call.reset(token)
 
     def _line(self, scope: Scope, status: int, seconds: float) -> None:
         client = scope.get("expunge.client")

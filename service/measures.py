@@ -99,14 +99,16 @@ WORKER: Final[Mapping[str, Measure]] = {
         "gauge", "Figure of a check in a method's latest audit: a ratio or a p-value.", ("method", "check")
     ),
     "expunge_audit_check_bar": Measure("gauge", "The policy's bar for that figure.", ("method", "check")),
-    "expunge_banks": Measure("gauge", "Reference banks, complete or with models missing.", ("state",)),
-    "expunge_bank_models": Measure("gauge", "Models whose margins the banks hold."),
-    "expunge_bank_models_wanted": Measure("gauge", "Models that would make every bank complete."),
-    "expunge_bank_smallest_models": Measure("gauge", "Models in the smallest complete bank; absent: none."),
+    "expunge_bank_blocks": Measure("gauge", "Blocks of people, by the state of their reference bank.", ("state",)),
+    "expunge_bank_models": Measure("gauge", "Finished reference models, none counted beyond what is wanted."),
+    "expunge_bank_models_wanted": Measure("gauge", "Reference models the policy asks for, over all blocks."),
+    "expunge_bank_staleness_ratio": Measure(
+        "gauge", "Largest share of the people a bank that may judge learned from who were erased since."
+    ),
     "expunge_bank_oldest_timestamp_seconds": Measure(
         "gauge", "Unix time at which the oldest bank was begun; absent: there is none."
     ),
-    "expunge_bank_size_bytes": Measure("gauge", "Size of all banks on disk."),
+    "expunge_bank_size_bytes": Measure("gauge", "Size of the banks on disk."),
     "expunge_callbacks": Measure("gauge", "Callback deliveries by state.", ("state",)),
     "expunge_oldest_pending_callback_timestamp_seconds": Measure(
         "gauge", "Unix time since which the oldest undelivered callback waits; absent: none waits."

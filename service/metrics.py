@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -49,6 +50,16 @@ GENERATION = Gauge(
 SWAP = _histogram("expunge_swap_duration_seconds")
 
 
+@cache  # `labels` takes longer than counting; there are as many as series
+def _of_class(class_index: int) -> tuple[Counter, Histogram]:
+    return PREDICTIONS.labels(str(class_index)), CONFIDENCE.labels(str(class_index))
+
+
+@cache
+def _of_call(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(method, route, str(status)), LATENCY.labels(method, route)
+
+
 class Watch:
     """What a serving process tells of its work."""
 
@@ -63,9 +74,9 @@ class Watch:
 
     def prediction(self, class_index: int, confidence: float) -> None:
         """An image was answered."""
-        label = str(class_index)
-        PREDICTIONS.labels(label).inc()
-        CONFIDENCE.labels(label).observe(confidence)
+        predictions, confidences = _of_class(class_index)
+        predictions.inc()
+        confidences.observe(confidence)
 
     def rejection(self, reason: str) -> None:
         """An image was not answered."""
@@ -122,8 +133,9 @@ class RequestMetrics:
         finally:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             route = route_template(scope)
-            REQUESTS.labels(method, route, str(status)).inc()
-            LATENCY.labels(method, route).observe(self._clock() - started)
+            requests, latencies = _of_call(method, route, status)
+            requests.inc()
+            latencies.observe(self._clock() - started)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 from sqlmodel import Session, col, func, select
 
 from audit.policy import load_policy
-from audit.references import BankStatus, BankStore
-from service import webhooks
+from service import bank_overview, webhooks
+from service.bank_overview import BankOverview
 from service.console.durations import Durations, request_durations, stage_durations
 from service.context import LINE, Context
 from service.db import reading
@@ -38,7 +38,6 @@ from service.tables import (
 VERDICTS = ("PASSED", "FAILED", "UNDETERMINED")
 VERSION_STATES = ("candidate", "active", "retired", "destroyed")
 CALLBACK_STATES = (webhooks.PENDING, webhooks.DELIVERED, webhooks.DISABLED, webhooks.GIVEN_UP)
-BANKS_KEPT = timedelta(seconds=15)  # the banks are many files; a scrape may see them as they were so long ago
 
 Labelled = Mapping[tuple[str, ...], float | None]
 """Values by label values; None: there is no such thing now, and no sample."""
@@ -52,7 +51,6 @@ class DatabaseCollector(Collector):
         self._ladder = load_policy(context.settings.policy).ladder
         self._lock = threading.Lock()  # of what is kept from one scrape to the next, below
         self._durations: tuple[object, dict[str, Durations]] = (None, {})
-        self._banks: tuple[datetime, tuple[BankStatus, ...]] | None = None
 
     def collect(self) -> Iterator[Metric]:
         """One family after the other, the database's in one read transaction."""
@@ -66,7 +64,7 @@ class DatabaseCollector(Collector):
                 **_callbacks(s),
             }
             histograms = self._kept_durations(s)
-        values |= _banks(*self._kept_banks(now))
+        values |= _banks(bank_overview.overview(self._context), now)
         for name, measure in WORKER.items():
             if measure.kind == "histogram":
                 yield _histogram(name, histograms[name])
@@ -91,12 +89,6 @@ class DatabaseCollector(Collector):
                     },
                 )
             return self._durations[1]
-
-    def _kept_banks(self, now: datetime) -> tuple[datetime, tuple[BankStatus, ...]]:
-        with self._lock:
-            if self._banks is None or not timedelta() <= now - self._banks[0] < BANKS_KEPT:
-                self._banks = (now, BankStore(self._context.settings.banks_folder).status(now=now))
-            return self._banks
 
 
 def _queue(s: Session, now: datetime) -> dict[str, Labelled]:
@@ -179,16 +171,15 @@ def _callbacks(s: Session) -> dict[str, Labelled]:
     }
 
 
-def _banks(at: datetime, found: Sequence[BankStatus]) -> dict[str, Labelled]:
-    oldest = max((bank.age_seconds for bank in found), default=None)
-    complete = [bank for bank in found if bank.n_models >= bank.n_wanted]
+def _banks(banks: BankOverview, now: datetime) -> dict[str, Labelled]:
+    oldest = max((block.age_seconds for block in banks.blocks if block.age_seconds is not None), default=None)
     return {
-        "expunge_banks": {("complete",): len(complete), ("incomplete",): len(found) - len(complete)},
-        "expunge_bank_models": _one(sum(bank.n_models for bank in found)),
-        "expunge_bank_models_wanted": _one(sum(bank.n_wanted for bank in found)),
-        "expunge_bank_smallest_models": _one(min((bank.n_models for bank in complete), default=None)),
-        "expunge_bank_oldest_timestamp_seconds": _one(None if oldest is None else at.timestamp() - oldest),
-        "expunge_bank_size_bytes": _one(sum(bank.size_bytes for bank in found)),
+        "expunge_bank_blocks": {(state,): banks.count(state) for state in bank_overview.STATES},
+        "expunge_bank_models": _one(banks.n_models),
+        "expunge_bank_models_wanted": _one(banks.n_wanted),
+        "expunge_bank_staleness_ratio": _one(banks.staleness),
+        "expunge_bank_oldest_timestamp_seconds": _one(None if oldest is None else now.timestamp() - oldest),
+        "expunge_bank_size_bytes": _one(banks.size_bytes),
     }
 
 

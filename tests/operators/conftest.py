@@ -11,6 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.journey.conftest import tiny_home
+
+__all__ = ["program", "tiny_home"]
+
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str, str], str]:
