@@ -14,7 +14,7 @@ import anyio.to_thread
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from service import __version__, decisions, intake, readings
+from service import __version__, decisions, intake, readings, rollbacks
 from service.auth import ADMIN, AUDIT, PREDICT, READ, WRITE, Client, GuardedRoute, KnownKeys, require
 from service.context import Context
 from service.logs import RequestLog
@@ -34,11 +34,16 @@ from service.schemas import (
     Rejection,
     RequestDetail,
     RequestPage,
+    Rollback,
+    Rollbacks,
 )
 
 THREADS: Final = 8  # for database work in one process; the inference thread needs the cores
-MOST_OPEN: Final = 10_000
 LARGEST: Final = 10**12  # index of a log entry
+
+OF_A_REQUEST: Final = (
+    "read_request", "cancel_request", "extend_request", "approve_request", "reject_request", "read_request_certificate",
+)  # fmt: skip
 
 Writer = Annotated[Client, Depends(require(WRITE))]
 Reader = Annotated[Client, Depends(require(READ, AUDIT, ADMIN))]
@@ -97,13 +102,17 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-def create_api(context: Context, *, n_subjects: Callable[[], int], most_open: int = MOST_OPEN) -> FastAPI:
+def links(parameter: str, pointer: str, *operations: str) -> dict[str, dict[str, Any]]:
+    """OpenAPI links: what can be called next, with a value of the answer as its parameter."""
+    return {name: {"operationId": name, "parameters": {parameter: f"$response.body#{pointer}"}} for name in operations}
+
+
+def create_api(context: Context, *, n_subjects: Callable[[], int]) -> FastAPI:
     """The request API over one database.
 
     Args:
         context: settings, database, keys, clock and ids.
         n_subjects: how many people the service holds data of; asked when a call names several.
-        most_open: open requests a client may have.
     """
 
     @asynccontextmanager
@@ -119,29 +128,26 @@ def create_api(context: Context, *, n_subjects: Callable[[], int], most_open: in
     app.state.keys = KnownKeys(context.engine, context.now)
     app.add_middleware(RequestLog, new_id=context.new_id)
     add_problem_handlers(app)
-    _add_requests(app, context, n_subjects, most_open)
+    _add_requests(app, context, n_subjects)
     _add_decisions(app, context)
     _add_proofs(app, context)
+    _add_models(app, context)
     return app
 
 
-def _add_requests(app: FastAPI, context: Context, n_subjects: Callable[[], int], most_open: int) -> None:
+def _add_requests(app: FastAPI, context: Context, n_subjects: Callable[[], int]) -> None:
     location = {"Location": {"schema": {"type": "string"}, "description": "The request, or the batch's requests."}}
     accepted: dict[int | str, dict[str, Any]] = {
         202: {
             "description": "Accepted and stored",
             "headers": location,
-            "links": {
-                "read_request": {
-                    "operationId": "read_request",
-                    "parameters": {"request_id": "$response.body#/requests/0/id"},
-                },
-                "list_requests": {
-                    "operationId": "list_requests",
-                    "parameters": {"batch_id": "$response.body#/batch_id"},
-                },
-            },
+            "links": links("request_id", "/requests/0/id", *OF_A_REQUEST)
+            | links("batch_id", "/batch_id", "list_requests", "approve_batch", "reject_batch"),
         }
+    }
+    page: dict[int | str, dict[str, Any]] = {200: {"links": links("request_id", "/requests/0/id", *OF_A_REQUEST)}}
+    detail: dict[int | str, dict[str, Any]] = {
+        200: {"links": links("certificate_id", "/certificate_id", "read_certificate")}
     }
 
     @app.post(
@@ -162,18 +168,23 @@ def _add_requests(app: FastAPI, context: Context, n_subjects: Callable[[], int],
         Receipts come in the order of `user_ids`; no answer ever repeats the ids.
         """
         filed = intake.file_requests(
-            context, client, filing, n_subjects=n_subjects, most_open=most_open, idempotency_key=idempotency_key
+            context,
+            client,
+            filing,
+            n_subjects=n_subjects,
+            most_open=context.settings.most_open_requests,
+            idempotency_key=idempotency_key,
         )
         request.scope["expunge.erasure_ids"] = [receipt.id for receipt in filed.requests]  # for the line of the log
         response.headers["Location"] = _location(app, request, filed)
         return filed
 
-    @app.get("/erasure-requests", tags=["requests"], responses=problems())
+    @app.get("/erasure-requests", tags=["requests"], responses=page | problems())
     def list_requests(client: Reader, wanted: Annotated[readings.RequestFilter, Query()]) -> RequestPage:
         """Requests of the client, newest first; with `audit:read` or `admin` those of all clients."""
         return readings.request_page(context, client, wanted)
 
-    @app.get("/erasure-requests/{request_id}", tags=["requests"], responses=problems(404))
+    @app.get("/erasure-requests/{request_id}", tags=["requests"], responses=detail | problems(404))
     def read_request(client: Reader, request_id: str) -> RequestDetail:
         """Where a request stands, and how it came there."""
         return readings.request_detail(context, client, request_id)
@@ -250,7 +261,9 @@ def _add_proofs(app: FastAPI, context: Context) -> None:
         """Proof that the log only grew (RFC 6962, 2.1.2)."""
         return readings.consistency(context, first_size, second_size)
 
-    @app.get("/log/entries", tags=["log"], responses=problems())
+    entries: dict[int | str, dict[str, Any]] = {200: {"links": links("index", "/entries/0/index", "prove_inclusion")}}
+
+    @app.get("/log/entries", tags=["log"], responses=entries | problems())
     def list_log_entries(
         client: Auditor,
         start: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
@@ -259,10 +272,48 @@ def _add_proofs(app: FastAPI, context: Context) -> None:
         """Entries in order: policies bound before runs, audits, certificates."""
         return readings.log_entries(context, start, limit)
 
-    @app.get("/models", tags=["models"], responses=problems())
+
+def _add_models(app: FastAPI, context: Context) -> None:
+    place = {"Location": {"schema": {"type": "string"}, "description": "The rollback."}}
+    ordered: dict[int | str, dict[str, Any]] = {
+        202: {
+            "description": "Written down; the worker carries it out between two runs",
+            "headers": place,
+            "links": links("rollback_id", "/id", "read_rollback"),
+        }
+    }
+    found: dict[int | str, dict[str, Any]] = {200: {"links": links("digest", "/models/0/digest", "order_rollback")}}
+
+    @app.get("/models", tags=["models"], responses=found | problems())
     def list_models(client: Insider) -> Models:
         """Model versions, what is in service, and which processes have acknowledged it."""
         return readings.models(context)
+
+    @app.post(
+        "/models/{digest}/rollback", status_code=202, tags=["models"], responses=ordered | problems(400, 404, 409, 413)
+    )
+    def order_rollback(
+        client: Admin, digest: str, decision: Decision, request: Request, response: Response
+    ) -> Rollback:
+        """Go back to an older version, if erasure allows: its weights exist and nobody was erased since.
+
+        Never to weights that were destroyed, nor below `oldest_allowed_generation`. The same order while it is open
+        gives the same answer.
+        """
+        placed = rollbacks.order(context, client, digest, decision.reason)
+        path = app.url_path_for("read_rollback", rollback_id=placed.id)
+        response.headers["Location"] = request.scope.get("root_path", "").rstrip("/") + path
+        return Rollback.model_validate(placed.model_dump())
+
+    @app.get("/rollbacks", tags=["models"], responses=problems())
+    def list_rollbacks(client: Auditor, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Rollbacks:
+        """Orders to go back, newest first."""
+        return readings.rollback_list(context, limit)
+
+    @app.get("/rollbacks/{rollback_id}", tags=["models"], responses=problems(404))
+    def read_rollback(client: Auditor, rollback_id: str) -> Rollback:
+        """How an order to go back ended, or that it waits for the worker."""
+        return readings.rollback(context, rollback_id)
 
 
 def _location(app: FastAPI, request: Request, filed: Filed) -> str:

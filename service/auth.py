@@ -10,7 +10,7 @@ predict         send images
 erasure:write   file erasure requests and cancel its own
 erasure:read    see its own requests and their certificates
 audit:read      see everybody's requests and certificates, the log, the models
-admin           decide: extend, reject, approve; sees everybody's requests too
+admin           decide: extend, reject, approve, roll back; sees everybody's requests too
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def create_key(
     now: datetime,
     key_id: str,
     expires_at: datetime | None = None,
+    most_open: int | None = None,
 ) -> tuple[ApiKey, str]:
     """Add a key in the caller's transaction; the second part is the key itself, shown this once.
 
@@ -87,6 +88,7 @@ def create_key(
         now: aware time.
         key_id: the client's id, letters, digits and hyphens.
         expires_at: the moment from which the key is refused; none: never.
+        most_open: open requests the client may have; none: as in the settings.
 
     Raises:
         InvalidInputError: no scope, an unknown one, an unfit id, or an expiry in the past.
@@ -103,8 +105,8 @@ def create_key(
     token = _new_token(key_id)
     ordered = [scope for scope in SCOPES if scope in scopes]
     row = ApiKey(
-        id=key_id, name=name, sha256=_digest(token), scopes=ordered, created_at=now, expires_at=expires_at,
-        revoked_at=None,
+        id=key_id, name=name, sha256=_digest(token), scopes=ordered, most_open=most_open, created_at=now,
+        expires_at=expires_at, revoked_at=None, previous_until=None,
     )  # fmt: skip
     session.add(row)
     session.flush()
@@ -116,8 +118,11 @@ def list_keys(session: Session) -> list[ApiKey]:
     return list(session.exec(select(ApiKey).order_by(col(ApiKey.created_at), col(ApiKey.id))))
 
 
-def rotate_key(session: Session, key_id: str) -> tuple[ApiKey, str]:
-    """Give a client a new secret under its old id, in the caller's transaction; the old secret ends at once.
+def rotate_key(session: Session, key_id: str, *, old_until: datetime | None = None) -> tuple[ApiKey, str]:
+    """Give a client a new secret under its old id, in the caller's transaction.
+
+    Args:
+        old_until: until when the old secret works too; none: it ends at once. One before the old one ends in any case.
 
     Raises:
         NotFoundError: no such key, or it was revoked.
@@ -126,6 +131,7 @@ def rotate_key(session: Session, key_id: str) -> tuple[ApiKey, str]:
     if row.revoked_at is not None:
         raise NotFoundError(f"Expected a key that was not revoked, {key_id} was; create a new one.")
     token = _new_token(key_id)
+    row.previous_sha256, row.previous_until = (row.sha256, old_until) if old_until else (None, None)
     row.sha256 = _digest(token)
     session.add(row)
     session.flush()
@@ -136,6 +142,7 @@ def revoke_key(session: Session, key_id: str, *, now: datetime) -> ApiKey:
     """End a key in the caller's transaction; ending it twice changes nothing."""
     row = find_key(session, key_id)
     row.revoked_at = row.revoked_at or now
+    row.previous_sha256 = row.previous_until = None
     session.add(row)
     return row
 
@@ -313,9 +320,15 @@ def _valid_row(engine: sa.Engine, token: str, now: datetime) -> ApiKey:
     if prefix == "exp" and secret and key_id.isascii():
         with reading(engine) as s:
             row = s.get(ApiKey, key_id)
-        if row is not None and hmac.compare_digest(row.sha256, _digest(token)) and _is_valid(row, now):
+        if row is not None and _is_secret_of(row, _digest(token), now) and _is_valid(row, now):
             return row
     raise NotAuthenticatedError("Expected a valid API key; this one is unknown, expired or revoked.")
+
+
+def _is_secret_of(row: ApiKey, digest: str, now: datetime) -> bool:
+    is_current = hmac.compare_digest(row.sha256, digest)
+    is_previous = hmac.compare_digest(row.previous_sha256 or "", digest)
+    return is_current or (is_previous and row.previous_until is not None and now < row.previous_until)
 
 
 def _is_valid(row: ApiKey, now: datetime) -> bool:

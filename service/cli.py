@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from service.commands.data import data_app
+from service.commands.database import database_app
 from service.commands.evaluate import evaluate
 from service.commands.keys import keys_app
 from service.commands.references import references_app
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(references_app, name="references")
 app.add_typer(keys_app, name="keys")
+app.add_typer(database_app, name="database")
 app.command()(evaluate)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, create_engine
 
 from service import migrations
+from service.errors import StartupError
 from service.settings import Settings
 
 
@@ -16,15 +20,30 @@ def connect(settings: Settings) -> sa.Engine:
     """Engine of the request database, its schema up to date.
 
     Raises:
-        StartupError: the database was upgraded by a newer Expunge.
+        StartupError: the URL is none, the database does not answer, or a newer Expunge has upgraded it.
     """
     engine = engine_of(settings)
-    try:
+    with starting(engine):
         migrations.upgrade(engine)
+    return engine
+
+
+@contextmanager
+def starting(engine: sa.Engine) -> Iterator[None]:
+    """Says in one sentence why a database cannot be used, and gives its connections back.
+
+    Raises:
+        StartupError: it does not answer, or refuses us.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        engine.dispose()
+        place, reason = engine.url.render_as_string(hide_password=True), str(error.orig).strip().partition("\n")[0]
+        raise StartupError(f"Expected a database that can be used at {place}: {reason}.") from error
     except BaseException:
         engine.dispose()
         raise
-    return engine
 
 
 def engine_of(settings: Settings) -> sa.Engine:
@@ -32,9 +51,17 @@ def engine_of(settings: Settings) -> sa.Engine:
 
     Errors never quote a statement's values: they may name a person. SQLite runs in WAL mode with full durability;
     `secure_delete` overwrites what is deleted with zeros, so that an erased user id does not linger in free pages.
+
+    Raises:
+        StartupError: the URL is of no database that we know.
     """
     url = settings.effective_database_url
     if not url.startswith("sqlite"):
+        if not url.startswith(("postgresql://", "postgresql+psycopg://")):
+            raise StartupError(
+                "Expected EXPUNGE_DATABASE_URL to be empty (SQLite in the home), or like "
+                "postgresql://user:password@host:5432/name or sqlite:////path/of/file.db."
+            )
         return create_engine(url, pool_pre_ping=True, hide_parameters=True)
     settings.home.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False}, hide_parameters=True)

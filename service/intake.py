@@ -31,8 +31,9 @@ from service.context import Context
 from service.db import session
 from service.errors import InvalidInputError, TryLaterError
 from service.keyring import Keyring, commitment
+from service.outbound import AllowList, may_lead_out
 from service.schemas import Filed, Filing, Receipt
-from service.tables import ErasureRequest, IdempotencyRecord, Tombstone
+from service.tables import ApiKey, ErasureRequest, IdempotencyRecord, Tombstone
 
 MASS_DELETION, LEGAL_HOLD = "mass_deletion", "legal_hold"
 CLOCK_SKEW = timedelta(minutes=5)
@@ -69,18 +70,25 @@ def file_requests(
         client: who files.
         filing: checked body.
         n_subjects: how many people the service holds data of; asked only for calls that name several.
-        most_open: largest number of open requests the client may have.
-        idempotency_key: same key and body give the same answer, whatever happened in between.
+        most_open: largest number of open requests a client may have whose key does not say another.
+        idempotency_key: same key and body give the same answer for `idempotency_days`, whatever happened in between;
+            only the salts of requests that have ended are gone from it.
 
     Raises:
-        InvalidInputError: asked in the future, an unfit key, or a key that was used with another body.
-        QuotaError: the call would exceed `most_open`.
+        InvalidInputError: asked in the future, a callback that may not be sent, an unfit key, or a key that was used
+            with another body.
+        QuotaError: the call would exceed the quota.
     """
     now = context.now()
     if filing.requested_at is not None and filing.requested_at > now + CLOCK_SKEW:
         raise InvalidInputError("Expected requested_at not to lie in the future.")
     if _names_someone(filing.callback_url, filing.user_ids):
         raise InvalidInputError("Expected a callback_url without user ids; a callback carries the request id.")
+    if filing.callback_url and not may_lead_out(filing.callback_url, AllowList.parse(context.settings.callback_allow)):
+        raise InvalidInputError(
+            "Expected a callback_url on the public internet, its host is a loopback, private or reserved address; an "
+            "operator can allow it (EXPUNGE_CALLBACK_ALLOW)."
+        )
     if idempotency_key is not None and not _is_fit_key(idempotency_key):
         raise InvalidInputError(f"Expected an Idempotency-Key of 1 to {MOST_KEY_CHARS} visible ASCII characters.")
     share = len(filing.user_ids) / max(1, n_subjects()) if len(filing.user_ids) > 1 else 0.0
@@ -91,12 +99,14 @@ def file_requests(
     for _ in range(_ATTEMPTS):
         with session(context.engine) as s:
             try:
-                answered = _earlier_answer(s, client, idempotency_key, body_hash)
+                answered = _earlier_answer(s, context, client, idempotency_key, body_hash)
                 if answered is not None:
                     return answered
                 filed = _file(s, context, client, filing, held_for=held_for, most_open=most_open, now=now)
                 if idempotency_key is not None:
                     answer = filed.model_dump(mode="json")
+                    for receipt in answer["requests"]:
+                        receipt["commitment_salt"] = None  # it ends with the request's row
                     record = IdempotencyRecord(
                         client_id=client.id, key=idempotency_key, body_sha256=body_hash, response=answer, created_at=now
                     )  # fmt: skip
@@ -106,6 +116,15 @@ def file_requests(
                 continue  # the other call committed first: its answer is there now
             return filed
     raise TryLaterError("Another call with the same Idempotency-Key is being answered; repeat this one.")
+
+
+def forget_old_answers(context: Context) -> int:
+    """Delete what was kept of calls with an Idempotency-Key that is older than `idempotency_days`; gives how many."""
+    with session(context.engine) as s:
+        old = col(IdempotencyRecord.created_at) <= context.now() - timedelta(days=context.settings.idempotency_days)
+        n_deleted = s.execute(sa.delete(IdempotencyRecord).where(old)).rowcount  # type: ignore[attr-defined]
+        s.commit()
+    return int(n_deleted)
 
 
 def bury(s: Session, subject_hashes: list[str], *, now: datetime) -> None:
@@ -188,6 +207,9 @@ def _receipt(request: ErasureRequest, leaders: dict[str, ErasureRequest]) -> Rec
 
 
 def _check_quota(s: Session, client: Client, n_new: int, most_open: int) -> None:
+    key = s.get(ApiKey, client.id, with_for_update=True)  # calls of one client are counted one by one
+    if key is not None and key.most_open is not None:
+        most_open = key.most_open
     mine = select(func.count()).select_from(ErasureRequest).where(ErasureRequest.client_id == client.id)
     n_open = s.exec(mine.where(col(ErasureRequest.state).not_in(states.ENDS))).one()
     if n_open + n_new > most_open:
@@ -198,17 +220,25 @@ def _check_quota(s: Session, client: Client, n_new: int, most_open: int) -> None
         )
 
 
-def _earlier_answer(s: Session, client: Client, key: str | None, body_hash: str) -> Filed | None:
-    if key is None:
-        return None
-    record = s.get(IdempotencyRecord, (client.id, key))
+def _earlier_answer(s: Session, context: Context, client: Client, key: str | None, body_hash: str) -> Filed | None:
+    """The answer that was given under the key, with the salts that there still are."""
+    record = s.get(IdempotencyRecord, (client.id, key)) if key is not None else None
     if record is None:
+        return None
+    if record.created_at + timedelta(days=context.settings.idempotency_days) <= context.now():
+        s.delete(record)
+        s.flush()
         return None
     if record.body_sha256 != body_hash:
         raise InvalidInputError(
             "Expected the body this Idempotency-Key was first used with; use a new key for a new call."
         )
-    return Filed.model_validate(record.response)
+    answer = record.response
+    ids = [receipt["id"] for receipt in answer["requests"]]
+    pairs = select(ErasureRequest.id, ErasureRequest.commitment_salt).where(col(ErasureRequest.id).in_(ids))
+    salts = dict(s.exec(pairs).all())
+    receipts = [{**receipt, "commitment_salt": salts.get(receipt["id"])} for receipt in answer["requests"]]
+    return Filed.model_validate({**answer, "requests": receipts})
 
 
 def _keyed_hash(keyring: Keyring, filing: Filing) -> str:

@@ -45,6 +45,7 @@ _NOT_PUBLIC_V6: Final = tuple(
     IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 )  # Teredo and other protocols' own, documentation, 6to4, documentation
 
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")  # a host that ends like this is an IPv4 address
 _HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
 
 Resolve = Callable[[str, int], Sequence[str]]
@@ -71,6 +72,20 @@ def is_public(address: str) -> bool:
     if parsed.version == 4:
         return not any(parsed in network for network in _NOT_PUBLIC_V4)
     return parsed in _PUBLIC_V6 and not any(parsed in network for network in _NOT_PUBLIC_V6)
+
+
+def literal_address(host: str) -> str | None:
+    """The IP address that a host is, in any spelling a resolver takes for one (`127.1`, `0x7f000001`); none: a name."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        pass
+    if not _NUMBER.fullmatch(host.rpartition(".")[2]):
+        return None
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return "0.0.0.0"  # noqa: S104  (no address and no name either: nothing to connect to)
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,21 @@ class AllowList:
         except ValueError:
             return False
         return any(parsed in network for network in self.networks)
+
+
+def may_lead_out(url: str, allow: AllowList) -> bool:
+    """False for a URL that evidently leads where callbacks may not go: an address that is not allowed, or this machine.
+
+    Names are not looked up here: what they mean is checked at each attempt, on the connection itself.
+    """
+    try:
+        host = _parse(url).raw_host.decode("ascii").rstrip(".").lower()
+    except RefusedTargetError:
+        return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return allow.allows(host, "127.0.0.1")
+    address = literal_address(host)
+    return address is None or allow.allows(host, address)
 
 
 def look_up(host: str, port: int) -> Sequence[str]:

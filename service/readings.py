@@ -16,7 +16,7 @@ from sqlmodel import Session, col, or_, select
 
 from audit import log
 from audit.envelope import key_id
-from service import ledger, states
+from service import ledger, rollbacks, states
 from service.auth import Client
 from service.context import Context
 from service.db import reading
@@ -34,6 +34,8 @@ from service.schemas import (
     RequestDetail,
     RequestPage,
     RequestSummary,
+    Rollback,
+    Rollbacks,
     ServingProcess,
     State,
 )
@@ -44,6 +46,7 @@ from service.tables import (
     LogLeaf,
     ModelVersion,
     RequestEvent,
+    RollbackOrder,
     Run,
     ServingWorker,
 )
@@ -213,6 +216,7 @@ def models(context: Context) -> Models:
         versions = list(s.exec(select(ModelVersion).order_by(col(ModelVersion.created_at).desc())))
         pointers = list(s.exec(select(Deployment).order_by(col(Deployment.line))))
         workers = list(s.exec(select(ServingWorker).order_by(col(ServingWorker.started_at))))
+        refusals = {version.digest: rollbacks.refusal(s, context, version) for version in versions}
     serving = [
         ServingProcess.model_validate({**worker.model_dump(), "lease_is_fresh": now < worker.lease_until})
         for worker in workers
@@ -221,7 +225,28 @@ def models(context: Context) -> Models:
         ModelLine.model_validate({**row.model_dump(), "serving": [each for each in serving if each.line == row.line]})
         for row in pointers
     ]
-    return Models(lines=lines, models=[Model.model_validate(version.model_dump()) for version in versions])
+    shown = [Model.model_validate({**row.model_dump(), "rollback_refusal": refusals[row.digest]}) for row in versions]
+    return Models(lines=lines, models=shown)
+
+
+def rollback(context: Context, rollback_id: str) -> Rollback:
+    """One order.
+
+    Raises:
+        NotFoundError: no such order.
+    """
+    with reading(context.engine) as s:
+        placed = s.get(RollbackOrder, rollback_id) if fit_id(rollback_id) else None
+    if placed is None:
+        raise NotFoundError("There is no such rollback.")
+    return Rollback.model_validate(placed.model_dump())
+
+
+def rollback_list(context: Context, limit: int) -> Rollbacks:
+    """The latest orders, newest first."""
+    with reading(context.engine) as s:
+        newest = select(RollbackOrder).order_by(col(RollbackOrder.ordered_at).desc(), col(RollbackOrder.id))
+        return Rollbacks(rollbacks=[Rollback.model_validate(row.model_dump()) for row in s.exec(newest.limit(limit))])
 
 
 def _summary(client: Client, request: ErasureRequest, seen: set[str], now: datetime) -> dict[str, Any]:

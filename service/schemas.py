@@ -145,7 +145,10 @@ class Receipt(Answer):
     state: State
     linked_request_id: str | None = Field(description="The open request of the same person that this one follows.")
     commitment: str = Field(description="What the certificate will call the person.")
-    commitment_salt: str = Field(description="Hex. With it whoever knows the user id can check the commitment.")
+    commitment_salt: str | None = Field(
+        description="Hex. With it whoever knows the user id can check the commitment. Keep it: it is destroyed with "
+        "the user id when the request ends, and null from then on, also in the answer to a repeated call."
+    )
     received_at: datetime = Field(examples=[_MOMENT])
     hold_until: datetime = Field(description="Until then the request can be cancelled.", examples=[_MOMENT])
     due_at: datetime = Field(description="One calendar month after receipt.", examples=["2026-02-28T12:00:00Z"])
@@ -195,7 +198,9 @@ class RequestSummary(Answer):
     reject_reason: str | None
     extension_reason: str | None
     commitment: str
-    commitment_salt: str | None = Field(description="Shown to the client that filed the request, else null.")
+    commitment_salt: str | None = Field(
+        description="Shown to the client that filed the request until the request ends, else null."
+    )
     cancellable: bool = Field(description="Whether DELETE would cancel it at this moment.")
     overdue: bool = Field(description="Whether it is open and `due_at` has passed.")
     requested_at: datetime = Field(examples=[_MOMENT])
@@ -243,7 +248,7 @@ class Rejection(Call):
 
 
 class Decision(Call):
-    """Why a human lets a held request go on."""
+    """Why a human decides so: lets a held request go on, or goes back to an older model version."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"reason": "Confirmed by telephone with the controller."}]}
@@ -309,6 +314,7 @@ class Model(Answer):
     manifest: dict[str, Any]
     created_at: datetime
     destroyed_at: datetime | None
+    rollback_refusal: str | None = Field(description="Why it may not be gone back to; null if it may.")
 
 
 class ServingProcess(Answer):
@@ -338,6 +344,28 @@ class Models(Answer):
 
     lines: list[ModelLine]
     models: list[Model]
+
+
+class Rollback(Answer):
+    """An order to go back to an older model version. `ordered` ends as `done` or `refused`; `note` says why."""
+
+    id: str = Field(examples=[_UUID])
+    state: Literal["ordered", "done", "refused"]
+    digest: str = Field(description="The version to go back to.")
+    from_digest: str = Field(description="The version in service when it was ordered.")
+    reason: str
+    note: str
+    generation: int | None = Field(description="The new generation under which the version is in service again.")
+    log_index: int | None = Field(description="Index of the log's entry of how it ended.")
+    ordered_by: str
+    ordered_at: datetime = Field(examples=[_MOMENT])
+    finished_at: datetime | None
+
+
+class Rollbacks(Answer):
+    """Orders, newest first."""
+
+    rollbacks: list[Rollback]
 
 
 class CertificateFile(Answer):

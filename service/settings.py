@@ -20,7 +20,10 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path("var/expunge"), description="Folder of everything the service owns: data, weights, banks.")
     database_url: str = Field("", description="SQLAlchemy URL of the request database; empty: SQLite in the home.")
-    workflow_database_url: str = Field("", description="URL of the durable-execution store; empty: SQLite in the home.")
+    workflow_database_url: str = Field(
+        "",
+        description="URL of the durable-execution store; empty: beside the requests (PostgreSQL: its schema `dbos`).",
+    )
 
     host: str = Field("127.0.0.1", description="Address the prediction and request API listens on.")
     port: int = Field(3000, ge=0, le=65535, description="Port of the prediction and request API.")
@@ -43,6 +46,12 @@ class Settings(BaseSettings):
     batch_size: int = Field(1000, ge=1, description="Most requests in one run.")
     mass_deletion_share: float = Field(
         0.2, gt=0, le=1, description="A call that names more than this share of the subjects holds for a human."
+    )
+    most_open_requests: int = Field(
+        10_000, ge=1, description="Open requests one client may have; `expunge keys create --most-open` sets another."
+    )
+    idempotency_days: float = Field(
+        7.0, gt=0, description="How long the answer to a call with an Idempotency-Key is kept, in days."
     )
     callback_allow: str = Field(
         "", description="Host names, addresses and networks, with commas, callbacks may go to though not public."
@@ -75,8 +84,10 @@ class Settings(BaseSettings):
 
     @property
     def effective_workflow_database_url(self) -> str:
-        """Durable-execution store's URL in force."""
-        return self.workflow_database_url or f"sqlite:///{self.home.resolve() / 'workflows.db'}"
+        """Durable-execution store's URL in force: a file of its own, or a schema of its own in the same PostgreSQL."""
+        if self.workflow_database_url or not self.database_url or self.database_url.startswith("sqlite"):
+            return self.workflow_database_url or f"sqlite:///{self.home.resolve() / 'workflows.db'}"
+        return self.database_url
 
     @property
     def hold(self) -> timedelta:

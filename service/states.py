@@ -12,7 +12,7 @@ auditing         the candidate is judged. → deploying, unlearning (the ladder'
 deploying        serving processes swap. → purging, needs_attention
 purging          what remembers the person is destroyed. → completed, needs_attention
 needs_attention  waits for a human and its legal clock runs on. → queued, unlearning, rejected
-completed, cancelled, rejected   are ends. The user id is emptied with the move there; the commitment stays.
+completed, cancelled, rejected   are ends. The move there empties user id and salt; the commitment stays.
 
 A request for a person who already has an open one *follows* it (`linked_request_id`). A follower is in its leader's
 state all the time: it is never claimed and has no run, moves whenever its leader moves, and gets the leader's outcome
@@ -160,7 +160,7 @@ def _implied(to_state: str, now: datetime) -> dict[str, Any]:
     """Columns that every move to the state sets."""
     values: dict[str, Any] = {}
     if to_state in ENDS:
-        values["user_id"] = None
+        values["user_id"] = values["commitment_salt"] = None
     if to_state == "completed":
         values["completed_at"] = now
     if to_state not in ("needs_attention", "rejected"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, TypeDecorator, UniqueConstraint
+from sqlalchemy import JSON, DateTime, Index, TypeDecorator, UniqueConstraint, text
 from sqlalchemy.engine import Dialect
 from sqlmodel import Field, SQLModel
 
@@ -38,7 +38,7 @@ def instant(*, nullable: bool = False, index: bool = False) -> Any:
 
 
 class ErasureRequest(SQLModel, table=True):
-    """One person's erasure and its legal clock. `user_id` is emptied at completion; the commitment stays."""
+    """One person's erasure and its legal clock. `user_id` and salt are emptied at the end; the commitment stays."""
 
     __tablename__ = "erasure_requests"
 
@@ -49,7 +49,7 @@ class ErasureRequest(SQLModel, table=True):
     user_id: str | None = Field(default=None, index=True)
     subject_hash: str = Field(index=True)  # HMAC(tombstone key, user_id): links requests of one person
     commitment: str  # HMAC(commitment_salt, user_id): what a certificate cites
-    commitment_salt: str  # hex; given to whoever may prove the person's identity
+    commitment_salt: str | None  # hex; given to the client with the receipt, gone with the user id
     regulation: str
     ground: str
     legal_hold: bool = False
@@ -176,6 +176,31 @@ class Deployment(SQLModel, table=True):
     updated_at: datetime = instant()
 
 
+class RollbackOrder(SQLModel, table=True):
+    """An admin's order to go back to an older version; the worker carries it out. At most one of a line is open."""
+
+    __tablename__ = "rollback_orders"
+    __table_args__ = (
+        Index(
+            "one_open_rollback", "line", unique=True, sqlite_where=text("state = 'ordered'"),
+            postgresql_where=text("state = 'ordered'"),
+        ),
+    )  # fmt: skip
+
+    id: str = Field(primary_key=True)
+    line: str
+    state: str  # ordered | done | refused
+    digest: str  # the version to go back to
+    from_digest: str  # the version in service when it was ordered
+    reason: str
+    ordered_by: str  # the client's id
+    note: str = ""  # why it was refused, or what it waits for
+    generation: int | None = None  # under which the version is in service again
+    log_index: int | None = None
+    ordered_at: datetime = instant()
+    finished_at: datetime | None = instant(nullable=True)
+
+
 class ServingWorker(SQLModel, table=True):
     """One serving process; its row is the acknowledgement the barrier and the certificate rely on."""
 
@@ -212,8 +237,8 @@ class IdempotencyRecord(SQLModel, table=True):
     client_id: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     body_sha256: str  # HMAC of the canonical body, so that no user id can be recovered
-    response: dict[str, Any] = Field(sa_type=JSON)
-    created_at: datetime = instant()
+    response: dict[str, Any] = Field(sa_type=JSON)  # without salts: these are read from the requests
+    created_at: datetime = instant(index=True)
 
 
 class ApiKey(SQLModel, table=True):
@@ -224,7 +249,10 @@ class ApiKey(SQLModel, table=True):
     id: str = Field(primary_key=True)
     name: str
     sha256: str = Field(unique=True)
+    previous_sha256: str | None = None  # of the secret before a rotation, which works until `previous_until`
+    previous_until: datetime | None = instant(nullable=True)
     scopes: list[str] = Field(sa_type=JSON)
+    most_open: int | None = None  # open requests it may have; none: as in the settings
     created_at: datetime = instant()
     expires_at: datetime | None = instant(nullable=True)
     revoked_at: datetime | None = instant(nullable=True)

@@ -12,6 +12,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 from sqlmodel import Session, col, select
 
 from audit.policy import Policy
-from service import ledger, states
+from service import intake, ledger, rollbacks, states
 from service.console.listener import Listener
 from service.context import LINE, Context
 from service.db import reading, session
@@ -36,6 +37,7 @@ from service.webhooks import Deliverer
 
 log = structlog.get_logger()
 
+TIDY_SECONDS = 600.0  # between two looks for what has expired
 WORKFLOW_VERSION = "1"  # set by hand: an upgrade that changes no step order still resumes open runs
 
 
@@ -71,7 +73,7 @@ class Lease:
     def _take(self) -> int:
         now, host = self._context.now(), socket.gethostname()
         with session(self._context.engine) as s:
-            row = s.get(WorkerLease, LINE)
+            row = s.get(WorkerLease, LINE, with_for_update=True)  # of two at once, one sees what the other wrote
             if row is not None and row.lease_until > now and (row.host != host or is_alive(row.pid)):
                 raise StartupError(
                     f"Expected no other worker on model line {LINE!r}, found process {row.pid} on {row.host}, "
@@ -91,7 +93,7 @@ class Lease:
             now = self._context.now()
             with session(self._context.engine) as s:
                 row = s.get(WorkerLease, LINE)
-                if row is None or row.fencing_token != self._token:
+                if row is None or (row.fencing_token, row.holder) != (self._token, self._holder):
                     log.error("worker.lease_lost")
                     os.kill(os.getpid(), signal.SIGKILL)
                     return
@@ -169,8 +171,13 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
         traces = Traces.open(settings, "worker")
         pipeline = _launch(context, policy, traces)
         log.info("worker.ready", home=str(settings.home), policy=policy.name)
+        tidy_at = time.monotonic()
         with Rebuilder(context) as rebuilder:
             while not stop.is_set():
+                if time.monotonic() >= tidy_at:
+                    intake.forget_old_answers(context)
+                    tidy_at += TIDY_SECONDS
+                rollbacks.carry_out(context)  # before a claim: only between two runs
                 claim(context, policy)
                 rebuilder.tend(busy=is_busy(context))  # before a run starts: it will destroy what the child reads
                 start_open_run(context, pipeline)

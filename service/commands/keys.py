@@ -20,6 +20,9 @@ def keys_create(
     name: str,
     scope: Annotated[list[str], typer.Option(help="May be given several times.")],
     days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; none: never.")] = None,
+    most_open: Annotated[
+        int | None, typer.Option(min=1, help="Open requests it may have; none: the setting's.")
+    ] = None,
 ) -> None:
     """Make a key; it is shown once and stored only as a hash."""
     from service import auth
@@ -31,7 +34,7 @@ def keys_create(
     expires = now + timedelta(days=days) if days else None
     with session(context.engine) as s:
         row, secret = auth.create_key(
-            s, name=name, scopes=scope, now=now, key_id=secrets.token_hex(4), expires_at=expires
+            s, name=name, scopes=scope, now=now, key_id=secrets.token_hex(4), expires_at=expires, most_open=most_open
         )
         s.commit()
     console.print(f"Key {row.id} of {name}, for {', '.join(row.scopes)}; it is not shown again:", style="dim")
@@ -46,13 +49,51 @@ def keys_list() -> None:
     from service.db import reading
 
     context = Context.open(Settings())
-    table = Table("id", "name", "scopes", "created", "expires", "revoked")
+    table = Table("id", "name", "scopes", "created", "expires", "revoked", "old secret until", "most open")
     with reading(context.engine) as s:
         rows = auth.list_keys(s)
     for row in rows:
-        times = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (row.created_at, row.expires_at, row.revoked_at))
-        table.add_row(row.id, row.name, " ".join(row.scopes), *times)
+        moments = (row.created_at, row.expires_at, row.revoked_at, row.previous_until)
+        times = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in moments)
+        table.add_row(row.id, row.name, " ".join(row.scopes), *times, str(row.most_open or ""))
     console.print(table)
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    key_id: str,
+    overlap_hours: Annotated[float, typer.Option(min=0, help="How long the old secret works too.")] = 0.0,
+) -> None:
+    """Give a client a new secret; its id, scopes and requests stay. It is shown once."""
+    from service import auth
+    from service.context import Context
+    from service.db import session
+
+    context = Context.open(Settings())
+    until = context.now() + timedelta(hours=overlap_hours) if overlap_hours else None
+    with session(context.engine) as s:
+        row, secret = auth.rotate_key(s, key_id, old_until=until)
+        s.commit()
+    old = f"works until {until:%Y-%m-%d %H:%M} UTC" if until else "is useless from now on"
+    console.print(f"Key {row.id} of {row.name} has a new secret, not shown again; the old one {old}:", style="dim")
+    print(secret)
+
+
+@keys_app.command("expire")
+def keys_expire(
+    key_id: str,
+    days: Annotated[float, typer.Option(min=0, help="Days from now; 0: now.")],
+) -> None:
+    """Let a key end at a moment; a later call moves it, until it has been revoked."""
+    from service import auth
+    from service.context import Context
+    from service.db import session
+
+    context = Context.open(Settings())
+    with session(context.engine) as s:
+        row = auth.expire_key(s, key_id, at=context.now() + timedelta(days=days))
+        s.commit()
+    console.print(f"Key {key_id} ends at {row.expires_at:%Y-%m-%d %H:%M} UTC.")
 
 
 @keys_app.command("revoke")

@@ -12,10 +12,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 import structlog
 from fastapi import FastAPI
+from sqlmodel import SQLModel
 
 from service import auth, logs
 from service.api import create_api
@@ -68,23 +70,41 @@ def dialect() -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Name of a database with the schema, to make copies of."""
+def postgres_url(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PostgreSQL database with the schema, which one test after the other uses."""
     url = postgres.create_database()
-    connect(Settings(home=tmp_path_factory.mktemp("template"), database_url=url)).dispose()
-    return url.rpartition("/")[2]
+    connect(Settings(home=tmp_path_factory.mktemp("schema"), database_url=url)).dispose()
+    return url
 
 
 @pytest.fixture
-def settings(tmp_path: Path, dialect: str, request: pytest.FixtureRequest) -> Iterator[Settings]:
-    values: dict[str, Any] = {"home": tmp_path / "home", "hold_seconds": 3600, "lease_seconds": 3}
+def clean_database(dialect: str, request: pytest.FixtureRequest) -> Callable[[], None]:
+    """Empties the tables of PostgreSQL; of SQLite every test has its own file."""
     if dialect == "sqlite":
-        yield Settings(**values)
-        return
-    server: PostgresServer = request.getfixturevalue("postgres")
-    url = server.create_database(request.getfixturevalue("postgres_template"))
-    yield Settings(**values, database_url=url)
-    server.drop_database(url)
+        return lambda: None
+    url = request.getfixturevalue("postgres_url")
+
+    def clean() -> None:
+        tables = ", ".join(f'"{name}"' for name in SQLModel.metadata.tables)
+        with psycopg.connect(url) as connection:
+            connection.execute(  # what a failed test left open would lock the tables for ever
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            connection.execute(f"TRUNCATE {tables} RESTART IDENTITY")  # type: ignore[arg-type]
+
+    return clean
+
+
+@pytest.fixture
+def settings(tmp_path: Path, dialect: str, request: pytest.FixtureRequest) -> Settings:
+    values: dict[str, Any] = {
+        "home": tmp_path / "home", "hold_seconds": 3600, "lease_seconds": 3, "most_open_requests": 2000,
+    }  # fmt: skip
+    if dialect == "sqlite":
+        return Settings(**values)
+    request.getfixturevalue("clean_database")()
+    return Settings(**values, database_url=request.getfixturevalue("postgres_url"))
 
 
 @contextmanager
@@ -163,7 +183,7 @@ def person() -> Callable[..., Client]:
 
 @pytest.fixture
 def app(context: Context) -> FastAPI:
-    return create_api(context, n_subjects=lambda: N_SUBJECTS, most_open=2000)
+    return create_api(context, n_subjects=lambda: N_SUBJECTS)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import io
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -46,6 +47,9 @@ ROUTES: list[Route] = [
     ("GET", "/log/consistency?first_size=0", None, {READ, AUDIT, ADMIN}),
     ("GET", "/log/entries", None, {AUDIT, ADMIN}),
     ("GET", "/models", None, {PREDICT, AUDIT, ADMIN}),
+    ("POST", "/models/{digest}/rollback", DECIDE, {ADMIN}),
+    ("GET", "/rollbacks", None, {AUDIT, ADMIN}),
+    ("GET", "/rollbacks/{rollback_id}", None, {AUDIT, ADMIN}),
 ]
 OPEN_TO_ALL = [("GET", "/keys")]
 NAMES = [f"{method} {path}" for method, path, _, _ in ROUTES]
@@ -276,7 +280,8 @@ def test_a_person_s_id_is_in_no_answer_and_no_log_line(
 
 
 def test_the_quota_says_when_to_come_back(context: Context, new_key: Callable[..., str], assert_problem: Check) -> None:
-    with TestClient(create_api(context, n_subjects=lambda: 40, most_open=1)) as client:
+    strict = replace(context, settings=context.settings.model_copy(update={"most_open_requests": 1}))
+    with TestClient(create_api(strict, n_subjects=lambda: 40)) as client:
         client.headers["Authorization"] = f"Bearer {new_key(WRITE)}"
         response = client.post("/erasure-requests", json={"user_ids": ["a", "b"]})
     assert_problem(response, 429)
@@ -426,8 +431,21 @@ class TestOpenApi:
     def test_the_place_is_documented(self, document: dict[str, Any]) -> None:
         accepted = document["paths"]["/erasure-requests"]["post"]["responses"]["202"]
         assert "Location" in accepted["headers"]
-        names = {operation["operationId"] for _, _, operation in self.operations(document)}
-        assert {link["operationId"] for link in accepted["links"].values()} <= names
+
+    def test_links_lead_to_parameters_of_operations(self, document: dict[str, Any]) -> None:
+        parameters = {
+            operation["operationId"]: {each["name"] for each in operation.get("parameters", [])}
+            for _, _, operation in self.operations(document)
+        }
+        links = [
+            link
+            for _, _, operation in self.operations(document)
+            for response in operation["responses"].values()
+            for link in response.get("links", {}).values()
+        ]
+        assert len(links) > 15
+        for link in links:
+            assert link["parameters"].keys() <= parameters[link["operationId"]]
 
     def test_every_field_of_an_answer_is_required(self, document: dict[str, Any]) -> None:
         calls = {"Filing", "Extension", "Rejection", "Decision"}

@@ -18,6 +18,8 @@ from service.db import reading, session
 from service.errors import InvalidInputError, NotAllowedError, NotAuthenticatedError, NotFoundError
 from service.tables import ApiKey
 
+pytestmark = pytest.mark.both_databases
+
 
 def counting(engine: sa.Engine) -> list[str]:
     """Statements the engine runs from here on."""
@@ -83,6 +85,39 @@ def test_a_key_ends_at_its_expiry_and_when_revoked(context: Context, clock: Any,
     assert first == clock.at - timedelta(hours=1)
     with pytest.raises(NotAuthenticatedError):
         auth.authenticate(context.engine, ended, now=clock())
+
+
+def test_after_a_rotation_the_old_secret_may_work_for_a_while(
+    context: Context, clock: Any, new_key: Callable[..., str]
+) -> None:
+    first = new_key("predict")
+
+    def rotate(**overlap: Any) -> str:
+        with session(context.engine) as s:
+            _, token = auth.rotate_key(s, "client", **overlap)
+            s.commit()
+        return token
+
+    second = rotate(old_until=clock() + timedelta(hours=1))
+    for token in (first, second):
+        assert auth.authenticate(context.engine, token, now=clock()).id == "client"
+    clock.advance(hours=1)
+    with pytest.raises(NotAuthenticatedError):
+        auth.authenticate(context.engine, first, now=clock())
+    third = rotate(old_until=clock() + timedelta(hours=1))
+    fourth = rotate(old_until=clock() + timedelta(hours=1))
+    for token, works in ((second, False), (third, True), (fourth, True)):  # two secrets at most
+        if works:
+            auth.authenticate(context.engine, token, now=clock())
+        else:
+            with pytest.raises(NotAuthenticatedError):
+                auth.authenticate(context.engine, token, now=clock())
+    with session(context.engine) as s:
+        auth.revoke_key(s, "client", now=clock())
+        s.commit()
+    for token in (third, fourth):
+        with pytest.raises(NotAuthenticatedError):
+            auth.authenticate(context.engine, token, now=clock())
 
 
 def test_expire_and_rotate(context: Context, clock: Any, new_key: Callable[..., str]) -> None:

@@ -15,6 +15,8 @@ from service.db import session
 from service.errors import TryLaterError
 from service.tables import ServingWorker
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def worker(context):

@@ -11,10 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
+from service.migrations import HEAD
 
 COMMANDS = (
     "data att", "data synthetic", "data check", "train", "references build", "references status", "evaluate", "serve",
-    "worker", "up", "erase", "status", "verify", "keys create", "keys list", "keys revoke", "demo",
+    "worker", "up", "erase", "status", "verify", "keys create", "keys list", "keys revoke", "keys rotate",
+    "keys expire", "database status", "database upgrade", "demo",
 )  # fmt: skip
 
 
@@ -74,10 +76,49 @@ def test_keys_are_made_shown_once_listed_and_revoked(tmp_path: Path) -> None:
     assert "predict" in listed.stdout
     assert token not in listed.stdout
     key_id = token.split("_")[1]
+    rotated = expunge(tmp_path, "keys", "rotate", key_id, "--overlap-hours", "24")
+    assert rotated.returncode == 0, rotated.stderr
+    assert rotated.stdout.strip().splitlines()[-1].startswith(f"exp_{key_id}_")
+    assert token not in rotated.stdout
+    assert "works until" in rotated.stdout
+    expired = expunge(tmp_path, "keys", "expire", key_id, "--days", "0")
+    assert expired.stdout.startswith(f"Key {key_id} ends at ")
+    assert expunge(tmp_path, "serve").stderr.startswith("Expected at least one API key")
     assert expunge(tmp_path, "keys", "revoke", key_id).returncode == 0
     refused = expunge(tmp_path, "keys", "create", "app", "--scope", "everything")
     assert refused.returncode == 1
     assert "Expected scopes among predict" in refused.stderr
+
+
+def test_the_schema_of_the_database_is_shown_and_made(tmp_path: Path) -> None:
+    assert "schema none, this version has" in expunge(tmp_path, "database", "status").stdout
+    assert expunge(tmp_path, "database", "upgrade").stdout.startswith(f"Schema {HEAD}; it was none.")
+    assert f"schema {HEAD}, this version" in expunge(tmp_path, "database", "status").stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgres://a:secret@localhost/b", "or like postgresql://user:password@host:5432/name"),
+        (
+            "postgresql://a:secret@127.0.0.1:9/b",
+            "Expected a database that can be used at postgresql://a:***@127.0.0.1:9/b: ",
+        ),
+        (
+            "sqlite:////nowhere/at/all.db",
+            "Expected a database that can be used at sqlite:////nowhere/at/all.db: unable to open",
+        ),
+    ],
+)
+def test_a_database_that_is_not_there_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, said: str
+) -> None:
+    monkeypatch.setenv("EXPUNGE_DATABASE_URL", url)
+    result = expunge(tmp_path, "keys", "list")
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert "secret" not in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_file_that_is_no_certificate_is_not_valid(tmp_path: Path) -> None:

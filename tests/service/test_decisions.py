@@ -18,6 +18,8 @@ from service.intake import file_requests
 from service.schemas import Decision, Extension, Filing, Rejection
 from service.tables import ErasureRequest, Tombstone
 
+pytestmark = pytest.mark.both_databases
+
 Person = Callable[..., Client]
 YES = Decision(reason="Confirmed by telephone.")
 NO = Rejection(legal_reason="legal_claims", explanation="Evidence in an open case.")

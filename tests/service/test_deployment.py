@@ -14,6 +14,8 @@ from service.errors import ConflictError, NotFoundError, TryLaterError, WeightsE
 from service.tables import ServingWorker
 from tests.service.versions import add_version
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def digests(context):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import calendar
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,15 +13,17 @@ from hypothesis import strategies as st
 from sqlmodel import col, func, select
 
 from service import states
-from service.auth import Client
+from service.auth import WRITE, Client, create_key
 from service.context import Context
 from service.db import reading, session
 from service.decisions import cancel
 from service.errors import InvalidInputError
-from service.intake import LEGAL_HOLD, MASS_DELETION, QuotaError, due_at, file_requests
+from service.intake import LEGAL_HOLD, MASS_DELETION, QuotaError, due_at, file_requests, forget_old_answers
 from service.keyring import commitment
 from service.schemas import Filed, Filing
 from service.tables import ErasureRequest, IdempotencyRecord, RequestEvent, Tombstone
+
+pytestmark = pytest.mark.both_databases
 
 Person = Callable[..., Client]
 
@@ -129,8 +132,84 @@ def test_same_key_and_body_give_the_same_answer_even_when_all_has_moved(
     first = file(context, person(), "s31", "s4", idempotency_key="k-1")
     cancel(context, person(), first.requests[0].id)
     clock.advance(days=3)
-    assert file(context, person(), "s31", "s4", idempotency_key="k-1") == first
+    again = file(context, person(), "s31", "s4", idempotency_key="k-1")
+    assert again.requests[0] == first.requests[0].model_copy(update={"commitment_salt": None})  # ended, so it is gone
+    assert (again.batch_id, again.requests[1]) == (first.batch_id, first.requests[1])
     assert len(rows(context)) == 2
+
+
+def test_a_salt_ends_with_its_request_in_every_table(context: Context, person: Person) -> None:
+    receipt = file(context, person(), "s31", idempotency_key="k").requests[0]
+    cancel(context, person(), receipt.id)
+    assert receipt.commitment_salt is not None
+    with context.engine.connect() as connection:
+        for table in ("erasure_requests", "idempotency_records", "request_events", "callback_deliveries"):
+            assert receipt.commitment_salt not in str(connection.exec_driver_sql(f"SELECT * FROM {table}").all())  # noqa: S608
+
+
+def test_an_old_answer_is_forgotten_at_once_and_then_removed(context: Context, clock: Any, person: Person) -> None:
+    first = file(context, person(), "s31", idempotency_key="k")
+    file(context, person(), "s4", idempotency_key="other")
+    clock.advance(days=context.settings.idempotency_days)
+    again = file(context, person(), "s31", idempotency_key="k")
+    assert again.batch_id != first.batch_id
+    assert again.requests[0].linked_request_id == first.requests[0].id
+    assert count(context, IdempotencyRecord) == 2
+    assert forget_old_answers(context) == 1
+    assert file(context, person(), "s31", idempotency_key="k") == again
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "[::1]", "[::ffff:10.0.0.1]", "[fe80::1]", "localhost",
+     "LocalHost.", "a.localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "1.2.3.4.5", "256.1.1.1"],
+)  # fmt: skip
+def test_a_callback_that_evidently_leads_inside_is_refused(context: Context, person: Person, host: str) -> None:
+    with pytest.raises(InvalidInputError, match="EXPUNGE_CALLBACK_ALLOW"):
+        file(context, person(), "p", callback_url=f"https://{host}:8443/hook")
+    assert not rows(context)
+
+
+def test_what_the_operator_allows_and_names_are_not_refused(context: Context, person: Person) -> None:
+    allowing = replace(
+        context, settings=context.settings.model_copy(update={"callback_allow": "localhost,10.1.0.0/16"})
+    )
+    for number, host in enumerate(["localhost", "10.1.2.3"]):
+        file(allowing, person(), f"p{number}", callback_url=f"https://{host}/hook")
+    for number, host in enumerate(
+        ["93.184.216.34", "[2606:2800:220:1::1]", "hooks.example.org", "1.example", "münze.de"]
+    ):
+        file(context, person(), f"q{number}", callback_url=f"https://{host}/hook")
+
+
+def test_a_key_may_have_a_quota_of_its_own(context: Context, person: Person) -> None:
+    with session(context.engine) as s:
+        create_key(s, name="a", scopes=[WRITE], now=context.now(), key_id="a", most_open=1)
+        s.commit()
+    file(context, person("a"), "p1")
+    with pytest.raises(QuotaError, match="at most 1 open requests"):
+        file(context, person("a"), "p2")
+
+
+def test_calls_of_one_client_at_once_do_not_pass_its_quota(context: Context, person: Person) -> None:
+    with session(context.engine) as s:
+        create_key(s, name="a", scopes=[WRITE], now=context.now(), key_id="a")
+        s.commit()
+    barrier, refused = threading.Barrier(5), []
+
+    def call(number: int) -> None:
+        barrier.wait()
+        try:
+            file(context, person("a"), f"p{number}", most_open=2)
+        except QuotaError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(rows(context)), len(refused)) == (2, 3)
 
 
 def test_same_key_with_another_body_is_refused(context: Context, person: Person) -> None:

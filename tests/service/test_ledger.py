@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from audit import log
 from service import ledger
 from service.context import Context
 from service.db import session
+
+pytestmark = pytest.mark.both_databases
 
 
 def test_entries_are_numbered_and_proven(context: Context) -> None:

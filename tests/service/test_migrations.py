@@ -20,7 +20,8 @@ from service import migrations
 from service.db import connect, engine_of, reading
 from service.errors import StartupError
 from service.settings import Settings
-from service.tables import CertificateRecord, ErasureRequest, LogLeaf, RequestEvent, Run
+from service.states import ENDS
+from service.tables import CertificateRecord, ErasureRequest, IdempotencyRecord, LogLeaf, RequestEvent, Run
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.both_databases
@@ -85,6 +86,19 @@ def test_the_first_release_s_database_keeps_its_data(first_release: Settings) ->
     assert states == ["cancelled", "completed", "completed", "needs_attention", "queued", "queued"]
     assert [leaf.index for leaf in leaves] == list(range(len(leaves)))
     assert len(events) > 10
+    engine.dispose()
+
+
+def test_salts_of_ended_requests_are_gone_from_a_first_release_s_database(first_release: Settings) -> None:
+    engine = connect(first_release)
+    with reading(engine) as s:
+        requests = list(s.exec(select(ErasureRequest)))
+        records = list(s.exec(select(IdempotencyRecord)))
+    for request in requests:
+        assert (request.commitment_salt is None) == (request.state in ENDS)
+        assert request.commitment
+    assert len(records) == 2
+    assert all(receipt["commitment_salt"] is None for record in records for receipt in record.response["requests"])
     engine.dispose()
 
 

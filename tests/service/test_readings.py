@@ -18,6 +18,8 @@ from service.readings import RequestFilter
 from service.schemas import Filing
 from service.tables import CertificateRecord, Deployment, ErasureRequest, ModelVersion, ServingWorker
 
+pytestmark = pytest.mark.both_databases
+
 Person = Callable[..., Client]
 
 

@@ -9,6 +9,8 @@ from service.keyring import Keyring
 from service.tables import ModelVersion
 from tests.service.versions import add_version, manifest, write_weights
 
+pytestmark = pytest.mark.both_databases
+
 
 def test_weights_are_named_by_their_content_and_come_back_checked(context, tmp_path):
     weights = write_weights(tmp_path / "w", 1)

@@ -24,6 +24,8 @@ from service.schemas import Decision, Filing, Rejection, State
 from service.settings import Settings
 from service.tables import ErasureRequest, RequestEvent, Tombstone
 
+pytestmark = pytest.mark.both_databases
+
 HAPPY = ("unlearning", "auditing", "deploying", "purging", "completed")
 DEMANDED = {
     "completed": {"outcome": "erased"},

@@ -26,6 +26,8 @@ from service.settings import Settings
 from service.tables import CallbackDelivery, ErasureRequest
 from service.webhooks import Deliverer, deliver_due, deliveries_of, wait_after
 
+pytestmark = pytest.mark.both_databases
+
 URL = "https://privacy.example.org/erasure-events?tenant=7"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "callbacks.md"
 

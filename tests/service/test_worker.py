@@ -20,6 +20,8 @@ from service.schemas import Filing
 from service.tables import ErasureRequest, LogLeaf, OpenLine, Run, WorkerLease
 from service.worker import Lease, claim, is_alive
 
+pytestmark = pytest.mark.both_databases
+
 POLICY = load_policy("standard")
 CLIENT = Client("client", "client", frozenset(auth.SCOPES))
 

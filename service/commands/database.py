@@ -1,0 +1,42 @@
+"""`expunge database …`: the schema of the request database."""
+
+from __future__ import annotations
+
+import typer
+
+from service.commands.screen import console
+from service.settings import Settings
+
+database_app = typer.Typer(
+    no_args_is_help=True,
+    help="""The schema of the request database.
+
+    Every process brings it up to date when it starts, so neither command is needed; `upgrade` does it ahead of the
+    start, for example with an account that may change tables.
+    """,
+)
+
+
+@database_app.command("status")
+def database_status() -> None:
+    """Which schema the database has, and which one this version of Expunge works with; changes nothing."""
+    from service import db, migrations
+
+    engine = db.engine_of(Settings())
+    with db.starting(engine), engine.connect().execution_options(read_only=True) as connection:
+        found = migrations.step_of(connection)
+    place = engine.url.render_as_string(hide_password=True)
+    console.print(f"{place}: schema {found or 'none'}, this version has {migrations.HEAD}.", soft_wrap=True)
+    engine.dispose()
+
+
+@database_app.command("upgrade")
+def database_upgrade() -> None:
+    """Bring the schema up to date; back up the database before, there is no way back."""
+    from service import db, migrations
+
+    engine = db.engine_of(Settings())
+    with db.starting(engine):
+        found = migrations.upgrade(engine)
+    console.print(f"Schema {migrations.HEAD}; it was {found or 'none'}.")
+    engine.dispose()
