@@ -28,18 +28,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-import numpy as np
-from rich.console import Console
-from sqlmodel import select
+# Run as a script, this file's own folder comes first on the path and `audit.py` there would hide the package `audit`.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from service.context import Context
-from service.db import reading
-from service.demo import prepare_home
-from service.processes import Processes, free_ports
-from service.settings import Settings
-from service.tables import ServingWorker
-from unlearning.faces import read_metadata
+import httpx  # noqa: E402
+import numpy as np  # noqa: E402
+from rich.console import Console  # noqa: E402
+from sqlmodel import select  # noqa: E402
+
+from service.context import Context  # noqa: E402
+from service.db import reading  # noqa: E402
+from service.demo import prepare_home  # noqa: E402
+from service.processes import Processes, free_ports  # noqa: E402
+from service.settings import Settings  # noqa: E402
+from service.tables import ServingWorker  # noqa: E402
+from unlearning.faces import read_metadata  # noqa: E402
 
 CONNECTIONS = 32
 OFF = {"metrics": False, "log_level": "error"}

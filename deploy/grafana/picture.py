@@ -72,12 +72,15 @@ def _lines(series: Series, unit: str, times: tuple[float, float], inside: tuple[
     left, top, right, bottom = inside
     values = [value for points in series.values() for _, value in points if math.isfinite(value)]
     x = Scale(times[0], times[1], left, right)
-    y = Scale(min([0.0, *values]), max([*values, 1e-9]) * 1.05, bottom, top)
+    highest = max([0.0, *values]) or 1.0  # an empty panel has a scale, too
+    y = Scale(min([0.0, *values]), highest * 1.05, bottom, top)
     parts = []
     for tick in y.ticks(4):
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(_text(left - 5, y(tick) + 3, readable(tick, unit), "tick", "end"))
-    for seconds in range(0, int(times[1] - times[0]) + 1, 15):
+    span = times[1] - times[0]
+    step = next((step for step in (5, 10, 15, 30, 60, 120) if span / step <= (right - left) / 45), 300)
+    for seconds in range(0, int(span) + 1, step):
         parts.append(_text(x(times[0] + seconds), bottom + 12, f"{seconds} s", "tick", "middle"))
     at = left - 38
     for number, (legend, points) in enumerate(sorted(series.items())):
