@@ -223,6 +223,29 @@ def forgetting_ratio(
     )
 
 
+def quick_ratio(
+    unlearned: ArrayLike, retrained: ArrayLike, *, seed: int | np.random.SeedSequence, n_draws: int = 12
+) -> float:
+    """F / F_null of a few unlearned models, for searches: all of them against as many retrained ones, over draws.
+
+    Not for verdicts: nothing tells the spread over unlearned models. NaN if the null is zero or undetermined.
+
+    Raises:
+        BankError: fewer than twice as many retrained models as unlearned ones, or shapes that do not fit.
+    """
+    u, r = as_banks(unlearned, retrained)
+    if len(r) < 2 * len(u):
+        raise BankError(f"Expected at least {2 * len(u)} retrained models, got {len(r)}.")
+    rng, n = np.random.default_rng(seed), len(u)
+    found, null = np.empty(n_draws), np.empty(n_draws)
+    for draw in range(n_draws):
+        order = rng.permutation(len(r))
+        one, other = r[order[:n]], r[order[n : 2 * n]]
+        found[draw], null[draw] = forgetting_quality(u, one).value, forgetting_quality(other, one).value
+    bottom = np.nan_to_num(null).mean()
+    return float(np.nan_to_num(found).mean() / bottom) if bottom > 0 else np.nan
+
+
 def _ratio_of_means(f: Array, g: Array, confidence: float) -> Interval:
     """Mean of complementary halves `(n_pairs, 2)` over the mean null `(n_pairs,)`; see `forgetting_ratio`."""
     f, g = f[~np.isnan(f).any(axis=1)], g[~np.isnan(g)]

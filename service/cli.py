@@ -13,10 +13,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from service.commands.compare import compare
 from service.commands.data import data_app
 from service.commands.database import database_app
 from service.commands.evaluate import evaluate
 from service.commands.keys import keys_app
+from service.commands.methods import methods, tune
 from service.commands.references import references_app
 from service.commands.screen import console, progress_bar
 from service.errors import ExpungeError, StartupError
@@ -43,7 +45,10 @@ app.add_typer(data_app, name="data")
 app.add_typer(references_app, name="references")
 app.add_typer(keys_app, name="keys")
 app.add_typer(database_app, name="database")
+app.command()(methods)
+app.command()(tune)
 app.command()(evaluate)
+app.command()(compare)
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -29,8 +30,9 @@ from service.context import Context
 from service.errors import ConflictError, InvalidInputError
 from service.planning import asked_to_go, pictures_in_service, recipe_of
 from service.production import library_versions
-from service.trials import Outcome, Rows, in_children, open_pictures, score
+from service.trials import Outcome, Rows, Scene, in_children, open_pictures, score
 from unlearning.devices import describe_device, resolve_device
+from unlearning.errors import MethodError
 from unlearning.methods import Settings as MethodSettings
 from unlearning.methods import find_method, settings_for, unlearn
 from unlearning.training import Examples, train
@@ -40,6 +42,10 @@ ORIGINAL_SEEDS, UNLEARNING_SEEDS = 1_000_003, 2_000_003  # references start at 0
 
 OnProgress = Callable[[int, int], None]
 """Called with (models there, models wanted)."""
+
+
+OnFailure = Callable[["Task", str], None]
+"""Called with a task and why it gave no model."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +104,31 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What originals learn from; equal and hashed by its digest, so that forget sets share their originals.
+
+    Attributes:
+        scene: pictures, recipe and device; its rows are of no matter here.
+        everybody: rows learned from, the forget set among them.
+    """
+
+    digest: str
+    scene: Scene = field(compare=False, repr=False)
+    everybody: Rows = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class Stage:
     """A forget set and all that its models have in common; equal and hashed by its digest.
 
     Attributes:
         plan: bank of models that never saw the forget set; `plan.scene.forget` is the forget set.
-        everybody: rows the originals learn from, the forget set among them.
+        origin: of the originals.
     """
 
     digest: str
     plan: BankPlan = field(compare=False, repr=False)
-    everybody: Rows = field(compare=False, repr=False)
+    origin: Origin = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -155,7 +175,8 @@ def set_stage(context: Context, people: Iterable[str]) -> Stage:
     plan = plan_exact_bank(context, recipe, pictures, wanted, absent)
     plan = replace(plan, scene=replace(plan.scene, forget=plan.scene.scored))
     everybody = faces.where(split="train", without=absent)
-    return Stage(_digest(plan.key.digest, rows_digest(faces, everybody)), plan, everybody)
+    origin = Origin(_digest(recipe.digest, rows_digest(faces, everybody)), plan.scene, everybody)
+    return Stage(_digest(plan.key.digest, rows_digest(faces, everybody)), plan, origin)
 
 
 def store_of(context: Context, stage: Stage) -> BankStore:
@@ -204,7 +225,7 @@ def evaluate(
     provenance = {
         "Recipe": f"{scene.recipe.name} ({scene.recipe.digest[:16]}…)",
         "Data manifest": scene.pictures.manifest_digest,
-        "Models trained on": f"{len(scene.retain)} images, originals on {len(stage.everybody)}",
+        "Models trained on": f"{len(scene.retain)} images, originals on {len(stage.origin.everybody)}",
         "Accuracy on people never seen": f"over {len(scene.test)} images",
         "Settings": "; ".join(
             f"{m}: {'tuned for this recipe' if m in tuned else 'authors’'}" for m in experiment.methods
@@ -251,70 +272,114 @@ def draw_references(context: Context, stage: Stage, n_models: int, on_progress: 
 
 def draw_candidates(context: Context, experiment: Experiment, stage: Stage, on_progress: OnProgress) -> dict[str, Bank]:
     """By name, the bank of every method and of the originals themselves."""
-    store, n, plan = store_of(context, stage), experiment.n_each, stage.plan
-    keys = _keys(stage, experiment)
-    lacking: dict[int, list[str]] = {}
-    for name, key in keys.items():
-        store.begin(key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n, now=context.now())
-        for seed in store.missing_seeds(key, n):
-            lacking.setdefault(seed, []).append(name)
-    wanted = len(keys) * n
-    done = wanted - sum(map(len, lacking.values()))
+    return draw_together(context, [(experiment, stage)], on_progress)[0]
+
+
+def draw_together(
+    context: Context,
+    asked: Sequence[tuple[Experiment, Stage]],
+    on_progress: OnProgress,
+    *,
+    on_failure: OnFailure | None = None,
+) -> list[dict[str, Bank]]:
+    """The banks of several experiments, each original trained once for all of them.
+
+    Args:
+        asked: experiments of one setup, each with its stage; all stages of one data folder.
+        on_failure: called when a method diverged; its bank is then not among those given. None: the error is raised.
+    """
+    failed: set[BankKey] = set()
+    lacking: dict[tuple[Origin, int, int], list[Task]] = {}
+    wanted, n_lacking, keys_of = 0, 0, [_keys(stage, experiment) for experiment, stage in asked]
+    for (experiment, stage), keys in zip(asked, keys_of, strict=True):
+        store, n, plan = store_of(context, stage), experiment.n_each, stage.plan
+        wanted += len(keys) * n
+        for name, key in keys.items():
+            store.begin(key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n, now=context.now())
+            settings = None if name == DO_NOTHING else settings_for(name, plan.scene.recipe)
+            for seed in store.missing_seeds(key, n):
+                original = 0 if experiment.setup == "reuse_n_1" else seed
+                lacking.setdefault((stage.origin, original, seed), []).append(Task(stage, name, settings, key))
+                n_lacking += 1
+    done = wanted - n_lacking
     on_progress(done, wanted)
-    one = experiment.setup == "reuse_n_1"
-    chosen = {name: settings_for(name, plan.scene.recipe) for name in experiment.methods}
-    calls = (
-        (stage, 0 if one else seed, seed, {name: chosen.get(name) for name in names})
-        for seed, names in sorted(lacking.items())
-    )
+    calls = ((*what, tasks) for what, tasks in sorted(lacking.items(), key=lambda item: item[0][1:]))
     try:
         for outcomes in in_children(run_original, calls, context.settings):
-            for name, outcome in outcomes.items():
-                store.add(keys[name], _row(plan, outcome))
+            for task, outcome in outcomes:
+                if isinstance(outcome, Outcome):
+                    store_of(context, task.stage).add(task.key, _row(task.stage.plan, outcome))
+                elif on_failure is None:
+                    raise outcome
+                else:
+                    failed.add(task.key)
+                    on_failure(task, str(outcome))
             done += len(outcomes)
             on_progress(done, wanted)
     finally:
         _original.cache_clear()  # with one job it was this process that trained it
-    return {name: _found(store, key, n) for name, key in keys.items()}
+    return [
+        {
+            name: _found(store_of(context, stage), key, experiment.n_each)
+            for name, key in keys.items()
+            if key not in failed
+        }
+        for (experiment, stage), keys in zip(asked, keys_of, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One method to run on an original, and the bank its figures go to; `settings` is None for `DO_NOTHING`."""
+
+    stage: Stage
+    method: str
+    settings: MethodSettings | None
+    key: BankKey
 
 
 def run_original(
-    stage: Stage, original: int, seed: int, methods: Mapping[str, MethodSettings | None]
-) -> dict[str, Outcome]:
-    """Train an original, unlearn it by each method in turn, and score what came out.
+    origin: Origin, original: int, seed: int, tasks: Sequence[Task]
+) -> list[tuple[Task, Outcome | MethodError]]:
+    """Train an original, unlearn it by each task in turn, and score what came out; of a diverged run the error.
 
     Args:
-        stage: whose forget set it learns and forgets.
+        origin: what it learns from.
         original: number of the original.
         seed: number of the run; of its row in the banks.
-        methods: settings by name; `DO_NOTHING` scores the original itself.
+        tasks: methods and the forget sets they forget.
     """
-    scene = stage.plan.scene
-    model = _original(stage, original)
-    faces = open_pictures(scene.pictures)
-    forget, retain = (
-        Examples.from_arrays(faces.images[rows], faces.labels[rows]) for rows in (scene.scored, scene.retain)
-    )
-    outcomes = {}
-    for name, settings in methods.items():
-        if name == DO_NOTHING:
-            outcomes[name] = Outcome(seed, *score(scene, model), 0.0, 0, 0)
+    model = _original(origin, original)
+    outcomes: list[tuple[Task, Outcome | MethodError]] = []
+    for task in tasks:
+        scene = task.stage.plan.scene
+        if task.method == DO_NOTHING:
+            outcomes.append((task, Outcome(seed, *score(scene, model), 0.0, 0, 0)))
             continue
-        done = unlearn(
-            name, model, forget, retain, recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed, device=scene.device,
-            settings=settings,
-        )  # fmt: skip
+        faces = open_pictures(scene.pictures)
+        forget, retain = (
+            Examples.from_arrays(faces.images[rows], faces.labels[rows]) for rows in (scene.scored, scene.retain)
+        )
+        try:
+            done = unlearn(
+                task.method, model, forget, retain, recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed,
+                device=scene.device, settings=task.settings,
+            )  # fmt: skip
+        except MethodError as error:
+            outcomes.append((task, error))
+            continue
         cost = done.cost
-        outcomes[name] = Outcome(seed, *score(scene, done.model), cost.seconds, cost.n_forward, cost.n_backward)
+        outcome = Outcome(seed, *score(scene, done.model), cost.seconds, cost.n_forward, cost.n_backward)
+        outcomes.append((task, outcome))
     return outcomes
 
 
 @lru_cache(maxsize=1)
-def _original(stage: Stage, original: int) -> torch.nn.Module:
+def _original(origin: Origin, original: int) -> torch.nn.Module:
     """The original of that number; kept until the next one, for the runs of `reuse_n_1` start from the same."""
-    scene = stage.plan.scene
+    scene = origin.scene
     faces = open_pictures(scene.pictures)
-    data = Examples.from_arrays(faces.images[stage.everybody], faces.labels[stage.everybody])
+    data = Examples.from_arrays(faces.images[origin.everybody], faces.labels[origin.everybody])
     n_classes = len(faces.classes)
     return train(scene.recipe, data, n_classes=n_classes, seed=ORIGINAL_SEEDS + original, device=scene.device).model
 
@@ -326,17 +391,24 @@ def _keys(stage: Stage, experiment: Experiment) -> dict[str, BankKey]:
     keys = {}
     for name in experiment.candidates:
         options = {} if name == DO_NOTHING else settings_for(name, recipe).to_dict()
-        code = training_code_version() if name == DO_NOTHING else methods_code_version()
+        code = training_code_version() if name == DO_NOTHING else method_code_version(name)
         made_by = _digest(stage.digest, name, json.dumps(options, sort_keys=True), origin)
         keys[name] = replace(stage.plan.key, code_version=code, training_digest=made_by)
     return keys
 
 
 @cache
-def methods_code_version() -> str:
-    """Digest of the code that methods and training run: a change makes unlearned banks a miss."""
-    files = sorted(Path(unlearning.methods.__file__).parent.glob("*.py"))
-    return _digest(training_code_version(), *(path.read_text() for path in files))
+def method_code_version(name: str) -> str:
+    """Digest of the code that a method's run passes through: a change makes its banks a miss, and only its."""
+    package, waiting = Path(unlearning.methods.__file__).parent, ["running", find_method(name).function.__module__]
+    files: dict[str, str] = {}
+    while waiting:
+        module = waiting.pop().rpartition(".")[2]
+        if module in {*files, "registry", "tuned"}:  # which settings were chosen stands in the key by itself
+            continue
+        files[module] = (package / f"{module}.py").read_text(encoding="utf-8")
+        waiting += re.findall(r"^from unlearning\.methods\.(\w+) import", files[module], flags=re.MULTILINE)
+    return _digest(training_code_version(), *(files[module] for module in sorted(files)))
 
 
 def _candidates(bank: Bank, rows: slice, experiment: Experiment) -> Candidates:

@@ -5,6 +5,7 @@ initial weights from them, and every other draw comes from a generator that is p
 """
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,18 @@ def describe_device(device: torch.device) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return "CPU"
+
+
+def stopwatch(device: torch.device) -> float:
+    """Gives seconds on a clock that never goes back, once the device has done what was asked of it.
+
+    On a CPU processor time of this process, all its threads together: the same work takes the same seconds whatever
+    else the machine does. On CUDA, whose work no processor clock sees, wall-clock time.
+    """
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ device with one number of threads.
 import contextlib
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from unlearning.descent import SGD, Adam, FlatWeights
-from unlearning.devices import resolve_device, resolve_dtype, seeded
+from unlearning.devices import resolve_device, resolve_dtype, seeded, stopwatch
 from unlearning.errors import RecipeError
 from unlearning.models import build, to_inputs
 from unlearning.recipes import Recipe
@@ -103,7 +102,7 @@ class Trained:
     """A model in eval mode with float32 weights, and what it cost.
 
     Attributes:
-        seconds: wall clock of the training alone.
+        seconds: of the training alone, by `unlearning.devices.stopwatch`.
         n_forward, n_backward: examples passed forward and backward.
     """
 
@@ -166,8 +165,8 @@ def train(
         RecipeError: too few examples, images or labels that do not fit the recipe, or a loss that is no number.
     """
     _check(recipe, data, n_classes)
-    started = time.perf_counter()
     where = resolve_device(device)
+    started = stopwatch(where)
     dtype = resolve_dtype(recipe.dtype, where)
     augment = Augment(recipe.shift, recipe.flip)
     n_steps = recipe.epochs * math.ceil(len(data) / recipe.batch_size)
@@ -198,7 +197,7 @@ def train(
                 on_epoch(epoch, recipe.epochs, mean_loss)
         flat.release()
     n_seen = recipe.epochs * len(data)
-    return Trained(model.eval(), time.perf_counter() - started, n_seen, n_seen)
+    return Trained(model.eval(), stopwatch(where) - started, n_seen, n_seen)
 
 
 def logits(model: nn.Module, images: Tensor, *, batch_size: int = 256) -> NDArray[np.float32]:

@@ -21,9 +21,11 @@ from service.errors import ConflictError, InvalidInputError
 from service.experiments import (
     Experiment,
     Stage,
+    Task,
     draw,
     draw_candidates,
     draw_references,
+    draw_together,
     evaluate,
     run_original,
     set_stage,
@@ -190,11 +192,35 @@ def test_references_and_the_retrain_anchor_share_no_model(context: Context, peop
 
 def test_a_run_is_the_same_in_any_company(context: Context, people: list[str]) -> None:
     stage = set_stage(context, people[:2])
-    settings = {name: experiments.settings_for(name, stage.plan.scene.recipe) for name in ("finetune", "random_mask")}
-    both = run_original(stage, 0, 3, settings)
+    tasks = [
+        Task(stage, name, experiments.settings_for(name, stage.plan.scene.recipe), stage.plan.key)
+        for name in ("finetune", "random_mask")
+    ]
+    both = run_original(stage.origin, 0, 3, tasks)
     experiments._original.cache_clear()
-    alone = run_original(stage, 0, 3, {"random_mask": settings["random_mask"]})
-    np.testing.assert_array_equal(both["random_mask"].margins, alone["random_mask"].margins)
+    alone = run_original(stage.origin, 0, 3, tasks[1:])
+    np.testing.assert_array_equal(both[1][1].margins, alone[0][1].margins)
+
+
+def test_forget_sets_share_their_originals(
+    context: Context, people: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [
+        (one, set_stage(context, one.people))
+        for one in (experiment(people[n:], setup="reuse_n_n", methods=("gradient_ascent",)) for n in (10, 12))
+    ]
+    seeds = trained(monkeypatch)
+    together = draw_together(context, asked, quiet)
+    assert len(seeds) == 8
+    alone = draw_candidates(context, *asked[1], quiet)
+    assert len(seeds) == 8
+    np.testing.assert_array_equal(together[1]["gradient_ascent"].margins, alone["gradient_ascent"].margins)
+
+
+def test_a_method_s_banks_depend_on_its_own_code_only() -> None:
+    versions = {name: experiments.method_code_version(name) for name in ("finetune", "seif", "scrub", "scrub_r")}
+    assert versions["scrub"] == versions["scrub_r"]
+    assert len(set(versions.values())) == 3
 
 
 def test_no_weights_on_disk(context: Context, people: list[str]) -> None:
@@ -208,7 +234,7 @@ def test_no_weights_on_disk(context: Context, people: list[str]) -> None:
 def test_stages_differ_by_forget_set_and_are_hashed_by_digest(context: Context, people: list[str]) -> None:
     one, other = set_stage(context, people[:2]), set_stage(context, people[:1])
     assert one.digest != other.digest
-    again = Stage(one.digest, other.plan, other.everybody)
+    again = Stage(one.digest, other.plan, other.origin)
     assert (hash(again), again) == (hash(one), one)
 
 
@@ -223,7 +249,7 @@ def test_who_asked_to_be_erased_is_refused_and_in_no_model(context: Context, peo
             set_stage(context, people[-1:])
         stage = set_stage(context, people[:1])
         assert stage.digest != before.digest
-        assert len(stage.everybody) == len(before.everybody) - 3
+        assert len(stage.origin.everybody) == len(before.origin.everybody) - 3
         assert len(stage.plan.scene.retain) == len(before.plan.scene.retain) - 3
     finally:
         with session(context.engine) as s:

@@ -1,10 +1,12 @@
 """Devices: the device behind "auto", the arithmetic that pays there, randomness that leaves the caller's alone."""
 
+import time
+
 import pytest
 import torch
 
 from unlearning import devices
-from unlearning.devices import describe_device, resolve_device, resolve_dtype, seeded
+from unlearning.devices import describe_device, resolve_device, resolve_dtype, seeded, stopwatch
 from unlearning.errors import RecipeError
 
 CPU = torch.device("cpu")
@@ -77,3 +79,13 @@ def test_the_callers_randomness_comes_back_after_an_error():
 
 def test_a_device_has_a_name():
     assert describe_device(CPU).strip()
+
+
+def test_stopwatch_counts_work_and_not_waiting():
+    started, n = stopwatch(CPU), 0
+    time.sleep(0.2)
+    slept = stopwatch(CPU) - started
+    while stopwatch(CPU) - started < slept + 0.05:
+        n += 1
+    assert slept < 0.1
+    assert n > 0

@@ -5,8 +5,9 @@ forgetting* (CF-k) goes on training the last k blocks, *exact unlearning* (EU-k)
 front keeps all it ever learned, and that is the known failure: people memorised in early layers stay.
 
 Blocks are read from the graph (`unlearning.methods.modules`); the classifier is trained along and not counted.
-Frozen blocks keep their batch statistics. Cost: `epochs` passes over the retain set, backward through the last
-blocks only. Defaults: k 1, 0.01, 10 epochs.
+Frozen blocks keep their batch statistics.
+
+Cost: `epochs` passes over the retain set, backward through the last blocks only. Defaults: k 1, 0.01, 10 epochs.
 """
 
 import dataclasses

@@ -1,5 +1,9 @@
 """What a method's run costs: examples forwarded and backwarded, counted where they pass, and seconds.
 
+Seconds are processor time of the process, so that a cost does not depend on what else the machine does; only on CUDA,
+where the processor waits for another device, they are wall-clock time. A *share of retraining* is the median seconds
+of the method's runs over the median seconds of trainings from scratch on the retain set, timed the same way.
+
 A `Meter` hangs on the network a method is given. The hook travels with every deep copy (teachers, students,
 originals kept for comparison), so all passes of all of them are counted, whatever loop the method writes. A pass
 over n images counts n forward; it counts n backward when a gradient comes back through its output, once for every
@@ -7,7 +11,6 @@ time it does. Networks that a method builds elsewhere (exact retraining) report 
 """
 
 import contextlib
-import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,7 +26,8 @@ class Cost:
     Attributes:
         n_forward: examples that passed forward through any of the run's networks.
         n_backward: examples for which a gradient passed backward.
-        seconds: wall-clock seconds of the run, the copy of the original included.
+        seconds: of the run, the copy of the original included, by `unlearning.devices.stopwatch`: processor time, on
+            CUDA wall-clock time.
     """
 
     n_forward: int
@@ -87,10 +91,3 @@ def metered(model: nn.Module) -> Iterator[Meter]:
     finally:
         meter.detach(model)
         _running.reset(token)
-
-
-def stopwatch(device: torch.device) -> float:
-    """Gives seconds on a monotonic clock once the device has done what was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

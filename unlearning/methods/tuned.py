@@ -2,7 +2,8 @@
 
 `tuned.json` maps a recipe's name to its digest and, by method, to `settings` (only what differs from the authors'
 values) and `record` (who was forgotten while tuning, how many models, what came out). A recipe whose digest differs
-from the recorded one is another recipe: its methods run with the authors' values.
+from the recorded one is another recipe: its methods run with the authors' values. Instead of `methods` a recipe
+may have `settings_of`, the name of another whose settings it takes over untuned.
 """
 
 import functools
@@ -25,9 +26,10 @@ def tuned_settings(method: str, settings: type[S], recipe: Recipe) -> S:
 
 def tuned_record(method: str, recipe: Recipe) -> dict[str, Any] | None:
     """Gives `{"settings": …, "record": …}` of a method for a recipe, or None if it was never tuned for it."""
-    for entry in _tables().values():
+    tables = _tables()
+    for name, entry in tables.items():
         if entry["recipe_digest"] == recipe.digest:
-            return entry["methods"].get(method)
+            return tables[entry.get("settings_of", name)]["methods"].get(method)
     return None
 
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from unlearning.methods.cost import Cost, metered, report, stopwatch
+from unlearning.methods.cost import Cost, metered, report
 
 
 @pytest.fixture
@@ -70,8 +70,3 @@ def test_report_outside_a_run_is_ignored():
 
 def test_share():
     assert Cost(1, 1, seconds=0.5).share_of(Cost(9, 9, seconds=2.0)) == 0.25
-
-
-def test_stopwatch_goes_forward():
-    device = torch.device("cpu")
-    assert stopwatch(device) <= stopwatch(device)

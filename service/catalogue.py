@@ -1,0 +1,80 @@
+"""What there is to say about each method in one place: for `expunge methods` and whoever reads its JSON."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unlearning.methods import METHODS, find_method, settings_for, tuned_record
+from unlearning.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method.
+
+    Attributes:
+        reads: what of the request it reads.
+        cost: what it passes through, from its own description.
+        cost_share: seconds as a share of retraining's, measured when its settings were tuned; None: never tuned.
+        authors: the authors' settings.
+        settings: those in force for the recipe.
+        tuned_on: recipe they were tuned on; None: the authors'.
+    """
+
+    name: str
+    title: str
+    source: str
+    needs_forget: bool
+    exact: bool
+    cost: str
+    cost_share: float | None
+    authors: dict[str, Any]
+    settings: dict[str, Any]
+    tuned_on: str | None
+
+    @property
+    def reads(self) -> str:
+        """In words."""
+        if self.exact:
+            return "retain set only, not the model"
+        return "forget and retain set" if self.needs_forget else "retain set only"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def describe(name: str, recipe: Recipe) -> Entry:
+    """One method's entry.
+
+    Raises:
+        MethodError: there is none of that name.
+    """
+    method, found = find_method(name), tuned_record(name, recipe)
+    return Entry(
+        name=name,
+        title=method.title,
+        source=method.source,
+        needs_forget=method.needs_forget,
+        exact=method.exact,
+        cost=documented_cost(name),
+        cost_share=1.0 if method.exact else found["record"]["cost_share"] if found else None,
+        authors=method.settings().to_dict(),
+        settings=settings_for(name, recipe).to_dict(),
+        tuned_on=recipe.name if found else None,
+    )
+
+
+def entries(recipe: Recipe) -> list[Entry]:
+    """All methods, in the registry's order."""
+    return [describe(name, recipe) for name in METHODS]
+
+
+def documented_cost(name: str) -> str:
+    """The sentence that a method's own description has after "Cost:"."""
+    text = sys.modules[find_method(name).function.__module__].__doc__ or ""
+    found = re.search(r"^Cost: (.+?)(?=\. [A-Z]|\.$|\.\n\n)", text, flags=re.DOTALL | re.MULTILINE)
+    return " ".join(found.group(1).split()) if found else ""

@@ -1,0 +1,112 @@
+"""`expunge methods` and `expunge tune`: which methods there are, and their settings for a recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands.screen import console, progress_bar
+from service.settings import Settings
+
+
+def methods(
+    method: Annotated[str | None, typer.Argument(help="One method, to see its settings.", metavar="[METHOD]")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """List the unlearning methods: whose they are, what they read, what they cost, their settings for the recipe."""
+    from rich.table import Table
+
+    from service.catalogue import describe, entries
+    from unlearning.recipes import load_recipe
+
+    recipe = load_recipe(Settings().recipe)
+    listed = [describe(method, recipe)] if method else entries(recipe)
+    if as_json:
+        print(json.dumps([entry.to_dict() for entry in listed], indent=2, ensure_ascii=False))
+        return
+    if method:
+        (entry,) = listed
+        console.print(f"{entry.name}: {entry.title}, {entry.source}. {entry.reads}.", markup=False)
+        console.print(f"Cost: {entry.cost}.", markup=False)
+        table = Table("setting", "authors'", f"in force for {recipe.name}")
+        for name, value in entry.authors.items():
+            in_force = entry.settings[name]
+            table.add_row(name, str(value), str(in_force) if in_force != value else "")
+        console.print(table)
+        return
+    table = Table("method", "source", "reads", "cost / retraining", f"settings for {recipe.name}")
+    for entry in listed:
+        table.add_row(
+            entry.name, entry.source, entry.reads, "–" if entry.cost_share is None else f"{entry.cost_share:.0%}",
+            "tuned" if entry.tuned_on else "authors'",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        "Costs are those measured with tuned settings; `expunge methods NAME` says what a method passes through."
+    )
+
+
+TuningPeople = Annotated[
+    list[str],
+    typer.Option(
+        help="User id of the home's data to tune on, several with commas are forgotten together; repeat for further "
+        "forget sets. None: the tuning people of a world.",
+        metavar="ID[,ID…]",
+    ),
+]
+
+
+def tune(
+    method: Annotated[str, typer.Argument(help="Method to tune; an unknown one is answered with the list.")],
+    *,
+    forget: TuningPeople = [],  # noqa: B006 (typer copies it)
+    world: Annotated[str, typer.Option(help="Public data to tune on, where no one is named.")] = "att",
+    trials: Annotated[int, typer.Option(min=1, help="Settings tried.")] = 8,
+    n_models: Annotated[int, typer.Option(min=4, help="Runs of a trial on each forget set.")] = 32,
+    out: Annotated[
+        Path | None, typer.Option(help="File of tuned settings to keep the result in; default tuned.json in the home.")
+    ] = None,
+) -> None:
+    """Search a method's settings for a recipe, on people set apart for it.
+
+    Whoever is tuned on must not be reported on. A search that was stopped goes on where it was.
+    """
+    from service.context import Context
+    from service.planning import recipe_of
+    from service.trials import release_processes
+    from service.tuning import Search, keep
+    from service.tuning import tune as run_search
+    from service.worlds import WORLDS, open_world
+
+    settings = Settings()
+    if forget:
+        context, sets, where = Context.open(settings), tuple(tuple(ids.split(",")) for ids in forget), ""
+    else:
+        context = open_world(world, settings)
+        sets, where = WORLDS[world].tuning, f" --world {world}"
+    search = Search(method, sets, n_trials=trials, n_models=n_models, n_confirm=n_models)
+    with progress_bar() as bar:
+        task = bar.add_task(f"{method}: trials", total=trials)
+        found = run_search(
+            context, search,
+            on_trial=lambda done, wanted, best: bar.update(
+                task, completed=done, total=wanted, description=f"{method}: best so far {best:.2f}, trials"
+            ),
+        )  # fmt: skip
+    release_processes()
+    record = found["record"]
+    if not forget:
+        record["people"] = [list(people) for people in sets]  # of public data; people of your own are in no file
+    record["command"] = f"expunge tune {method}{where} --trials {trials} --n-models {n_models}"
+    file = out or settings.home / "tuned.json"
+    keep(file, recipe_of(context), method, found)
+    console.print(
+        f"{method}: F / F_null {record['forgetting_ratio']:.2f}, retain {record['retain_ratio']:.3f}, test "
+        f"{record['test_ratio']:.3f}, cost {record['cost_share']:.0%} with {json.dumps(found['settings'])}; kept in "
+        f"{file}.",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""All methods by name. Adding one is a file and a line here; the contract tests and the commands find it."""
+
+import dataclasses
+from collections.abc import Callable
+
+from torch import nn
+
+from unlearning.errors import MethodError
+from unlearning.methods import (
+    amnesiacs,
+    bad_teacher,
+    cf_k,
+    dilute,
+    fanchuan,
+    finetune,
+    forget,
+    gradient_ascent,
+    kookmin,
+    l1_sparse,
+    neggrad_plus,
+    random_label,
+    random_mask,
+    retrain,
+    salun,
+    scrub,
+    sebastian,
+    seif,
+    ssd,
+    sun,
+    toshi,
+)
+from unlearning.methods.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method as the registry knows it.
+
+    Attributes:
+        function: `(model, forget, retain, *, settings, seed, device) -> model`.
+        settings: its frozen dataclass; the defaults are the authors' values.
+        title: what people call it.
+        source: whose it is.
+        needs_forget: reads the forget set; the others run without one.
+        exact: never reads the original's weights, so nothing of the forget set can be left.
+    """
+
+    function: Callable[..., nn.Module]
+    settings: type[Settings]
+    title: str
+    source: str
+    needs_forget: bool
+    exact: bool = False
+
+
+_CHALLENGE = "NeurIPS 2023 machine unlearning challenge"
+
+METHODS: dict[str, Method] = {
+    "retrain": Method(
+        retrain.retrain,
+        retrain.RetrainSettings,
+        "Exact retraining",
+        "the definition of unlearning",
+        needs_forget=False,
+        exact=True,
+    ),
+    "fanchuan": Method(
+        fanchuan.fanchuan, fanchuan.FanchuanSettings, "Fanchuan", f"{_CHALLENGE}, place 1", needs_forget=True
+    ),
+    "kookmin": Method(
+        kookmin.kookmin, kookmin.KookminSettings, "Kookmin (MSG)", f"{_CHALLENGE}, place 2", needs_forget=True
+    ),
+    "seif": Method(seif.seif, seif.SeifSettings, "Seif", f"{_CHALLENGE}, place 3", needs_forget=False),
+    "sebastian": Method(
+        sebastian.sebastian,
+        sebastian.SebastianSettings,
+        "Sebastian (PRMQ)",
+        f"{_CHALLENGE}, place 4",
+        needs_forget=False,
+    ),
+    "toshi": Method(
+        toshi.toshi, toshi.ToshiSettings, "Toshi (CT, pseudo-labels)", f"{_CHALLENGE}, place 5", needs_forget=True
+    ),
+    "amnesiacs": Method(
+        amnesiacs.amnesiacs, amnesiacs.AmnesiacsSettings, "Amnesiacs", f"{_CHALLENGE}, place 6", needs_forget=False
+    ),
+    "sun": Method(sun.sun, sun.SunSettings, "Sun", f"{_CHALLENGE}, place 7", needs_forget=False),
+    "forget": Method(
+        forget.forget_cycles, forget.ForgetSettings, "Forget", f"{_CHALLENGE}, place 8", needs_forget=False
+    ),
+    "random_mask": Method(
+        random_mask.random_mask,
+        random_mask.RandomMaskSettings,
+        "Random mask",
+        f"{_CHALLENGE}, family of place 9",
+        needs_forget=False,
+    ),
+    "finetune": Method(
+        finetune.finetune,
+        finetune.FinetuneSettings,
+        "Fine-tuning",
+        "google-deepmind/unlearning_evaluation",
+        needs_forget=False,
+    ),
+    "gradient_ascent": Method(
+        gradient_ascent.gradient_ascent,
+        gradient_ascent.GradientAscentSettings,
+        "Gradient ascent",
+        "arXiv 1911.04933",
+        needs_forget=True,
+    ),
+    "neggrad_plus": Method(
+        neggrad_plus.neggrad_plus, neggrad_plus.NegGradPlusSettings, "NegGrad+", "arXiv 2302.09880", needs_forget=True
+    ),
+    "scrub": Method(scrub.scrub, scrub.ScrubSettings, "SCRUB", "arXiv 2302.09880", needs_forget=True),
+    "scrub_r": Method(scrub.scrub_r, scrub.ScrubRSettings, "SCRUB+R", "arXiv 2302.09880", needs_forget=True),
+    "random_label": Method(
+        random_label.random_label,
+        random_label.RandomLabelSettings,
+        "Random label",
+        "arXiv 1911.04933",
+        needs_forget=True,
+    ),
+    "salun": Method(salun.salun, salun.SalUnSettings, "SalUn", "arXiv 2310.12508", needs_forget=True),
+    "l1_sparse": Method(
+        l1_sparse.l1_sparse, l1_sparse.L1SparseSettings, "L1-sparse", "arXiv 2304.04934", needs_forget=False
+    ),
+    "bad_teacher": Method(
+        bad_teacher.bad_teacher, bad_teacher.BadTeacherSettings, "Bad teacher", "arXiv 2205.08096", needs_forget=True
+    ),
+    "ssd": Method(ssd.ssd, ssd.SSDSettings, "Selective synaptic dampening", "arXiv 2308.07707", needs_forget=True),
+    "cf_k": Method(cf_k.cf_k, cf_k.LastBlocksSettings, "CF-k", "arXiv 2201.06640", needs_forget=False),
+    "dilute": Method(dilute.dilute, dilute.DiluteSettings, "Dilute", "ours", needs_forget=False),
+    "eu_k": Method(cf_k.eu_k, cf_k.LastBlocksSettings, "EU-k", "arXiv 2201.06640", needs_forget=False),
+}
+
+
+def find_method(name: str) -> Method:
+    """Gives the method of that name.
+
+    Raises:
+        MethodError: there is none.
+    """
+    if name not in METHODS:
+        raise MethodError(f"Unknown method {name!r}. Expected one of {sorted(METHODS)}.")
+    return METHODS[name]

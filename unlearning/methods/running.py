@@ -1,0 +1,108 @@
+"""One run of one method: settings chosen, sets and result checked, cost counted."""
+
+import copy
+import dataclasses
+
+import torch
+from torch import nn
+
+from unlearning.devices import resolve_device, stopwatch
+from unlearning.errors import MethodError
+from unlearning.methods.cost import Cost, metered
+from unlearning.methods.finishing import finish
+from unlearning.methods.registry import Method, find_method
+from unlearning.methods.settings import ApproximateSettings, Settings, bound_to
+from unlearning.methods.tuned import tuned_settings
+from unlearning.recipes import Recipe
+from unlearning.training import Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlearned:
+    """What a run gives: a model in eval mode with finite float32 weights, and what it cost."""
+
+    model: nn.Module
+    cost: Cost
+
+
+def settings_for(name: str, recipe: Recipe) -> Settings:
+    """Gives the settings `unlearn` uses for a recipe by itself: tuned ones if there are any, else the authors'."""
+    return tuned_settings(name, find_method(name).settings, recipe)
+
+
+def unlearn(
+    name: str,
+    model: nn.Module,
+    forget: Examples | None,
+    retain: Examples,
+    *,
+    recipe: Recipe,
+    seed: int,
+    device: str | torch.device = "auto",
+    settings: Settings | None = None,
+) -> Unlearned:
+    """Runs a method and the finishing touches its settings ask for, and counts the cost of both.
+
+    The model, the examples and the caller's random state stay as they are.
+
+    Args:
+        forget: what to forget; None only for methods that do not read it.
+        recipe: of the original model; augmentation and arithmetic are taken from it.
+        settings: None for `settings_for(name, recipe)`; their recipe is replaced by `recipe`.
+
+    Raises:
+        MethodError: unknown method, settings of another method, empty sets, a missing forget set, or a result that is
+            not a finite float32 model of the same architecture.
+    """
+    method = find_method(name)
+    if settings is not None and type(settings) is not method.settings:
+        raise MethodError(f"{name}: expected {method.settings.__name__}, got {type(settings).__name__}.")
+    chosen = settings_for(name, recipe) if settings is None else bound_to(settings, recipe)
+    _check_sets(name, method, forget, retain)
+    where = resolve_device(device)
+    started = stopwatch(where)
+    original = copy.deepcopy(model).to(where).eval()
+    with metered(original) as meter:
+        result = method.function(
+            original,
+            forget.to(where) if forget is not None else None,
+            retain.to(where),
+            settings=chosen,
+            seed=seed,
+            device=where,
+        )
+        if isinstance(chosen, ApproximateSettings):
+            finish(result, original, retain.to(where), settings=chosen, seed=seed, device=where)
+        meter.detach(result)
+    _release(result)
+    cost = Cost(meter.n_forward, meter.n_backward, stopwatch(where) - started)
+    _check_result(name, result, model)
+    return Unlearned(result, cost)
+
+
+def _release(result: nn.Module) -> None:
+    """Brings a network out of training: eval mode, every parameter trainable, in its own memory, without gradient."""
+    result.eval().requires_grad_(True)
+    for parameter in result.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.preserve_format)
+        parameter.grad = None
+
+
+def _check_sets(name: str, method: Method, forget: Examples | None, retain: Examples) -> None:
+    if forget is None and method.needs_forget:
+        raise MethodError(f"{name} reads the forget set, but none was given; pass it or choose a method without.")
+    if forget is not None and len(forget) == 0:
+        raise MethodError(f"{name}: expected at least one example to forget, got an empty forget set.")
+    if len(retain) == 0:
+        raise MethodError(f"{name}: expected at least one example to retain, got an empty retain set.")
+
+
+def _check_result(name: str, result: nn.Module, original: nn.Module) -> None:
+    expected, got = original.state_dict(), result.state_dict()
+    if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in got.items()}:
+        raise MethodError(f"{name} changed the architecture; expected the original's tensors and shapes.")
+    for key, value in got.items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise MethodError(f"{name}: expected float32 weights, got {value.dtype} in {key}.")
+        if not bool(torch.isfinite(value).all()):
+            raise MethodError(f"{name} diverged: {key} has values that are not finite; lower its learning rates.")
