@@ -8,6 +8,9 @@ off, on, … so that what else the machine does falls on both. Each pair of neig
 median and the interval of the middle 90 % of medians of resampled pairs. While one service is measured, the other is
 idle; a scrape a second goes to the one that has metrics, as Prometheus would at its keenest.
 
+Beside the rates stand the CPU seconds that the serving processes took for a prediction: where the cores are the limit
+they say the same, and they stay true when others use the machine.
+
 Needs wrk (Debian's package).
 """
 
@@ -25,6 +28,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 import httpx  # noqa: E402
 import numpy as np  # noqa: E402
+import psutil  # noqa: E402
 from rich.console import Console  # noqa: E402
 from sqlmodel import select  # noqa: E402
 
@@ -62,8 +67,31 @@ end
 """
 
 
+@dataclass(frozen=True)
+class Served:
+    """A service that answers predictions."""
+
+    settings: Settings
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """Taken so far by the serving processes and their parent."""
+        parent = psutil.Process(self.pid)
+        times = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What wrk counted in one turn, and what it cost."""
+
+    per_second: float
+    cpu_seconds: float
+    """For one prediction."""
+
+
 @contextmanager
-def serving(settings: Settings) -> Iterator[Settings]:
+def serving(settings: Settings) -> Iterator[Served]:
     """The serving processes, ready."""
     with Processes(settings) as processes:
         processes.start_serving()
@@ -76,19 +104,22 @@ def serving(settings: Settings) -> Iterator[Settings]:
 
         processes.wait_until(ready, "the serving processes", 120)
         context.engine.dispose()
-        yield settings
+        if processes.serving is None:
+            raise RuntimeError("Expected the serving processes to have been started.")
+        yield Served(settings, processes.serving.pid)
 
 
-def rate(settings: Settings, script: Path, seconds: float) -> float:
-    """Answers a second that wrk counts; none of them may be an error."""
-    command = [
-        "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), f"http://127.0.0.1:{settings.port}",
-    ]  # fmt: skip
+def turn(served: Served, script: Path, seconds: float) -> Turn:
+    """One turn of wrk; no answer may be an error."""
+    address = f"http://127.0.0.1:{served.settings.port}"
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), address]
+    before = served.cpu_seconds()
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"Requests/sec:\s+([\d.]+)", told)
-    if found is None or "Non-2xx" in told or "Socket errors" in told:
+    cpu_seconds = served.cpu_seconds() - before
+    rate, count = re.search(r"Requests/sec:\s+([\d.]+)", told), re.search(r"(\d+) requests in", told)
+    if rate is None or count is None or "Non-2xx" in told or "Socket errors" in told:
         raise RuntimeError(f"Expected nothing but answers of 2xx, wrk says:\n{told}")
-    return float(found[1])
+    return Turn(float(rate[1]), cpu_seconds / int(count[1]))
 
 
 @contextmanager
@@ -123,26 +154,26 @@ def measure(folder: Path, n_pairs: int, seconds: float) -> dict[str, Any]:
     ports = free_ports(2)
     on = base.model_copy(update={"port": ports[0]})
     off = base.model_copy(update={"home": folder / "off", "port": ports[1], **OFF})
-    rates: dict[str, list[float]] = {"on": [], "off": []}
-    with serving(on), serving(off), scraped(on):
-        for settings in (on, off):
-            rate(settings, script, min(seconds, 3.0))
+    turns: dict[str, list[Turn]] = {"on": [], "off": []}
+    with serving(on) as with_it, serving(off) as without, scraped(on):
+        for served in (with_it, without):
+            turn(served, script, min(seconds, 3.0))
         for pair in range(n_pairs):
             for name in ("on", "off") if pair % 2 == 0 else ("off", "on"):
-                rates[name].append(rate(on if name == "on" else off, script, seconds))
-    return {"rates": rates, "n_images": len(rows)}
+                turns[name].append(turn(with_it if name == "on" else without, script, seconds))
+    figures = {
+        name: {"per_second": [each.per_second for each in of], "cpu_seconds": [each.cpu_seconds for each in of]}
+        for name, of in turns.items()
+    }
+    return {"turns": figures, "n_images": len(rows)}
 
 
-def summary(rates: dict[str, list[float]], seed: int = 0) -> dict[str, float]:
+def ratio(numerators: list[float], denominators: list[float], seed: int = 0) -> tuple[float, float, float]:
     """Median ratio of the pairs with its interval (percentile bootstrap over pairs, 90 %)."""
-    ratios = np.array(rates["on"]) / np.array(rates["off"])
-    rng = np.random.default_rng(seed)
-    medians = np.median(rng.choice(ratios, (4000, len(ratios))), axis=1)
+    ratios = np.array(numerators) / np.array(denominators)
+    medians = np.median(np.random.default_rng(seed).choice(ratios, (4000, len(ratios))), axis=1)
     low, high = np.quantile(medians, [0.05, 0.95])
-    return {
-        "ratio": float(np.median(ratios)), "low": float(low), "high": float(high),
-        "on": float(np.median(rates["on"])), "off": float(np.median(rates["off"])),
-    }  # fmt: skip
+    return float(np.median(ratios)), float(low), float(high)
 
 
 def main() -> None:
@@ -154,16 +185,23 @@ def main() -> None:
         sys.exit("Needs wrk: run apt-get install wrk.")
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(Path(folder), *((4, 2.0) if arguments.quick else (16, 6.0)))
-    found = summary(measured["rates"])
+    on, off = measured["turns"]["on"], measured["turns"]["off"]
     machine = (
         f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python {platform.python_version()}"
     )
     print(f"Predictions of {measured['n_images']} photographs over {CONNECTIONS} connections; {machine}")
-    print(f"  metrics and logs on   {found['on']:8.0f} a second (median of {len(measured['rates']['on'])})")
-    print(f"  both off              {found['off']:8.0f} a second")
-    print(f"  on / off              {found['ratio']:8.3f} ({found['low']:.3f} to {found['high']:.3f})")
+    print(f"{len(on['per_second'])} pairs       a second   CPU ms each")
+    for name, turns in (("metrics and logs", on), ("neither", off)):
+        print(f"  {name:16s} {np.median(turns['per_second']):8.0f} {1000 * np.median(turns['cpu_seconds']):10.3f}")
+    ratios = {
+        "throughput": ratio(on["per_second"], off["per_second"]),
+        "of_cpu": ratio(off["cpu_seconds"], on["cpu_seconds"]),
+    }
+    for name, (middle, low, high) in ratios.items():
+        title = "with / without" if name == "throughput" else "by CPU time"
+        print(f"  {title:16s} {middle:8.3f} ({low:.3f} to {high:.3f})")
     if arguments.json:
-        arguments.json.write_text(json.dumps({**found, **measured, "machine": machine}, indent=2))
+        arguments.json.write_text(json.dumps({"ratios": ratios, **measured, "machine": machine}, indent=2))
 
 
 if __name__ == "__main__":

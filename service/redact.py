@@ -25,6 +25,7 @@ SECRET: Final = frozenset(
 DROPPED: Final = PERSONAL | SECRET
 
 _DEEPEST = 6
+_PLAIN = frozenset({str, int, float, bool, type(None)})  # most values of most lines: the question below is a slow one
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -32,7 +33,7 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
     for name in [name for name in event if _is_dropped(name)]:
         del event[name]
     for name, value in event.items():
-        if isinstance(value, Mapping | list | tuple | set):
+        if type(value) not in _PLAIN and isinstance(value, Mapping | list | tuple | set):
             event[name] = without_personal(value)
     return event
 
