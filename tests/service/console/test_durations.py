@@ -20,6 +20,8 @@ from service.measures import LONG
 from service.schemas import Filing
 from service.tables import ErasureRequest, RequestEvent
 
+pytestmark = pytest.mark.both_databases
+
 CLIENT = Client("client", "client", frozenset(SCOPES))
 WAY = ("unlearning", "auditing", "unlearning", "auditing", "deploying", "purging", "completed")
 

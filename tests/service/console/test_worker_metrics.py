@@ -27,6 +27,8 @@ from service.tables import (
     ServingWorker,
 )  # fmt: skip
 
+pytestmark = pytest.mark.both_databases
+
 CLIENT = Client("client", "client", frozenset(SCOPES))
 CANARY = "canary-4e1f"
 
