@@ -83,7 +83,7 @@ def test_deadlines_and_queue(context: Context, clock: Any) -> None:
 
 def test_histograms_are_computed_anew_only_after_a_move(context: Context, clock: Any) -> None:
     (request_id,) = file(context, "a")
-    collector, asked = DatabaseCollector(context), list[str]()
+    collector, asked = DatabaseCollector(context, steady=lambda: clock().timestamp()), list[str]()
     event.listen(context.engine, "before_cursor_execute", lambda _c, _cursor, statement, *_: asked.append(statement))
     for _ in range(3):
         assert "expunge_stage_duration_seconds_count" not in {key[0] for key in samples(collector)}
@@ -171,3 +171,16 @@ def test_runs_models_banks_and_callbacks(context: Context, clock: Any) -> None:
     assert found["expunge_bank_size_bytes",] == 3000
     assert (found["expunge_callbacks", "pending"], found["expunge_callbacks", "given_up"]) == (1, 0)
     assert found["expunge_oldest_pending_callback_timestamp_seconds",] == began.timestamp()
+
+
+def test_histograms_take_a_twentieth_of_the_time_at_most(context: Context, clock: Any) -> None:
+    (request_id,) = file(context, "a")
+    times = iter([0.0, 4.0, 50.0, 84.0, 84.0])  # computing takes four seconds: not again before the 84th
+    collector = DatabaseCollector(context, steady=lambda: next(times))
+    samples(collector)
+    with session(context.engine) as s:
+        states.move(s, s.get_one(ErasureRequest, request_id), "unlearning", now=clock.advance(seconds=9))
+        s.commit()
+    key = ("expunge_stage_duration_seconds_count", "queued")
+    assert key not in samples(collector)
+    assert samples(collector)[key] == 1
