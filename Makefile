@@ -6,7 +6,7 @@ export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format constraints clean benchmarks docs
+.PHONY: help demo serve test faults check format constraints clean benchmarks docs
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -19,6 +19,9 @@ serve: $(VENV)/installed  ## the service and the worker, until Ctrl-C
 
 test: $(VENV)/developed  ## the tests
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/developed  ## hundreds of kills, full disks, restarted databases; then a table
+	$(BIN)/python -m tests.faults
 
 check: $(VENV)/developed  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
@@ -103,9 +104,12 @@ class Manifest:
             tested=self.tested,
         )  # fmt: skip
 
-    def without(self, tag: str) -> Manifest:
-        """The same columns, after a person who was trained or tested on was erased."""
-        return replace(self, learned=self.learned.without(tag), tested=self.tested.without(tag))
+    def without(self, tags: Iterable[str]) -> Manifest:
+        """The same columns, after people who were trained or tested on were erased."""
+        learned, tested = self.learned, self.tested
+        for tag in tags:
+            learned, tested = learned.without(tag), tested.without(tag)
+        return replace(self, learned=learned, tested=tested)
 
     def encode(self) -> bytes:
         """One line of JSON after the line of its SHA-256."""

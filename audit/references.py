@@ -270,24 +270,27 @@ class BankStore:
         return tuple(seed for seed in range(n_models) if seed not in there)
 
     def drop_subject(self, subject_tag: str) -> int:
-        """Destroy every column of a subject in every bank; how many there were.
+        """`drop_subjects` of one."""
+        return self.drop_subjects([subject_tag])
 
-        A bank whose models learned from the subject, or were tested on them, notes that one more person is gone. A bank
-        left without columns goes altogether, and so does one whose manifest cannot be read. Safe to repeat.
+    def drop_subjects(self, subject_tags: Iterable[str]) -> int:
+        """Destroy every column of some subjects in every bank, each bank rewritten once; how many there were.
+
+        A bank whose models learned from one of them, or were tested on one, notes that they are gone. A bank left without columns goes altogether, and so does one whose manifest cannot be read. Safe to repeat.
         """
-        n_dropped = 0
+        gone, n_dropped = frozenset(subject_tags), 0
         for digest in self._digests():
             with self._lock(digest, exclusive=True):
                 manifest = self._manifest(digest)
                 if manifest is None:
                     self._destroy_bank(digest)
                     continue
-                keep = [i for i, tag in enumerate(manifest.subject_tags) if tag != subject_tag]
+                keep = [i for i, tag in enumerate(manifest.subject_tags) if tag not in gone]
                 n_dropped += len(manifest.subject_tags) - len(keep)
                 if not keep:
                     self._destroy_bank(digest)
                     continue
-                stale = manifest.without(subject_tag)
+                stale = manifest.without(gone)
                 if len(keep) < len(manifest.subject_tags):
                     manifest = self._narrow(stale, keep)
                 elif stale.learned is not manifest.learned or stale.tested is not manifest.tested:

@@ -46,16 +46,21 @@ def unlearn(context: Context, policy: Policy, run_id: str, step: int) -> None:
     run = load_run(context, run_id)
     seed = seed_of(run, step)
     _open_attempt(context, run_id, step, method, seed)
+    context.reached("unlearning.attempt")
     scene = _scene(context, plan, run, method)
     if folder.read(f"step-{step}") is None:
         note(context, run_id, f"{method}: making the candidate")
         (outcome,) = run_trials(scene, [seed], context.settings, keep_weights=folder.weights(step))
+        context.reached("unlearning.weights")
         folder.write(f"step-{step}", _to_json(outcome))
+        context.reached("unlearning.recorded")
     if METHODS[method].exact:
         return
 
     def progress(done: int, wanted: int) -> None:
         note(context, run_id, f"{method}: unlearned models {done}/{wanted}")
+        if done == wanted // 2:
+            context.reached("unlearning.bank")
 
     bank = _unlearned_plan(context, plan, scene, run)
     build_bank(BankStore(folder.unlearned()), bank, policy.n_models, context.settings, progress, now=context.now())
@@ -70,8 +75,10 @@ def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
     note(context, run_id, f"{attempt.method}: audit")
     started = time.perf_counter()
     evaluation = _evaluate(context, policy, run_id, step)
+    context.reached("auditing.evaluated")
     figures = {**evaluation.to_dict(), "margin_means": _margin_means(evaluation.evidence)}
     _write_report(context, policy, evaluation, run_id, attempt)
+    context.reached("auditing.reported")
     log.info("audit.done", step=step, verdict=evaluation.verdict, seconds=time.perf_counter() - started)
     passed = evaluation.verdict == "PASSED"
     folder = RunFolder(context.settings, run_id)
@@ -95,8 +102,10 @@ def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
             commitments = tuple(request.commitment for request in requests_of(s, run_id))
             issuer = Issuer(context, policy, run, planning.load(context, run_id))
             attempt.certificate_id = issuer.failure(s, attempt, commitments)
+            context.reached("auditing.signed")
         s.add(attempt)
         s.commit()
+    context.reached("auditing.stored")
     return passed
 
 
@@ -118,8 +127,10 @@ def deploy(context: Context, run_id: str) -> None:
     digest = registry.add(context, folder.weights(attempt.step), manifest)
     if digest != attempt.candidate_digest:
         raise ValueError("Expected the audited weights in the run's folder, found others; nothing was deployed.")
+    context.reached("deploying.registered")
     note(context, run_id, "waiting for the serving processes to swap")
     barrier = swap(context, digest, forget_older=True)
+    context.reached("deploying.barrier")
     folder.write("barrier", barrier.to_dict())
     with session(context.engine) as s:
         row = get_run(s, run_id)

@@ -13,7 +13,7 @@ from service.blocks import forget_from_blocks
 from service.certificates import Issuer, Purged
 from service.context import Context
 from service.db import reading, scrub_free_pages, session
-from service.runs import RunFolder, get_run, load_run, overwrite, release_line, requests_of
+from service.runs import RunFolder, get_run, overwrite, release_line, requests_of
 from service.tables import Attempt
 from service.trials import release_processes
 from unlearning.faces import remove_subjects
@@ -32,24 +32,30 @@ def purge(context: Context, run_id: str) -> None:
     settings, folder = context.settings, RunFolder(context.settings, run_id)
     if folder.read("purged") is not None:
         return
-    run = load_run(context, run_id)
     with reading(context.engine) as s:
         subjects = [request.user_id for request in requests_of(s, run_id) if request.user_id is not None]
     release_processes()
     if (settings.data_folder / METADATA).exists():
-        remove_subjects(settings.data_folder, subjects)
+        remove_subjects(
+            settings.data_folder, subjects, reached=lambda point: context.reached(f"purging.{point.replace(' ', '_')}")
+        )
+    context.reached("purging.images")
     tags = [context.keyring.block_hash(subject) for subject in subjects]
     for store in banks.stores(settings):
-        for tag in tags:
-            store.drop_subject(tag)
+        store.drop_subjects(tags)
+        context.reached("purging.columns")
     forget_from_blocks(settings, tags)
-    older = registry.destroy_older_than(context, run.generation) if run.generation is not None else ()
+    context.reached("purging.blocks")
+    older = registry.destroy_refused(context)  # also what an earlier run of these people, stopped here, left behind
+    context.reached("purging.weights")
     for path in sorted(folder.path.glob("*.safetensors")):
         overwrite(path)
         path.unlink()
+    context.reached("purging.candidates")
     data_digest = folder_digest(settings.data_folder) if (settings.data_folder / METADATA).exists() else ""
     at = context.now().isoformat()
     folder.write("purged", {"n_older_versions": len(older), "data_digest_after": data_digest, "finished_at": at})
+    context.reached("purging.recorded")
 
 
 def complete(context: Context, policy: Policy, run_id: str) -> None:
@@ -70,6 +76,7 @@ def complete(context: Context, policy: Policy, run_id: str) -> None:
             certificate_id = issuer.erasure(s, request, passed, purged)
             outcome = "erased" if plan.images_of.get(request.id) else "no_data_held"
             states.move(s, request, "completed", now=now, outcome=outcome, certificate_id=certificate_id)
+            context.reached("completing.signed")
         run.stage, run.stage_note, run.updated_at, run.finished_at = "completed", "", now, now
         s.add(run)
         release_line(s, run_id)
@@ -80,4 +87,5 @@ def complete(context: Context, policy: Policy, run_id: str) -> None:
 def tidy(context: Context, run_id: str) -> None:
     """Nothing of the run's working files stays, and no deleted value lingers in the database's files."""
     RunFolder(context.settings, run_id).destroy()
+    context.reached("completing.removed")
     scrub_free_pages(context.engine)

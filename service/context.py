@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
+from service import fail_points
 from service.db import connect
 from service.keyring import Keyring
 from service.settings import Settings
@@ -41,3 +42,7 @@ class Context:
         """Database and keys of the home, made on first use."""
         settings.home.mkdir(parents=True, exist_ok=True)
         return cls(settings, connect(settings), Keyring.open(settings.keys_folder))
+
+    def reached(self, point: str) -> None:
+        """A fail point is passed, see `fail_points`; nothing happens outside of tests."""
+        fail_points.reached(self.settings, point)

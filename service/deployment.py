@@ -99,6 +99,7 @@ def commit(context: Context, generation: int, *, forget_older: bool = False) -> 
         row.updated_at = context.now()
         s.add(row)
         s.commit()
+    context.reached("deploying.pointer")
     with CommitWord(context.settings.commit_word_path) as word:
         word.advance(generation)
     return generation
@@ -139,6 +140,7 @@ def deploy(
     patience = context.settings.swap_timeout_seconds if timeout_seconds is None else timeout_seconds
     began = context.now()
     generation = stage(context, digest)
+    context.reached("deploying.staging")
     deadline = steady() + patience
     while not (seen := look(context)).all_have(lambda row: _has_loaded(row, generation)):
         _refuse_if_all_failed(context, seen, generation)
@@ -148,8 +150,10 @@ def deploy(
                 f"Expected every serving process to load {digest} in {patience:.0f} s. {seen.sentence()}"
             )
         sleep(LOOK_SECONDS)
+    context.reached("deploying.staged")
     commit(context, generation, forget_older=forget_older)
     log.info("swap.committed", generation=generation, model_version=digest)
+    context.reached("deploying.committed")
     barrier = wait_for_barrier(
         context, generation, digest, began=began, timeout_seconds=patience, sleep=sleep, steady=steady
     )

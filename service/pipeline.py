@@ -7,11 +7,9 @@ under names that say what it is. No user id leaves the request rows.
 
 from __future__ import annotations
 
-import os
-import signal
+import functools
 import traceback
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -32,19 +30,42 @@ R = TypeVar("R")
 log = structlog.get_logger()
 
 STEP: dict[str, Any] = {"retries_allowed": True, "max_attempts": 3, "interval_seconds": 1.0}
+PATIENT: dict[str, Any] = {**STEP, "max_attempts": 20}  # some hours: destruction has begun, and only ahead is right
+MOST_RECOVERIES = 200  # starts of the worker that one run outlives; then a human must look
+
+
+class StepError(Exception):
+    """A step failed; the message is the error's kind and place. DBOS stores errors, so no other text may be in one."""
 
 
 def place_of(error: BaseException) -> str:
     """Kind and place of an error, our own innermost line first; never its message, which may name a person."""
     last = error.errors[-1] if isinstance(error, dbos_error.DBOSMaxStepRetriesExceeded) and error.errors else error
+    if isinstance(last, StepError):
+        return str(last)
     frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(last.__traceback__)[-3:]]
     return f"{type(last).__name__} in {' < '.join(reversed(frames)) or 'an unknown place'}"
+
+
+def discreet(function: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[Pipeline, P], R]:
+    """A step whose errors say where, and nothing else; each failed attempt is logged."""
+
+    @functools.wraps(function)
+    def step(self: Pipeline, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(self, *args, **kwargs)
+        except Exception as error:
+            place = place_of(error)
+        log.warning("step.failed", step=function.__name__, place=place)
+        raise StepError(place)
+
+    return step
 
 
 def watched(step: Callable[Concatenate[Pipeline, str, P], R]) -> Callable[Concatenate[Pipeline, str, P], R]:
     """A step whose log lines and span name the run and the requests it is about."""
 
-    @wraps(step)
+    @functools.wraps(step)
     def watched_step(self: Pipeline, run_id: str, *args: P.args, **kwargs: P.kwargs) -> R:
         with reading(self.context.engine) as s:
             erasure_ids = [request.id for request in requests_of(s, run_id)]
@@ -69,7 +90,7 @@ class Pipeline(DBOSConfiguredInstance):
         self.policy = policy
         self.traces = traces or Traces()
 
-    @DBOS.workflow()
+    @DBOS.workflow(max_recovery_attempts=MOST_RECOVERIES)
     def erase(self, run_id: str) -> str:
         """Forget the people of a run; gives the run's end: `completed` or `needs_attention`."""
         try:
@@ -92,13 +113,17 @@ class Pipeline(DBOSConfiguredInstance):
         return self.audit(run_id, step)
 
     @DBOS.step(**STEP)
+    @discreet
     @watched
     def plan(self, run_id: str) -> bool:
         """Which rows are to be forgotten, by which bank that is judged; False if no model learned from them."""
-        self._fail_point("unlearning.start")
-        return planning.plan(self.context, self.policy, run_id).must_unlearn
+        self.context.reached("unlearning.start")
+        must_unlearn = planning.plan(self.context, self.policy, run_id).must_unlearn
+        self.context.reached("unlearning.planned")
+        return must_unlearn
 
     @DBOS.step(**STEP)
+    @discreet
     @watched
     def gather_references(self, run_id: str) -> None:
         """The bank of models that never saw these people, built now if nobody built it ahead."""
@@ -106,69 +131,73 @@ class Pipeline(DBOSConfiguredInstance):
         def progress(done: int, wanted: int) -> None:
             note(self.context, run_id, f"reference models {done}/{wanted}")
             if done == wanted // 2:
-                self._fail_point("unlearning.references")
+                self.context.reached("unlearning.references")
 
         planning.gather(self.context, self.policy, run_id, progress)
+        self.context.reached("unlearning.references_built")
 
     @DBOS.step(**STEP)
+    @discreet
     @watched
     def unlearn(self, run_id: str, step: int) -> None:
         """A candidate by this step's method, chosen before any audit, and the bank of its other seeds."""
         advance(self.context, run_id, "unlearning")
         candidates.unlearn(self.context, self.policy, run_id, step)
-        self._fail_point("unlearning.end")
+        self.context.reached("unlearning.end")
 
     @DBOS.step(**STEP)
+    @discreet
     @watched
     def audit(self, run_id: str, step: int) -> bool:
         """The verdict on the candidate; a failed one gets its certificate here and never serves."""
         advance(self.context, run_id, "auditing")
-        self._fail_point("auditing.start")
+        self.context.reached("auditing.start")
         passed = candidates.judge(self.context, self.policy, run_id, step)
-        self._fail_point("auditing.end")
+        self.context.reached("auditing.end")
         return passed
 
     @DBOS.step(**STEP)
+    @discreet
     @watched
     def deploy(self, run_id: str) -> None:
         """Every serving process answers with the certified weights, or refuses to answer."""
         advance(self.context, run_id, "deploying")
-        self._fail_point("deploying.start")
+        self.context.reached("deploying.start")
         candidates.deploy(self.context, run_id)
-        self._fail_point("deploying.end")
+        self.context.reached("deploying.end")
 
-    @DBOS.step(**STEP)
+    @DBOS.step(**PATIENT)
+    @discreet
     @watched
     def purge(self, run_id: str) -> None:
         """Images, packed rows, cached columns and all weights that remember these people are destroyed."""
         advance(self.context, run_id, "purging")
-        self._fail_point("purging.start")
+        self.context.reached("purging.start")
         completion.purge(self.context, run_id)
-        self._fail_point("purging.end")
+        self.context.reached("purging.end")
 
-    @DBOS.step(**STEP)
+    @DBOS.step(**PATIENT)
+    @discreet
     @watched
     def complete(self, run_id: str) -> None:
         """Certificates signed and logged, user ids gone, requests completed: one transaction."""
         completion.complete(self.context, self.policy, run_id)
-        self._fail_point("completed")
+        self.context.reached("completed")
         completion.tidy(self.context, run_id)
+        self.context.reached("completing.tidied")
         log.info("run.completed")
 
     @DBOS.step(**STEP)
+    @discreet
     @watched
     def ask_for_help(self, run_id: str, reason: str) -> str:
         """A human must look: the requests wait, their clock runs on, the line is free for others."""
-        give_up(self.context, run_id, reason)
-        registry.destroy_candidates(self.context)
-        RunFolder(self.context.settings, run_id).destroy()
+        abandon(self.context, run_id, reason)
         return "needs_attention"
 
-    def _fail_point(self, name: str) -> None:
-        """For tests: die here like a machine without power, once."""
-        if self.context.settings.fail_at != name:
-            return
-        mark = self.context.settings.home / f"failed-at-{name}"
-        if not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+
+def abandon(context: Context, run_id: str, reason: str) -> None:
+    """End a run that cannot go on, and destroy what it made; may be repeated. The line is freed last."""
+    registry.destroy_candidates(context)
+    RunFolder(context.settings, run_id).destroy()
+    give_up(context, run_id, reason)

@@ -124,6 +124,7 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
     classes = tuple(registry.get(context, base_digest).manifest["classes"]) if base_digest else None
     pictures = pictures_of(settings, recipe, classes)
     faces = open_pictures(pictures)
+    context.reached("unlearning.packed")
     subjects = set(subject_of.values())
     images_of = {request: len(faces.where(subjects={subject})) for request, subject in subject_of.items()}
     trained_of = {

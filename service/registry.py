@@ -11,9 +11,11 @@ import base64
 import binascii
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from cryptography.exceptions import InvalidSignature
 from sqlmodel import Session, col, or_, select
 
@@ -94,7 +96,8 @@ def add(context: Context, weights: Path, manifest: Manifest) -> str:
                 )
             )  # fmt: skip
             s.commit()  # the row first: no file without a row that leads to its destruction
-    _store(path(context.settings, digest), content)
+    context.reached("deploying.row")
+    _store(path(context.settings, digest), content, before_rename=lambda: context.reached("deploying.written"))
     return digest
 
 
@@ -140,8 +143,9 @@ def destroy(context: Context, digest: str) -> None:
         row.state = "destroyed"  # before the file goes: nobody may stage it from here on
         s.add(row)
         s.commit()
+    context.reached("purging.marked")
     file = path(context.settings, digest)
-    for remains in (file, *file.parent.glob(f".{file.name}.*.partial")):  # what a killed `add` left, too
+    for remains in (file, *_partials(file)):  # what a killed `add` left, too
         overwrite_and_remove(remains)
     with session(context.engine) as s:
         row = find(s, digest)
@@ -184,6 +188,15 @@ def destroy_older_than(context: Context, generation: int) -> tuple[str, ...]:
     return _destroy_all(context, older)
 
 
+def destroy_refused(context: Context) -> tuple[str, ...]:
+    """Destroy what came before the oldest generation allowed; see `destroy_older_than`."""
+    with reading(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+    if pointer is None or not pointer.oldest_allowed_generation:
+        return ()
+    return destroy_older_than(context, pointer.oldest_allowed_generation)
+
+
 def destroy_candidates(context: Context) -> tuple[str, ...]:
     """Destroy every version that was never deployed and is not being staged; gives the digests."""
     with reading(context.engine) as s:
@@ -200,17 +213,25 @@ def _destroy_all(context: Context, rows: list[ModelVersion]) -> tuple[str, ...]:
     return tuple(row.digest for row in rows)
 
 
-def _store(file: Path, content: bytes) -> None:
+def _store(file: Path, content: bytes, before_rename: Callable[[], None]) -> None:
     if file.exists() and file.read_bytes() == content:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
+    for remains in _partials(file):
+        if not psutil.pid_exists(int(remains.suffixes[-2].removeprefix("."))):  # of a killed `add`
+            overwrite_and_remove(remains)
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     with partial.open("wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
+    before_rename()
     partial.replace(file)
     _sync_folder(file.parent)
+
+
+def _partials(file: Path) -> list[Path]:
+    return sorted(file.parent.glob(f".{file.name}.*.partial"))
 
 
 def _verify(context: Context, row: ModelVersion) -> Manifest:

@@ -7,28 +7,32 @@ every open run without a workflow is started, so nothing is written in two place
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import signal
-import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
+import sqlalchemy as sa
 import structlog
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 from sqlmodel import Session, col, select
 
 from audit.policy import Policy
 from service import intake, ledger, rollbacks, states
+from service.barrier import this_host
 from service.console.listener import Listener
-from service.context import LINE, Context
+from service.context import LINE, Context, utc_now
 from service.db import reading, session
 from service.errors import StartupError
-from service.pipeline import Pipeline
+from service.pipeline import Pipeline, abandon
 from service.rebuilding import Rebuilder
 from service.settings import Settings
 from service.tables import Deployment, ErasureRequest, OpenLine, Run, WorkerLease
@@ -38,25 +42,56 @@ from service.webhooks import Deliverer
 log = structlog.get_logger()
 
 TIDY_SECONDS = 600.0  # between two looks for what has expired
+_DISTURBED_SECONDS = 1.0
+_STOPPED = "The run stopped and could not record why; see the worker's log."
+_ENDED = {  # by status of the workflow, why a human must look
+    "SUCCESS": _STOPPED,
+    "ERROR": _STOPPED,
+    "CANCELLED": "The run's workflow was cancelled.",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "The run ended its worker too many times; see the worker's log.",
+}
+
 WORKFLOW_VERSION = "1"  # set by hand: an upgrade that changes no step order still resumes open runs
 
 
 class Lease:
-    """The right to work on a model line, renewed by a thread of its own.
+    """The right to work on a model line: two workers never write one run.
 
-    A worker that lost it (its machine slept, another took over) ends at once: two workers never write one run.
+    On one machine it is a lock of the kernel on a file of the home, gone with the process however it ends. Among
+    machines it is a row, renewed by a thread of its own; a worker that was replaced, or could not renew the row for as
+    long as the lease runs, ends at once. Whether a row of another machine is still renewed is watched on our own steady
+    clock, not read off two wall clocks, either of which may have been set back.
     """
 
-    def __init__(self, context: Context, seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        context: Context,
+        seconds: float = 10.0,
+        *,
+        steady: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._context = context
         self._seconds = seconds
+        self._steady = steady
+        self._sleep = sleep
         self._holder = secrets.token_hex(8)
         self._token = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="worker-lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        self._token = self._take()
+        self._file = (self._context.settings.home / "worker.lock").open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise self._refusal(self._row()) from None
+        try:
+            self._token = self._take()
+        except BaseException:
+            self._file.close()
+            raise
         self._thread.start()
         return self
 
@@ -69,38 +104,75 @@ class Lease:
                 row.lease_until = self._context.now() - timedelta(seconds=1)
                 s.add(row)
                 s.commit()
+        self._file.close()
+
+    def _row(self) -> WorkerLease | None:
+        with reading(self._context.engine) as s:
+            return s.get(WorkerLease, LINE)
+
+    def _refusal(self, row: WorkerLease | None) -> StartupError:
+        who = f"process {row.pid} on {row.host}, last heard of at {row.heartbeat_at:%H:%M:%S} UTC" if row else "one"
+        return StartupError(f"Expected no other worker on model line {LINE!r}, found {who}; stop it first.")
 
     def _take(self) -> int:
-        now, host = self._context.now(), socket.gethostname()
+        before = self._row()
+        if before is not None and before.host != this_host() and before.lease_until > self._context.now():
+            self._watch(before)
         with session(self._context.engine) as s:
             row = s.get(WorkerLease, LINE, with_for_update=True)  # of two at once, one sees what the other wrote
-            if row is not None and row.lease_until > now and (row.host != host or is_alive(row.pid)):
-                raise StartupError(
-                    f"Expected no other worker on model line {LINE!r}, found process {row.pid} on {row.host}, "
-                    f"last heard of at {row.heartbeat_at:%H:%M:%S} UTC; stop it first."
-                )
-            token = (row.fencing_token if row else 0) + 1
+            if (row and row.fencing_token) != (before and before.fencing_token):
+                raise self._refusal(row)
+            now, token = self._context.now(), (row.fencing_token if row else 0) + 1
             fresh = WorkerLease(
-                line=LINE, holder=self._holder, host=host, pid=os.getpid(), fencing_token=token, heartbeat_at=now,
-                lease_until=now + timedelta(seconds=self._seconds),
+                line=LINE, holder=self._holder, host=this_host(), pid=os.getpid(), fencing_token=token,
+                heartbeat_at=now, lease_until=now + timedelta(seconds=self._seconds),
             )  # fmt: skip
             s.merge(fresh)
             s.commit()
         return token
 
+    def _watch(self, before: WorkerLease) -> None:
+        """Wait one lease long for a sign of life.
+
+        Raises:
+            StartupError: there was one.
+        """
+        until = self._steady() + self._seconds
+        while self._steady() < until:
+            self._sleep(self._seconds / 10)
+            row = self._row()
+            if row is None or row.lease_until <= self._context.now():
+                return
+            if (row.heartbeat_at, row.fencing_token) != (before.heartbeat_at, before.fencing_token):
+                raise self._refusal(row)
+
     def _renew(self) -> None:
+        renewed_at = self._steady()
         while not self._stop.wait(self._seconds / 4):
-            now = self._context.now()
-            with session(self._context.engine) as s:
-                row = s.get(WorkerLease, LINE)
-                if row is None or (row.fencing_token, row.holder) != (self._token, self._holder):
-                    log.error("worker.lease_lost")
-                    os.kill(os.getpid(), signal.SIGKILL)
-                    return
-                row.heartbeat_at = now
-                row.lease_until = now + timedelta(seconds=self._seconds)
-                s.add(row)
-                s.commit()
+            began = self._steady()
+            try:
+                is_ours = self._renew_once()
+            except sa.exc.SQLAlchemyError as error:  # the database restarts, or its disk is full
+                log.error("worker.lease_not_renewed", error=type(error).__name__)
+                is_ours = self._steady() - renewed_at < self._seconds
+            else:
+                renewed_at = began
+            if not is_ours:
+                log.error("worker.lease_lost")
+                os.kill(os.getpid(), signal.SIGKILL)
+                return
+
+    def _renew_once(self) -> bool:
+        now = self._context.now()
+        with session(self._context.engine) as s:
+            row = s.get(WorkerLease, LINE)
+            if row is None or (row.fencing_token, row.holder) != (self._token, self._holder):
+                return False
+            row.heartbeat_at = now
+            row.lease_until = now + timedelta(seconds=self._seconds)
+            s.add(row)
+            s.commit()
+        return True
 
 
 def is_alive(pid: int) -> bool:
@@ -174,13 +246,18 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
         tidy_at = time.monotonic()
         with Rebuilder(context) as rebuilder:
             while not stop.is_set():
-                if time.monotonic() >= tidy_at:
-                    intake.forget_old_answers(context)
-                    tidy_at += TIDY_SECONDS
-                rollbacks.carry_out(context)  # before a claim: only between two runs
-                claim(context, policy)
-                rebuilder.tend(busy=is_busy(context))  # before a run starts: it will destroy what the child reads
-                start_open_run(context, pipeline)
+                try:
+                    if time.monotonic() >= tidy_at:
+                        intake.forget_old_answers(context)
+                        tidy_at += TIDY_SECONDS
+                    rollbacks.carry_out(context)  # before a claim: only between two runs
+                    if claim(context, policy):
+                        context.reached("claimed")
+                    rebuilder.tend(busy=is_busy(context))  # before a run starts: it will destroy what the child reads
+                    start_open_run(context, pipeline)
+                except (sa.exc.SQLAlchemyError, OSError) as error:  # the database restarts, or the disk is full
+                    log.error("worker.disturbed", error=type(error).__name__)
+                    stop.wait(_DISTURBED_SECONDS)
                 stop.wait(settings.poll_seconds)
         DBOS.destroy(workflow_completion_timeout_sec=0)
         traces.close()
@@ -193,13 +270,28 @@ def is_busy(context: Context) -> bool:
 
 
 def start_open_run(context: Context, pipeline: Pipeline) -> None:
-    """Start the workflow of the open run if it has none; DBOS itself resumes the one that has."""
+    """Start the workflow of the open run if it has none; DBOS itself resumes the one that has.
+
+    A workflow that ended while its run is open could not even say so (its disk was full), or took the worker down with
+    it again and again: then a human must look.
+    """
     with reading(context.engine) as s:
         open_line = s.get(OpenLine, LINE)
-    if open_line is None or DBOS.get_workflow_status(open_line.run_id) is not None:
+    if open_line is None:
         return
-    with SetWorkflowID(open_line.run_id):
-        DBOS.start_workflow(pipeline.erase, open_line.run_id)
+    status = DBOS.get_workflow_status(open_line.run_id)
+    if status is None:
+        with SetWorkflowID(open_line.run_id):
+            DBOS.start_workflow(pipeline.erase, open_line.run_id)
+    elif status.status in _ENDED and _is_open(context, open_line.run_id):  # it may have ended well just now
+        log.error("run.abandoned", run_id=open_line.run_id, workflow=status.status)
+        abandon(context, open_line.run_id, _ENDED[status.status])
+
+
+def _is_open(context: Context, run_id: str) -> bool:
+    with reading(context.engine) as s:
+        open_line = s.get(OpenLine, LINE)
+    return open_line is not None and open_line.run_id == run_id
 
 
 def _launch(context: Context, policy: Policy, traces: Traces) -> Pipeline:
@@ -224,9 +316,9 @@ def _yield_processor() -> None:
             autogroup.write_text("19")
 
 
-def run_worker(settings: Settings, policy: Policy) -> None:
+def run_worker(settings: Settings, policy: Policy, now: Callable[[], datetime] = utc_now) -> None:
     """The worker process: until SIGTERM or SIGINT."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    work(Context.open(settings), policy, stop)
+    work(replace(Context.open(settings), now=now), policy, stop)

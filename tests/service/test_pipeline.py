@@ -129,7 +129,7 @@ def test_a_fail_point_kills_once_and_only_where_it_was_asked_for(pipeline, tiny_
     settings = tiny_context.settings.model_copy(update={"fail_at": "unlearning.start"})
     pipeline.context = replace(tiny_context, settings=settings)
     run_id = tiny.claim_run(tiny_context, "nobody-we-know")
-    pipeline._fail_point("auditing.start")
+    pipeline.context.reached("auditing.start")
     assert killed == []
     for _ in range(2):
         pipeline.plan(run_id)

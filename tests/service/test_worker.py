@@ -13,6 +13,7 @@ from sqlmodel import select
 from audit.policy import load_policy
 from service import auth, intake
 from service.auth import Client
+from service.barrier import this_host
 from service.context import LINE, Context
 from service.db import reading, session
 from service.errors import StartupError
@@ -102,11 +103,9 @@ def test_a_second_worker_is_refused_while_the_first_lives(context: Context, cloc
 
 def test_a_dead_workers_lease_does_not_bind(context: Context) -> None:
     with session(context.engine) as s:
-        import socket
-
         now = context.now()
         dead = WorkerLease(
-            line=LINE, holder="x", host=socket.gethostname(), pid=2**22 - 1, fencing_token=7, heartbeat_at=now,
+            line=LINE, holder="x", host=this_host(), pid=2**22 - 1, fencing_token=7, heartbeat_at=now,
             lease_until=now + timedelta(seconds=60),
         )  # fmt: skip
         s.add(dead)

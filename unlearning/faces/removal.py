@@ -128,6 +128,7 @@ def _destroy_image(folder: Path, row: Row, reached: Reached) -> int:
     if path.exists() or path.is_symlink():
         file_status(folder, row)
         n_bytes = destroy_file(path, reached=reached)
+        reached("image destroyed")
     parent = path.parent
     while parent != folder and not (parent.exists() and any(parent.iterdir())):
         if parent.exists():

@@ -1,0 +1,72 @@
+"""Places where a test may have a process die as a machine does without power: SIGKILL, once, at the point it names.
+
+`EXPUNGE_FAIL_AT` names one of them; `tests/faults` goes through them all. A point stands between two effects that are
+durable one by one: what it shows is that the second is made good after a restart, and the first not repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Final
+
+from service.settings import Settings
+
+FAIL_POINTS: Final = (
+    "claimed",  # the run is committed, its workflow not started
+    "unlearning.start",
+    "unlearning.packed",  # pictures packed, no plan
+    "unlearning.planned",  # the plan is in its file, the step not recorded
+    "unlearning.references",  # half of the reference models
+    "unlearning.references_built",
+    "unlearning.attempt",  # the attempt's row, no weights
+    "unlearning.weights",  # candidate weights written, not recorded
+    "unlearning.recorded",
+    "unlearning.bank",  # half of an approximate method's other seeds
+    "unlearning.end",
+    "auditing.start",
+    "auditing.evaluated",  # judged, nothing written
+    "auditing.reported",  # report written, no verdict
+    "auditing.signed",  # a failed candidate's certificate signed, not committed
+    "auditing.stored",
+    "auditing.end",
+    "deploying.start",
+    "deploying.row",  # the version's row, no file
+    "deploying.written",  # its file beside the final name
+    "deploying.registered",
+    "deploying.staging",  # the pointer names it, nobody has loaded it
+    "deploying.staged",  # all have loaded it, not committed
+    "deploying.pointer",  # the pointer moved, the commit word did not
+    "deploying.committed",  # both moved, the barrier not reached
+    "deploying.barrier",  # reached, not recorded
+    "deploying.end",
+    "purging.start",
+    "purging.overwritten",  # a file of packed pictures is zeros
+    "purging.pack_destroyed",
+    "purging.image_destroyed",  # the first of the person's files, the others there
+    "purging.new_table_written",
+    "purging.old_table_linked",
+    "purging.table_replaced",
+    "purging.images",
+    "purging.columns",  # in the first store of banks only
+    "purging.blocks",
+    "purging.marked",  # an older version's row says destroyed, its file is there
+    "purging.weights",
+    "purging.candidates",
+    "purging.recorded",
+    "purging.end",
+    "completing.signed",  # a certificate signed, nothing committed
+    "completed",  # committed, working files there
+    "completing.removed",  # working files gone, the database not scrubbed
+    "completing.tidied",
+)
+
+
+def reached(settings: Settings, point: str) -> None:
+    """Die here if the settings name this point and no process of this home died at it before."""
+    if settings.fail_at != point:
+        return
+    mark = settings.home / f"failed-at-{point}"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,287 @@
+"""A running service on a bench: requests are filed, processes die as told, and what was promised is checked."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+from sqlmodel import select
+
+from service.context import Context
+from service.db import reading
+from service.processes import Processes, environment
+from service.settings import Settings
+from service.tables import ServingWorker
+from service.worker import is_alive
+from tests.faults.home import SIZE, make_home, people
+from tests.faults.watch import Person, Watcher, check_answers, check_completed, client_of, found_in, person_of
+from tests.faults.zygote import Zygote
+
+RUN_SECONDS = 300.0
+GRACE_SECONDS = 15.0  # from the last thing seen from the outside to the last fail point, on a busy machine
+OPEN_ENDS = frozenset({"completed", "needs_attention", "rejected", "cancelled"})
+
+
+@dataclass
+class Tally:
+    """What happened, for the table at the end."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    accepted: int = 0
+    completed: int = 0
+    repeated_calls: int = 0
+    approved: int = 0
+    n_predictions: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    @property
+    def n_kills(self) -> int:
+        return sum(self.kills.values())
+
+    def plus(self, other: Tally) -> Tally:
+        """Both together."""
+        return Tally(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
+
+class Bench:
+    """One home with its serving processes, a zygote of workers, and a watcher."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        processes: Processes,
+        zygote: Zygote,
+        watcher: Watcher,
+        *,
+        seed: int,
+        first_version: str,
+    ) -> None:
+        self.settings, self.processes, self.zygote, self.watcher = settings, processes, zygote, watcher
+        self.rng = random.Random(seed)
+        self.first_version = first_version
+        self.client = client_of(settings)
+        self.tally = Tally()
+        self.context = Context.open(settings)
+        self.worker: int | None = None
+        self.clock = settings.home.parent / "clock"
+        self._left = people(settings)
+        self.rng.shuffle(self._left)
+        self.erased: list[Person] = []
+        self.filed: dict[str, Person] = {}
+
+    @classmethod
+    @contextmanager
+    def running(cls, folder: Path, *, n_subjects: int = 60, seed: int = 0, **changes: str) -> Iterator[Bench]:
+        """A bench on a new home; everything started is stopped at the end."""
+        settings = make_home(folder / "home", n_subjects=n_subjects, seed=seed, **changes)
+        temporary = folder / "tmp"
+        temporary.mkdir()
+        first_version = first_version_of(settings)
+        before, tempfile.tempdir = os.environ.get("TMPDIR"), None
+        os.environ["TMPDIR"] = str(temporary)  # of every process started here: what they leave is searched, too
+        try:
+            with Zygote() as zygote, Processes(settings, patience_seconds=10) as processes:
+                processes.start_serving()
+                with Watcher(settings) as watcher:
+                    bench = cls(settings, processes, zygote, watcher, seed=seed, first_version=first_version)
+                    bench.wait_serving()
+                    try:
+                        yield bench
+                    finally:
+                        bench.client.close()
+                        bench.context.engine.dispose()
+        finally:
+            tempfile.tempdir = None
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
+
+    # --- processes
+
+    def start_worker(self, fail_at: str = "", **extra: str) -> int:
+        """Start a worker that dies at a fail point, or at none. Its wall clock is the file `clock`, see `zygote`."""
+        extra["FAULTS_CLOCK"] = str(self.clock)
+        (self.settings.home / f"failed-at-{fail_at}").unlink(missing_ok=True)
+        given = {**environment(self.settings), **extra}
+        given.pop("EXPUNGE_FAIL_AT", None)
+        if fail_at:
+            given["EXPUNGE_FAIL_AT"] = fail_at
+        self.worker = self.zygote.start(given, self.settings.home / "logs" / "worker.log")
+        return self.worker
+
+    def kill_worker(self, place: str) -> None:
+        """SIGKILL to the worker, wherever it is."""
+        assert self.worker is not None
+        with suppress(ProcessLookupError):
+            os.kill(self.worker, signal.SIGKILL)
+        self.zygote.wait(self.worker, 20)
+        self.tally.kills[place] += 1
+
+    def stop_worker(self) -> None:
+        """SIGTERM; it ends within the step it is in, or is killed."""
+        if self.worker is not None:
+            self.zygote.stop(self.worker)
+
+    def api_workers(self) -> list[int]:
+        """Process ids of the serving processes that live."""
+        with reading(self.context.engine) as s:
+            rows = s.exec(select(ServingWorker)).all()
+        return [row.pid for row in rows if is_alive(row.pid)]
+
+    def kill_api(self, place: str, n: int = 1) -> None:
+        """SIGKILL to some serving processes; BentoML's arbiter starts them anew within ten seconds."""
+        alive = self.api_workers()
+        for pid in self.rng.sample(alive, min(n, len(alive))):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self.tally.kills[place] += 1
+
+    def wait_serving(self, n: int | None = None, seconds: float = 60.0) -> None:
+        """Until so many serving processes, or all, live and answer with a model."""
+        wanted = self.settings.api_workers if n is None else n
+
+        def ready() -> bool:
+            with reading(self.context.engine) as s:
+                rows = s.exec(select(ServingWorker).where(ServingWorker.acknowledged_generation >= 1)).all()
+            return sum(is_alive(row.pid) for row in rows) >= wanted
+
+        self.until(ready, f"{wanted} serving processes", seconds)
+
+    # --- requests
+
+    def next_person(self) -> Person:
+        """Somebody who was not asked for yet."""
+        return person_of(self.settings, self._left.pop(), SIZE)
+
+    def file(self, *persons: Person, after: Callable[[], None] | None = None) -> list[str]:
+        """File requests, once whatever happens: the call is repeated under its key until it is answered."""
+        key, ids = str(uuid4()), [person.user_id for person in persons]
+        deadline = time.monotonic() + RUN_SECONDS
+        while True:
+            with suppress(httpx.TransportError):
+                answer = self.client.post(
+                    "/v1/erasure-requests", json={"user_ids": ids}, headers={"Idempotency-Key": key}
+                )
+                if answer.status_code == 202:
+                    break
+                if answer.status_code != 503:
+                    self.tally.violations.append(f"filing answered {answer.status_code}")
+            assert time.monotonic() < deadline, "Expected the filing to be answered."
+            self.tally.repeated_calls += 1
+            time.sleep(0.1)
+        if after is not None:
+            after()
+        receipts = [receipt["id"] for receipt in answer.json()["requests"]]
+        self.tally.accepted += len(receipts)
+        self.filed |= dict(zip(receipts, persons, strict=True))
+        return receipts
+
+    def request(self, request_id: str) -> dict[str, Any]:
+        """The request as its client sees it, as soon as somebody answers."""
+        deadline = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                answer = self.client.get(f"/v1/erasure-requests/{request_id}")
+                if answer.status_code == 200:
+                    return dict(answer.json())
+            time.sleep(0.1)
+        raise AssertionError("Expected an answer about the request.")
+
+    def ended(self, request_id: str) -> bool:
+        return self.request(request_id)["state"] in OPEN_ENDS
+
+    def until(self, condition: Callable[[], bool], what: str, seconds: float = RUN_SECONDS) -> None:
+        """Wait for something."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"Expected {what} within {seconds:.0f} s."
+            time.sleep(0.05)
+
+    # --- a request's life
+
+    def die_at(self, point: str, request_ids: list[str]) -> bool:
+        """Start a worker that dies at the point; False if the requests ended without reaching it."""
+        worker = self.start_worker(fail_at=point)
+        deadline = time.monotonic() + RUN_SECONDS
+        while (status := self.zygote.status(worker)) is None:
+            assert time.monotonic() < deadline, f"Expected the worker to die at {point} or to end the request."
+            if self.is_idle() and all(map(self.ended, request_ids)):
+                if (status := self.zygote.wait(worker, GRACE_SECONDS)) is not None:
+                    break
+                self.stop_worker()
+                return False
+            time.sleep(0.02)
+        if status != -signal.SIGKILL:
+            self.tally.violations.append(f"the worker ended with status {status} before {point}")
+            return False
+        self.tally.kills[f"worker at {point}"] += 1
+        return True
+
+    def is_idle(self) -> bool:
+        """Whether nothing of a run is left to do: its working files are gone last but one."""
+        runs = self.settings.runs_folder  # the cheap look first: it is asked all the time
+        return not runs.exists() or not any(runs.iterdir())
+
+    def finish(self, request_ids: list[str], **worker: str) -> None:
+        """Let a worker finish in peace, then check everything."""
+        if self.worker is None or self.zygote.status(self.worker) is not None:
+            self.start_worker(**worker)
+        self.until(lambda: self.is_idle() and all(map(self.ended, request_ids)), "the requests to end")
+        self.wait_serving(1)
+        persons = [self.filed[request_id] for request_id in request_ids]
+        violations = check_completed(self.settings, request_ids)
+        with reading(self.context.engine) as s:
+            newest = max((row.acknowledged_generation for row in s.exec(select(ServingWorker))), default=0)
+        self.watcher.require(newest)
+        self.erased += persons
+        deadline = time.monotonic() + 10  # the last page is scrubbed moments after the request is completed
+        while (left := found_in(self.places(), persons)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        violations += [f"a person's data in {name}" for name in left]
+        self.tally.completed += sum(self.request(request_id)["state"] == "completed" for request_id in request_ids)
+        self.tally.violations += violations
+
+    def places(self) -> list[Path]:
+        """Folders that the service writes to."""
+        return [self.settings.home, self.settings.home.parent / "tmp"]
+
+    def conclude(self) -> Tally:
+        """The checks over the whole time: everybody erased so far, every answer, every accepted request."""
+        self.wait_serving(1)
+        self.tally.violations += [f"a person's data in {name}" for name in found_in(self.places(), self.erased)]
+        self.tally.violations += check_answers(self.settings, self.watcher.answers, self.first_version)
+        self.tally.violations += check_completed(self.settings, list(self.filed))
+        n_listed, cursor = 0, None
+        while True:
+            page = self.client.get("/v1/erasure-requests", params={"cursor": cursor} if cursor else {}).json()
+            n_listed, cursor = n_listed + len(page["requests"]), page["next_cursor"]
+            if cursor is None:
+                break
+        if n_listed != self.tally.accepted:
+            self.tally.violations.append(f"{self.tally.accepted} requests were accepted, {n_listed} are listed")
+        self.tally.n_predictions = self.watcher.answers.statuses.total()
+        return self.tally
+
+
+def memory_folder() -> Path:
+    """Where homes lie: a killed process loses nothing that the kernel holds, so memory will do and is quick."""
+    shared = Path("/dev/shm")
+    return shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def first_version_of(settings: Settings) -> str:
+    """Digest of the weights a new home starts with."""
+    (file,) = settings.models_folder.iterdir()
+    return file.stem

@@ -1,0 +1,86 @@
+"""A home whose runs take a second: drawn people under names that occur nowhere by chance, for the search of raw bytes.
+
+Fine-tuning always fails (one epoch of two is more than one per cent) and exact retraining always passes: each run goes
+through a failed audit and a passed one, and what ends otherwise ends so because of a fault.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import secrets
+from pathlib import Path
+
+from service import auth
+from service.context import Context
+from service.db import session
+from service.processes import free_ports
+from service.production import train_production
+from service.settings import Settings
+from service.trials import release_processes
+from unlearning.faces import read_metadata, synthetic
+from unlearning.faces.dataset import METADATA
+
+N_IMAGES = 2  # of each person, so that a purge can be killed between them
+RECIPE = {
+    "name": "tiny", "architecture": "small_resnet", "image_size": [16, 16], "channels": 3, "width": 4, "epochs": 2,
+    "batch_size": 32, "learning_rate": 0.1, "flip": True, "dtype": "float32",
+}  # fmt: skip
+POLICY = {
+    "name": "tiny", "n_models": 4, "retain_ratio_min": 0.0, "test_ratio_min": 0.0, "exchangeability_alpha": 0.0,
+    "forgetting_ratio_min": 0.0, "cost_share_max": 0.01, "ladder": ["finetune", "retrain"], "retrain_attempts": 2,
+}  # fmt: skip
+SIZE = (16, 16)
+
+
+def make_home(folder: Path, *, n_subjects: int, seed: int, **changes: str) -> Settings:
+    """A home with data, a model of generation 1, and an operator's key in `operator.key`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.json").write_text(json.dumps(RECIPE))
+    (folder / "policy.json").write_text(json.dumps(POLICY))
+    ports = free_ports(2)
+    settings = Settings(
+        home=folder, recipe=str(folder / "recipe.json"), policy=str(folder / "policy.json"), port=ports[0],
+        console_port=ports[1], jobs=1, device="cpu", log_format="json", poll_seconds=0.05, lease_seconds=10.0,
+        api_workers=2, **changes,
+    )  # fmt: skip
+    synthetic.write_folder(
+        settings.data_folder, n_subjects=n_subjects, images_per_subject=N_IMAGES, size=SIZE, seed=seed
+    )
+    _name_uniquely(settings.data_folder)
+    context = Context.open(settings)
+    train_production(context, seed=0)
+    release_processes()
+    with session(context.engine) as s:
+        _, token = auth.create_key(s, name="operator", scopes=auth.SCOPES, now=context.now(), key_id="operator")
+        s.commit()
+    (folder / "operator.key").write_text(token)
+    context.engine.dispose()
+    return settings
+
+
+def people(settings: Settings, split: str = "train") -> list[str]:
+    """User ids of a split, sorted."""
+    return sorted({row.user_id for row in read_metadata(settings.data_folder) if row.split == split})
+
+
+def _name_uniquely(folder: Path) -> None:
+    """People and files get random names; ten age groups become two classes, which few people suffice to learn."""
+    table = folder / METADATA
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = {row["user_id"]: f"person-{secrets.token_hex(8)}" for row in rows}
+    middle = sorted({row["label"] for row in rows})[4]
+    for row in rows:
+        picture = folder / row["file_name"]
+        renamed = picture.with_name(f"{secrets.token_hex(8)}{picture.suffix}")
+        picture.rename(renamed)
+        row["file_name"] = renamed.relative_to(folder).as_posix()
+        row["user_id"] = names[row["user_id"]]
+        row["label"] = "young" if row["label"] <= middle else "old"
+    for left in sorted(path for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())):
+        left.rmdir()
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

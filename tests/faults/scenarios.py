@@ -1,0 +1,143 @@
+"""What is done to a service on the bench. Every scenario ends with requests completed and everything checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import httpx
+
+from service.fail_points import FAIL_POINTS
+from tests.faults.bench import Bench
+from tests.faults.disk import SmallDisk
+from tests.postgres import PostgresServer
+
+FULL_BEFORE = {  # what is written next, by the point at which the disk is full
+    "unlearning.references": "reference bank",
+    "unlearning.attempt": "weights of a candidate",
+    "deploying.row": "weights for the registry",
+    "auditing.reported": "verdict",
+    "purging.end": "certificate",
+}
+
+
+def every_point(
+    bench: Bench, points: Iterable[str] = FAIL_POINTS, *, after_kill: Callable[[str], None] = lambda point: None
+) -> None:
+    """One request whose worker dies at every fail point, one after another."""
+    request_ids = bench.file(bench.next_person())
+    for point in points:
+        if bench.die_at(point, request_ids):
+            after_kill(point)
+        else:
+            bench.tally.violations.append(f"the run never passed {point}")
+    bench.finish(request_ids)
+    bench.stop_worker()
+
+
+def both_at_points(bench: Bench, points: Iterable[str]) -> None:
+    """One request whose worker dies at the points, and a serving process with it each time."""
+    every_point(bench, points, after_kill=lambda point: bench.kill_api("API worker, with the worker"))
+
+
+def random_times(bench: Bench, n_kills: int, longest_seconds: float) -> None:
+    """Requests one after another; the worker dies at times drawn evenly until so many kills are done."""
+    done = 0
+    while done < n_kills:
+        request_ids = bench.file(bench.next_person())
+        while done < n_kills and not all(map(bench.ended, request_ids)):
+            bench.start_worker()
+            time.sleep(bench.rng.uniform(0.0, longest_seconds))
+            bench.kill_worker("worker at a random time")
+            done += 1
+        bench.finish(request_ids)
+        bench.stop_worker()
+
+
+def after_the_receipt(bench: Bench, n_requests: int, n_api: int = 1) -> None:
+    """Serving processes die right after the 202, before a worker has looked; with `n_api` 2 nobody serves."""
+    kill = f"API worker{'s' if n_api > 1 else ''} right after the 202"
+    for _ in range(n_requests):
+        bench.wait_serving()
+        request_ids = bench.file(bench.next_person(), after=lambda: bench.kill_api(kill, n=n_api))
+        bench.finish(request_ids)
+    bench.stop_worker()
+
+
+def during_the_filing(bench: Bench, n_requests: int) -> None:
+    """A serving process dies while calls are on their way; what got no answer is repeated under its key."""
+    for _ in range(n_requests):
+        bench.wait_serving()
+        bench.kill_api("API worker while requests are filed")
+        bench.finish(bench.file(bench.next_person()))
+    bench.stop_worker()
+
+
+def database_restarts(bench: Bench, server: PostgresServer, points: Iterable[str]) -> None:
+    """PostgreSQL ends like a crash, or politely, while a worker is at work; and while one is dead at a point."""
+    for number, point in enumerate(points):
+        request_ids = bench.file(bench.next_person())
+        if not bench.die_at(point, request_ids):
+            bench.tally.violations.append(f"the run never passed {point}")
+        server.restart("immediate" if number % 2 else "fast")
+        bench.tally.kills["PostgreSQL, the worker dead"] += 1
+        bench.start_worker()
+        time.sleep(bench.rng.uniform(0.5, 2.0))
+        server.restart("fast" if number % 2 else "immediate")
+        bench.tally.kills["PostgreSQL, the worker at work"] += 1
+        _complete_whatever_happens(bench, request_ids)
+    bench.stop_worker()
+
+
+def full_disk(bench: Bench, disk: SmallDisk, point: str, seconds: float = 6.0) -> None:
+    """The disk is full when a worker goes on from the point, and has room again some seconds later."""
+    request_ids = bench.file(bench.next_person())
+    if not bench.die_at(point, request_ids):
+        bench.tally.violations.append(f"the run never passed {point}")
+    disk.fill()
+    bench.start_worker()
+    time.sleep(seconds)
+    disk.clear()
+    bench.tally.kills[f"disk full: {FULL_BEFORE[point]}"] += 1
+    _complete_whatever_happens(bench, request_ids)
+    bench.stop_worker()
+
+
+def clock_set_back(bench: Bench, seconds: float, points: Iterable[str]) -> None:
+    """The worker's wall clock jumps back between two of its lives, and while it is at work."""
+    for point in points:
+        bench.clock.write_text("0")
+        request_ids = bench.file(bench.next_person())
+        if not bench.die_at(point, request_ids):
+            bench.tally.violations.append(f"the run never passed {point}")
+        bench.clock.write_text(str(-seconds))
+        bench.start_worker()
+        time.sleep(bench.rng.uniform(0.5, 1.5))
+        bench.clock.write_text(str(-2 * seconds))
+        bench.tally.kills["clock set back twice"] += 1
+        bench.finish(request_ids)
+        bench.stop_worker()
+    bench.clock.unlink()
+
+
+def _complete_whatever_happens(bench: Bench, request_ids: list[str]) -> None:
+    """As a supervisor and an operator would: a worker that ended is started, what needs attention is approved."""
+
+    def ended() -> bool:
+        assert bench.worker is not None
+        if bench.zygote.status(bench.worker) is not None:
+            bench.start_worker()
+        states = {request_id: bench.request(request_id)["state"] for request_id in request_ids}
+        for request_id, state in states.items():
+            if state == "needs_attention":
+                try:
+                    bench.client.post(
+                        f"/v1/erasure-requests/{request_id}/approve", json={"reason": "The fault is over."}
+                    )
+                except httpx.TransportError:
+                    continue
+                bench.tally.approved += 1
+        return all(state == "completed" for state in states.values())
+
+    bench.until(ended, "the requests to be completed once the fault is over")
+    bench.finish(request_ids)

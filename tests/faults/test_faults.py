@@ -1,0 +1,43 @@
+"""A slice of `make faults`, which has the whole; what it shows is in `watch.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from service.fail_points import FAIL_POINTS
+from tests.faults import scenarios
+from tests.faults.bench import Bench, memory_folder
+from tests.faults.disk import NoDiskError, small_disk
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="faults-", dir=memory_folder(), ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def test_processes_die_and_nothing_promised_breaks(folder: Path) -> None:
+    """Every fourth point in one run, a serving process with the worker and one after the receipt."""
+    with Bench.running(folder, n_subjects=40, seed=3) as bench:
+        scenarios.both_at_points(bench, ("deploying.staged",))
+        scenarios.after_the_receipt(bench, 1)
+        scenarios.every_point(bench, FAIL_POINTS[::4])
+        bench.clock.write_text("0")
+        scenarios.clock_set_back(bench, 3600.0, ("deploying.staged",))
+        assert bench.conclude().violations == []
+        assert bench.tally.n_kills >= 15
+
+
+def test_a_full_disk_costs_time_and_nothing_else(folder: Path) -> None:
+    try:
+        with small_disk(folder / "disk") as disk, Bench.running(disk.folder, n_subjects=40, seed=4) as bench:
+            scenarios.full_disk(bench, disk, "purging.end", seconds=3.0)
+            assert bench.conclude().violations == []
+    except NoDiskError as error:
+        pytest.skip(str(error))

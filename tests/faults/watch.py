@@ -1,0 +1,210 @@
+"""What is looked at from the outside while things die: answers over HTTP, files, and the database's rows.
+
+answers      every prediction's weights are the first ones, or a candidate whose passed audit the log had before
+no way back  once a request is completed, nothing older than its model answers
+once         each accepted request is completed once, with one certificate, which verifies
+nothing left the person's id, file names, files and pixels are in no file of the home
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import numpy as np
+from sqlmodel import col, select
+
+from audit.certificate import verify
+from audit.envelope import read_public_keys
+from service.context import Context
+from service.db import reading
+from service.settings import Settings
+from service.tables import CertificateRecord, ErasureRequest, ModelVersion, RequestEvent
+from unlearning.faces import read_metadata
+from unlearning.faces.decoding import decode
+
+ALLOWED = frozenset({200, 503})  # 503: fenced, or loading after it was started anew
+
+
+def client_of(settings: Settings, seconds: float = 20.0) -> httpx.Client:
+    """An operator's client."""
+    key = (settings.home / "operator.key").read_text()
+    return httpx.Client(
+        base_url=f"http://127.0.0.1:{settings.port}", headers={"Authorization": f"Bearer {key}"}, timeout=seconds
+    )
+
+
+@dataclass
+class Answers:
+    """What predictions answered so far."""
+
+    statuses: Counter[int | str] = field(default_factory=Counter)
+    first_seen: dict[str, datetime] = field(default_factory=dict)
+    generations: dict[str, int] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+
+
+class Watcher:
+    """Asks for predictions all the time, in a thread of its own."""
+
+    def __init__(self, settings: Settings, pause_seconds: float = 0.05) -> None:
+        rows = read_metadata(settings.data_folder)
+        self._picture = next(settings.data_folder / row.file_name for row in rows if row.split == "test").read_bytes()
+        self._settings, self._pause = settings, pause_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        self._least = 0  # generation that everything asked from now on must reach
+        self._lock = threading.Lock()
+        self.answers = Answers()
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def require(self, generation: int) -> None:
+        """From now on nothing older may answer."""
+        with self._lock:
+            self._least = max(self._least, generation)
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            with client_of(self._settings, 10.0) as client, suppress(httpx.TransportError):
+                while not self._stop.wait(self._pause):
+                    self._ask(client)
+
+    def _ask(self, client: httpx.Client) -> None:
+        with self._lock:
+            least = self._least
+        try:
+            answer = client.post("/v1/predictions", content=self._picture, headers={"Content-Type": "image/png"})
+        except httpx.TransportError as error:
+            self.answers.statuses[type(error).__name__] += 1
+            time.sleep(0.05)
+            raise
+        self.answers.statuses[answer.status_code] += 1
+        if answer.status_code not in ALLOWED:
+            self.answers.complaints.append(f"a prediction answered {answer.status_code}")
+        if answer.status_code != 200:
+            return
+        body = answer.json()
+        version, generation = body["model_version"], body["generation"]
+        self.answers.first_seen.setdefault(version, datetime.now().astimezone())
+        self.answers.generations.setdefault(version, generation)
+        if generation < least:
+            self.answers.complaints.append(f"generation {generation} answered when {least} was completed")
+
+
+def check_answers(settings: Settings, answers: Answers, first_version: str) -> list[str]:
+    """What was wrong with the predictions' answers."""
+    found = list(answers.complaints)
+    with client_of(settings) as client:
+        certified = {first_version: datetime.min.replace(tzinfo=datetime.now().astimezone().tzinfo)}
+        for entry in _log_entries(client):
+            content = json.loads(entry["entry"])
+            if entry["kind"] == "audit" and content["verdict"] == "PASSED":
+                certified.setdefault(content["weights"], datetime.fromisoformat(content["at"]))
+    for version, seen in answers.first_seen.items():
+        if version not in certified:
+            found.append(f"weights {version[:12]} answered that no audit passed")
+        elif certified[version] > seen:
+            found.append(f"weights {version[:12]} answered before their audit passed")
+    if not answers.statuses[200]:
+        found.append("no prediction was ever answered")
+    return found
+
+
+def _log_entries(client: httpx.Client) -> Iterator[dict[str, Any]]:
+    start = 0
+    while page := client.get("/v1/log/entries", params={"start": start, "limit": 100}).raise_for_status().json():
+        yield from page["entries"]
+        start += len(page["entries"])
+        if not page["entries"] or start >= page["tree_size"]:
+            return
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody to be erased, and what must be found nowhere afterwards."""
+
+    user_id: str
+    needles: tuple[bytes, ...]
+
+
+def person_of(settings: Settings, user_id: str, size: tuple[int, int], channels: int = 3) -> Person:
+    """The needles: id, file names, a piece of each file, and rows of the decoded pixels."""
+    needles = [user_id.encode()]
+    for row in read_metadata(settings.data_folder):
+        if row.user_id != user_id:
+            continue
+        content = (settings.data_folder / row.file_name).read_bytes()
+        pixels = decode(content, size=size, channels=channels)
+        needles += [Path(row.file_name).stem.encode(), content[40:120]]
+        needles += [pixels[y].tobytes() for y in (size[0] // 4, size[0] // 2) if np.ptp(pixels[y])]
+    return Person(user_id, tuple(needles))
+
+
+def found_in(folders: Iterable[Path], persons: Iterable[Person]) -> list[str]:
+    """Files of the folders that hold a needle of one of these people."""
+    needles = [needle for person in persons for needle in person.needles]
+    found = []
+    for folder in folders:
+        for path in folder.rglob("*"):
+            try:
+                content = path.read_bytes() if path.is_file() else b""
+            except FileNotFoundError:
+                continue
+            name = path.relative_to(folder).as_posix()
+            if any(needle in content or needle in name.encode() for needle in needles):
+                found.append(name)
+    return found
+
+
+def check_completed(settings: Settings, request_ids: Iterable[str], *, outcome: str = "erased") -> list[str]:
+    """What `completed` promises of these requests, seen over HTTP and in the database."""
+    ids, found = list(request_ids), []
+    context = Context.open(settings)
+    with reading(context.engine) as s:
+        completions = Counter(s.exec(select(RequestEvent.request_id).where(RequestEvent.to_state == "completed")).all())
+        certificates = Counter(
+            s.exec(select(CertificateRecord.request_id).where(col(CertificateRecord.request_id).is_not(None))).all()
+        )
+        kept = [row.id for row in s.exec(select(ErasureRequest)) if row.id in ids and row.user_id is not None]
+        versions = list(s.exec(select(ModelVersion)))
+    context.engine.dispose()
+    found += [f"request {request_id[:8]} still names its person" for request_id in kept]
+    active = [row.digest for row in versions if row.state == "active"]
+    files = sorted(path.name for path in settings.models_folder.iterdir())
+    if files != [f"{digest}.safetensors" for digest in active]:
+        found.append(f"the registry holds {len(files)} files for {len(active)} active version")
+    key = read_public_keys((settings.keys_folder / "signing.pub").read_bytes())
+    with client_of(settings) as client:
+        for request_id in ids:
+            request = client.get(f"/v1/erasure-requests/{request_id}").raise_for_status().json()
+            name = f"request {request_id[:8]}"
+            if (request["state"], request["outcome"]) != ("completed", outcome):
+                found.append(f"{name} is {request['state']} with outcome {request['outcome']}")
+                continue
+            if completions[request_id] != 1 or certificates[request_id] != 1:
+                counts = f"{completions[request_id]} times with {certificates[request_id]} certificates"
+                found.append(f"{name} was completed {counts}")
+            certificate = client.get(f"/v1/certificates/{request['certificate_id']}").raise_for_status().json()
+            result = verify(certificate, public_key=key)
+            if not (result.valid and result.erased):
+                found.append(f"the certificate of {name} does not verify")
+    return found

@@ -1,0 +1,152 @@
+"""Workers in a moment: a process that has imported everything and forks one worker after another.
+
+A worker is a process of its own that runs what `expunge worker` runs; only the imports (seconds) are not repeated,
+which makes hundreds of kills affordable. The parent must stay without threads, so it is a program that takes lines of
+JSON: `{"start": {…environment…}, "log": "…"}` answers a process id, `{"status": pid}` an exit status or null.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+
+
+class Zygote:
+    """The parent of workers, seen from the test."""
+
+    def __init__(self) -> None:
+        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.zygote"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **quiet}, start_new_session=True,
+        )  # fmt: skip
+        self._started: list[int] = []
+
+    def start(self, environment: dict[str, str], log: Path) -> int:
+        """Start a worker; gives its process id."""
+        pid = self._ask({"start": environment, "log": str(log)})
+        assert isinstance(pid, int)
+        self._started.append(pid)
+        return pid
+
+    def status(self, pid: int) -> int | None:
+        """Exit status of a worker, -9 after SIGKILL; none while it runs."""
+        return self._ask({"status": pid})
+
+    def wait(self, pid: int, seconds: float) -> int | None:
+        """Its exit status as soon as it ended; none after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while (ended := self.status(pid)) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return ended
+
+    def stop(self, pid: int, seconds: float = 20.0) -> int:
+        """End a worker politely, then not; gives its exit status."""
+        if (ended := self.status(pid)) is not None:
+            return ended
+        os.kill(pid, signal.SIGTERM)
+        if (ended := self.wait(pid, seconds)) is not None:
+            return ended
+        os.kill(pid, signal.SIGKILL)
+        ended = self.wait(pid, seconds)
+        assert ended is not None
+        return ended
+
+    def __enter__(self) -> Zygote:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pid in self._started:
+            self.stop(pid)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+    def _ask(self, question: dict[str, object]) -> int | None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        answer: int | None = json.loads(self._process.stdout.readline())
+        return answer
+
+
+def _become_worker(environment: dict[str, str], log: str) -> None:
+    from audit.policy import load_policy
+    from service.logs import set_up_logs
+    from service.settings import Settings
+    from service.worker import run_worker
+
+    os.setsid()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, target in ((nothing, 0), (file, 1), (file, 2)):
+        os.dup2(descriptor, target)
+    os.environ.clear()
+    os.environ.update(environment)
+    settings = Settings()
+    set_up_logs(settings.log_format)
+    clock = Path(os.environ["FAULTS_CLOCK"])
+    run_worker(settings, load_policy(settings.policy), now=lambda: datetime.now(UTC) + _shift(clock))
+
+
+def _shift(clock: Path) -> timedelta:
+    """How far this worker's wall clock is off, in seconds in a file that a test may change at any time."""
+    try:
+        return timedelta(seconds=float(clock.read_text()))
+    except (FileNotFoundError, ValueError):
+        return timedelta(0)
+
+
+def main() -> None:
+    """Answer one line after another until the input ends."""
+    import torch
+
+    import service.pipeline
+    import service.worker  # noqa: F401  (imported for the forks)
+
+    torch.set_num_threads(1)
+    ended: dict[int, int] = {}
+    for line in sys.stdin:
+        question = json.loads(line)
+        answer: int | None
+        if "start" in question:
+            answer = os.fork()
+            if answer == 0:
+                status = 1
+                try:
+                    _become_worker(question["start"], question["log"])
+                    status = 0
+                except SystemExit as error:
+                    status = int(error.code or 0) if not isinstance(error.code, str) else 1
+                except BaseException:
+                    import traceback
+
+                    traceback.print_exc()
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(status)
+        else:
+            pid = question["status"]
+            if pid not in ended:
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    ended[pid] = os.waitstatus_to_exitcode(status)
+            answer = ended.get(pid)
+        print(json.dumps(answer), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
