@@ -6,7 +6,7 @@ export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test faults check format constraints clean benchmarks docs
+.PHONY: help demo serve test faults fuzz check format constraints clean benchmarks docs
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ test: $(VENV)/developed  ## the tests
 
 faults: $(VENV)/developed  ## hundreds of kills, full disks, restarted databases; then a table
 	$(BIN)/python -m tests.faults
+
+fuzz: $(VENV)/developed  ## a hundred thousand damaged pictures through the decoder
+	$(BIN)/python -m tests.fuzz
 
 check: $(VENV)/developed  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

@@ -89,17 +89,41 @@ def inclusion_proof(index: int, leaf_hashes: Sequence[bytes]) -> tuple[bytes, ..
     Raises:
         LogError: there is no such leaf.
     """
-    n = len(leaf_hashes)
+    return _path(index, len(leaf_hashes), lambda start, stop: root(leaf_hashes[start:stop]))
+
+
+def inclusion_proofs(indices: Iterable[int], leaf_hashes: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+    """`inclusion_proof` of many leaves: a node that several paths need is hashed once, so all of them cost n hashes.
+
+    Raises:
+        LogError: there is no such leaf.
+    """
+    nodes: dict[tuple[int, int], bytes] = {}
+
+    def node(start: int, stop: int) -> bytes:
+        """Root over the leaves from `start` to before `stop`."""
+        if stop - start == 1:
+            return leaf_hashes[start]
+        if (start, stop) not in nodes:
+            middle = start + _split(stop - start)
+            nodes[start, stop] = node_hash(node(start, middle), node(middle, stop))
+        return nodes[start, stop]
+
+    return [_path(index, len(leaf_hashes), node) for index in indices]
+
+
+def _path(index: int, n: int, node: Callable[[int, int], bytes]) -> tuple[bytes, ...]:
+    """Audit path of a leaf of n, from the leaf up."""
     if not 0 <= index < n:
         raise LogError(f"Expected index in [0, {n - 1}], got {index}; the log has {n} entries.")
     start, stop, path = 0, n, []
     while stop - start > 1:
         middle = start + _split(stop - start)
         if index < middle:
-            path.append(root(leaf_hashes[middle:stop]))
+            path.append(node(middle, stop))
             stop = middle
         else:
-            path.append(root(leaf_hashes[start:middle]))
+            path.append(node(start, middle))
             start = middle
     return tuple(reversed(path))
 

@@ -276,7 +276,8 @@ class BankStore:
     def drop_subjects(self, subject_tags: Iterable[str]) -> int:
         """Destroy every column of some subjects in every bank, each bank rewritten once; how many there were.
 
-        A bank whose models learned from one of them, or were tested on one, notes that they are gone. A bank left without columns goes altogether, and so does one whose manifest cannot be read. Safe to repeat.
+        A bank whose models learned from one of them, or were tested on one, notes that they are gone. A bank left
+        without columns goes altogether, and so does one whose manifest cannot be read. Safe to repeat.
         """
         gone, n_dropped = frozenset(subject_tags), 0
         for digest in self._digests():

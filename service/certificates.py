@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from sqlmodel import Session
 
 from audit.certificate import Acknowledgement, Certificate, Procedure, Purge, certificate_file, log_entry, seal
-from audit.log import inclusion_proof
+from audit.log import inclusion_proofs
 from audit.policy import Policy
 from audit.statement import NOT_REQUIRED
 from service import ledger, planning
@@ -53,28 +54,34 @@ class Issuer:
     def failure(self, s: Session, attempt: Attempt, commitments: tuple[str, ...]) -> str:
         """Certificate of a candidate that did not pass; it names no request. Gives its id."""
         after = self.plan.manifest_digest  # nothing was destroyed
-        return self._issue(
-            s, Certificate(request_id=None, subject_commitments=commitments, **self._judged(attempt, after))
-        )
+        certificate = Certificate(request_id=None, subject_commitments=commitments, **self._judged(attempt, after))
+        (certificate_id,) = self._issue(s, [certificate])
+        return certificate_id
 
-    def erasure(self, s: Session, request: ErasureRequest, attempt: Attempt | None, purged: Purged) -> str:
-        """Certificate of a completed request; gives its id."""
-        n_trained = self.plan.trained_of.get(request.id, 0)
-        destroyed = {
-            "image files": self.plan.images_of.get(request.id, 0),
-            "reference columns": n_trained if self.plan.bank else 0,
-            "older model versions": purged.n_older_versions if n_trained else 0,
-        }
-        whose: dict[str, Any] = {"request_id": request.id, "subject_commitments": (request.commitment,)}
-        purge = Purge(destroyed=destroyed, finished_at=purged.finished_at)
-        if attempt is None or not n_trained:
-            contents = self._not_required(purged.data_digest_after)
-            return self._issue(s, Certificate(**whose, **contents, purge=purge))
-        judged = self._judged(attempt, purged.data_digest_after)
-        barrier = _acknowledgements(purged.barrier)
-        return self._issue(
-            s, Certificate(**whose, **judged, generation=self.run.generation, barrier=barrier, purge=purge)
-        )
+    def erasures(
+        self, s: Session, requests: Sequence[ErasureRequest], attempt: Attempt | None, purged: Purged
+    ) -> list[str]:
+        """A certificate for each completed request; gives their ids in order. What all share is made once."""
+        not_required = self._not_required(purged.data_digest_after)
+        judged: dict[str, Any] = {}
+        if attempt is not None:
+            judged = self._judged(attempt, purged.data_digest_after)
+            judged |= {"generation": self.run.generation, "barrier": _acknowledgements(purged.barrier)}
+
+        def certificate(request: ErasureRequest) -> Certificate:
+            n_trained = self.plan.trained_of.get(request.id, 0)
+            destroyed = {
+                "image files": self.plan.images_of.get(request.id, 0),
+                "reference columns": n_trained if self.plan.bank else 0,
+                "older model versions": purged.n_older_versions if n_trained else 0,
+            }
+            return Certificate(
+                request_id=request.id, subject_commitments=(request.commitment,),
+                purge=Purge(destroyed=destroyed, finished_at=purged.finished_at),
+                **(judged if n_trained and judged else not_required),
+            )  # fmt: skip
+
+        return self._issue(s, list(map(certificate, requests)))
 
     def _judged(self, attempt: Attempt, data_digest_after: str) -> dict[str, Any]:
         """What stands in the certificate of any audited candidate."""
@@ -127,31 +134,34 @@ class Issuer:
             device=resolve_device(self.context.settings.device).type,
         )
 
-    def _issue(self, s: Session, certificate: Certificate) -> str:
-        """Sign, log and store."""
+    def _issue(self, s: Session, certificates: Sequence[Certificate]) -> list[str]:
+        """Sign, log and store; all are proven against the log's head after the last of them."""
         keyring, now = self.context.keyring, self.context.now()
-        envelope = seal(certificate, sign=keyring.signing_key.sign, public_key=keyring.public_key)
-        index = ledger.append(s, log_entry(envelope), kind="certificate", now=now)
-        hashes = ledger.leaf_hashes(s, index + 1)
-        text = certificate_file(
-            envelope,
-            index=index,
-            inclusion_proof=inclusion_proof(index, hashes),
-            checkpoint=ledger.checkpoint(hashes, keyring),
-            public_keys=(keyring.public_key,),
-        )
-        record = CertificateRecord(
-            id=self.context.new_id(),
-            run_id=self.run.id,
-            request_id=certificate.request_id,
-            verdict=certificate.verdict,
-            envelope=json.loads(text),
-            log_index=index,
-            created_at=now,
-        )
-        s.add(record)
+        envelopes = [
+            seal(certificate, sign=keyring.signing_key.sign, public_key=keyring.public_key)
+            for certificate in certificates
+        ]
+        indices = ledger.append_all(s, list(map(log_entry, envelopes)), kind="certificate", now=now)
+        hashes = ledger.leaf_hashes(s, indices.stop)
+        head, proofs = ledger.checkpoint(hashes, keyring), inclusion_proofs(indices, hashes)
+        records = []
+        for certificate, envelope, index, proof in zip(certificates, envelopes, indices, proofs, strict=True):
+            text = certificate_file(
+                envelope, index=index, inclusion_proof=proof, checkpoint=head, public_keys=(keyring.public_key,)
+            )
+            record = CertificateRecord(
+                id=self.context.new_id(),
+                run_id=self.run.id,
+                request_id=certificate.request_id,
+                verdict=certificate.verdict,
+                envelope=json.loads(text),
+                log_index=index,
+                created_at=now,
+            )
+            records.append(record)
+        s.add_all(records)
         s.flush()
-        return record.id
+        return [record.id for record in records]
 
 
 def _acknowledgements(barrier: dict[str, Any] | None) -> tuple[Acknowledgement, ...]:

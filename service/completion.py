@@ -72,16 +72,24 @@ def complete(context: Context, policy: Policy, run_id: str) -> None:
         )  # fmt: skip
         passed = s.exec(select(Attempt).where(Attempt.run_id == run_id, Attempt.verdict == "PASSED")).one_or_none()
         issuer = Issuer(context, policy, run, plan)
-        for request in requests_of(s, run_id):
-            certificate_id = issuer.erasure(s, request, passed, purged)
-            outcome = "erased" if plan.images_of.get(request.id) else "no_data_held"
-            states.move(s, request, "completed", now=now, outcome=outcome, certificate_id=certificate_id)
-            context.reached("completing.signed")
+        requests = requests_of(s, run_id)
+        certificate_ids = issuer.erasures(s, requests, passed, purged)
+        context.reached("completing.signed")
+        ends = [
+            (request, {"outcome": outcome_of(plan, request.id), "certificate_id": certificate_id})
+            for request, certificate_id in zip(requests, certificate_ids, strict=True)
+        ]
+        states.move_all(s, ends, "completed", now=now)
         run.stage, run.stage_note, run.updated_at, run.finished_at = "completed", "", now, now
         s.add(run)
         release_line(s, run_id)
         ledger.record(s, "run", now=now, run_id=run_id, end="completed")
         s.commit()
+
+
+def outcome_of(plan: planning.RunPlan, request_id: str) -> str:
+    """What became of a completed request."""
+    return "erased" if plan.images_of.get(request_id) else "no_data_held"
 
 
 def tidy(context: Context, run_id: str) -> None:

@@ -55,7 +55,7 @@ FAIL_POINTS: Final = (
     "purging.candidates",
     "purging.recorded",
     "purging.end",
-    "completing.signed",  # a certificate signed, nothing committed
+    "completing.signed",  # certificates signed and logged, nothing committed
     "completed",  # committed, working files there
     "completing.removed",  # working files gone, the database not scrubbed
     "completing.tidied",

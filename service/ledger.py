@@ -21,11 +21,19 @@ def append(session: Session, entry: bytes, *, kind: str, now: datetime) -> int:
 
     Two writers at once: in SQLite the transaction is exclusive, in PostgreSQL the primary key refuses the second.
     """
-    index = int(session.exec(select(sa.func.count()).select_from(LogLeaf)).one())
-    leaf = LogLeaf(index=index, kind=kind, entry=entry.decode(), leaf_hash=log.leaf_hash(entry).hex(), created_at=now)
-    session.add(leaf)
-    session.flush()
+    (index,) = append_all(session, [entry], kind=kind, now=now)
     return index
+
+
+def append_all(session: Session, entries: Sequence[bytes], *, kind: str, now: datetime) -> range:
+    """Add entries in their order; gives their indices."""
+    first = int(session.exec(select(sa.func.count()).select_from(LogLeaf)).one())
+    session.add_all(
+        LogLeaf(index=index, kind=kind, entry=entry.decode(), leaf_hash=log.leaf_hash(entry).hex(), created_at=now)
+        for index, entry in enumerate(entries, first)
+    )
+    session.flush()
+    return range(first, first + len(entries))
 
 
 def record(session: Session, kind: str, *, now: datetime, **fields: Any) -> int:

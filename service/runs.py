@@ -90,9 +90,8 @@ def advance(context: Context, run_id: str, stage: str) -> None:
     with session(context.engine) as s:
         now = context.now()
         run = get_run(s, run_id)
-        for request in requests_of(s, run_id):
-            if request.state != stage:
-                states.move(s, request, stage, now=now)
+        moving = [request for request in requests_of(s, run_id) if request.state != stage]
+        states.move_all(s, [(request, {}) for request in moving], stage, now=now)
         run.stage, run.stage_note, run.updated_at = stage, "", now
         s.add(run)
         s.commit()
@@ -114,9 +113,9 @@ def give_up(context: Context, run_id: str, reason: str) -> None:
         run = get_run(s, run_id)
         if run.finished_at is not None:
             return
-        for request in requests_of(s, run_id):
-            if request.state != "needs_attention":
-                states.move(s, request, "needs_attention", now=now, note=reason, attention_reason=reason)
+        moving = [request for request in requests_of(s, run_id) if request.state != "needs_attention"]
+        why = {"attention_reason": reason}
+        states.move_all(s, [(request, why) for request in moving], "needs_attention", now=now, note=reason)
         run.stage, run.stage_note, run.updated_at, run.finished_at = "needs_attention", reason, now, now
         s.add(run)
         release_line(s, run_id)

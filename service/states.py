@@ -22,7 +22,7 @@ follower leads from there on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -105,16 +105,35 @@ def move(
             it.
         ValueError: a field that does not move with a state, or one that the state demands is missing.
     """
-    _check(request, to_state, fields)
-    values = {**fields, **_implied(to_state, now)}
-    _swap(session, request, to_state, values, now=now, note=note)
-    followers = linked_requests(session, request.id)  # read after the swap, whose row lock keeps new followers out
+    move_all(session, [(request, fields)], to_state, now=now, note=note)
+
+
+def move_all(
+    session: Session,
+    moves: Sequence[tuple[ErasureRequest, Mapping[str, Any]]],
+    to_state: str,
+    *,
+    now: datetime,
+    note: str = "",
+) -> None:
+    """`move` of many requests, each with its own fields: all of them or an error, in as many statements as for one."""
+    leaders: dict[str, tuple[ErasureRequest, Mapping[str, Any]]] = {}
+    for request, fields in moves:
+        _check(request, to_state, fields)
+        leaders[request.id] = (request, fields)
+    implied = _implied(to_state, now)
+    _swap_all(session, [(request, {**fields, **implied}) for request, fields in moves], to_state, now=now, note=note)
+    followers = _followers(session, list(leaders))  # read after the swap, whose row lock keeps new followers out
     if to_state in _ALONE:
-        _promote(session, followers, now=now, note=f"The request it followed was {to_state}; it goes on by itself.")
+        for leader_id in leaders:
+            mine = [follower for follower in followers if follower.linked_request_id == leader_id]
+            _promote(session, mine, now=now, note=f"The request it followed was {to_state}; it goes on by itself.")
         return
-    shared = {name: value for name, value in fields.items() if name in _SHARED} | _implied(to_state, now)
+    shared = []
     for follower in followers:
-        _swap(session, follower, to_state, shared, now=now, note=note)
+        _, fields = leaders[follower.linked_request_id or ""]
+        shared.append((follower, {name: fields[name] for name in fields.keys() & _SHARED} | implied))
+    _swap_all(session, shared, to_state, now=now, note=note)
 
 
 def annotate(session: Session, request: ErasureRequest, *, now: datetime, note: str, **fields: Any) -> None:
@@ -130,9 +149,13 @@ def annotate(session: Session, request: ErasureRequest, *, now: datetime, note: 
 
 def linked_requests(session: Session, request_id: str) -> list[ErasureRequest]:
     """Open requests that follow this one, oldest first."""
+    return _followers(session, [request_id])
+
+
+def _followers(session: Session, request_ids: Sequence[str]) -> list[ErasureRequest]:
     query = (
         select(ErasureRequest)
-        .where(ErasureRequest.linked_request_id == request_id, col(ErasureRequest.state).not_in(ENDS))
+        .where(col(ErasureRequest.linked_request_id).in_(request_ids), col(ErasureRequest.state).not_in(ENDS))
         .order_by(col(ErasureRequest.received_at), col(ErasureRequest.id))
     )
     return list(session.exec(query))
@@ -173,22 +196,47 @@ def _implied(to_state: str, now: datetime) -> dict[str, Any]:
 def _swap(
     session: Session, request: ErasureRequest, to_state: str, values: Mapping[str, Any], *, now: datetime, note: str
 ) -> None:
-    """UPDATE … WHERE state = the one that was read, and the event; then the object gets the values."""
-    changed = {**values, "state": to_state, "updated_at": now}
+    """`_swap_all` of one."""
+    _swap_all(session, [(request, values)], to_state, now=now, note=note)
+
+
+def _swap_all(
+    session: Session,
+    swaps: Sequence[tuple[ErasureRequest, Mapping[str, Any]]],
+    to_state: str,
+    *,
+    now: datetime,
+    note: str,
+) -> None:
+    """UPDATE … WHERE state = the one that was read, and the events; then the objects get the values.
+
+    All swaps name the same columns, as moves to one state do.
+    """
+    if not swaps:
+        return
+    columns = {**swaps[0][1], "state": to_state, "updated_at": now}
+    table = ErasureRequest.__table__  # type: ignore[attr-defined]
     statement = (
-        sa.update(ErasureRequest)
-        .where(col(ErasureRequest.id) == request.id, col(ErasureRequest.state) == request.state)
-        .values(changed)
-        .execution_options(synchronize_session=False)  # the object must not change unless the row did
-    )
-    if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
-        raise ConflictError(f"The request is no longer {request.state}: somebody else moved it first; read it again.")
-    from_state = request.state
-    session.add(RequestEvent(request_id=request.id, at=now, from_state=from_state, to_state=to_state, note=note))
-    for name, value in changed.items():
-        set_committed_value(request, name, value)
-    if to_state != from_state or "due_at" in values:  # what a callback tells
-        webhooks.enqueue(session, request, now=now)
+        sa.update(table)
+        .where(table.c.id == sa.bindparam("request_id"), table.c.state == sa.bindparam("state_read"))
+        .values({name: sa.bindparam(f"new_{name}") for name in columns})
+    )  # on the table: the objects must not change unless the rows did
+    changes = [(request, {**values, "state": to_state, "updated_at": now}) for request, values in swaps]
+    rows = [
+        {"request_id": request.id, "state_read": request.state}
+        | {f"new_{name}": value for name, value in changed.items()}
+        for request, changed in changes
+    ]
+    if session.connection().execute(statement, rows).rowcount != len(rows):
+        states = ", ".join(sorted({request.state for request, _ in swaps}))
+        raise ConflictError(f"The request is no longer {states}: somebody else moved it first; read it again.")
+    for request, changed in changes:
+        from_state = request.state
+        session.add(RequestEvent(request_id=request.id, at=now, from_state=from_state, to_state=to_state, note=note))
+        for name, value in changed.items():
+            set_committed_value(request, name, value)
+        if to_state != from_state or "due_at" in changed:  # what a callback tells
+            webhooks.enqueue(session, request, now=now)
 
 
 def _promote(session: Session, followers: list[ErasureRequest], *, now: datetime, note: str) -> None:

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -123,7 +124,9 @@ def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settin
     """
     jobs = settings.jobs or os.cpu_count() or 1
     parent = os.getpid()
-    parallel = joblib.Parallel(n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered")
+    parallel = joblib.Parallel(
+        n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered", max_nbytes=None
+    )  # no file outside of the home
     yield from parallel(joblib.delayed(_in_child)(task, call, parent) for call in calls)
 
 
@@ -193,11 +196,27 @@ def release_processes() -> None:
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
+def yield_processor() -> None:
+    """Let serving go first where the kernel weighs whole sessions: `nice` acts only within one."""
+    autogroup = Path("/proc/self/autogroup")
+    if os.getsid(0) == os.getpid() and autogroup.exists():  # only a session of our own
+        with suppress(OSError):
+            autogroup.write_text("19")
+
+
 @lru_cache(maxsize=1)
 def _prepare_process(parent: int) -> None:
-    """Once a child: one thread, lowest priority, and an end when the process that asked for it is gone."""
+    """Once a child: one thread, lowest priority, and an end when the process that asked for it is gone.
+
+    It is a session of its own: where the kernel weighs whole sessions, one with the worker would take the worker down
+    to its priority, and a worker that waits for the processor while it holds the database's lock stops the serving
+    processes' heartbeats.
+    """
     torch.set_num_threads(1)
+    with suppress(PermissionError):  # it leads one already
+        os.setsid()
     os.nice(19 - os.nice(0))
+    yield_processor()
 
     def watch() -> None:
         while os.getppid() == parent:

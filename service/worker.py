@@ -14,10 +14,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import psutil
 import sqlalchemy as sa
@@ -37,6 +35,7 @@ from service.rebuilding import Rebuilder
 from service.settings import Settings
 from service.tables import Deployment, ErasureRequest, OpenLine, Run, WorkerLease
 from service.tracing import Traces
+from service.trials import yield_processor
 from service.webhooks import Deliverer
 
 log = structlog.get_logger()
@@ -213,8 +212,7 @@ def claim(context: Context, policy: Policy) -> str | None:
         ledger.record(
             s, "policy", now=now, run_id=run.id, policy=policy.name, policy_digest=policy.digest, seed=run.seed
         )
-        for request in waiting:
-            states.move(s, request, "unlearning", now=now, run_id=run.id)
+        states.move_all(s, [(request, {"run_id": run.id}) for request in waiting], "unlearning", now=now)
         s.commit()
         log.info("run.claimed", run_id=run.id, erasure_ids=[request.id for request in waiting])
         return run.id
@@ -239,7 +237,8 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
     """Claim and carry out runs until `stop` is set; a step that is under way then is finished by the next start."""
     settings = context.settings
     with Lease(context), Listener(context), Deliverer(context):
-        _yield_processor()
+        if settings.jobs == 1:  # training is done in this process; else its children yield, and this one never waits
+            yield_processor()
         traces = Traces.open(settings, "worker")
         pipeline = _launch(context, policy, traces)
         log.info("worker.ready", home=str(settings.home), policy=policy.name)
@@ -306,14 +305,6 @@ def _launch(context: Context, policy: Policy, traces: Traces) -> Pipeline:
     pipeline = Pipeline(context, policy, traces)
     DBOS.launch()  # resumes what a killed worker left
     return pipeline
-
-
-def _yield_processor() -> None:
-    """Let serving go first where the kernel weighs whole sessions: `nice` of the training acts only within one."""
-    autogroup = Path("/proc/self/autogroup")
-    if os.getsid(0) == os.getpid() and autogroup.exists():  # only a session of our own
-        with suppress(OSError):
-            autogroup.write_text("19")
 
 
 def run_worker(settings: Settings, policy: Policy, now: Callable[[], datetime] = utc_now) -> None:

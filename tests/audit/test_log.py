@@ -169,6 +169,7 @@ def test_ten_thousand_entries_take_less_than_a_second() -> None:
     leaves = leaves_of(10_000)
     started = time.perf_counter()
     proof = log.inclusion_proof(7_777, leaves)
+    assert log.inclusion_proofs([7_777, 0], leaves) == [proof, log.inclusion_proof(0, leaves)]
     assert log.verify_inclusion(7_777, 10_000, leaves[7_777], proof, log.root(leaves))
     assert len(proof) <= 14
     assert time.perf_counter() - started < 1

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -87,6 +88,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=memory_folder())
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of the blocks that stop what was started
     total, began, left_out = Tally(), time.monotonic(), []
     for name in options.only or PARTS:
         with tempfile.TemporaryDirectory(prefix="faults-", dir=options.folder, ignore_cleanup_errors=True) as folder:

@@ -42,7 +42,7 @@ def make_home(folder: Path, *, n_subjects: int, seed: int, **changes: str) -> Se
     settings = Settings(
         home=folder, recipe=str(folder / "recipe.json"), policy=str(folder / "policy.json"), port=ports[0],
         console_port=ports[1], jobs=1, device="cpu", log_format="json", poll_seconds=0.05, lease_seconds=10.0,
-        api_workers=2, **changes,
+        api_workers=2, rebuild_references="off", **changes,
     )  # fmt: skip
     synthetic.write_folder(
         settings.data_folder, n_subjects=n_subjects, images_per_subject=N_IMAGES, size=SIZE, seed=seed

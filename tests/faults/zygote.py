@@ -88,7 +88,6 @@ def _become_worker(environment: dict[str, str], log: str) -> None:
     from service.settings import Settings
     from service.worker import run_worker
 
-    os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for descriptor, target in ((nothing, 0), (file, 1), (file, 2)):

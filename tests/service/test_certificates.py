@@ -36,7 +36,7 @@ def issue(context, run_id, number, barrier=None):
     """Certificate of the run's request of this number, its text as people get it."""
     request = tiny.requests(context)[number]
     with session(context.engine) as s:
-        issuer_of(context, run_id).erasure(s, request, tiny.attempts(context)[0], purged_at(context, barrier))
+        issuer_of(context, run_id).erasures(s, [request], tiny.attempts(context)[0], purged_at(context, barrier))
         s.commit()
     return tiny.certificates(context)[-1].envelope
 
@@ -114,7 +114,7 @@ def test_a_service_without_a_model_certifies_too(context):
     plan = RunPlan("", [], [], [], {request_id: 0}, {request_id: 0}, {})
     issuer = Issuer(context, tiny.POLICY, run, plan)
     with session(context.engine) as s:
-        issuer.erasure(s, tiny.request_of(context, request_id), None, purged_at(context))
+        issuer.erasures(s, [tiny.request_of(context, request_id)], None, purged_at(context))
         s.commit()
     result = verify(tiny.certificates(context)[0].envelope)
     assert result.valid, result.checks
@@ -158,7 +158,7 @@ def test_a_certificate_is_of_the_caller_s_transaction(tiny_context, mixed):
     before = tiny.log_entries(tiny_context)
     with session(tiny_context.engine) as s:
         request = tiny.requests(tiny_context)[0]
-        issuer_of(tiny_context, mixed).erasure(s, request, tiny.attempts(tiny_context)[0], purged_at(tiny_context))
+        issuer_of(tiny_context, mixed).erasures(s, [request], tiny.attempts(tiny_context)[0], purged_at(tiny_context))
         s.rollback()
     assert tiny.certificates(tiny_context) == []
     assert tiny.log_entries(tiny_context) == before

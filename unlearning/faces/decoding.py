@@ -18,6 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 MAX_BYTES = 10_000_000
 MAX_PIXELS = 25_000_000
+MAX_WEBP_PIXELS = 8_000_000  # libwebp's canvases and PIL's copies take 16 to 20 bytes a pixel, others 4 to 8
 
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")  # PIL clips these at 255 instead of scaling them
 
@@ -45,7 +46,8 @@ def decode(data: bytes, *, size: tuple[int, int], channels: int) -> np.ndarray:
         # least twice as large as wanted, so the filter below decides how the result looks.
         image.draft(mode, (2 * max(size), 2 * max(size)))
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        upright: Image.Image = ImageOps.exif_transpose(image)
+        del image  # of a large picture there should be two copies at a time, not three
         if upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")  # PIL warns when it has to drop such a palette's transparency itself
         if upright.mode != mode:
@@ -91,6 +93,11 @@ def _open(data: bytes) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise ImageTooLargeError(
             f"Expected at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}; send a smaller picture."
+        )
+    if image.format == "WEBP" and image.width * image.height > MAX_WEBP_PIXELS:
+        raise ImageTooLargeError(
+            f"Expected at most {MAX_WEBP_PIXELS:,} pixels of a WebP picture, got {image.width} x {image.height}; "
+            "send a smaller one, or a JPEG or PNG."
         )
     if image.mode in _DEEP_MODES:
         raise ImageError(f"Expected 8 bits a channel, got a picture of mode {image.mode}; save it with 8 bits.")
