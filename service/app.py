@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.settings import Settings
 
+_HEAD_SECONDS = 10  # for the head of a connection's first request
 _TIMEOUT_SECONDS = 15  # each request leaves a timer behind for this long
 
 _settings = Settings()
@@ -64,14 +65,29 @@ async def _unmatched(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _accept_one_at_a_time(loop: Any) -> None:
-    """Leave connections to the other processes: asyncio takes all that wait, and one process would have them all."""
+    """Leave connections to the other processes: asyncio takes all that wait, and one process would have them all.
+
+    And end those that do not send a request's head: uvicorn waits for the first one as long as the client likes.
+    """
     accept = getattr(loop, "_accept_connection", None)
     if accept is not None:  # other loops have their own ways
 
         def accept_one(protocol: Any, sock: Any, ssl: Any = None, server: Any = None, _: int = 1, *rest: Any) -> None:
-            accept(protocol, sock, ssl, server, 1, *rest)
+            accept(lambda: _with_patience(loop, protocol()), sock, ssl, server, 1, *rest)
 
         loop._accept_connection = accept_one
+
+
+def _with_patience(loop: Any, protocol: Any) -> Any:
+    """The connection's protocol, with an end to the wait for its first request."""
+
+    def end_if_silent() -> None:
+        transport = getattr(protocol, "transport", None)
+        if getattr(protocol, "cycle", transport) is None and transport is not None:  # no head of a request came yet
+            transport.abort()
+
+    loop.call_later(_HEAD_SECONDS, end_if_silent)
+    return protocol
 
 
 _scraped = [Route("/metrics", _metrics)] if _settings.metrics else []

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, create_engine
 
 from service import migrations
-from service.errors import StartupError
+from service.errors import StartupError, TryLaterError
 from service.settings import Settings
 
 
@@ -94,11 +94,25 @@ def reading(engine: sa.Engine) -> Session:
 
 
 def scrub_free_pages(engine: sa.Engine) -> None:
-    """Move SQLite's WAL into the file and truncate it, so that deleted values are in neither."""
-    if engine.dialect.name != "sqlite":
+    """Leave deleted values in no free space of the request database's files.
+
+    SQLite: the WAL is moved into the file, whose free pages are zeros (`secure_delete`), and truncated. PostgreSQL: the
+    one table that held user ids is written anew and its old file given back; its write-ahead log keeps them until the
+    server recycles its segments, and archives and replicas are the operator's.
+
+    Raises:
+        TryLaterError: another connection was reading all the time.
+    """
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("SET lock_timeout = '10s'")
+            connection.exec_driver_sql("VACUUM (FULL) erasure_requests")
+            connection.exec_driver_sql("RESET lock_timeout")
         return
-    connection = engine.raw_connection()  # no BEGIN of ours around it: a checkpoint cannot run in a transaction
+    raw = engine.raw_connection()  # no BEGIN of ours around it: a checkpoint cannot run in a transaction
     try:
-        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        is_busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     finally:
-        connection.close()
+        raw.close()
+    if is_busy:
+        raise TryLaterError("Expected to truncate the database's WAL; another connection was reading all the time.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from service import deployment, registry
 from service.completion import complete, purge
 from service.context import LINE
 from service.db import reading
-from service.pipeline import Pipeline, place_of
+from service.pipeline import Pipeline, StepError, place_of
 from service.tables import OpenLine, RequestEvent
 from tests.service import tiny
 from tests.service.versions import add_version
@@ -58,6 +59,17 @@ def test_the_place_of_an_error_is_its_kind_and_innermost_lines(raised):
 def test_the_place_of_a_step_tried_too_often_is_that_of_its_last_error(raised):
     tried = dbos_error.DBOSMaxStepRetriesExceeded("audit", 3, [OSError(SECRET), raised])
     assert place_of(tried) == place_of(raised)
+
+
+def test_a_steps_error_says_where_and_nothing_else(pipeline, tiny_context):
+    """DBOS pickles errors into its tables."""
+    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0])
+    (tiny_context.settings.data_folder / "metadata.csv").write_text(SECRET)
+    with pytest.raises(StepError) as caught:
+        pipeline.plan(run_id)
+    assert SECRET.encode() not in pickle.dumps(caught.value)
+    assert "FacesError in " in str(caught.value)
+    assert place_of(dbos_error.DBOSMaxStepRetriesExceeded("plan", 3, [caught.value])) == str(caught.value)
 
 
 def test_an_error_that_was_never_raised_has_no_place():

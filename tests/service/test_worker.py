@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlmodel import select
 
 from audit.policy import load_policy
-from service import auth, intake
+from service import auth, intake, worker
 from service.auth import Client
 from service.barrier import this_host
 from service.context import LINE, Context
@@ -117,3 +118,84 @@ def test_a_dead_workers_lease_does_not_bind(context: Context) -> None:
 def test_this_process_is_alive_and_an_impossible_one_is_not() -> None:
     assert is_alive(os.getpid())
     assert not is_alive(2**22 - 1)
+
+
+def other_machine(context: Context, *, seconds: float) -> None:
+    """The lease of a worker elsewhere, for so many seconds from now."""
+    now = context.now()
+    with session(context.engine) as s:
+        s.merge(
+            WorkerLease(
+                line=LINE, holder="x", host="elsewhere", pid=1, fencing_token=7, heartbeat_at=now,
+                lease_until=now + timedelta(seconds=seconds),
+            )
+        )  # fmt: skip
+        s.commit()
+
+
+class Steady:
+    """A clock that only sleeping moves, and what happens then."""
+
+    def __init__(self, on_sleep: Callable[[], None] = lambda: None) -> None:
+        self.at, self._on_sleep = 0.0, on_sleep
+
+    def __call__(self) -> float:
+        return self.at
+
+    def sleep(self, seconds: float) -> None:
+        self.at += seconds
+        self._on_sleep()
+
+
+def test_a_silent_lease_of_another_machine_is_taken_after_its_length_whatever_the_wall_clocks_say(
+    context: Context,
+) -> None:
+    other_machine(context, seconds=86_400)  # its clock is a day ahead, or ours was set back by one
+    steady = Steady()
+    with Lease(context, steady=steady, sleep=steady.sleep), reading(context.engine) as s:
+        assert s.get_one(WorkerLease, LINE).fencing_token == 8
+    assert 10.0 <= steady.at <= 12.0
+
+
+def test_a_lease_that_another_machine_renews_is_respected(context: Context, clock: Any) -> None:
+    other_machine(context, seconds=86_400)
+
+    def renew() -> None:
+        clock.advance(seconds=1)
+        other_machine(context, seconds=86_400)
+
+    steady = Steady(renew)
+    with (
+        pytest.raises(StartupError, match="found process 1 on elsewhere"),
+        Lease(context, steady=steady, sleep=steady.sleep),
+    ):
+        pass
+
+
+def test_a_dead_worker_of_this_machine_binds_nobody_though_the_clock_was_set_back(context: Context) -> None:
+    now = context.now()
+    with session(context.engine) as s:
+        s.add(
+            WorkerLease(
+                line=LINE, holder="x", host=this_host(), pid=os.getpid(), fencing_token=7, heartbeat_at=now,
+                lease_until=now + timedelta(days=1),
+            )
+        )  # fmt: skip
+        s.commit()
+    with Lease(context):
+        pass
+
+
+@pytest.mark.parametrize("status", ["ERROR", "SUCCESS", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"])
+def test_a_run_whose_workflow_ended_without_it_needs_attention(
+    context: Context, clock: Any, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    ids = file(context, "s31")
+    clock.advance(seconds=context.settings.hold_seconds)
+    claim(context, POLICY)
+    monkeypatch.setattr(worker.DBOS, "get_workflow_status", lambda _: SimpleNamespace(status=status))
+    for _ in range(2):
+        worker.start_open_run(context, None)  # type: ignore[arg-type]
+    assert states_of(context, ids) == ["needs_attention"]
+    with reading(context.engine) as s:
+        assert s.get(OpenLine, LINE) is None

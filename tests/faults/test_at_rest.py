@@ -1,0 +1,156 @@
+"""Nothing is left of a person after completion, in raw bytes, in plain and in the spellings bytes hide in."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from service.context import Context
+from service.db import session
+from tests.faults.bench import Bench, memory_folder
+from tests.faults.watch import Person, found_in
+from tests.postgres import PostgresServer
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[str, list[bytes]]]:
+    """A port that takes callbacks as they come over the wire; gives its address and what came."""
+    came: list[bytes] = []
+    server = socket.create_server(("127.0.0.1", 0))
+    server.settimeout(0.2)
+    stop = threading.Event()
+
+    def serve() -> None:
+        while not stop.is_set():
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                connection.settimeout(2.0)
+                came.append(connection.recv(1 << 16))
+                connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/told", came
+    finally:
+        stop.set()
+        thread.join()
+        server.close()
+
+
+def hidden(person: Person) -> Person:
+    """The needles, and each in hex and in base64 at its three alignments."""
+    spelled = []
+    for needle in person.needles:
+        spelled += [needle.hex().encode(), json.dumps(needle.decode("latin-1"))[1:-1].encode()]
+        for shift in range(3):
+            digits = base64.b64encode(bytes(shift) + needle)
+            spelled.append(digits[4 : len(digits) - 4])  # what does not depend on the neighbours
+    return Person(person.user_id, (*person.needles, *spelled))
+
+
+def test_a_canary_is_nowhere_after_completion() -> None:
+    """Files of the home (database, WAL, DBOS's tables, logs, BentoML's home), TMPDIR, callbacks, metrics, answers."""
+    with (
+        TemporaryDirectory(prefix="faults-", dir=memory_folder(), ignore_cleanup_errors=True) as name,
+        receiver() as (url, came),
+        Bench.running(Path(name), n_subjects=40, seed=6, callback_allow="127.0.0.1") as bench,
+    ):
+        person = bench.next_person()
+        canary = hidden(person)
+        answer = bench.client.post("/v1/erasure-requests", json={"user_ids": [person.user_id], "callback_url": url})
+        assert answer.status_code == 202, answer.text
+        (receipt,) = answer.json()["requests"]
+        bench.filed[receipt["id"]] = person
+        assert found_in(bench.places(), [person])  # the search finds what there is
+        bench.finish([receipt["id"]])
+        bench.until(lambda: any(b"completed" in message for message in came), "the callback of the completion", 60)
+        request = bench.request(receipt["id"])
+        pages = [
+            bench.client.get(f"/v1/certificates/{request['certificate_id']}").content,
+            json.dumps(request).encode(),
+        ]
+        pages += [bench.client.get(path).content for path in ("/metrics", "/v1/models", "/v1/log/entries")]
+        pages.append(bench.client.get(f"http://127.0.0.1:{bench.settings.console_port}/metrics").content)
+        pages += came
+        assert not [page for page in pages if any(needle in page for needle in canary.needles)]
+        assert found_in(bench.places(), [canary]) == []
+        bench.stop_worker()
+        assert found_in(bench.places(), [canary]) == []
+        assert bench.tally.violations == []
+
+
+def test_a_failed_step_leaves_no_name_in_the_workflows_tables() -> None:
+    """An error of a library may quote a row of the data; what DBOS stores of a step's errors is kind and place."""
+    with (
+        TemporaryDirectory(prefix="faults-", dir=memory_folder(), ignore_cleanup_errors=True) as name,
+        Bench.running(Path(name), n_subjects=40, seed=7) as bench,
+    ):
+        person = bench.next_person()
+        table = bench.settings.data_folder / "metadata.csv"
+        whole = table.read_text()
+        broken = "\n".join(line.replace(",train", ",test", 1) if person.user_id in line else line
+                           for line in whole.splitlines()[:-1])  # fmt: skip
+        first = next(line for line in broken.splitlines() if person.user_id in line)
+        table.write_text(broken.replace(first, first.replace(",test", ",train"), 1) + "\n")  # one person, two splits
+        (request_id,) = bench.file(person)
+        bench.start_worker()
+        bench.until(lambda: bench.request(request_id)["state"] == "needs_attention", "the run to stop")
+        context = Context.open(bench.settings)
+        context.engine.dispose()
+        canary = hidden(Person(person.user_id, (person.user_id.encode(),)))
+        held = {Path(path).name for path in found_in([bench.settings.home], [canary])}
+        assert held <= {"metadata.csv", "expunge.db", "expunge.db-wal"}  # where the waiting request and the data are
+        table.write_text(whole)
+        bench.client.post(f"/v1/erasure-requests/{request_id}/approve", json={"reason": "Mended."}).raise_for_status()
+        bench.finish([request_id])
+        assert found_in(bench.places(), [canary]) == []
+        assert bench.tally.violations == []
+
+
+def test_in_postgresql_an_erased_name_is_in_no_row_and_in_no_page_after_the_vacuum() -> None:
+    with (
+        PostgresServer.started() as server,
+        TemporaryDirectory(prefix="faults-", dir=memory_folder(), ignore_cleanup_errors=True) as name,
+    ):
+        urls = {"database_url": server.create_database(), "workflow_database_url": server.create_database()}
+        with Bench.running(Path(name), n_subjects=40, seed=8, **urls) as bench:
+            person = bench.next_person()
+            (request_id,) = bench.file(person)
+            bench.finish([request_id])
+            with session(bench.context.engine) as s:
+                s.execute(text("CHECKPOINT"))
+                tables = [
+                    row[0] for row in s.execute(text("SELECT tablename FROM pg_tables WHERE schemaname='public'"))
+                ]
+                for table in tables:
+                    rows = s.execute(text(f'SELECT t::text FROM "{table}" t'))  # noqa: S608
+                    assert not any(person.user_id in row[0] for row in rows), table
+            workflows = create_engine(urls["workflow_database_url"].replace("postgresql://", "postgresql+psycopg://"))
+            with workflows.connect() as connection:
+                everything = connection.execute(
+                    text("SELECT table_schema, table_name FROM information_schema.tables "
+                         "WHERE table_schema NOT IN ('pg_catalog', 'information_schema')")
+                ).all()  # fmt: skip
+                for schema, table in everything:
+                    rows = connection.execute(text(f'SELECT t::text FROM "{schema}"."{table}" t'))  # noqa: S608
+                    assert not any(person.user_id in row[0] for row in rows), table
+            workflows.dispose()
+            canary = Person(person.user_id, (person.user_id.encode(),))
+            held = [path for path in found_in([server._data], [canary]) if "pg_wal" not in path]
+            assert held == []
+            assert bench.tally.violations == []
