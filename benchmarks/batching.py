@@ -20,6 +20,7 @@ import os
 import platform
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,17 +29,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+# A script's own folder is the first place Python looks for modules, and ours holds an `audit.py`.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from service import auth
-from service.context import Context
-from service.db import session
-from service.planning import pictures_of, recipe_of
-from service.processes import Processes, free_ports
-from service.production import train_production
-from service.settings import Settings
-from service.trials import release_processes
-from unlearning.faces import read_metadata, synthetic
+import httpx  # noqa: E402
+
+from service import auth  # noqa: E402
+from service.context import Context  # noqa: E402
+from service.db import session  # noqa: E402
+from service.planning import pictures_of, recipe_of  # noqa: E402
+from service.processes import Processes, free_ports  # noqa: E402
+from service.production import train_production  # noqa: E402
+from service.settings import Settings  # noqa: E402
+from service.trials import release_processes  # noqa: E402
+from unlearning.faces import read_metadata, synthetic  # noqa: E402
 
 N_IMAGES = 2
 RECIPE = {
