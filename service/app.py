@@ -84,7 +84,7 @@ def _with_patience(loop: Any, protocol: Any) -> Any:
     def end_if_silent() -> None:
         transport = getattr(protocol, "transport", None)
         if getattr(protocol, "cycle", transport) is None and transport is not None:  # no head of a request came yet
-            transport.abort()
+            transport.close()
 
     loop.call_later(_HEAD_SECONDS, end_if_silent)
     return protocol

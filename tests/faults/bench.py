@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -98,6 +99,9 @@ class Bench:
                     bench.wait_serving()
                     try:
                         yield bench
+                    except BaseException:
+                        sys.stderr.write(f"cut off after {bench.tally}\n")
+                        raise
                     finally:
                         bench.client.close()
                         bench.context.engine.dispose()
