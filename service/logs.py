@@ -43,7 +43,7 @@ def set_up_logs(
 ) -> None:
     """Set up logging of the process, structlog's and the standard library's, to a stream (standard error).
 
-    Our own lines go straight to the stream: the standard library's way there takes three times as long.
+    Our own lines go straight to the stream: the standard library's way there costs nearly three times as much.
     """
     stream = stream or sys.stderr
     least: int = logging.getLevelNamesMapping()[level.upper()]
