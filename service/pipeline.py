@@ -47,16 +47,16 @@ def place_of(error: BaseException) -> str:
     return f"{type(last).__name__} in {' < '.join(reversed(frames)) or 'an unknown place'}"
 
 
-def discreet(function: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[Pipeline, P], R]:
+def discreet(function: Callable[Concatenate[Pipeline, str, P], R]) -> Callable[Concatenate[Pipeline, str, P], R]:
     """A step whose errors say where, and nothing else; each failed attempt is logged."""
 
     @functools.wraps(function)
-    def step(self: Pipeline, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def step(self: Pipeline, run_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(self, *args, **kwargs)
+            return function(self, run_id, *args, **kwargs)
         except Exception as error:
             place = place_of(error)
-        log.warning("step.failed", step=function.__name__, place=place)
+        log.warning("step.failed", run_id=run_id, step=function.__name__, place=place)
         raise StepError(place)
 
     return step
