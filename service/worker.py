@@ -83,7 +83,7 @@ class Lease:
         self._file = (self._context.settings.home / "worker.lock").open("ab")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._file.close()
             raise self._refusal(self._row()) from None
         try:
