@@ -6,7 +6,7 @@ export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test faults fuzz check format constraints clean benchmarks docs
+.PHONY: help demo serve test faults fuzz fuzz-api check format constraints clean benchmarks docs
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ faults: $(VENV)/developed  ## hundreds of kills, full disks, restarted databases
 
 fuzz: $(VENV)/developed  ## a hundred thousand damaged pictures through the decoder
 	$(BIN)/python -m tests.fuzz
+
+fuzz-api: $(VENV)/developed  ## thousands of generated calls of the API, and its model with crashes
+	EXPUNGE_FUZZ=20 $(BIN)/python -m pytest tests/journey/test_fuzz_api.py tests/service/test_machine.py
 
 check: $(VENV)/developed  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

@@ -41,6 +41,7 @@ if _is_serving_process():
 
     from service.context import Context
     from service.logs import set_up_logs
+    from service.middleware import OneLinePaths
     from service.serving import ServingProcess
 
     torch.set_num_threads(1)
@@ -122,3 +123,7 @@ class Expunge:
     async def __is_ready__(self) -> bool:
         """For `/readyz`; `/v1/health/ready` says why not."""
         return _process.follower.why_not_ready() is None
+
+
+if _is_serving_process():
+    Expunge.add_asgi_middleware(OneLinePaths)  # type: ignore[attr-defined]  # a bentoml.Service by now

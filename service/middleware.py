@@ -62,6 +62,22 @@ class BodyLimit:
         await self.app(scope, receive_and_count, send)
 
 
+class OneLinePaths:
+    """ASGI middleware: line breaks of a path become spaces, so that it reaches the routes and gets their answer.
+
+    Routers' patterns for "anything" stop at a line break, and the framework would answer in a shape of its own. No
+    resource has a name with either.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "\n" in scope.get("path", ""):
+            scope = {**scope, "path": scope["path"].replace("\n", " ")}
+        await self.app(scope, receive, send)
+
+
 class Departures:
     """ASGI middleware: tells the slot when a response has left, and stops one that must not leave any more."""
 

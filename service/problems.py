@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.errors import ExpungeError, TryLaterError
 from service.redact import describe
@@ -123,9 +124,14 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         raise error
     title = "Too large" if error.status_code == 413 else HTTPStatus(error.status_code).phrase.capitalize()
     detail = _PLAIN.get(error.status_code) or str(error.detail)
-    return problem(
-        error.status_code, title, detail, request_id=request_id_of(request), headers=error.headers
-    )  # fmt: skip
+    headers = dict(error.headers or {}) | ({"Allow": _allowed(request)} if error.status_code == 405 else {})
+    return problem(error.status_code, title, detail, request_id=request_id_of(request), headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Methods of all routes of the path; the framework names those of the first route only."""
+    matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in matching for method in getattr(route, "methods", None) or ()}))
 
 
 async def _database_busy(request: Request, error: Exception) -> JSONResponse:

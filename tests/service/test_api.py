@@ -201,6 +201,7 @@ def test_other_methods(client: TestClient, assert_problem: Check) -> None:
         response = client.request(method, path)
         assert_problem(response, 405)
         assert response.headers["allow"]
+    assert client.request("PATCH", "/erasure-requests/x").headers["allow"] == "DELETE, GET"
 
 
 def test_bodies_that_are_too_large(client: TestClient, assert_problem: Check) -> None:

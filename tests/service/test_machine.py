@@ -49,7 +49,7 @@ CLIENTS = ("a", "b")
 N_SUBJECTS = 10  # three people in one call are more than a fifth
 HOLD = timedelta(hours=1)
 POLICY = load_policy("standard")
-EFFORT = int(os.environ.get("EXPUNGE_FUZZ", "1"))  # `make fuzz` asks for more
+EFFORT = int(os.environ.get("EXPUNGE_FUZZ", "1"))  # `make fuzz-api` asks for more
 PHASES = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # a failure is short enough to read as it is
 STAGES = ("unlearning", "auditing", "deploying", "purging", "completed")
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from starlette.exceptions import HTTPException
 
-from service.middleware import BodyLimit, Departures, passage_of
+from service.middleware import BodyLimit, Departures, OneLinePaths, passage_of
 from service.slot import Passage
 
 SCOPE = {"type": "http", "method": "POST", "path": "/", "headers": [], "expunge.request_id": "r"}
@@ -35,6 +35,18 @@ async def echo(scope, receive, send):
             break
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
+
+
+def test_a_line_break_in_a_path_reaches_the_routes_as_a_space():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope["path"])
+
+    for path in ("/v1/a\nb\n", "/v1/plain"):
+        run(OneLinePaths(app), scope={"path": path})
+    run(OneLinePaths(app), scope={"type": "lifespan", "path": ""})
+    assert seen == ["/v1/a b ", "/v1/plain", ""]
 
 
 def test_bodies_up_to_the_limit_pass():

@@ -26,7 +26,16 @@ from sqlmodel import select
 from service.context import Context
 from service.db import session
 from service.errors import StartupError
-from service.outbound import AllowList, OutboundError, RefusedTargetError, Sender, is_public, look_up
+from service.outbound import (
+    AllowList,
+    OutboundError,
+    RefusedTargetError,
+    Sender,
+    is_public,
+    literal_address,
+    look_up,
+    may_lead_out,
+)
 from service.settings import Settings
 from service.tables import CallbackDelivery
 from service.webhooks import deliver_due
@@ -73,6 +82,27 @@ def test_no_ipv4_address_gets_in_as_ipv6(address: ipaddress.IPv4Address) -> None
     high, low = divmod(int(address), 1 << 16)
     assert not is_public(f"2002:{high:x}:{low:x}::1")
     assert not is_public(f"2001:0:{high:x}:{low:x}::1")
+
+
+@given(st.ip_addresses())
+def test_a_literal_is_judged_before_anything_is_sent_as_it_is_on_the_connection(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    host = str(address) if address.version == 4 else f"[{address}]"
+    assert may_lead_out(f"https://{host}/hook", AllowList()) == is_public(str(address))
+    assert may_lead_out(f"https://{host}/hook", AllowList.parse(str(address)))
+
+
+@given(st.ip_addresses(v=4))
+def test_every_spelling_of_an_ipv4_address_is_that_address(address: ipaddress.IPv4Address) -> None:
+    number, (a, b, c, d) = int(address), str(address).split(".")
+    for spelling in (
+        f"{number}",
+        f"{number:#x}",
+        f"{a}.{b}.{(int(c) << 8) + int(d)}",
+        f"{int(a):#o}.{b}.{c}.{d}".replace("0o", "0"),
+    ):
+        assert literal_address(spelling) == str(address)
 
 
 def test_the_allow_list_adds_hosts_and_networks() -> None:
