@@ -6,7 +6,7 @@ export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test faults fuzz fuzz-api check format constraints clean benchmarks docs
+.PHONY: help demo serve test faults fuzz fuzz-api check format constraints clean benchmarks docs pictures
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ check: $(VENV)/developed  ## format, lint, types, import directions
 format: $(VENV)/developed  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+pictures: $(VENV)/developed  ## the console's screenshots in the documentation, made by its tests
+	PICTURES=docs/images $(BIN)/python -m pytest -q tests/operators/test_browser.py
 
 docs: $(VENV)/developed  ## the documentation as pages, in build/docs
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs

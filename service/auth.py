@@ -182,6 +182,19 @@ def authenticate(engine: sa.Engine, token: str, *, now: datetime) -> Client:
     return _client(_valid_row(engine, token, now))
 
 
+def holder(engine: sa.Engine, key_id: str, *, now: datetime) -> tuple[Client, str]:
+    """Who holds a key, and the key's SHA-256, for whoever proved to have it earlier.
+
+    Raises:
+        NotAuthenticatedError: unknown, expired or revoked; which of these is not said.
+    """
+    with reading(engine) as s:
+        row = s.get(ApiKey, key_id)
+    if row is None or not _is_valid(row, now):
+        raise NotAuthenticatedError("Expected a valid API key; this one is unknown, expired or revoked.")
+    return _client(row), row.sha256
+
+
 class KnownKeys:
     """Looks keys up and remembers the good ones for `REMEMBER_SECONDS`, so that predictions need no database read."""
 

@@ -22,10 +22,9 @@ from service.follower import Follower
 from service.middleware import FORM_OVERHEAD_BYTES, BodyLimit, Departures
 from service.predictions import predictions_router
 from service.problems import problem_of, request_id_of
-from service.settings import Settings
 from service.slot import Lease, ModelSlot
 from service.tracing import TraceCalls, Traces
-from unlearning.faces.dataset import read_metadata
+from unlearning.faces.dataset import count_subjects
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def _app(
     traces: Traces,
 ) -> FastAPI:
     settings = context.settings
-    app = create_api(context, n_subjects=lambda: _count_subjects(settings))
+    app = create_api(context, n_subjects=lambda: count_subjects(settings.data_folder))
     app.include_router(predictions_router(slot, batcher, settings, watch))
     app.router.routes.insert(0, app.router.routes.pop())  # routes are tried in order, and this one has all the traffic
     _add_health(app, follower)
@@ -106,10 +105,3 @@ def _add_health(app: FastAPI, follower: Follower) -> None:
         if reason is None:
             return JSONResponse({"status": "ready"})
         return problem_of(TryLaterError(reason), request_id_of(request))
-
-
-def _count_subjects(settings: Settings) -> int:
-    """People the service holds images of."""
-    if not settings.data_folder.exists():
-        return 0
-    return len({row.user_id for row in read_metadata(settings.data_folder, classes_known=True)})

@@ -1,53 +1,115 @@
-"""The console in a real browser: with a key, by keyboard, without the internet."""
+"""The console in a real browser before the real processes: a request filed, followed, verified; another cancelled.
+
+`make pictures` runs these tests with `PICTURES=docs/images`, and they write the documents' screenshots on their way.
+"""
 
 from __future__ import annotations
 
-import threading
-import time
+import json
+import os
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-from service import auth, intake
-from service.auth import Client
-from service.console.listener import create_console
+from audit.certificate import verify
+from service import auth
 from service.context import Context
 from service.db import session
-from service.processes import free_ports
-from service.schemas import Filing
+from service.processes import Processes, free_ports
+from service.production import train_production
 from service.settings import Settings
+from tests.journey.conftest import TINY_POLICY, TINY_RECIPE, tell_young_from_old, wait_serving
+from unlearning.faces import read_metadata, synthetic
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.journey]
+
+POLICY = {**TINY_POLICY, "n_models": 20, "exchangeability_alpha": 0.1, "ladder": ["finetune", "retrain"]}
+"""Fine-tuning costs more than one per cent of retraining, so it fails whatever the seeds. Of six true retrains each is
+turned away with probability ≤ 0.1, so the run ends without a model less often than once in a million."""
+SECONDS = 120_000  # patience with a run, in Playwright's milliseconds
+SCHEMES = ("light", "dark")
+IMPACTS = {"serious", "critical"}
+
+
+@dataclass
+class Visit:
+    """A browser session and what it did: hosts asked, errors shown in its developer console."""
+
+    browsing: BrowserContext
+    url: str
+    hosts: set[str | None] = field(default_factory=set)
+    errors: list[str] = field(default_factory=list)
+
+    def page(self) -> Page:
+        page = self.browsing.new_page()
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        return page
+
+    def guard(self, route: Route) -> None:
+        """Every request of the browser comes by here; one to another host is noted, and goes nowhere."""
+        host = urlsplit(route.request.url).hostname
+        self.hosts.add(host)
+        if host == "127.0.0.1":
+            route.continue_()
+        else:
+            route.abort()
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running processes, the console's address and the operator's key."""
+
+    settings: Settings
+    url: str
+    key: str
+    people: tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
-    return Context.open(Settings(home=tmp_path_factory.mktemp("home")))
-
-
-@pytest.fixture(scope="module")
-def key(context: Context) -> str:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    home = tmp_path_factory.mktemp("home")
+    (home / "recipe.json").write_text(json.dumps(TINY_RECIPE))
+    (home / "policy.json").write_text(json.dumps(POLICY))
+    ports = free_ports(2)
+    settings = Settings(
+        home=home, recipe=str(home / "recipe.json"), policy=str(home / "policy.json"), port=ports[0], api_workers=1,
+        console_port=ports[1], hold_seconds=5, jobs=1, log_format="json",
+    )  # fmt: skip
+    synthetic.write_folder(settings.data_folder, n_subjects=24, images_per_subject=6, size=(16, 16), seed=1)
+    tell_young_from_old(settings.data_folder / "metadata.csv")
+    context = Context.open(settings)
+    train_production(context, seed=0)
     with session(context.engine) as s:
-        _, token = auth.create_key(s, name="operator", scopes=[auth.AUDIT], now=context.now(), key_id="operator")
+        _, key = auth.create_key(
+            s, name="Privacy office", scopes=auth.SCOPES, now=context.now(), key_id="privacy-office"
+        )
         s.commit()
-    return token
+    context.engine.dispose()
+    people = sorted({row.user_id for row in read_metadata(settings.data_folder) if row.split == "train"})
+    with Processes(settings) as processes:
+        processes.start_serving()
+        processes.start_worker()
+        wait_serving(processes, settings)
+        wait_for_console(processes)
+        yield Service(settings, f"http://127.0.0.1:{settings.console_port}", key, tuple(people))
 
 
-@pytest.fixture(scope="module")
-def url(context: Context) -> Iterator[str]:
-    (port,) = free_ports(1)
-    server = uvicorn.Server(uvicorn.Config(create_console(context), port=port, log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+def wait_for_console(processes: Processes) -> None:
+    """Until the worker is ready; then let its session run like any other, or a busy machine would never show a page."""
+    log = processes.logs / "worker.log"
+    processes.wait_until(lambda: "worker.ready" in log.read_text(), "the worker", 120)
+    with suppress(OSError, AttributeError):
+        Path(f"/proc/{processes.worker.pid}/autogroup").write_text("0")  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module")
@@ -60,64 +122,196 @@ def browser(program: Callable[[str, str], str]) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, key: str) -> Iterator[Page]:
-    """A page of a browser that knows the key; hosts it asked are in `page.hosts`."""
-    browsing = browser.new_context(http_credentials={"username": "operator", "password": key})
-    page = browsing.new_page()
-    hosts: set[str | None] = set()
-    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-    yield page
+def visit(browser: Browser, service: Service) -> Iterator[Visit]:
+    """A session that nobody signed in to; at its end no request has left the machine, and nothing went wrong in it."""
+    browsing = browser.new_context(viewport={"width": 1280, "height": 900})
+    browsing.set_default_timeout(60_000)
+    browsing.add_init_script(path=str(files("axe_playwright_python") / "axe.min.js"))
+    visit = Visit(browsing, service.url)
+    browsing.route("**/*", visit.guard)
+    yield visit
     browsing.close()
-    assert hosts - {None} <= {"127.0.0.1"}
+    assert visit.hosts == {"127.0.0.1"}
+    assert visit.errors == []
 
 
-def test_a_request_is_found_and_opened_by_keyboard(page: Page, url: str, context: Context, tmp_path: Path) -> None:
-    client, filing = Client("c", "c", frozenset(auth.SCOPES)), Filing(user_ids=["canary-7d"])
-    filed = intake.file_requests(context, client, filing, n_subjects=lambda: 9, most_open=9)
-    request_id = filed.requests[0].id
-    page.goto(url)
-    assert page.title() == "Requests · Expunge"
+@pytest.fixture
+def signed_in(visit: Visit, service: Service) -> Page:
+    page = visit.page()
+    page.goto(visit.url)
+    page.get_by_label("API key").fill(service.key)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Requests")
+    return page
+
+
+def picture(page: Page, name: str, *, height: int = 900, scheme: str = "light") -> None:
+    """A screenshot for the documents, where they are asked for: a palette of 200 colours keeps it small."""
+    if folder := os.environ.get("PICTURES"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.set_viewport_size({"width": 1280, "height": height})
+        shot = Image.open(BytesIO(page.screenshot())).convert("RGB").quantize(200, dither=Image.Dither.NONE)
+        shot.save(Path(folder) / f"{name}.png", optimize=True)
+        page.emulate_media(color_scheme="light")
+
+
+def violations(page: Page) -> list[str]:
+    """Serious and critical findings of axe-core, in both colour schemes."""
+    found = []
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+        results = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+        found += [
+            f"{scheme}: {each['id']}: {node['html'][:120]} {node['failureSummary'][-160:]}"
+            for each in results["violations"]
+            if each["impact"] in IMPACTS
+            for node in each["nodes"]
+        ]
+    page.emulate_media(color_scheme="light")
+    return found
+
+
+def file(page: Page, url: str, person: str, *, legal_hold: bool = False) -> str:
+    """File one request in the form; gives its page's address."""
+    page.goto(f"{url}/file")
+    page.get_by_label("User ids").fill(person)
+    page.get_by_label("Ground").select_option("consent_withdrawn")
+    if legal_hold:
+        page.get_by_label("Legal hold").check()
+    page.get_by_role("button", name="File", exact=True).click()
+    expect(page.get_by_role("status").filter(has_text="Filed.")).to_be_visible()
+    return page.url.partition("?")[0]
+
+
+def test_a_wrong_key_gets_nowhere(visit: Visit) -> None:
+    page = visit.page()
+    page.goto(f"{visit.url}/models")
+    page.get_by_label("API key").fill("exp_wrong_key")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("unknown, expired or revoked")
+    assert violations(page) == []
+    page.goto(visit.url)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    visit.errors = [each for each in visit.errors if "401" not in each]  # the browser's own line about the answer
+
+
+def test_a_request_is_filed_followed_and_verified_and_another_cancelled(
+    signed_in: Page, visit: Visit, service: Service
+) -> None:
+    page, url = signed_in, service.url
+    held = file(page, url, service.people[5], legal_hold=True)
+    expect(page.locator("#state .pill")).to_have_text("needs attention")
+    request = file(page, url, service.people[2])
+    page.evaluate("() => { window.unbroken = true }")
+
+    other = visit.page()
+    file(other, url, service.people[7])
+    other.get_by_text("Cancel", exact=True).click()
+    other.get_by_role("button", name="Cancel this request").click()
+    expect(other.get_by_role("status").filter(has_text="Cancelled.")).to_be_visible()
+    expect(other.locator("#state .pill")).to_have_text("cancelled")
+
+    # What happens is shown as it happens, on the page that was open all the time.
+    expect(page.locator("#state .doing")).to_contain_text(
+        re.compile(r"reference models\s*\d+ of 20", re.I), timeout=SECONDS
+    )
+    expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
+    other.goto(url)
+    expect(other.locator("#under-way progress")).to_be_visible()
+    if "PICTURES" in os.environ:
+        expect(other.locator("#under-way .doing")).to_contain_text(re.compile(r"([4-9]|1\d) of 20"), timeout=SECONDS)
+    picture(other, "console-requests", height=820)
+    expect(page.locator("#state .doing")).to_contain_text("finetune", timeout=SECONDS)
+    expect(page.locator("#attempts .rung").first).to_contain_text("being tried")
+    found = violations(page)
+    expect(page.locator("#attempts .FAILED").first).to_contain_text("at most 1%", timeout=SECONDS)
+    expect(page.locator("#state .pill")).to_have_text("completed", timeout=SECONDS)
+    expect(page.locator("#attempts .rung.PASSED")).to_contain_text("Exact retraining")
+    expect(page.locator("#timeline li").last).to_contain_text("Completed")
+    assert page.evaluate("() => window.unbroken"), "the page was reloaded"
+    assert service.people[2] not in page.content()
+    assert found == []
+
+    page.get_by_role("link", name="Audit report of step 1").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Audit of run")
+    expect(page.locator(".verdict").first).to_have_css("border-left-style", "solid")  # its own style may apply
+    page.goto(request)
+    picture(page, "console", height=960)
+    with page.expect_download() as downloading:
+        page.get_by_role("link", name="Download").click()
+    content = json.loads(Path(downloading.value.path()).read_text())
+    assert verify(content, public_key=Context.open(service.settings).keyring.public_key).erased
+    page.get_by_role("link", name="Verify").click()
+    expect(page.locator(".verdict")).to_contain_text("Genuine, and the erasure is certified")
+    expect(page.locator("td.failed")).to_have_count(0)
+    expect(page.get_by_role("row", name=re.compile("^Weights"))).to_contain_text("holds")
+    picture(page, "console-verification", scheme="dark")
+
+    # Somebody decides about the one that waits.
+    page.goto(held)
+    page.get_by_text("Reject", exact=True).first.click()
+    page.get_by_label("Legal ground").select_option("legal_claims")
+    page.get_by_label("Explanation").fill("Evidence in an open case.")
+    page.get_by_role("button", name="Reject").click()
+    expect(page.locator("#state .pill")).to_have_text("rejected")
+
+    # Every page, both schemes, wide and narrow.
+    with_attempts = page.locator("a", has_text="Audit report")
+    addresses = [
+        "/",
+        "/?state=all",
+        "/file",
+        "/runs",
+        "/models",
+        "/banks",
+        "/methods",
+        urlsplit(request).path,
+        "/nowhere",
+    ]
+    page.goto(f"{url}/runs")
+    addresses.append(page.locator("tbody a").first.get_attribute("href") or "")
+    page.goto(request)
+    addresses.append(page.get_by_role("link", name="Verify").get_attribute("href") or "")
+    addresses.append(with_attempts.first.get_attribute("href") or "")
+    for address in addresses:
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.goto(url + address)
+        assert violations(page) == [], address
+        page.set_viewport_size({"width": 390, "height": 844})
+        width = page.evaluate("() => document.documentElement.scrollWidth")
+        assert width <= 390, f"{address} is {width} pixels wide on a screen of 390"
+    visit.errors = [each for each in visit.errors if "404" not in each]  # the browser's own line about /nowhere
+
+
+def test_the_keyboard_reaches_everything(signed_in: Page, visit: Visit) -> None:
+    page = signed_in
     page.keyboard.press("Tab")
     assert page.locator(":focus").inner_text() == "Skip to content"
-    page.locator(f'a[href="/requests/{request_id}"]').focus()
     page.keyboard.press("Enter")
-    page.wait_for_url(f"{url}/requests/{request_id}")
-    assert page.locator("h1").inner_text() == f"Request {request_id}"
-    assert page.locator("ol.timeline li").all_inner_texts()[0].startswith("queued")
-    assert "canary-7d" not in page.content()
-    assert page.screenshot(path=tmp_path / "request.png")
+    assert page.locator(":focus").get_attribute("id") == "main"
+    page.goto(visit.url)
+    reached = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        focused = page.locator(":focus")
+        reached.append(focused.evaluate("(e) => e.labels?.[0]?.innerText || e.innerText || e.ariaLabel"))
+        assert focused.evaluate("(e) => getComputedStyle(e).outlineStyle") == "solid", reached[-1]
+        if reached[-1] == "Show":
+            break
+    for name in ("Models", "Sign out", "File a request", "Request's number", "State", "Deadline", "Show"):
+        assert name in reached
+    page.get_by_role("button", name="Sign out").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    page.go_back()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
 
-def test_a_wrong_key_sees_nothing(browser: Browser, url: str) -> None:
-    browsing = browser.new_context(http_credentials={"username": "operator", "password": "exp_wrong_key"})
-    page = browsing.new_page()
-    try:
-        response = page.goto(url)
-        assert response is not None
-        assert response.status == 401
-        assert "Requests" not in page.title()
-    except Error as error:
-        assert "ERR_INVALID_AUTH_CREDENTIALS" in str(error)  # noqa: PT017 (what a browser may do instead)
-    finally:
-        browsing.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out_from_their_ground(page: Page, url: str, scheme: str) -> None:
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    page.goto(f"{url}/models")
-    colours = page.evaluate(
-        "() => [...document.querySelectorAll('h1, p, th, a')].map(e => getComputedStyle(e).color)"
-        ".concat([getComputedStyle(document.body).backgroundColor])"
-    )
-    *words, ground = [_luminance(colour) for colour in colours]
-    for word in words:
-        lighter, darker = max(word, ground), min(word, ground)
-        assert (lighter + 0.05) / (darker + 0.05) >= 4.5  # WCAG 2.1, 1.4.3
-
-
-def _luminance(colour: str) -> float:
-    """Relative luminance of `rgb(…)`, WCAG 2.1."""
-    parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+def test_a_worker_that_is_gone_is_said_and_forgotten(signed_in: Page, visit: Visit) -> None:
+    page = signed_in
+    page.goto(f"{visit.url}/models")  # asked for every second
+    visit.browsing.set_offline(True)
+    expect(page.locator("#lost")).to_contain_text("does not answer", timeout=30_000)
+    visit.browsing.set_offline(False)
+    expect(page.locator("#lost")).to_be_hidden(timeout=30_000)
+    visit.errors.clear()  # the browser's own lines about requests that failed

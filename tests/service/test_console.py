@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ import pytest
 from sqlmodel import select
 from starlette.testclient import TestClient
 
-from service import auth, intake, states
+from service import auth, intake
 from service.auth import Client
 from service.console.listener import Listener, create_console
 from service.context import Context
 from service.db import session
 from service.processes import free_ports
 from service.schemas import Filing
-from service.tables import Attempt, ErasureRequest, Run, ServingWorker
+from service.tables import ErasureRequest
 
 CANARY = "canary-91c4"
 
@@ -57,69 +56,11 @@ def test_a_page_needs_a_key(console: TestClient, request_id: str, new_key: Calla
     assert console.get(url).status_code == 403
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_whole_and_asks_nobody_else(console: TestClient, request_id: str, path: str) -> None:
-    page = console.get(path.format(request_id=request_id))
-    assert page.status_code == 200
-    assert page.headers["content-security-policy"].startswith("default-src 'self'")
-    assert 'lang="en"' in page.text
-    assert "<h1>" in page.text
-    assert "http://" not in page.text
-    assert "https://" not in page.text
-    assert CANARY not in page.text
-
-
-def test_the_nearest_deadline_comes_first_and_lateness_shows(
-    console: TestClient, context: Context, request_id: str, clock: Any
-) -> None:
-    assert 'class="late"' not in console.get("/").text
-    clock.advance(days=40)
-    assert 'class="late"' in console.get("/").text
-
-
-def test_a_request_shows_its_moves_and_attempts(console: TestClient, context: Context, request_id: str) -> None:
-    with session(context.engine) as s:
-        request = s.get_one(ErasureRequest, request_id)
-        now = context.now()
-        s.add(
-            Run(
-                id="run-1", line="default", stage="unlearning", base_digest="", policy_digest="", seed=1,
-                created_at=now, updated_at=now, stage_note="reference models 3/64",
-            )
-        )  # fmt: skip
-        states.move(s, request, "unlearning", now=now, run_id="run-1")
-        s.add(
-            Attempt(
-                run_id="run-1", step=0, method="seif", seed=1, verdict="FAILED", reasons=["<b>Too dear.</b>"],
-                started_at=now,
-            )
-        )  # fmt: skip
-        s.commit()
-    page = console.get(f"/requests/{request_id}").text
-    assert "seif" in page
-    assert "&lt;b&gt;Too dear." in page
-    assert "reference models 3/64" in page
-    assert "/runs/run-1/reports/0" in page
-
-
 def test_a_report_is_only_found_for_a_run(console: TestClient, context: Context, tmp_path: Path) -> None:
     assert console.get("/runs/..%2F..%2Fkeys/reports/0").status_code == 404
     assert console.get("/runs/nothing/reports/0").status_code == 404
     assert console.get("/requests/nothing").status_code == 404
     assert console.get("/certificates/nothing").status_code == 404
-
-
-def test_a_serving_process_without_a_fresh_lease_shows(console: TestClient, context: Context) -> None:
-    with session(context.engine) as s:
-        now = context.now()
-        s.add(
-            ServingWorker(
-                boot_id="b", line="default", host="h", pid=1, expected=2, started_at=now, heartbeat_at=now,
-                lease_until=now - timedelta(seconds=1),
-            )
-        )  # fmt: skip
-        s.commit()
-    assert "ran out" in console.get("/models").text
 
 
 def test_the_server_has_no_log_handlers_of_its_own(

@@ -3,9 +3,11 @@
 Adapters that write a data folder are modules of their own: `att`, `casia_surf`, `synthetic`.
 """
 
-from unlearning.faces.dataset import Row, check_folder, read_metadata
+from unlearning.faces.dataset import Row, check_folder, count_subjects, read_metadata
 from unlearning.faces.decoding import decode
 from unlearning.faces.packing import Faces, pack
 from unlearning.faces.removal import Removal, remove_subjects
 
-__all__ = ["Faces", "Removal", "Row", "check_folder", "decode", "pack", "read_metadata", "remove_subjects"]
+__all__ = [
+    "Faces", "Removal", "Row", "check_folder", "count_subjects", "decode", "pack", "read_metadata", "remove_subjects",
+]  # fmt: skip

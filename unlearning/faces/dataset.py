@@ -66,6 +66,11 @@ def read_metadata(folder: Path, *, classes_known: bool = False) -> tuple[Row, ..
     return rows
 
 
+def count_subjects(folder: Path) -> int:
+    """People the folder holds pictures of; 0 where there is no folder."""
+    return len({row.user_id for row in read_metadata(folder, classes_known=True)}) if folder.exists() else 0
+
+
 def check_folder(
     folder: Path,
     *,

@@ -1,0 +1,171 @@
+"""Pages that read: whole, escaped, for whom they are, and true."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from audit.policy import load_policy
+from service import auth, intake, states
+from service.auth import Client
+from service.console.rendering import HEADERS
+from service.context import Context
+from service.db import session
+from service.schemas import Filing
+from service.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlock, Run, ServingWorker
+from tests.service.console.conftest import Browser
+
+CANARY = "canary-77aa"
+PAGES = ("/", "/runs", "/runs/run-1", "/models", "/banks", "/methods", "/file", "/requests/{request_id}", "/nowhere")
+OURS = Client("client", "client", frozenset(auth.SCOPES))
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def request_id(context: Context) -> str:
+    """A request in a run whose first attempt failed."""
+    filing = Filing(user_ids=[CANARY], callback_url="https://privacy.example.org/?a=<b>")
+    filed = intake.file_requests(context, OURS, filing, n_subjects=lambda: 40, most_open=9)
+    now, policy = context.now(), load_policy(context.settings.policy)
+    with session(context.engine) as s:
+        request = s.get_one(ErasureRequest, filed.requests[0].id)
+        run = Run(
+            id="run-1", line="default", stage="unlearning", base_digest="b" * 64, policy_digest=policy.digest, seed=1,
+            created_at=now, updated_at=now, stage_note="reference models 3/64",
+        )  # fmt: skip
+        failed = Attempt(
+            run_id="run-1", step=0, method="dilute", seed=1, verdict="FAILED", reasons=[EVIL], started_at=now,
+            finished_at=now, figures={"checks": [
+                {"name": "cost_share", "value": 0.5, "bar": 0.2, "passed": False, "sentence": EVIL, "applicable": True}
+            ]},
+        )  # fmt: skip
+        s.add_all([run, OpenLine(line="default", run_id="run-1"), failed])
+        states.move(s, request, "unlearning", now=now, run_id="run-1")
+        s.commit()
+    return filed.requests[0].id
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_whole_has_no_inline_code_and_asks_nobody_else(
+    signed_in: Callable[..., Browser], request_id: str, path: str
+) -> None:
+    page = signed_in(*auth.SCOPES).get(path.format(request_id=request_id))
+    assert page.status_code == (404 if path == "/nowhere" else 200)
+    assert {name: page.headers[name] for name in HEADERS} == HEADERS
+    assert "unsafe" not in page.headers["content-security-policy"]
+    text = page.text
+    assert text.count("<h1>") == 1
+    assert 'lang="en"' in text
+    assert re.findall(r'(?:src|href|action)="(?!/|#)([^"]*)"', text) == []
+    assert re.search(r"<style|\sstyle=|\son\w+=", text) is None
+    assert re.findall(r"<script(?! type=\"module\" src=\"/static/live.js\">)", text) == []
+    assert CANARY not in text
+    assert EVIL not in text
+
+
+def test_a_request_tells_its_way(signed_in: Callable[..., Browser], request_id: str) -> None:
+    page = signed_in(auth.AUDIT).get(f"/requests/{request_id}").text
+    for words in (
+        "Reference models", "3 of 64", 'value="3"', "Dilute", "failed", "&lt;script&gt;", "Cost, beside retraining",
+        "/runs/run-1/reports/0", "2. Seif", "3 to 5. Exact retraining", "only if needed", "pending", "?a=&lt;b&gt;",
+    ):  # fmt: skip
+        assert words in page, words
+    assert 'data-poll="1000"' in page
+
+
+def test_a_page_that_did_not_change_is_not_sent_again(
+    signed_in: Callable[..., Browser], request_id: str, context: Context
+) -> None:
+    browser, place = signed_in(auth.AUDIT), f"/requests/{request_id}"
+    tag = browser.get(place).headers["etag"]
+    again = browser.get(place, headers={"If-None-Match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+    with session(context.engine) as s:
+        run = s.get_one(Run, "run-1")
+        run.stage_note = "reference models 4/64"
+        s.add(run)
+        s.commit()
+    assert browser.get(place, headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_the_nearest_deadline_comes_first_and_filters_narrow(
+    signed_in: Callable[..., Browser], context: Context, clock: Any
+) -> None:
+    ids = []
+    for name in ("first", "second", "third"):
+        filing = Filing(user_ids=[name])
+        ids.append(intake.file_requests(context, OURS, filing, n_subjects=lambda: 9, most_open=9).requests[0].id)
+        clock.advance(days=12)
+    browser = signed_in(auth.AUDIT)
+
+    def listed(query: str) -> list[str]:
+        return re.findall(r'<th scope="row"><a href="/requests/([\w-]+)"', browser.get(f"/{query}").text)
+
+    assert listed("") == ids
+    assert listed("?due=late") == ids[:1]
+    assert listed("?due=soon") == ids[1:2]
+    assert listed("?state=completed") == []
+    found = browser.get(f"/?id=%20{ids[1][:13]}")
+    assert found.headers["location"] == f"/requests/{ids[1]}"
+    assert "No request fits" in browser.get("/?id=%25").text
+    assert browser.get("/?state=lost").status_code == 422
+    assert 'class="under late"' in browser.get("/").text
+
+
+def test_a_client_sees_its_own_requests_and_no_other_pages(signed_in: Callable[..., Browser], request_id: str) -> None:
+    stranger = signed_in(auth.READ)
+    assert request_id not in stranger.get("/?state=all").text
+    assert stranger.get(f"/requests/{request_id}").status_code == 404
+    owner = signed_in(auth.READ, key_id="client")
+    assert request_id in owner.get("/").text
+    page = owner.get(f"/requests/{request_id}").text
+    assert "run-1" not in page
+    assert "3 of 64" in page
+    for path in ("/runs", "/runs/run-1", "/models", "/banks", "/methods"):
+        assert owner.get(path).status_code == 403
+        assert f'href="{path}"' not in page
+
+
+def test_banks_show_how_far_they_are_and_what_they_are_worth(
+    signed_in: Callable[..., Browser], context: Context
+) -> None:
+    now = context.now()
+    block: dict[str, Any] = {
+        "line": "default", "n_people": 2, "n_wanted": 64, "n_learned": 40, "size_bytes": 1000, "cost_seconds": 60.0,
+        "bank": "d" * 64, "begun_at": now, "updated_at": now,
+    }  # fmt: skip
+    with session(context.engine) as s:
+        s.add(ReferenceBlock(block="one", state="building", n_models=9, n_next=9, n_gone=0, staleness=0.0, **block))
+        s.add(ReferenceBlock(block="two", state="stale", n_models=64, n_next=7, n_gone=1, staleness=0.025, **block))
+        s.commit()
+    page = signed_in(auth.AUDIT).get("/banks").text
+    for words in ("9 of 64", "64 of 64, its successor has 7", "1 of 40", "2.5 %; at most 5 % may judge", "building"):
+        assert words in page, words
+
+
+def test_models_name_a_process_that_must_not_answer(signed_in: Callable[..., Browser], context: Context) -> None:
+    now = context.now()
+    with session(context.engine) as s:
+        s.add(
+            ServingWorker(
+                boot_id="b", line="default", host="h", pid=1, expected=2, started_at=now, heartbeat_at=now,
+                lease_until=now - timedelta(seconds=1), last_error=EVIL,
+            )
+        )  # fmt: skip
+        s.commit()
+    page = signed_in(auth.AUDIT).get("/models").text
+    assert "ran out" in page
+    assert EVIL not in page
+
+
+def test_methods_show_the_ladder_in_force_and_what_it_did_here(
+    signed_in: Callable[..., Browser], request_id: str
+) -> None:
+    page = signed_in(auth.AUDIT).get("/methods").text
+    assert [page.index(f"{i}. {name}") for i, name in ((1, "Dilute"), (2, "Seif"), (3, "Exact retraining"))]
+    assert "0 of 1 audits passed here" in page
+    assert "Mix every weight with noise" in page
