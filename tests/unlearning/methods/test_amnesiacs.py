@@ -28,6 +28,23 @@ def test_first_phase_reads_no_labels(model, retain, as_bound, same):
     assert same(one, other)
 
 
+def test_second_phase_is_hard_soft_and_divergence_together(monkeypatch, model, retain, as_bound):
+    losses, outputs = [], []
+    monkeypatch.setattr(room, "descend", lambda optimiser, loss, rate, **options: losses.append(loss.item()))
+    real = room.distil
+    monkeypatch.setattr(room, "distil", lambda *logits: outputs.append(logits) or real(*logits))
+    settings = as_bound(AmnesiacsSettings, epochs=1.0, distil_epochs=0.0)
+    amnesiacs(model, None, retain, settings=settings, seed=1, device="cpu")
+    student, teacher, temperature = outputs[0]
+    soft = -(teacher.softmax(1) * student.log_softmax(1)).sum(1).mean()
+    apart = ((teacher / 5).softmax(1) * ((teacher / 5).log_softmax(1) - (student / 5).log_softmax(1))).sum(1).mean()
+    hard = losses[0] - soft.item() - 25 * apart.item()
+    assert temperature == 5.0
+    # What is left must be the cross-entropy of 40 labels: no less than with the easiest class for every image.
+    assert hard > -student.log_softmax(1).max(1).values.mean().item() - 1e-5
+    assert hard < -student.log_softmax(1).min(1).values.mean().item() + 1e-5
+
+
 def test_network_without_convolution_is_refused(retain):
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
     with pytest.raises(MethodError, match="with a convolution"):

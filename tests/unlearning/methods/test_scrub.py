@@ -43,6 +43,21 @@ def test_climbs_in_the_first_epochs_only(monkeypatch, model, forget, retain, as_
     assert [rate for _, rate in steps] == [5e-4] * 8
 
 
+@pytest.mark.parametrize(("gamma", "alpha"), [(1.0, 0.0), (0.0, 1.0), (1.0, 0.5)])
+def test_keeping_is_cross_entropy_and_divergence_by_their_weights(
+    gamma, alpha, *, monkeypatch, model, retain, forget, as_bound
+):
+    seen = []
+    monkeypatch.setattr(room, "descend", lambda optimiser, loss, rate, **o: seen.append(loss.item()))
+    monkeypatch.setattr(room, "distil", lambda student, teacher, temperature: torch.tensor(3.0))
+    settings = as_bound(ScrubSettings, epochs=1, max_epochs=0, gamma=gamma, alpha=alpha)
+    scrub(model, forget, retain, settings=settings, seed=1, device="cpu")
+    monkeypatch.setattr(room, "cross_entropy", lambda outputs, labels: torch.tensor(7.0))
+    scrub(model, forget, retain, settings=settings, seed=1, device="cpu")
+    assert seen[1] == pytest.approx(7.0 * gamma + 3.0 * alpha)
+    assert (seen[0] == seen[1]) == (gamma == 0.0)
+
+
 def test_rewinds_to_the_epoch_nearest_to_the_unseen_error(monkeypatch, model, forget, retain, as_bound):
     errors = iter([0.0, 0.3, 0.12, 0.5, 0.08])
     students = []
