@@ -206,7 +206,8 @@ def _scene(context: Context, plan: planning.RunPlan, run: Run, method: str) -> S
     if METHODS[method].exact:
         return scene
     weights = registry.path(context.settings, run.base_digest)
-    return replace(scene, method=method, base_weights=weights, base_digest=run.base_digest)
+    options = plan.methods.get(method)
+    return replace(scene, method=method, options=options, base_weights=weights, base_digest=run.base_digest)
 
 
 def _unlearned_plan(context: Context, plan: planning.RunPlan, scene: Scene, run: Run) -> BankPlan:

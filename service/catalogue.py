@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from unlearning.methods import METHODS, find_method, settings_for, tuned_record
@@ -47,13 +48,13 @@ class Entry:
         return asdict(self)
 
 
-def describe(name: str, recipe: Recipe) -> Entry:
-    """One method's entry.
+def describe(name: str, recipe: Recipe, file: Path | None = None) -> Entry:
+    """One method's entry; `file` as in `unlearning.methods.settings_for`.
 
     Raises:
         MethodError: there is none of that name.
     """
-    method, found = find_method(name), tuned_record(name, recipe)
+    method, found = find_method(name), tuned_record(name, recipe, file)
     return Entry(
         name=name,
         title=method.title,
@@ -63,14 +64,14 @@ def describe(name: str, recipe: Recipe) -> Entry:
         cost=documented_cost(name),
         cost_share=1.0 if method.exact else found["record"]["cost_share"] if found else None,
         authors=method.settings().to_dict(),
-        settings=settings_for(name, recipe).to_dict(),
+        settings=settings_for(name, recipe, file).to_dict(),
         tuned_on=recipe.name if found else None,
     )
 
 
-def entries(recipe: Recipe) -> list[Entry]:
+def entries(recipe: Recipe, file: Path | None = None) -> list[Entry]:
     """All methods, in the registry's order."""
-    return [describe(name, recipe) for name in METHODS]
+    return [describe(name, recipe, file) for name in METHODS]
 
 
 def documented_cost(name: str) -> str:

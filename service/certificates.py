@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -87,8 +87,9 @@ class Issuer:
         """What stands in the certificate of any audited candidate."""
         figures = dict(attempt.figures)
         checks = tuple(figures.pop("checks", ()))
-        settings = asdict(settings_for(attempt.method, planning.recipe_of(self.context)))
-        settings.pop("recipe", None)  # its digest stands beside
+        settings = self.plan.methods.get(attempt.method)
+        if settings is None:  # planned by a version that did not write them down
+            settings = settings_for(attempt.method, planning.recipe_of(self.context)).to_dict()
         procedure = self._procedure(
             data_digest_after, method=attempt.method, rung=attempt.step, settings=settings, seed=attempt.seed
         )

@@ -188,7 +188,7 @@ def workload(context: Context, experiment: Experiment, stage: Stage) -> Workload
     """What `draw` would have to do now."""
     store, n = store_of(context, stage), experiment.n_each
     n_references = len(store.missing_seeds(stage.plan.key, 2 * n))
-    keys = _keys(stage, experiment).values()
+    keys = _keys(context, stage, experiment).values()
     missing = [store.missing_seeds(key, n) for key in keys]
     originals = {seed if experiment.setup != "reuse_n_1" else 0 for seeds in missing for seed in seeds}
     n_runs = sum(map(len, missing))
@@ -218,9 +218,11 @@ def evaluate(
     """
     stage = set_stage(context, experiment.people)
     retrained, candidates = draw(context, experiment, stage, on_progress)
-    scene = stage.plan.scene
+    scene, settings = stage.plan.scene, context.settings
     tuned = {
-        m for m in experiment.methods if settings_for(m, scene.recipe) != find_method(m).settings(recipe=scene.recipe)
+        m
+        for m in experiment.methods
+        if settings_for(m, scene.recipe, settings.tuned) != find_method(m).settings(recipe=scene.recipe)
     }
     provenance = {
         "Recipe": f"{scene.recipe.name} ({scene.recipe.digest[:16]}…)",
@@ -290,13 +292,13 @@ def draw_together(
     """
     failed: set[BankKey] = set()
     lacking: dict[tuple[Origin, int, int], list[Task]] = {}
-    wanted, n_lacking, keys_of = 0, 0, [_keys(stage, experiment) for experiment, stage in asked]
+    wanted, n_lacking, keys_of = 0, 0, [_keys(context, stage, experiment) for experiment, stage in asked]
     for (experiment, stage), keys in zip(asked, keys_of, strict=True):
         store, n, plan = store_of(context, stage), experiment.n_each, stage.plan
         wanted += len(keys) * n
         for name, key in keys.items():
             store.begin(key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n, now=context.now())
-            settings = None if name == DO_NOTHING else settings_for(name, plan.scene.recipe)
+            settings = None if name == DO_NOTHING else settings_for(name, plan.scene.recipe, context.settings.tuned)
             for seed in store.missing_seeds(key, n):
                 original = 0 if experiment.setup == "reuse_n_1" else seed
                 lacking.setdefault((stage.origin, original, seed), []).append(Task(stage, name, settings, key))
@@ -384,13 +386,13 @@ def _original(origin: Origin, original: int) -> torch.nn.Module:
     return train(scene.recipe, data, n_classes=n_classes, seed=ORIGINAL_SEEDS + original, device=scene.device).model
 
 
-def _keys(stage: Stage, experiment: Experiment) -> dict[str, BankKey]:
+def _keys(context: Context, stage: Stage, experiment: Experiment) -> dict[str, BankKey]:
     """By name, the key of the bank: stage, method, its settings and code, and where its originals come from."""
     recipe = stage.plan.scene.recipe
     origin = "one original" if experiment.setup == "reuse_n_1" else "an original each"
     keys = {}
     for name in experiment.candidates:
-        options = {} if name == DO_NOTHING else settings_for(name, recipe).to_dict()
+        options = {} if name == DO_NOTHING else settings_for(name, recipe, context.settings.tuned).to_dict()
         code = training_code_version() if name == DO_NOTHING else method_code_version(name)
         made_by = _digest(stage.digest, name, json.dumps(options, sort_keys=True), origin)
         keys[name] = replace(stage.plan.key, code_version=code, training_digest=made_by)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from service.tables import Deployment, Tombstone
 from service.trials import Pictures, Rows, Scene, open_pictures
 from unlearning.faces import Faces, pack
 from unlearning.faces.dataset import METADATA
+from unlearning.methods import settings_for
 from unlearning.recipes import Recipe, load_recipe
 
 
@@ -35,6 +36,7 @@ class RunPlan:
         images_of: by request id, how many images the service holds of the person.
         trained_of: by request id, how many of these the model learned from.
         bank: key, rows, example ids, tags, rosters and staleness of the bank that judges.
+        methods: by name, the settings of each method of the ladder as they were when the run was planned.
     """
 
     manifest_digest: str
@@ -44,6 +46,7 @@ class RunPlan:
     images_of: dict[str, int]
     trained_of: dict[str, int]
     bank: dict[str, Any]
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def must_unlearn(self) -> bool:
@@ -152,8 +155,9 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
             "staleness": asdict(judged_by.staleness),
         }
     return RunPlan(
-        faces.manifest_digest, list(faces.classes), forget.tolist(), retain.tolist(), images_of, trained_of, bank
-    )
+        faces.manifest_digest, list(faces.classes), forget.tolist(), retain.tolist(), images_of, trained_of, bank,
+        methods={name: settings_for(name, recipe, settings.tuned).to_dict() for name in policy.ladder},
+    )  # fmt: skip
 
 
 def bank_plan(context: Context, run_plan: RunPlan) -> BankPlan:

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
 
     policy: str = Field("standard", description="Audit policy: a preset's name or the path of a policy JSON file.")
     recipe: str = Field("att_small", description="Training recipe: a built-in name or the path of a recipe JSON file.")
+    tuned: Path | None = Field(
+        None, description="File of tuned method settings (`expunge tune`); none: only those that come with Expunge."
+    )
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N.")
     jobs: int = Field(0, ge=0, description="Training processes in parallel; 0: as many as cores.")
 

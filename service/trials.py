@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +26,7 @@ import audit
 from service.errors import DataFolderError
 from service.settings import Settings
 from unlearning.faces import Faces, pack
-from unlearning.methods import unlearn
+from unlearning.methods import find_method, unlearn
 from unlearning.models import build, load_weights, save_weights
 from unlearning.recipes import Recipe
 from unlearning.training import Examples, logits, train
@@ -67,6 +67,7 @@ class Scene:
         test: rows of the test accuracy.
         device: as in the settings.
         method: unlearning method, or none for training from scratch.
+        options: the method's settings as plain values; none for those of the recipe.
         forget: rows to forget, `(n_forget,)`; with a method only.
         base_weights: file of the model to start from; with a method only.
     """
@@ -79,6 +80,7 @@ class Scene:
     test: Rows
     device: str
     method: str | None = None
+    options: Mapping[str, Any] | None = None
     forget: Rows | None = None
     base_weights: Path | None = None
     base_digest: str | None = None
@@ -165,7 +167,11 @@ def run_trial(scene: Scene, seed: int, keep_weights: Path | None = None) -> Outc
         base = build(scene.recipe.architecture, n_classes, channels=scene.recipe.channels, width=scene.recipe.width)
         load_weights(base, scene.base_weights, digest=scene.base_digest)
         forget = Examples.from_arrays(faces.images[scene.forget], faces.labels[scene.forget])
-        done = unlearn(scene.method, base, forget, retain, recipe=scene.recipe, seed=seed, device=scene.device)
+        options = scene.options
+        chosen = None if options is None else find_method(scene.method).settings.from_dict(dict(options))
+        done = unlearn(
+            scene.method, base, forget, retain, recipe=scene.recipe, seed=seed, device=scene.device, settings=chosen
+        )
         model, cost = done.model, done.cost
         seconds, n_forward, n_backward = cost.seconds, cost.n_forward, cost.n_backward
     margins, retain_accuracy, test_accuracy = score(scene, model)

@@ -23,8 +23,9 @@ def methods(
     from service.catalogue import describe, entries
     from unlearning.recipes import load_recipe
 
-    recipe = load_recipe(Settings().recipe)
-    listed = [describe(method, recipe)] if method else entries(recipe)
+    settings = Settings()
+    recipe = load_recipe(settings.recipe)
+    listed = [describe(method, recipe, settings.tuned)] if method else entries(recipe, settings.tuned)
     if as_json:
         print(json.dumps([entry.to_dict() for entry in listed], indent=2, ensure_ascii=False))
         return
@@ -107,6 +108,6 @@ def tune(
     console.print(
         f"{method}: F / F_null {record['forgetting_ratio']:.2f}, retain {record['retain_ratio']:.3f}, test "
         f"{record['test_ratio']:.3f}, cost {record['cost_share']:.0%} with {json.dumps(found['settings'])}; kept in "
-        f"{file}.",
+        f"{file}. The service uses it where EXPUNGE_TUNED names it.",
         markup=False, soft_wrap=True,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -25,9 +26,13 @@ class Unlearned:
     cost: Cost
 
 
-def settings_for(name: str, recipe: Recipe) -> Settings:
-    """Gives the settings `unlearn` uses for a recipe by itself: tuned ones if there are any, else the authors'."""
-    return tuned_settings(name, find_method(name).settings, recipe)
+def settings_for(name: str, recipe: Recipe, file: Path | None = None) -> Settings:
+    """Gives the settings `unlearn` uses for a recipe by itself: tuned ones if there are any, else the authors'.
+
+    Args:
+        file: further tuned settings, see `tuned_record`.
+    """
+    return tuned_settings(name, find_method(name).settings, recipe, file)
 
 
 def unlearn(

@@ -11,26 +11,47 @@ import json
 from pathlib import Path
 from typing import Any
 
+from unlearning.errors import MethodError
 from unlearning.methods.settings import S
 from unlearning.recipes import Recipe
 
 _FILE = Path(__file__).with_name("tuned.json")
 
 
-def tuned_settings(method: str, settings: type[S], recipe: Recipe) -> S:
+def tuned_settings(method: str, settings: type[S], recipe: Recipe, file: Path | None = None) -> S:
     """Gives a method's settings for a recipe: found by search where there are any, else the authors'."""
-    found = tuned_record(method, recipe)
+    found = tuned_record(method, recipe, file)
     options = found["settings"] if found else {}
     return settings.from_dict({**options, "recipe": recipe})
 
 
-def tuned_record(method: str, recipe: Recipe) -> dict[str, Any] | None:
-    """Gives `{"settings": …, "record": …}` of a method for a recipe, or None if it was never tuned for it."""
-    tables = _tables()
-    for name, entry in tables.items():
-        if entry["recipe_digest"] == recipe.digest:
-            return tables[entry.get("settings_of", name)]["methods"].get(method)
+def tuned_record(method: str, recipe: Recipe, file: Path | None = None) -> dict[str, Any] | None:
+    """Gives `{"settings": …, "record": …}` of a method for a recipe, or None if it was never tuned for it.
+
+    Args:
+        file: one like `tuned.json`, as `expunge tune` writes it; what it says goes before what comes with the package.
+
+    Raises:
+        MethodError: the file is not there or not JSON of that form.
+    """
+    for tables in (_read(file) if file else {}, _tables()):
+        for name, entry in tables.items():
+            if entry["recipe_digest"] == recipe.digest:
+                found = tables[entry.get("settings_of", name)]["methods"].get(method)
+                if found is not None:
+                    return dict(found)
     return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tables = json.loads(file.read_text(encoding="utf-8"))
+        whole = all("recipe_digest" in entry for entry in tables.values())
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise MethodError(f"Expected {file} to be a file that `expunge tune` wrote, but: {error}.") from error
+    if not whole:
+        raise MethodError(f"Expected every recipe in {file} to have a recipe_digest; write it with `expunge tune`.")
+    return dict(tables)
 
 
 @functools.cache

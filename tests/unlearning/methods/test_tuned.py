@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from service.worlds import WORLDS
+from unlearning.errors import MethodError
 from unlearning.methods import METHODS, settings_for, tuned
 from unlearning.methods.tuned import tuned_record
 from unlearning.recipes import RECIPES
@@ -37,6 +38,26 @@ def test_settings_of_another_recipe_can_be_taken_over(monkeypatch, recipe):
     monkeypatch.setattr(tuned, "_tables", lambda: {"mine": mine, "other": other})
     assert settings_for("finetune", recipe).learning_rate == 0.125
     assert tuned_record("seif", recipe) is None
+
+
+def test_a_file_of_one_s_own_goes_before_the_package_s(tmp_path, monkeypatch, recipe):
+    shipped = {"settings": {"learning_rate": 0.5}, "record": {}}
+    monkeypatch.setattr(
+        tuned,
+        "_tables",
+        lambda: {"x": {"recipe_digest": recipe.digest, "methods": {"finetune": shipped, "seif": shipped}}},
+    )
+    mine = {"settings": {"learning_rate": 0.125}, "record": {}}
+    file = tmp_path / "tuned.json"
+    file.write_text(json.dumps({"x": {"recipe_digest": recipe.digest, "methods": {"finetune": mine}}}))
+    assert settings_for("finetune", recipe, file).learning_rate == 0.125
+    assert settings_for("seif", recipe, file).learning_rate == 0.5
+    for content in ("no JSON", "[]", '{"x": {}}'):
+        file.write_text(content)
+        with pytest.raises(MethodError, match="expunge tune"):
+            settings_for("finetune", recipe, file)
+    with pytest.raises(MethodError, match="to be a file that `expunge tune` wrote"):
+        settings_for("finetune", recipe, tmp_path / "nowhere.json")
 
 
 def test_settings_found_for_a_recipe_are_used(monkeypatch, recipe):
