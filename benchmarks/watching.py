@@ -6,7 +6,8 @@ Starts two services on copies of one home (the AT&T faces, the demo's recipe), o
 EXPUNGE_METRICS=false and EXPUNGE_LOG_LEVEL=error, and lets wrk send the same photographs to them in turns: on, off,
 off, on, … so that what else the machine does falls on both. Each pair of neighbours gives one ratio; printed are their
 median and the interval of the middle 90 % of medians of resampled pairs. While one service is measured, the other is
-idle; a scrape a second goes to the one that has metrics, as Prometheus would at its keenest.
+idle; the one that has metrics is scraped every five
+seconds, three times as often as in the example configuration.
 
 Beside the rates stand the CPU seconds that the serving processes took for a prediction: where the cores are the limit
 they say the same, and they stay true when others use the machine.
@@ -50,6 +51,7 @@ from service.tables import ServingWorker  # noqa: E402
 from unlearning.faces import read_metadata  # noqa: E402
 
 CONNECTIONS = 32
+SCRAPE_SECONDS = 5.0
 OFF = {"metrics": False, "log_level": "error"}
 
 SCRIPT = """
@@ -124,11 +126,11 @@ def turn(served: Served, script: Path, seconds: float) -> Turn:
 
 @contextmanager
 def scraped(settings: Settings) -> Iterator[None]:
-    """One scrape a second."""
+    """Scrapes as a Prometheus would."""
     stop = threading.Event()
 
     def scrape() -> None:
-        while not stop.wait(1.0):
+        while not stop.wait(SCRAPE_SECONDS):
             httpx.get(f"http://127.0.0.1:{settings.port}/metrics").raise_for_status()
 
     thread = threading.Thread(target=scrape)
