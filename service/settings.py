@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N.")
     jobs: int = Field(0, ge=0, description="Training processes in parallel; 0: as many as cores.")
 
+    cluster: str = Field(
+        "",
+        pattern=r"^$|^ray:auto$|^ray://[^/\s]+$",
+        description="Ray cluster that trains references: ray://HOST:10001 or ray:auto; empty: this machine's cores.",
+    )
     rebuild_references: Literal["known", "all", "off"] = Field(
         "known",
         description="What the idle worker trains: stale banks anew, also banks of blocks without one, nothing.",

@@ -1,7 +1,8 @@
 """One trial: a model trained or unlearned in a child process and scored. Banks are many trials, a candidate is one.
 
-Trials run through joblib in processes of one thread each, at the lowest priority; the caller sees their results as they
-finish. A trial carries row numbers of the packed arrays, never user ids, and ends with the process that asked for it.
+Trials run through joblib in processes of one thread each, at the lowest priority, or on a Ray cluster
+(`service.cluster`); the caller sees their results as they finish. A trial carries row numbers of the packed arrays,
+never user ids, and ends with the process that asked for it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from joblib.externals.loky import get_reusable_executor
 from numpy.typing import NDArray
 
 import audit
+from service.cluster import disconnect, on_cluster
 from service.errors import DataFolderError
 from service.settings import Settings
 from unlearning.faces import Faces, pack
@@ -122,8 +124,11 @@ def run_trials(
 def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settings: Settings) -> Iterator[T]:
     """What `task(*call)` gives for each call, as they finish, from processes such as the module's text describes.
 
-    With one job they run in this process, one after another.
+    With one job they run in this process, one after another; with a cluster, there.
     """
+    if settings.cluster:
+        yield from on_cluster(task, calls, settings)
+        return
     jobs = settings.jobs or os.cpu_count() or 1
     parent = os.getpid()
     parallel = joblib.Parallel(
@@ -199,6 +204,7 @@ def open_pictures(pictures: Pictures) -> Faces:
 def release_processes() -> None:
     """End the child processes: what they hold of people's pictures goes with them."""
     open_pictures.cache_clear()
+    disconnect()
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,6 +93,38 @@ def references_refresh(
         n_built = rebuild(context, policy, missing_too=everything, on_block=None if child else on_block)
     if not child:
         console.print(f"{n_built} banks were built anew." if n_built else "Every bank is of the data as they are.")
+
+
+@references_app.command("validate")
+def references_validate(
+    people: Annotated[int, typer.Option(min=1, help="People of each data set who are retrained without.")] = 3,
+    models: Annotated[int, typer.Option(min=8, help="Models of each bank.")] = 64,
+    drawn: Annotated[bool, typer.Option(help="Also on drawn faces, with people who are gone since.")] = True,
+    own: Annotated[bool, typer.Option(help="On the service's own people.")] = True,
+    folder: Annotated[Path | None, typer.Option(help="Where to write; none: the home's reports.")] = None,
+) -> None:
+    """Measure how far block and stale banks mislead: audits exact retrains against them.
+
+    Costs many trainings (on the AT&T faces and drawn ones about half an hour of a core); can be killed and goes on.
+    """
+    from service.context import Context
+    from service.validation import Sizes, validate_own, validate_synthetic, write_report
+
+    context = Context.open(Settings())
+    sizes = Sizes(people, models)
+    with progress_bar() as bar:
+        task = bar.add_task("validating", total=None)
+
+        def on_bank(what: str, number: int, n_banks: int) -> OnProgress:
+            return lambda done, wanted: bar.update(
+                task, description=f"{what}, bank {number} of {n_banks}", total=wanted, completed=done
+            )
+
+        curves = [validate_own(context, sizes, partial(on_bank, "own people"))] if own else []
+        if drawn:
+            curves.append(validate_synthetic(context.settings, sizes, partial(on_bank, "drawn faces")))
+    for path in write_report(curves, context.settings, folder or context.settings.reports_folder / "references"):
+        console.print(str(path))
 
 
 @references_app.command("status")

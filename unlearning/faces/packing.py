@@ -1,8 +1,9 @@
 """Packed faces: every picture decoded and resized once into one memory-mapped array.
 
-A pack is a folder `packed-<key>` with `images.npy`, uint8 `(n, height, width, channels)`, and `pack.json`. The key is a
-digest of the table, of every image file's content, of size, channels and decoder, so a changed folder is a miss and
-never a stale hit. Names, labels and people are not packed: they come from the table at every load.
+A pack is a folder `packed-<key>` with `images.npy`, uint8 `(n, height, width, channels)`, `digests.npy`, uint8
+`(n, 32)` with the SHA-256 of each picture's pixels, and `pack.json`. The key is a digest of the table, of every image
+file's content, of size, channels and decoder, so a changed folder is a miss and never a stale hit. Names, labels and
+people are not packed: they come from the table at every load.
 
 Packs hold people's pixels, so an erasure destroys them. It has to find them: a pack outside the data folder is noted in
 the folder (`.packed/elsewhere.txt`) before it is made.
@@ -11,7 +12,6 @@ the folder (`.packed/elsewhere.txt`) before it is made.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import shutil
 import tempfile
@@ -32,6 +32,7 @@ from unlearning.faces.threads import map_spans
 PACKED = ".packed"
 ELSEWHERE = "elsewhere.txt"
 _FINISHED, _UNFINISHED = "packed-", ".packing-"
+_DIGESTS = "digests.npy"
 _CHUNK = 4096  # faces read at a time
 
 
@@ -62,16 +63,20 @@ class Faces:
 
     @cached_property
     def row_digests(self) -> np.ndarray:
-        """SHA-256 of each face's label and pixels, uint8 `(n, 32)`; reads every pixel, once."""
-        digests = np.empty((len(self), 32), dtype=np.uint8)
-        for start in range(0, len(self), _CHUNK):
-            pixels = np.ascontiguousarray(self.images[start : start + _CHUNK])
-            for row, face in enumerate(pixels.reshape(len(pixels), -1), start):
-                digest = sha256(b"%d:" % self.labels[row])
-                digest.update(face.data)
-                digests[row] = np.frombuffer(digest.digest(), dtype=np.uint8)
-            _let_go(self.images)
-        return digests
+        """What each face is, pixels and label: their SHA-256 and the label's position, uint8 `(n, 40)`."""
+        labels = self.labels.astype("<i8").view(np.uint8).reshape(-1, 8)
+        return np.concatenate([self._pixel_digests(), labels], axis=1)
+
+    def _pixel_digests(self) -> np.ndarray:
+        """Uint8 `(n, 32)`: those of the pack, if the images are a pack's."""
+        name = getattr(self.images, "filename", None)
+        beside = Path(name).with_name(_DIGESTS) if name else None
+        if beside is not None and beside.exists():
+            stored: np.ndarray = np.load(beside, allow_pickle=False)
+            if stored.shape == (len(self), 32):
+                return stored
+        chunks = (np.ascontiguousarray(self.images[i : i + _CHUNK]) for i in range(0, len(self), _CHUNK))
+        return np.concatenate([_digests_of(chunk) for chunk in chunks]) if len(self) else np.empty((0, 32), np.uint8)
 
     def where(
         self,
@@ -144,7 +149,7 @@ def pack(
     digests = _file_digests(folder, rows, workers)
     manifest = manifest_digest(rows, digests)
     cache = folder / PACKED if cache is None else cache
-    key = sha256(f"{manifest} {size[0]}x{size[1]}x{channels} Pillow {PIL.__version__} pack 1".encode()).hexdigest()
+    key = sha256(f"{manifest} {size[0]}x{size[1]}x{channels} Pillow {PIL.__version__} pack 2".encode()).hexdigest()
     place = cache / f"{_FINISHED}{key[:32]}"
     shape = (len(rows), *size, channels)
     images = _load(place, shape, verify)
@@ -228,8 +233,9 @@ def _load(place: Path, shape: tuple[int, ...], verify: bool) -> np.ndarray | Non
     """The pack's array, or None where there is none, or a damaged one."""
     try:
         about = json.loads((place / "pack.json").read_text(encoding="utf-8"))
-        if verify and _digest(place / "images.npy") != about["images_sha256"]:
-            return None
+        for name in ("images", "digests") if verify else ():
+            if _digest(place / f"{name}.npy") != about[f"{name}_sha256"]:
+                return None
         images = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -261,14 +267,16 @@ def _build(
         with (temporary / "images.npy").open("wb") as file:
             # Written, not mapped: a full disk is then an error here and no signal that kills the process.
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            done = 0
+            done, digests = 0, []
             decoded = map_spans(lambda span: np.stack([face(index) for index in span]), shape[0], workers=workers)
             for pixels in decoded:
                 file.write(pixels.data)
+                digests.append(_digests_of(pixels))
                 done += len(pixels)
                 if progress is not None:
                     progress(done, shape[0])
-        about = {"images_sha256": _digest(temporary / "images.npy"), "shape": shape}
+        np.save(temporary / _DIGESTS, np.concatenate(digests))
+        about = {f"{name}_sha256": _digest(temporary / f"{name}.npy") for name in ("images", "digests")}
         (temporary / "pack.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
         shutil.rmtree(place, ignore_errors=True)  # one that `_load` found damaged
         os.rename(temporary, place)
@@ -303,11 +311,10 @@ def _note(folder: Path, cache: Path) -> None:
         ) from error
 
 
-def _let_go(images: np.ndarray) -> None:
-    """Pages of a mapped file that were read stay in this process's memory until they are given back."""
-    mapped = getattr(images, "_mmap", None)
-    if mapped is not None:
-        mapped.madvise(mmap.MADV_DONTNEED)  # the file is not changed through this mapping: nothing is lost
+def _digests_of(pixels: np.ndarray) -> np.ndarray:
+    """SHA-256 of each of some pictures, uint8 `(k, 32)`."""
+    flat = pixels.reshape(len(pixels), -1)
+    return np.frombuffer(b"".join(sha256(picture.data).digest() for picture in flat), np.uint8).reshape(-1, 32)
 
 
 def _digest(path: Path) -> str:

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -106,7 +108,7 @@ def test_the_digest_follows_every_field_and_every_file(make_folder):
     assert same in digests
 
 
-@pytest.mark.parametrize("victim", ["images.npy", "pack.json"])
+@pytest.mark.parametrize("victim", ["images.npy", "digests.npy", "pack.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 def test_a_damaged_pack_is_made_anew(make_folder, victim, damage):
     folder = make_folder()
@@ -261,3 +263,12 @@ def test_where_refuses_what_would_silently_choose_wrong(faces):
 
 def test_train_subjects(faces):
     assert faces.train_subjects() == ("ann", "bob", "dan")
+
+
+def test_digests_come_from_the_pack_and_equal_those_of_the_pixels(make_folder):
+    faces = pack(make_folder(), size=SIZE, channels=1)
+    in_memory = replace(faces, images=np.array(faces.images))
+    np.testing.assert_array_equal(faces.row_digests, in_memory.row_digests)
+    for row in (0, len(faces) - 1):
+        pixels = sha256(np.ascontiguousarray(faces.images[row]).tobytes()).digest()
+        assert faces.row_digests[row].tobytes() == pixels + int(faces.labels[row]).to_bytes(8, "little")

@@ -160,7 +160,7 @@ def test_killed_at_any_point_it_can_be_finished(make_folder):
     whole = make_folder(name="whole")
     pack(whole, size=SIZE, channels=1)
     points = count_points(whole)
-    assert len(points) == 14
+    assert len(points) == 16
     for kill_at in range(1, len(points) + 1):
         folder = make_folder(name=f"killed{kill_at}")
         before = contents(folder)
