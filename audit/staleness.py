@@ -32,11 +32,13 @@ class Roster:
         """People there were in the beginning."""
         return len(self.people) + self.n_gone
 
-    def without(self, tag: str) -> Roster:
-        """The roster after a person's erasure."""
-        if tag not in self.people:
+    def without(self, *tags: str) -> Roster:
+        """The roster after some people's erasure; the very same if none of them is in it."""
+        gone = set(tags) & self.people.keys()
+        if not gone:
             return self
-        return Roster({known: digest for known, digest in self.people.items() if known != tag}, self.n_gone + 1)
+        left = {tag: digest for tag, digest in self.people.items() if tag not in gone}
+        return Roster(left, self.n_gone + len(gone))
 
     def leavers(self, present: Mapping[str, str], leaving: Collection[str] = ()) -> int | None:
         """How many people of the roster are not among the present ones; None if anything else differs.

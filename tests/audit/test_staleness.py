@@ -135,6 +135,7 @@ def test_rosters_survive_their_file() -> None:
     assert Roster.from_dict(roster.to_dict()) == roster
     assert (roster.n_people, roster.n_gone) == (20, 1)
     assert roster.without("nobody") is roster
+    assert roster.without("person-1", "person-2", "nobody") == roster.without("person-1").without("person-2")
 
 
 def test_a_fresh_bank_says_so() -> None:
