@@ -83,7 +83,7 @@ class Bench:
 
     @classmethod
     @contextmanager
-    def running(cls, folder: Path, *, n_subjects: int = 60, seed: int = 0, **changes: str) -> Iterator[Bench]:
+    def running(cls, folder: Path, *, n_subjects: int = 60, seed: int = 0, **changes: Any) -> Iterator[Bench]:
         """A bench on a new home; everything started is stopped at the end."""
         settings = make_home(folder / "home", n_subjects=n_subjects, seed=seed, **changes)
         temporary = folder / "tmp"
@@ -152,7 +152,7 @@ class Bench:
                 os.kill(pid, signal.SIGKILL)
             self.tally.kills[place] += 1
 
-    def wait_serving(self, n: int | None = None, seconds: float = 60.0) -> None:
+    def wait_serving(self, n: int | None = None, seconds: float = 240.0) -> None:
         """Until so many serving processes, or all, live and answer with a model."""
         wanted = self.settings.api_workers if n is None else n
 

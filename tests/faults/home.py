@@ -10,6 +10,7 @@ import csv
 import json
 import secrets
 from pathlib import Path
+from typing import Any
 
 from service import auth
 from service.context import Context
@@ -33,7 +34,7 @@ POLICY = {
 SIZE = (16, 16)
 
 
-def make_home(folder: Path, *, n_subjects: int, seed: int, **changes: str) -> Settings:
+def make_home(folder: Path, *, n_subjects: int, seed: int, **changes: Any) -> Settings:
     """A home with data, a model of generation 1, and an operator's key in `operator.key`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(RECIPE))
@@ -42,7 +43,7 @@ def make_home(folder: Path, *, n_subjects: int, seed: int, **changes: str) -> Se
     settings = Settings(
         home=folder, recipe=str(folder / "recipe.json"), policy=str(folder / "policy.json"), port=ports[0],
         console_port=ports[1], jobs=1, device="cpu", log_format="json", poll_seconds=0.05, lease_seconds=10.0,
-        api_workers=2, rebuild_references="off", **changes,
+        rebuild_references="off", **{"api_workers": 2, **changes},
     )  # fmt: skip
     synthetic.write_folder(
         settings.data_folder, n_subjects=n_subjects, images_per_subject=N_IMAGES, size=SIZE, seed=seed
