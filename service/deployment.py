@@ -31,8 +31,11 @@ def pointer(context: Context) -> Deployment | None:
         return s.get(Deployment, LINE)
 
 
-def activate_first(context: Context, digest: str) -> int:
+def activate_first(context: Context, digest: str, *, before_commit: Callable[[], None] = lambda: None) -> int:
     """Make a version the active one where none is; gives its generation. Running processes follow by themselves.
+
+    Args:
+        before_commit: as in `deploy`.
 
     Raises:
         ConflictError: another version is active; deploy instead.
@@ -41,7 +44,9 @@ def activate_first(context: Context, digest: str) -> int:
     current = pointer(context)
     if current is not None and current.committed_generation and current.committed_digest != digest:
         raise ConflictError(f"Expected no active version, found {current.committed_digest}; deploy the new one.")
-    return commit(context, stage(context, digest))
+    generation = stage(context, digest)
+    _last_look(context, generation, before_commit)
+    return commit(context, generation)
 
 
 def stage(context: Context, digest: str) -> int:
@@ -121,6 +126,7 @@ def deploy(
     digest: str,
     *,
     forget_older: bool = False,
+    before_commit: Callable[[], None] = lambda: None,
     timeout_seconds: float | None = None,
     sleep: Callable[[float], None] = time.sleep,
     steady: Callable[[], float] = time.monotonic,
@@ -129,6 +135,8 @@ def deploy(
 
     Args:
         forget_older: refuse older generations for ever: they remember a person who was erased.
+        before_commit: a last look after the staging; what it raises takes the staging back. Whoever stages another
+            version meanwhile wins: the commit is then refused.
         timeout_seconds: for each of the two phases; none: as in the settings.
 
     Raises:
@@ -151,6 +159,7 @@ def deploy(
             )
         sleep(LOOK_SECONDS)
     context.reached("deploying.staged")
+    _last_look(context, generation, before_commit)
     commit(context, generation, forget_older=forget_older)
     log.info("swap.committed", generation=generation, model_version=digest)
     context.reached("deploying.committed")
@@ -159,6 +168,14 @@ def deploy(
     )
     log.info("swap.barrier", generation=generation, n_processes=len(barrier.processes))
     return barrier
+
+
+def _last_look(context: Context, generation: int, before_commit: Callable[[], None]) -> None:
+    try:
+        before_commit()
+    except Exception:
+        abort(context, generation)
+        raise
 
 
 def failure_prefix(generation: int) -> str:

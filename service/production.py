@@ -12,10 +12,14 @@ import numpy as np
 import torch
 
 from service import __version__, deployment, registry
-from service.context import Context
+from service.context import LINE, Context
+from service.db import reading
+from service.errors import ConflictError
 from service.manifest import Manifest
 from service.planning import asked_to_go, pictures_of, recipe_of
+from service.tables import OpenLine
 from service.trials import open_pictures
+from unlearning.faces import Faces
 from unlearning.models import save_weights
 from unlearning.training import Examples, logits, train
 
@@ -48,11 +52,15 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
 
     Raises:
         FacesError: the data folder breaks a rule.
+        ConflictError: an erasure runs, or somebody asked to be erased while the model learned from them. The weights
+            are destroyed.
     """
     settings, recipe = context.settings, recipe_of(context)
     pictures = pictures_of(settings, recipe)
     faces = open_pictures(pictures)
-    rows = faces.where(split="train", without=asked_to_go(context, faces))
+    absent = asked_to_go(context, faces)
+    _refuse_beside_erasures(context, faces, absent)
+    rows = faces.where(split="train", without=absent)
     data = Examples.from_arrays(faces.images[rows], faces.labels[rows])
     torch.set_num_threads(1)  # the arithmetic of the references, and no threads that spin beside other work
     trained = train(recipe, data, n_classes=len(faces.classes), seed=seed, device=settings.device, on_epoch=on_epoch)
@@ -71,10 +79,36 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
     with tempfile.TemporaryDirectory(dir=settings.home, prefix=".training-") as folder:
         weights = Path(folder) / "model.safetensors"
         save_weights(trained.model, weights)
+        _refuse_beside_erasures(context, faces, absent)
         digest = registry.add(context, weights, manifest)
+    try:
+        generation = _put_into_service(context, digest, lambda: _refuse_beside_erasures(context, faces, absent))
+    except ConflictError:
+        if registry.get(context, digest).state == "candidate":
+            registry.destroy(context, digest)
+        raise
+    return Production(digest, generation, accuracy(rows), accuracy(faces.where(split="test")), trained.seconds)
+
+
+def _put_into_service(context: Context, digest: str, before_commit: Callable[[], None]) -> int:
     pointer = deployment.pointer(context)
     if pointer is None or not pointer.committed_generation:
-        generation = deployment.activate_first(context, digest)
-    else:
-        generation = deployment.deploy(context, digest).generation
-    return Production(digest, generation, accuracy(rows), accuracy(faces.where(split="test")), trained.seconds)
+        return deployment.activate_first(context, digest, before_commit=before_commit)
+    return deployment.deploy(context, digest, before_commit=before_commit).generation
+
+
+def _refuse_beside_erasures(context: Context, faces: Faces, absent: set[str]) -> None:
+    """A model that learned from a person must not come into service after the purge of that person.
+
+    Looked at once more between staging and commit, this leaves no gap: a run that ends before that look has left its
+    tombstones, and one that deploys after it stages a later version, which takes this one's place or destroys it.
+    """
+    with reading(context.engine) as s:
+        line = s.get(OpenLine, LINE)
+    if line is not None:
+        raise ConflictError(f"Expected no erasure to be running, found run {line.run_id}; train again when it ended.")
+    late = asked_to_go(context, faces) - absent
+    if late:
+        raise ConflictError(
+            f"Expected nobody to ask for erasure while the model was trained, {len(late)} did; train again."
+        )

@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from audit.policy import PRESETS
 from service import deployment, registry
 from service.db import session
+from service.errors import ConflictError
 from service.intake import bury
 from service.planning import pictures_of, recipe_of
 from service.production import library_versions, train_production
 from service.trials import open_pictures
+from service.worker import claim
 from tests.service import tiny
 from unlearning.errors import FacesError
 from unlearning.models import save_weights
@@ -80,3 +83,43 @@ def test_a_data_folder_that_breaks_a_rule_changes_nothing(tiny_context):
     with pytest.raises(FacesError, match="split"):
         train_production(tiny_context, seed=5)
     assert deployment.pointer(tiny_context).committed_generation == 1
+
+
+def test_nothing_is_trained_beside_an_erasure(tiny_context):
+    tiny.file(tiny_context, tiny.people(tiny_context)[0])
+    run_id = claim(tiny_context, PRESETS["standard"])
+    with pytest.raises(ConflictError, match=rf"Expected no erasure to be running, found run {run_id}"):
+        train_production(tiny_context, seed=5)
+    assert len(registry.versions(tiny_context)) == 1
+
+
+def test_a_model_of_somebody_who_asked_meanwhile_never_serves(tiny_context):
+    asks_late = tiny.people(tiny_context)[0]
+
+    def on_epoch(epoch, *_):
+        if epoch == 2:
+            tiny.file(tiny_context, asks_late)
+
+    with pytest.raises(ConflictError, match="1 did; train again"):
+        train_production(tiny_context, seed=5, on_epoch=on_epoch)
+    assert len(registry.versions(tiny_context)) == 1
+    assert train_production(tiny_context, seed=5).generation == 2  # without them
+
+
+@pytest.mark.parametrize("at", ["added", "staged"])
+def test_the_last_look_is_between_staging_and_commit(tiny_context, monkeypatch, at):
+    asks_late, real = tiny.people(tiny_context)[0], {"added": registry.add, "staged": deployment.stage}[at]
+
+    def then_file(*args):
+        result = real(*args)
+        tiny.file(tiny_context, asks_late)
+        return result
+
+    module = registry if at == "added" else deployment
+    monkeypatch.setattr(module, real.__name__, then_file)
+    with pytest.raises(ConflictError, match="train again"):
+        train_production(tiny_context, seed=5)
+    pointer = deployment.pointer(tiny_context)
+    assert (pointer.committed_generation, pointer.staging_generation) == (1, None)
+    assert [version.state for version in registry.versions(tiny_context)] == ["active", "destroyed"]
+    assert len(list(tiny_context.settings.models_folder.glob("*.safetensors"))) == 1
