@@ -22,7 +22,7 @@ from service.context import LINE, Context
 from service.db import reading, session
 from service.deployment import deploy as swap
 from service.engine import build_model
-from service.production import library_versions
+from service.production import library_versions, made_with
 from service.runs import RunFolder, get_run, load_run, note, requests_of
 from service.tables import Attempt, Run
 from service.trials import Outcome, Scene, run_trials, score
@@ -46,11 +46,11 @@ def unlearn(context: Context, policy: Policy, run_id: str, step: int) -> None:
     run = load_run(context, run_id)
     seed = seed_of(run, step)
     _open_attempt(context, run_id, step, method, seed)
-    scene = _scene(context, plan, run, method)
+    scene = scene_of(context, plan, run, method)
     if folder.read(f"step-{step}") is None:
         note(context, run_id, f"{method}: making the candidate")
         (outcome,) = run_trials(scene, [seed], context.settings, keep_weights=folder.weights(step))
-        folder.write(f"step-{step}", _to_json(outcome))
+        folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context)})
     if METHODS[method].exact:
         return
 
@@ -70,12 +70,16 @@ def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
     note(context, run_id, f"{attempt.method}: audit")
     started = time.perf_counter()
     evaluation = _evaluate(context, policy, run_id, step)
-    figures = {**evaluation.to_dict(), "margin_means": _margin_means(evaluation.evidence)}
     _write_report(context, policy, evaluation, run_id, attempt)
     log.info("audit.done", run_id=run_id, step=step, verdict=evaluation.verdict, seconds=time.perf_counter() - started)
     passed = evaluation.verdict == "PASSED"
     folder = RunFolder(context.settings, run_id)
     outcome = folder.read(f"step-{step}") or {}
+    figures = {
+        **evaluation.to_dict(),
+        "margin_means": _margin_means(evaluation.evidence),
+        "made_with": outcome["made_with"],
+    }
     with session(context.engine) as s:
         now = context.now()
         attempt = _attempt(s, run_id, step)
@@ -132,7 +136,7 @@ def deploy(context: Context, run_id: str) -> None:
 def _evaluate(context: Context, policy: Policy, run_id: str, step: int) -> Evaluation:
     plan, folder, run = planning.load(context, run_id), RunFolder(context.settings, run_id), load_run(context, run_id)
     method = steps(policy)[step]
-    scene = _scene(context, plan, run, method)
+    scene = scene_of(context, plan, run, method)
     ids = example_ids(planning.faces_at(context, plan), plan.forget)
     planned = planning.bank_plan(context, plan)
     bank = _need(BankStore(context.settings.banks_folder).find(planned.key), "reference bank")
@@ -190,7 +194,8 @@ def seed_of(run: Run, step: int) -> int:
     return int((run.seed + 1_000_003 * (step + 1)) % 2**31)
 
 
-def _scene(context: Context, plan: planning.RunPlan, run: Run, method: str) -> Scene:
+def scene_of(context: Context, plan: planning.RunPlan, run: Run, method: str) -> Scene:
+    """How the run's candidates by this method are made and scored."""
     scene = planning.forget_scene(context, plan)
     if METHODS[method].exact:
         return scene

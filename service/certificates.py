@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -17,9 +18,8 @@ from audit.policy import Policy
 from audit.statement import NOT_REQUIRED
 from service import ledger, planning
 from service.context import LINE, Context
-from service.production import library_versions
+from service.production import made_with
 from service.tables import Attempt, CertificateRecord, ErasureRequest, Run
-from unlearning.devices import resolve_device
 from unlearning.methods import settings_for
 
 NO_MODEL = "0" * 64  # digest where a service has data but no model
@@ -57,8 +57,15 @@ class Issuer:
             s, Certificate(request_id=None, subject_commitments=commitments, **self._judged(attempt, after))
         )
 
-    def erasure(self, s: Session, request: ErasureRequest, attempt: Attempt | None, purged: Purged) -> str:
-        """Certificate of a completed request; gives its id."""
+    def erasure(
+        self,
+        s: Session,
+        request: ErasureRequest,
+        attempt: Attempt | None,
+        purged: Purged,
+        rerun: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Certificate of a completed request; gives its id. `rerun`: the fields of `service.reruns.Rerun`."""
         n_trained = self.plan.trained_of.get(request.id, 0)
         destroyed = {
             "image files": self.plan.images_of.get(request.id, 0),
@@ -73,7 +80,8 @@ class Issuer:
         judged = self._judged(attempt, purged.data_digest_after)
         barrier = _acknowledgements(purged.barrier)
         return self._issue(
-            s, Certificate(**whose, **judged, generation=self.run.generation, barrier=barrier, purge=purge)
+            s,
+            Certificate(**whose, **judged, generation=self.run.generation, barrier=barrier, purge=purge, rerun=rerun),
         )
 
     def _judged(self, attempt: Attempt, data_digest_after: str) -> dict[str, Any]:
@@ -83,8 +91,9 @@ class Issuer:
         settings = asdict(settings_for(attempt.method, planning.recipe_of(self.context)))
         settings.pop("recipe", None)  # its digest stands beside
         procedure = self._procedure(
-            data_digest_after, method=attempt.method, rung=attempt.step, settings=settings, seed=attempt.seed
-        )
+            data_digest_after, method=attempt.method, rung=attempt.step, settings=settings, seed=attempt.seed,
+            **figures.pop("made_with"),
+        )  # fmt: skip
         return {
             **self._common(),
             "verdict": str(attempt.verdict),
@@ -99,7 +108,9 @@ class Issuer:
     def _not_required(self, data_digest_after: str) -> dict[str, Any]:
         """No model had learned from the person: the weights are those of before, or of the rest of the batch."""
         weights = self.run.candidate_digest or self.run.base_digest or NO_MODEL
-        procedure = self._procedure(data_digest_after, method="none", rung=0, settings={}, seed=self.run.seed)
+        procedure = self._procedure(
+            data_digest_after, method="none", rung=0, settings={}, seed=self.run.seed, **made_with(self.context)
+        )
         return {
             **self._common(), "verdict": NOT_REQUIRED, "weights_digest": weights, "procedure": procedure, "checks": (),
             "figures": {}, "bank_keys": (), "cost": {},
@@ -123,22 +134,20 @@ class Issuer:
             data_digest_before=self.plan.manifest_digest,
             data_digest_after=data_digest_after,
             forget_commitment=hmac.new(self.context.keyring.tombstone_key, rows, hashlib.sha256).hexdigest(),
-            versions=library_versions(),
-            device=resolve_device(self.context.settings.device).type,
         )
 
     def _issue(self, s: Session, certificate: Certificate) -> str:
         """Sign, log and store."""
-        keyring, now = self.context.keyring, self.context.now()
-        envelope = seal(certificate, sign=keyring.signing_key.sign, public_key=keyring.public_key)
+        key, now = self.context.keyring.signing_key, self.context.now()
+        envelope = seal(certificate, sign=key.sign, public_key=key.public_key())
         index = ledger.append(s, log_entry(envelope), kind="certificate", now=now)
         hashes = ledger.leaf_hashes(s, index + 1)
         text = certificate_file(
             envelope,
             index=index,
             inclusion_proof=inclusion_proof(index, hashes),
-            checkpoint=ledger.checkpoint(hashes, keyring),
-            public_keys=(keyring.public_key,),
+            checkpoint=ledger.checkpoint(hashes, key),
+            public_keys=(key.public_key(),),
         )
         record = CertificateRecord(
             id=self.context.new_id(),

@@ -65,9 +65,9 @@ def complete(context: Context, policy: Policy, run_id: str) -> None:
             folder.read("barrier"),
         )  # fmt: skip
         passed = s.exec(select(Attempt).where(Attempt.run_id == run_id, Attempt.verdict == "PASSED")).one_or_none()
-        issuer = Issuer(context, policy, run, plan)
+        issuer, rerun = Issuer(context, policy, run, plan), folder.read("rerun")
         for request in requests_of(s, run_id):
-            certificate_id = issuer.erasure(s, request, passed, purged)
+            certificate_id = issuer.erasure(s, request, passed, purged, rerun)
             outcome = "erased" if plan.images_of.get(request.id) else "no_data_held"
             states.move(s, request, "completed", now=now, outcome=outcome, certificate_id=certificate_id)
         run.stage, run.stage_note, run.updated_at, run.finished_at = "completed", "", now, now

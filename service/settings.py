@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         "", description="PEM file of certificate authorities trusted with callbacks, besides the system's."
     )
     callback_days: float = Field(3.0, gt=0, le=30, description="How long a callback is tried again, in days.")
+    signing_key_days: float = Field(
+        365.0, gt=0, description="Days after which the signing key is to be rotated; later it still signs, overdue."
+    )
+    rerun_share: float = Field(
+        0.1, ge=0, le=1, description="Share of runs made a second time before anything is deployed or destroyed."
+    )
     max_image_bytes: int = Field(10_000_000, ge=1, description="Largest image file accepted, in bytes.")
     max_image_pixels: int = Field(25_000_000, ge=1, description="Largest image accepted, in pixels.")
     max_queue: int = Field(256, ge=1, description="Images waiting in one serving process before it answers 503.")

@@ -29,13 +29,14 @@ from service.db import reading, session
 from service.errors import StartupError
 from service.pipeline import Pipeline
 from service.rebuilding import Rebuilder
+from service.reruns import announcement
 from service.settings import Settings
 from service.tables import Deployment, ErasureRequest, OpenLine, Run, WorkerLease
 from service.webhooks import Deliverer
 
 log = structlog.get_logger()
 
-WORKFLOW_VERSION = "1"  # set by hand: an upgrade that changes no step order still resumes open runs
+WORKFLOW_VERSION = "2"  # set by hand: an upgrade that changes no step order still resumes open runs
 
 
 class Lease:
@@ -136,8 +137,9 @@ def claim(context: Context, policy: Policy) -> str | None:
         s.add(run)
         s.add(OpenLine(line=LINE, run_id=run.id))
         ledger.record(
-            s, "policy", now=now, run_id=run.id, policy=policy.name, policy_digest=policy.digest, seed=run.seed
-        )
+            s, "policy", now=now, run_id=run.id, policy=policy.name, policy_digest=policy.digest, seed=run.seed,
+            **announcement(context),
+        )  # fmt: skip
         for request in waiting:
             states.move(s, request, "unlearning", now=now, run_id=run.id)
         s.commit()

@@ -14,7 +14,8 @@ from service.cli import app
 
 COMMANDS = (
     "data att", "data synthetic", "data check", "train", "references build", "references status", "evaluate", "serve",
-    "worker", "up", "erase", "status", "verify", "keys create", "keys list", "keys revoke", "demo",
+    "worker", "up", "erase", "status", "verify", "keys create", "keys list", "keys revoke",
+    "keys rotate-signing", "rerun", "rerun-check", "demo",
 )  # fmt: skip
 
 
