@@ -6,7 +6,7 @@ export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format constraints clean benchmarks docs
+.PHONY: help demo serve test check format constraints audit-dependencies sbom package image image-cuda clean benchmarks docs
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,11 +20,13 @@ serve: $(VENV)/installed  ## the service and the worker, until Ctrl-C
 test: $(VENV)/developed  ## the tests
 	$(BIN)/python -m pytest
 
-check: $(VENV)/developed  ## format, lint, types, import directions
+check: $(VENV)/developed  ## format, lint, types, import directions, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/docker/Dockerfile
+	$(BIN)/python .ci/dependencies.py audit
 
 format: $(VENV)/developed  ## format the code
 	$(BIN)/ruff format .
@@ -37,8 +39,24 @@ docs: $(VENV)/developed  ## the documentation as pages, in build/docs
 benchmarks: $(VENV)/developed  ## the numbers in the README, quickly
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
-constraints: $(VENV)/developed  ## write constraints.txt from what is installed
-	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools > constraints.txt
+constraints: $(VENV)/developed  ## write constraints.txt anew: the newest versions that go together
+	$(BIN)/python .ci/dependencies.py constraints
+
+audit-dependencies: $(VENV)/developed  ## known vulnerabilities of what constraints.txt names
+	$(BIN)/python .ci/dependencies.py audit
+
+sbom: $(VENV)/developed  ## the bill of materials of what is installed (CycloneDX), in dist/
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application -o dist/sbom.cdx.json
+
+package: $(VENV)/developed  ## wheel and source distribution, in dist/
+	$(BIN)/python -m build --outdir dist
+
+image:  ## a container for CPUs (needs a Docker engine)
+	docker build --file deploy/docker/Dockerfile --target cpu --tag expunge:cpu .
+
+image-cuda:  ## a container for NVIDIA GPUs (needs a Docker engine)
+	docker build --file deploy/docker/Dockerfile --target cuda --tag expunge:cuda .
 
 clean:  ## remove what the demo and `make serve` made; the environment stays
 	rm -rf var build dist *.egg-info

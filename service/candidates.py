@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from audit.evaluation import Evaluation, Evidence, evaluate
 from audit.policy import Policy
 from audit.references import Bank, BankStore
-from audit.report import report_of, write
+from audit.report import render_html, report_of, write
 from service import ledger, planning, registry
 from service.banks import BankPlan, build_bank, columns_of, example_ids
 from service.certificates import Issuer
@@ -22,6 +22,7 @@ from service.context import LINE, Context
 from service.db import reading, session
 from service.deployment import deploy as swap
 from service.engine import build_model
+from service.images import to_png
 from service.production import library_versions, made_with
 from service.runs import RunFolder, get_run, load_run, note, requests_of
 from service.tables import Attempt, Run
@@ -228,7 +229,10 @@ def _passed(s: Session, run_id: str) -> Attempt:
 
 
 def _write_report(context: Context, policy: Policy, evaluation: Evaluation, run_id: str, attempt: Attempt) -> None:
-    """The report's page and figures; they name the run, never a person, and show no photograph."""
+    """The report's page and figures; they name the run, never a person, and show no photograph.
+
+    If the operator allows it, a second page with the photographs lies in the run's folder until the purge.
+    """
     plan, recipe = planning.load(context, run_id), planning.recipe_of(context)
     share = evaluation.cost_share
     report = report_of(
@@ -248,6 +252,10 @@ def _write_report(context: Context, policy: Policy, evaluation: Evaluation, run_
         cost={} if share is None else {"Time, as a share of retraining": f"{share:.1%}"},
     )
     write(report, context.settings.reports_folder / run_id, name=f"step-{attempt.step}")
+    if context.settings.report_photographs:
+        images = planning.faces_at(context, plan).images[plan.forget]
+        page = render_html(replace(report, thumbnails=[to_png(image) for image in images]))
+        (RunFolder(context.settings, run_id).path / f"step-{attempt.step}-photographs.html").write_text(page)
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:

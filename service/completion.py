@@ -44,7 +44,7 @@ def purge(context: Context, run_id: str) -> None:
             store.drop_subject(tag)
     forget_from_blocks(settings, tags)
     older = registry.destroy_older_than(context, run.generation) if run.generation is not None else ()
-    for path in sorted(folder.path.glob("*.safetensors")):
+    for path in sorted([*folder.path.glob("*.safetensors"), *folder.path.glob("*.html")]):
         overwrite(path)
         path.unlink()
     data_digest = folder_digest(settings.data_folder) if (settings.data_folder / METADATA).exists() else ""

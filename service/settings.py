@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         "", description="PEM file of certificate authorities trusted with callbacks, besides the system's."
     )
     callback_days: float = Field(3.0, gt=0, le=30, description="How long a callback is tried again, in days.")
+    report_photographs: bool = Field(
+        False, description="Also write audit reports with the photographs, in the run's folder until its purge."
+    )
     signing_key_days: float = Field(
         365.0, gt=0, description="Days after which the signing key is to be rotated; later it still signs, overdue."
     )
