@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="EXPUNGE_", frozen=True, extra="forbid")
 
     home: Path = Field(Path("var/expunge"), description="Folder of everything the service owns: data, weights, banks.")
+    local: str = Field("", description="Folder of this machine alone where several share the home; empty: the home.")
     database_url: str = Field("", description="SQLAlchemy URL of the request database; empty: SQLite in the home.")
     workflow_database_url: str = Field("", description="URL of the durable-execution store; empty: SQLite in the home.")
 
@@ -129,4 +130,9 @@ class Settings(BaseSettings):
     @property
     def commit_word_path(self) -> Path:
         """Eight bytes shared by the serving processes of this machine: the generation to answer with."""
-        return self.home / "commit.word"
+        return self.local_folder / "commit.word"
+
+    @property
+    def local_folder(self) -> Path:
+        """What must not be shared with another machine: the commit word, BentoML's own files."""
+        return Path(self.local) if self.local else self.home
