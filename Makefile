@@ -6,7 +6,8 @@ export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-ray faults fuzz fuzz-api check format constraints clean benchmarks docs pictures
+.PHONY: help demo serve test test-ray faults fuzz fuzz-api check format constraints audit-dependencies sbom package image \
+  image-cuda clean benchmarks docs pictures
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,11 +34,13 @@ test-ray: $(VENV)/developed  ## the tests of a Ray cluster, two nodes on this ma
 	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e '.[dev,ray]'
 	$(BIN)/python -m pytest -m ray
 
-check: $(VENV)/developed  ## format, lint, types, import directions
+check: $(VENV)/developed  ## format, lint, types, import directions, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/docker/Dockerfile
+	$(BIN)/python .ci/dependencies.py audit
 
 format: $(VENV)/developed  ## format the code
 	$(BIN)/ruff format .
@@ -53,8 +56,24 @@ docs: $(VENV)/developed  ## the documentation as pages, in build/docs
 benchmarks: $(VENV)/developed  ## the numbers in the README, quickly
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
-constraints: $(VENV)/developed  ## write constraints.txt from what is installed
-	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools > constraints.txt
+constraints: $(VENV)/developed  ## write constraints.txt anew: the newest versions that go together
+	$(BIN)/python .ci/dependencies.py constraints
+
+audit-dependencies: $(VENV)/developed  ## known vulnerabilities of what constraints.txt names
+	$(BIN)/python .ci/dependencies.py audit
+
+sbom: $(VENV)/developed  ## the bill of materials of what is installed (CycloneDX), in dist/
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application -o dist/sbom.cdx.json
+
+package: $(VENV)/developed  ## wheel and source distribution, in dist/
+	$(BIN)/python -m build --outdir dist
+
+image:  ## a container for CPUs (needs a Docker engine)
+	docker build --file deploy/docker/Dockerfile --target cpu --tag expunge:cpu .
+
+image-cuda:  ## a container for NVIDIA GPUs (needs a Docker engine)
+	docker build --file deploy/docker/Dockerfile --target cuda --tag expunge:cuda .
 
 clean:  ## remove what the demo and `make serve` made; the environment stays
 	rm -rf var build dist *.egg-info

@@ -16,6 +16,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ def verify(
     public_key: Ed25519PublicKey | Iterable[Ed25519PublicKey] | None = None,
     weights_path: str | Path | None = None,
     log_leaves: Sequence[bytes | str] | None = None,
+    retired_at: Mapping[str, datetime] | None = None,
 ) -> Verification:
     """Check a certificate offline. A bad file gives a failed check with a sentence, never an exception.
 
@@ -159,10 +161,11 @@ def verify(
             used, which shows that the file is whole but not who signed it; a check says so.
         weights_path: weights whose SHA-256 must be the certificate's subject.
         log_leaves: entries of the log from the first on, at least up to the checkpoint: the whole tree is built anew.
+        retired_at: by key id, when a trusted key stopped signing: what it signed later is refused.
     """
     try:
         content = certificate if isinstance(certificate, Mapping) else _read_file(Path(certificate))
-        return _verify_content(content, public_key, weights_path, log_leaves)
+        return _verify_content(content, public_key, weights_path, log_leaves, retired_at or {})
     except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
         reason = _printable(f"it has no {error}" if isinstance(error, KeyError) else str(error))
         sentence = f"Expected a certificate file with envelope, log and public_key_pem, but this is not one: {reason}"
@@ -174,6 +177,7 @@ def _verify_content(
     public_key: Ed25519PublicKey | Iterable[Ed25519PublicKey] | None,
     weights_path: str | Path | None,
     log_leaves: Sequence[bytes | str] | None,
+    retired_at: Mapping[str, datetime],
 ) -> Verification:
     pinned = public_key is not None
     if isinstance(public_key, Ed25519PublicKey):
@@ -191,6 +195,8 @@ def _verify_content(
     ]
     statement = _parse(dsse.read_payload(content["envelope"]))
     checks.append(_statement_check(statement))
+    checks += _retired_check(statement, retired_at.get(dsse.key_id(signer)))
+    checks += _rerun_check(statement)
     checks += _log_checks(content["log"], log_entry(content["envelope"]), keys, log_leaves)
     if weights_path is not None:
         checks.append(_weights_check(statement, Path(weights_path)))
@@ -206,6 +212,28 @@ def _key_check(signer: Ed25519PublicKey, pinned: bool) -> VerificationCheck:
         "or give that one."
     )
     return VerificationCheck("key", None, sentence)
+
+
+def _retired_check(statement: Any, retired_at: datetime | None) -> list[VerificationCheck]:
+    if retired_at is None:
+        return []
+    issued_at = datetime.fromisoformat(statement["predicate"]["issued_at"])
+    before = issued_at <= retired_at
+    sentence = f"Its key was retired at {retired_at.isoformat()}, {'after' if before else 'BEFORE'} it was issued."
+    return [VerificationCheck("key's validity", before, sentence)]
+
+
+def _rerun_check(statement: Any) -> list[VerificationCheck]:
+    """Whether the candidate was made a second time; nothing where none was deployed."""
+    rerun = statement["predicate"].get("rerun")
+    if rerun is None:
+        return []
+    if not rerun["chosen"]:
+        sentence = f"The candidate was made once: a keyed hash chooses {rerun['share']:.0%} of the runs, not this one."
+        return [VerificationCheck("re-run", None, sentence)]
+    same = rerun["weights_digest"] == statement["subject"][0]["digest"]["sha256"]
+    sentence = f"The candidate was made a second time, and had {'the same' if same else 'OTHER'} weights."
+    return [VerificationCheck("re-run", same, sentence)]
 
 
 def _statement_check(statement: Any) -> VerificationCheck:

@@ -7,8 +7,10 @@ over the pre-authentication encoding `pae`, so that neither payload nor type can
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -96,6 +98,23 @@ def key_id(public_key: Ed25519PublicKey) -> str:
 def public_keys_pem(public_keys: Iterable[Ed25519PublicKey]) -> str:
     """The keys in PEM, one after the other."""
     return "".join(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode() for key in public_keys)
+
+
+def read_published_keys(content: bytes) -> tuple[tuple[Ed25519PublicKey, ...], dict[str, datetime]]:
+    """Public keys of a PEM file, or of the JSON that `GET /v1/keys` gives; with that, when the earlier ones ended.
+
+    Raises:
+        CertificateError: neither, or a key that is not Ed25519.
+    """
+    if not content.lstrip().startswith(b"{"):
+        return read_public_keys(content), {}
+    try:
+        rows = json.loads(content)["keys"]
+        keys = tuple(key for row in rows for key in read_public_keys(str(row["pem"])))
+        until = [row.get("valid_until") for row in rows]
+        return keys, {key_id(k): datetime.fromisoformat(u) for k, u in zip(keys, until, strict=True) if u}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CertificateError(f"Expected the JSON of GET /v1/keys, got something else: {error!r}.") from None
 
 
 def read_public_keys(pem: str | bytes) -> tuple[Ed25519PublicKey, ...]:

@@ -101,15 +101,27 @@ class Report:
 
 
 def report_of(evaluation: Evaluation, **contents: Any) -> Report:
-    """Report of an evaluation, its arrays taken from the evidence; `contents` as in `Report`."""
+    """Report of an evaluation, arrays and strongest attack taken from it; `contents` as in `Report`."""
     evidence = evaluation.evidence
     return Report(
+        roc=_strongest(evaluation),
         evaluation=evaluation.to_dict(),
         retrained=evidence.retrained,
         unlearned=evidence.unlearned,
         original=evidence.original,
         deployed=evidence.deployed,
         **contents,
+    )
+
+
+def _strongest(evaluation: Evaluation) -> Roc | None:
+    """The form of the membership attack with the larger area; none without an unlearned bank."""
+    attacks = [attack for attack in (evaluation.attack, evaluation.quantile_attack) if attack is not None]
+    if not attacks:
+        return None
+    best = max(attacks, key=lambda attack: attack.auc.value)
+    return Roc(
+        f"offline likelihood ratio, {best.form} form", best.roc_fpr.tolist(), best.roc_tpr.tolist(), best.auc.value
     )
 
 

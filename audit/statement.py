@@ -48,7 +48,7 @@ class Procedure:
     data_digest_after: str
     forget_commitment: str  # keyed commitment to the rows that were to be forgotten
     versions: Mapping[str, str]  # of the code and its packages
-    device: str  # kind: cpu, or the accelerator's name
+    device: str  # kind and name, e.g. "cpu: Intel Xeon Processor"
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class Certificate:
         generation: under which it was deployed.
         barrier: acknowledgement of every serving process; none where no process served.
         purge: what was destroyed; always there with a barrier.
+        rerun: `chosen`, `share`, `key_sha256` and `weights_digest` of a second candidate made from the same inputs;
+            none where no candidate was deployed.
 
     Raises:
         CertificateError: a field out of its range, a naive datetime, a barrier or purge that does not suit the verdict.
@@ -114,6 +116,7 @@ class Certificate:
     generation: int | None = None
     barrier: tuple[Acknowledgement, ...] = ()
     purge: Purge | None = None
+    rerun: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -129,6 +132,8 @@ class Certificate:
             raise CertificateError(f"Expected no purge with verdict {self.verdict}: nothing is destroyed for it.")
         if any(row.generation != self.generation for row in self.barrier):
             raise CertificateError(f"Expected every acknowledgement to be of generation {self.generation}.")
+        if self.rerun and self.rerun["chosen"] and self.rerun["weights_digest"] != self.weights_digest:
+            raise CertificateError("Expected the second candidate's weights to be the first one's: no other deploys.")
         purged = [self.purge.finished_at] if self.purge else []
         for instant in (self.issued_at, *(row.acknowledged_at for row in self.barrier), *purged):
             if instant.tzinfo is None:

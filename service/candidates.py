@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from audit.evaluation import Evaluation, Evidence, evaluate
 from audit.policy import Policy
 from audit.references import Bank, BankStore
-from audit.report import report_of, write
+from audit.report import render_html, report_of, write
 from service import ledger, planning, registry
 from service.banks import BankPlan, build_bank, columns_of, example_ids
 from service.certificates import Issuer
@@ -22,7 +22,8 @@ from service.context import LINE, Context
 from service.db import reading, session
 from service.deployment import deploy as swap
 from service.engine import build_model
-from service.production import library_versions
+from service.images import to_png
+from service.production import library_versions, made_with
 from service.runs import RunFolder, get_run, load_run, note, requests_of
 from service.tables import Attempt, Run
 from service.trials import Outcome, Scene, run_trials, score
@@ -47,12 +48,12 @@ def unlearn(context: Context, policy: Policy, run_id: str, step: int) -> None:
     seed = seed_of(run, step)
     _open_attempt(context, run_id, step, method, seed)
     context.reached("unlearning.attempt")
-    scene = _scene(context, plan, run, method)
+    scene = scene_of(context, plan, run, method)
     if folder.read(f"step-{step}") is None:
         note(context, run_id, f"{method}: making the candidate")
         (outcome,) = run_trials(scene, [seed], context.settings, keep_weights=folder.weights(step))
         context.reached("unlearning.weights")
-        folder.write(f"step-{step}", _to_json(outcome))
+        folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context)})
         context.reached("unlearning.recorded")
     if METHODS[method].exact:
         return
@@ -76,13 +77,17 @@ def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
     started = time.perf_counter()
     evaluation = _evaluate(context, policy, run_id, step)
     context.reached("auditing.evaluated")
-    figures = {**evaluation.to_dict(), "margin_means": _margin_means(evaluation.evidence)}
     _write_report(context, policy, evaluation, run_id, attempt)
     context.reached("auditing.reported")
     log.info("audit.done", step=step, verdict=evaluation.verdict, seconds=time.perf_counter() - started)
     passed = evaluation.verdict == "PASSED"
     folder = RunFolder(context.settings, run_id)
     outcome = folder.read(f"step-{step}") or {}
+    figures = {
+        **evaluation.to_dict(),
+        "margin_means": _margin_means(evaluation.evidence),
+        "made_with": outcome["made_with"],
+    }
     with session(context.engine) as s:
         now = context.now()
         attempt = _attempt(s, run_id, step)
@@ -143,7 +148,7 @@ def deploy(context: Context, run_id: str) -> None:
 def _evaluate(context: Context, policy: Policy, run_id: str, step: int) -> Evaluation:
     plan, folder, run = planning.load(context, run_id), RunFolder(context.settings, run_id), load_run(context, run_id)
     method = steps(policy)[step]
-    scene = _scene(context, plan, run, method)
+    scene = scene_of(context, plan, run, method)
     ids = example_ids(planning.faces_at(context, plan), plan.forget)
     planned = planning.bank_plan(context, plan)
     bank = _need(BankStore(context.settings.banks_folder).find(planned.key), "reference bank")
@@ -201,7 +206,8 @@ def seed_of(run: Run, step: int) -> int:
     return int((run.seed + 1_000_003 * (step + 1)) % 2**31)
 
 
-def _scene(context: Context, plan: planning.RunPlan, run: Run, method: str) -> Scene:
+def scene_of(context: Context, plan: planning.RunPlan, run: Run, method: str) -> Scene:
+    """How the run's candidates by this method are made and scored."""
     scene = planning.forget_scene(context, plan)
     if METHODS[method].exact:
         return scene
@@ -235,7 +241,10 @@ def _passed(s: Session, run_id: str) -> Attempt:
 
 
 def _write_report(context: Context, policy: Policy, evaluation: Evaluation, run_id: str, attempt: Attempt) -> None:
-    """The report's page and figures; they name the run, never a person, and show no photograph."""
+    """The report's page and figures; they name the run, never a person, and show no photograph.
+
+    If the operator allows it, a second page with the photographs lies in the run's folder until the purge.
+    """
     plan, recipe = planning.load(context, run_id), planning.recipe_of(context)
     share = evaluation.cost_share
     report = report_of(
@@ -255,6 +264,10 @@ def _write_report(context: Context, policy: Policy, evaluation: Evaluation, run_
         cost={} if share is None else {"Time, as a share of retraining": f"{share:.1%}"},
     )
     write(report, context.settings.reports_folder / run_id, name=f"step-{attempt.step}")
+    if context.settings.report_photographs:
+        images = planning.faces_at(context, plan).images[plan.forget]
+        page = render_html(replace(report, thumbnails=[to_png(image) for image in images]))
+        (RunFolder(context.settings, run_id).path / f"step-{attempt.step}-photographs.html").write_text(page)
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,9 +18,8 @@ from audit.policy import Policy
 from audit.statement import NOT_REQUIRED
 from service import ledger, planning
 from service.context import LINE, Context
-from service.production import library_versions
+from service.production import made_with
 from service.tables import Attempt, CertificateRecord, ErasureRequest, Run
-from unlearning.devices import resolve_device
 from unlearning.methods import settings_for
 
 NO_MODEL = "0" * 64  # digest where a service has data but no model
@@ -59,14 +58,22 @@ class Issuer:
         return certificate_id
 
     def erasures(
-        self, s: Session, requests: Sequence[ErasureRequest], attempt: Attempt | None, purged: Purged
+        self,
+        s: Session,
+        requests: Sequence[ErasureRequest],
+        attempt: Attempt | None,
+        purged: Purged,
+        rerun: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """A certificate for each completed request; gives their ids in order. What all share is made once."""
+        """A certificate for each completed request; gives their ids in order. What all share is made once.
+
+        `rerun`: the fields of `service.reruns.Rerun`.
+        """
         not_required = self._not_required(purged.data_digest_after)
         judged: dict[str, Any] = {}
         if attempt is not None:
             judged = self._judged(attempt, purged.data_digest_after)
-            judged |= {"generation": self.run.generation, "barrier": _acknowledgements(purged.barrier)}
+            judged |= {"generation": self.run.generation, "barrier": _acknowledgements(purged.barrier), "rerun": rerun}
 
         def certificate(request: ErasureRequest) -> Certificate:
             n_trained = self.plan.trained_of.get(request.id, 0)
@@ -91,8 +98,9 @@ class Issuer:
         if settings is None:  # planned by a version that did not write them down
             settings = settings_for(attempt.method, planning.recipe_of(self.context)).to_dict()
         procedure = self._procedure(
-            data_digest_after, method=attempt.method, rung=attempt.step, settings=settings, seed=attempt.seed
-        )
+            data_digest_after, method=attempt.method, rung=attempt.step, settings=settings, seed=attempt.seed,
+            **figures.pop("made_with"),
+        )  # fmt: skip
         return {
             **self._common(),
             "verdict": str(attempt.verdict),
@@ -107,7 +115,9 @@ class Issuer:
     def _not_required(self, data_digest_after: str) -> dict[str, Any]:
         """No model had learned from the person: the weights are those of before, or of the rest of the batch."""
         weights = self.run.candidate_digest or self.run.base_digest or NO_MODEL
-        procedure = self._procedure(data_digest_after, method="none", rung=0, settings={}, seed=self.run.seed)
+        procedure = self._procedure(
+            data_digest_after, method="none", rung=0, settings={}, seed=self.run.seed, **made_with(self.context)
+        )
         return {
             **self._common(), "verdict": NOT_REQUIRED, "weights_digest": weights, "procedure": procedure, "checks": (),
             "figures": {}, "bank_keys": (), "cost": {},
@@ -131,24 +141,20 @@ class Issuer:
             data_digest_before=self.plan.manifest_digest,
             data_digest_after=data_digest_after,
             forget_commitment=hmac.new(self.context.keyring.tombstone_key, rows, hashlib.sha256).hexdigest(),
-            versions=library_versions(),
-            device=resolve_device(self.context.settings.device).type,
         )
 
     def _issue(self, s: Session, certificates: Sequence[Certificate]) -> list[str]:
         """Sign, log and store; all are proven against the log's head after the last of them."""
-        keyring, now = self.context.keyring, self.context.now()
-        envelopes = [
-            seal(certificate, sign=keyring.signing_key.sign, public_key=keyring.public_key)
-            for certificate in certificates
-        ]
+        key, now = self.context.keyring.signing_key, self.context.now()
+        public_key = key.public_key()
+        envelopes = [seal(certificate, sign=key.sign, public_key=public_key) for certificate in certificates]
         indices = ledger.append_all(s, list(map(log_entry, envelopes)), kind="certificate", now=now)
         hashes = ledger.leaf_hashes(s, indices.stop)
-        head, proofs = ledger.checkpoint(hashes, keyring), inclusion_proofs(indices, hashes)
+        head, proofs = ledger.checkpoint(hashes, key), inclusion_proofs(indices, hashes)
         records = []
         for certificate, envelope, index, proof in zip(certificates, envelopes, indices, proofs, strict=True):
             text = certificate_file(
-                envelope, index=index, inclusion_proof=proof, checkpoint=head, public_keys=(keyring.public_key,)
+                envelope, index=index, inclusion_proof=proof, checkpoint=head, public_keys=(public_key,)
             )
             record = CertificateRecord(
                 id=self.context.new_id(),

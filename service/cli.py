@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from service.commands.evaluate import evaluate
 from service.commands.keys import keys_app
 from service.commands.methods import methods, tune
 from service.commands.references import references_app
+from service.commands.rerun import rerun, rerun_check
 from service.commands.screen import console, progress_bar
 from service.errors import ExpungeError, StartupError
 from service.settings import Settings
@@ -49,6 +51,8 @@ app.command()(methods)
 app.command()(tune)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(rerun)
+app.command()(rerun_check)
 
 
 def main() -> None:
@@ -206,19 +210,39 @@ def _call(method: str, url: str, key: str, **content: Any) -> dict[str, Any]:
 @app.command()
 def verify(
     certificate: Annotated[Path, typer.Argument(help="The certificate's file.")],
-    key: Annotated[Path | None, typer.Option(help="Public key (PEM) you trust; none: the file's own.")] = None,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Public keys you trust: PEM, or the JSON of /v1/keys; none: the file's own. May be repeated."
+        ),
+    ] = None,
+    home: Annotated[bool, typer.Option("--home", help="Trust this home's keys, past ones included.")] = False,
     weights: Annotated[Path | None, typer.Option(help="Weights that must be the certified ones.")] = None,
     log: Annotated[Path | None, typer.Option(help="All entries of the log, one a line.")] = None,
 ) -> None:
     """Check a certificate offline, from its file alone; status 0 if it is genuine."""
     from audit.certificate import verify as verify_certificate
-    from audit.envelope import read_public_keys
+    from audit.envelope import read_published_keys
+    from service.keyring import Keyring
 
+    trusted: list[Any] = []
+    retired_at: dict[str, datetime] = {}
+    for path in key or ():
+        keys, ended = read_published_keys(path.read_bytes())
+        trusted, retired_at = [*trusted, *keys], {**retired_at, **ended}
+    if home:
+        folder = Settings().keys_folder
+        if not (folder / "signing.pem").exists():
+            raise StartupError(f"Expected the keys of a service in {folder}; set EXPUNGE_HOME.")
+        published = Keyring.open(folder).signing.published()
+        trusted += [each.public for each in published]
+        retired_at |= {each.key_id: each.valid_until for each in published if each.valid_until}
     result = verify_certificate(
         certificate,
-        public_key=read_public_keys(key.read_bytes()) if key else None,
+        public_key=trusted or None,
         weights_path=weights,
         log_leaves=log.read_bytes().splitlines() if log else None,
+        retired_at=retired_at,
     )
     for check in result.checks:
         mark = {True: "✓", False: "✗", None: "·"}[check.passed]

@@ -48,7 +48,7 @@ def purge(context: Context, run_id: str) -> None:
     context.reached("purging.blocks")
     older = registry.destroy_refused(context)  # also what an earlier run of these people, stopped here, left behind
     context.reached("purging.weights")
-    for path in sorted(folder.path.glob("*.safetensors")):
+    for path in sorted([*folder.path.glob("*.safetensors"), *folder.path.glob("*.html")]):
         overwrite(path)
         path.unlink()
     context.reached("purging.candidates")
@@ -73,7 +73,7 @@ def complete(context: Context, policy: Policy, run_id: str) -> None:
         passed = s.exec(select(Attempt).where(Attempt.run_id == run_id, Attempt.verdict == "PASSED")).one_or_none()
         issuer = Issuer(context, policy, run, plan)
         requests = requests_of(s, run_id)
-        certificate_ids = issuer.erasures(s, requests, passed, purged)
+        certificate_ids = issuer.erasures(s, requests, passed, purged, folder.read("rerun"))
         context.reached("completing.signed")
         ends = [
             (request, {"outcome": outcome_of(plan, request.id), "certificate_id": certificate_id})

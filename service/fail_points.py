@@ -30,6 +30,8 @@ FAIL_POINTS: Final = (
     "auditing.signed",  # a failed candidate's certificate signed, not committed
     "auditing.stored",
     "auditing.end",
+    "rerun.start",
+    "rerun.end",
     "deploying.start",
     "deploying.row",  # the version's row, no file
     "deploying.written",  # its file beside the final name

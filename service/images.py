@@ -57,6 +57,13 @@ def pixels(content: bytes, *, size: tuple[int, int], channels: int) -> NDArray[n
         raise InvalidInputError(str(error)) from error
 
 
+def to_png(image: NDArray[np.uint8]) -> bytes:
+    """A packed image, uint8 `(height, width, channels)`, as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
+    return file.getvalue()
+
+
 def _begins_like_a_picture(content: bytes) -> bool:
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     return is_webp or content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))

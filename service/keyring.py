@@ -1,50 +1,38 @@
 """The service's own secrets: files with mode 0600 in one folder, made on first use.
 
-`signing.pem`    Ed25519 private key that signs certificates, checkpoints and weights
+`signing.pem`    Ed25519 private key that signs certificates, checkpoints and weights; see `signing.py`
 `signing.pub`    its public half (PEM), to be handed to auditors
+`retired/*.pub`  public halves of the signing keys before it
 `tombstone.key`  32 bytes: keyed hash under which a person who asked to be erased is remembered
 `block.key`      32 bytes: keyed hash that puts subjects into reference blocks
+`rerun.key`      32 bytes: keyed hash that chooses the runs made a second time; its own hash is public
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from audit.envelope import public_keys_pem
 from service.errors import StartupError
+from service.signing import SigningKeys, write_once
 
-
-def _write_once(path: Path, content: bytes) -> bytes:
-    """Content of `path`, which is made with `content` if it is not there; two racing processes agree on one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(temporary, path)  # fails if another process was first
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
-    return path.read_bytes()
+SECRETS = ("tombstone.key", "block.key", "rerun.key")
 
 
 @dataclass(frozen=True)
 class Keyring:
     """The service's secrets; printing it shows none of them."""
 
-    signing_key: Ed25519PrivateKey = field(repr=False)
+    signing: SigningKeys = field(repr=False)
     tombstone_key: bytes = field(repr=False)
     block_key: bytes = field(repr=False)
+    rerun_key: bytes = field(repr=False)
 
     @classmethod
     def open(cls, folder: Path) -> Keyring:
@@ -54,37 +42,33 @@ class Keyring:
             StartupError: a key file is damaged or readable by others.
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        new_key = Ed25519PrivateKey.generate().private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        pem = _write_once(folder / "signing.pem", new_key)
-        tombstone_key = _write_once(folder / "tombstone.key", secrets.token_bytes(32))
-        block_key = _write_once(folder / "block.key", secrets.token_bytes(32))
-        for name in ("signing.pem", "tombstone.key", "block.key"):
+        signing = SigningKeys(folder)
+        keys = [write_once(folder / name, secrets.token_bytes(32)) for name in SECRETS]
+        for name, key in zip(SECRETS, keys, strict=True):
             if (folder / name).stat().st_mode & 0o077:
                 raise StartupError(f"Expected {folder / name} to be readable by its owner only; run chmod 600 on it.")
-        try:
-            signing_key = serialization.load_pem_private_key(pem, password=None)
-        except ValueError as error:
-            raise StartupError(
-                f"Expected an Ed25519 private key (PEM) in {folder / 'signing.pem'}: {error}."
-            ) from error
-        if not isinstance(signing_key, Ed25519PrivateKey) or len(tombstone_key) != 32 or len(block_key) != 32:
-            raise StartupError(f"Expected an Ed25519 key and two 32-byte keys in {folder}; restore them from a backup.")
-        public_pem = signing_key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        _write_once(folder / "signing.pub", public_pem)
-        return cls(signing_key, tombstone_key, block_key)
+            if len(key) != 32:
+                raise StartupError(f"Expected 32 bytes in {folder / name}, got {len(key)}; restore it from a backup.")
+        return cls(signing, *keys)
+
+    @property
+    def signing_key(self) -> Ed25519PrivateKey:
+        """The key that signs now; of two calls the second may give the next key, so take it once a signature."""
+        return self.signing.current().key
 
     @property
     def public_key(self) -> Ed25519PublicKey:
-        """Public half of the signing key."""
+        """Public half of the key that signs now."""
         return self.signing_key.public_key()
 
     def public_pem(self) -> bytes:
-        """Public half of the signing key as PEM."""
-        return self.public_key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        """The same as PEM."""
+        return public_keys_pem([self.public_key]).encode()
+
+    @property
+    def public_keys(self) -> tuple[Ed25519PublicKey, ...]:
+        """Public halves of the key that signs now and of every one before it, newest first."""
+        return tuple(key.public for key in self.signing.published())
 
     def subject_hash(self, user_id: str) -> str:
         """HMAC-SHA-256 of a user id under the tombstone key, in hex: how a waiting or erased person is recognised."""

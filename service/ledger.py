@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlmodel import Session, col, select
 
 from audit import log
-from service.keyring import Keyring
 from service.tables import LogLeaf
 
 ORIGIN = "expunge-log"
@@ -49,7 +49,7 @@ def leaf_hashes(session: Session, size: int | None = None) -> list[bytes]:
     return [bytes.fromhex(text) for text in session.exec(query)]
 
 
-def checkpoint(hashes: Sequence[bytes], keyring: Keyring) -> str:
-    """Signed head of the log with these leaves."""
+def checkpoint(hashes: Sequence[bytes], key: Ed25519PrivateKey) -> str:
+    """Head of the log with these leaves, signed."""
     head = log.Checkpoint(ORIGIN, len(hashes), log.root(hashes))
-    return log.sign_checkpoint(head, sign=keyring.signing_key.sign, public_key=keyring.public_key)
+    return log.sign_checkpoint(head, sign=key.sign, public_key=key.public_key())

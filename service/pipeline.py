@@ -18,7 +18,7 @@ from dbos import DBOS, DBOSConfiguredInstance
 from dbos import error as dbos_error
 
 from audit.policy import Policy
-from service import candidates, completion, planning, registry
+from service import candidates, completion, planning, registry, reruns
 from service.context import LINE, Context
 from service.db import reading
 from service.runs import RunFolder, advance, give_up, note, requests_of
@@ -98,6 +98,8 @@ class Pipeline(DBOSConfiguredInstance):
                 self.gather_references(run_id)
                 if not any(self.try_step(run_id, step) for step in range(len(candidates.steps(self.policy)))):
                     return self.ask_for_help(run_id, "No step of the ladder passed the audit.")
+                if (mismatch := self.rerun(run_id)) is not None:
+                    return self.ask_for_help(run_id, mismatch)
                 self.deploy(run_id)
             self.purge(run_id)
             self.complete(run_id)
@@ -155,6 +157,16 @@ class Pipeline(DBOSConfiguredInstance):
         passed = candidates.judge(self.context, self.policy, run_id, step)
         self.context.reached("auditing.end")
         return passed
+
+    @DBOS.step(**STEP)
+    @discreet
+    @watched
+    def rerun(self, run_id: str) -> str | None:
+        """For a share of the runs the passed candidate is made again; gives the reason to stop if it differs."""
+        self.context.reached("rerun.start")
+        mismatch = reruns.carry_out(self.context, run_id)
+        self.context.reached("rerun.end")
+        return mismatch
 
     @DBOS.step(**STEP)
     @discreet

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from service.manifest import Manifest
 from service.planning import asked_to_go, pictures_of, recipe_of
 from service.tables import OpenLine
 from service.trials import open_pictures
+from unlearning.devices import describe_device, resolve_device
 from unlearning.faces import Faces
 from unlearning.models import save_weights
 from unlearning.training import Examples, logits, train
@@ -45,6 +47,12 @@ class Production:
 def library_versions() -> dict[str, str]:
     """Versions that manifests and certificates name."""
     return {"expunge": __version__} | {name: version(name) for name in ("torch", "torchvision", "numpy")}
+
+
+def made_with(context: Context) -> dict[str, Any]:
+    """Versions and device of a candidate made now; with the rest of a certificate's procedure they fix its weights."""
+    device = resolve_device(context.settings.device)
+    return {"versions": library_versions(), "device": f"{device.type}: {describe_device(device)}"}
 
 
 def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = None) -> Production:

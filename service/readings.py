@@ -15,7 +15,7 @@ from sqlalchemy import and_, func
 from sqlmodel import Session, col, or_, select
 
 from audit import log
-from audit.envelope import key_id
+from audit.envelope import public_keys_pem
 from service import ledger, rollbacks, states
 from service.auth import Client
 from service.context import Context
@@ -164,16 +164,22 @@ def request_certificate(context: Context, client: Client, request_id: str) -> di
 
 
 def public_keys(context: Context) -> PublicKeys:
-    """Keys that certificates and checkpoints verify with."""
-    public = context.keyring.public_key
-    pem = context.keyring.public_pem().decode()
-    return PublicKeys(keys=[PublicKey(key_id=key_id(public), algorithm="Ed25519", pem=pem)])
+    """Keys that certificates and checkpoints verify with, the one that signs now first."""
+    rotate_by = context.keyring.signing.expires_at(context.settings.signing_key_days)
+    keys = [
+        PublicKey(
+            key_id=key.key_id, algorithm="Ed25519", pem=public_keys_pem([key.public]), valid_from=key.valid_from,
+            valid_until=key.valid_until, rotate_by=None if key.valid_until else rotate_by,
+        )
+        for key in context.keyring.signing.published()
+    ]  # fmt: skip
+    return PublicKeys(keys=keys)
 
 
 def checkpoint(context: Context) -> str:
     """Signed head of the log as it is now."""
     with reading(context.engine) as s:
-        return ledger.checkpoint(ledger.leaf_hashes(s), context.keyring)
+        return ledger.checkpoint(ledger.leaf_hashes(s), context.keyring.signing_key)
 
 
 def inclusion(context: Context, index: int, tree_size: int | None) -> LogProof:
@@ -282,7 +288,7 @@ def _proof(context: Context, hashes: list[bytes], nodes: Sequence[bytes]) -> Log
     return LogProof(
         tree_size=len(hashes),
         hashes=[base64.b64encode(node).decode() for node in nodes],
-        checkpoint=ledger.checkpoint(hashes, context.keyring),
+        checkpoint=ledger.checkpoint(hashes, context.keyring.signing_key),
     )
 
 

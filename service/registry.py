@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlmodel import Session, col, or_, select
 
 from service.context import LINE, Context
@@ -238,13 +239,24 @@ def _verify(context: Context, row: ModelVersion) -> Manifest:
     try:
         manifest = Manifest.from_dict(row.manifest)
         signature = base64.b64decode(row.signature, validate=True)
-        context.keyring.public_key.verify(signature, _signed_bytes(row.digest, manifest))
+        if not any(
+            _verifies(key, signature, _signed_bytes(row.digest, manifest)) for key in context.keyring.public_keys
+        ):
+            raise InvalidSignature
     except (InvalidSignature, binascii.Error, TypeError, ValueError) as error:
         raise WeightsError(
             f"Expected the manifest of {row.digest} to be signed with this service's key; it was altered or signed "
             "with another key."
         ) from error
     return manifest
+
+
+def _verifies(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _signed_bytes(digest: str, manifest: Manifest) -> bytes:

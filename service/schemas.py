@@ -270,10 +270,13 @@ class PublicKey(Answer):
     key_id: str = Field(description="SHA-256 of the SubjectPublicKeyInfo in DER, as in the envelopes' signatures.")
     algorithm: Literal["Ed25519"]
     pem: str
+    valid_from: datetime = Field(description="When it began to sign.")
+    valid_until: datetime | None = Field(description="When the next key took over; null for the one that signs now.")
+    rotate_by: datetime | None = Field(description="When the key that signs now is to be replaced; null for others.")
 
 
 class PublicKeys(Answer):
-    """Keys to verify with."""
+    """Keys to verify with, the one that signs now first."""
 
     keys: list[PublicKey]
 

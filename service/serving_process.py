@@ -32,7 +32,7 @@ def serve_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
         **os.environ,
         **given,
         "EXPUNGE_HOME": str(home),
-        "BENTOML_HOME": str(home / "bentoml"),
+        "BENTOML_HOME": str(settings.local_folder.resolve() / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",

@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="EXPUNGE_", frozen=True, extra="forbid")
 
     home: Path = Field(Path("var/expunge"), description="Folder of everything the service owns: data, weights, banks.")
+    local: str = Field("", description="Folder of this machine alone where several share the home; empty: the home.")
     database_url: str = Field("", description="SQLAlchemy URL of the request database; empty: SQLite in the home.")
     workflow_database_url: str = Field(
         "",
@@ -68,6 +69,15 @@ class Settings(BaseSettings):
         "", description="PEM file of certificate authorities trusted with callbacks, besides the system's."
     )
     callback_days: float = Field(3.0, gt=0, le=30, description="How long a callback is tried again, in days.")
+    report_photographs: bool = Field(
+        False, description="Also write audit reports with the photographs, in the run's folder until its purge."
+    )
+    signing_key_days: float = Field(
+        365.0, gt=0, description="Days after which the signing key is to be rotated; later it still signs, overdue."
+    )
+    rerun_share: float = Field(
+        0.1, ge=0, le=1, description="Share of runs made a second time before anything is deployed or destroyed."
+    )
     max_image_bytes: int = Field(10_000_000, ge=1, description="Largest image file accepted, in bytes.")
     max_image_pixels: int = Field(25_000_000, ge=1, description="Largest image accepted, in pixels.")
     max_queue: int = Field(256, ge=1, description="Images waiting in one serving process before it answers 503.")
@@ -145,4 +155,9 @@ class Settings(BaseSettings):
     @property
     def commit_word_path(self) -> Path:
         """Eight bytes shared by the serving processes of this machine: the generation to answer with."""
-        return self.home / "commit.word"
+        return self.local_folder / "commit.word"
+
+    @property
+    def local_folder(self) -> Path:
+        """What must not be shared with another machine: the commit word, BentoML's own files."""
+        return Path(self.local) if self.local else self.home

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import joblib
 import numpy as np
 import torch
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
 from numpy.typing import NDArray
 
 import audit
@@ -119,6 +119,13 @@ def run_trials(
         keep_weights: file for the weights; for a single seed only.
     """
     return in_children(run_trial, ((scene, seed, keep_weights) for seed in seeds), settings)
+
+
+def run_apart(scene: Scene, seed: int, keep_weights: Path) -> Outcome:
+    """One trial in a process started for it alone, so that nothing earlier trials left there can matter."""
+    with ProcessPoolExecutor(max_workers=1) as executor:
+        outcome: Outcome = executor.submit(_in_child, run_trial, (scene, seed, keep_weights), os.getpid()).result()
+    return outcome
 
 
 def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settings: Settings) -> Iterator[T]:

@@ -32,6 +32,7 @@ from service.db import reading, session
 from service.errors import StartupError
 from service.pipeline import Pipeline, abandon
 from service.rebuilding import Rebuilder
+from service.reruns import announcement
 from service.settings import Settings
 from service.tables import Deployment, ErasureRequest, OpenLine, Run, WorkerLease
 from service.tracing import Traces
@@ -50,7 +51,7 @@ _ENDED = {  # by status of the workflow, why a human must look
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "The run ended its worker too many times; see the worker's log.",
 }
 
-WORKFLOW_VERSION = "1"  # set by hand: an upgrade that changes no step order still resumes open runs
+WORKFLOW_VERSION = "2"  # set by hand: an upgrade that changes no step order still resumes open runs
 
 
 class Lease:
@@ -210,8 +211,9 @@ def claim(context: Context, policy: Policy) -> str | None:
         s.add(run)
         s.add(OpenLine(line=LINE, run_id=run.id))
         ledger.record(
-            s, "policy", now=now, run_id=run.id, policy=policy.name, policy_digest=policy.digest, seed=run.seed
-        )
+            s, "policy", now=now, run_id=run.id, policy=policy.name, policy_digest=policy.digest, seed=run.seed,
+            **announcement(context),
+        )  # fmt: skip
         states.move_all(s, [(request, {"run_id": run.id}) for request in waiting], "unlearning", now=now)
         s.commit()
         log.info("run.claimed", run_id=run.id, erasure_ids=[request.id for request in waiting])

@@ -218,6 +218,29 @@ def save_weights(model: nn.Module, path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def start_from(model: nn.Module, path: Path, *, digest: str) -> nn.Module:
+    """Fills `model` from a safetensors file of the same architecture and gives it back.
+
+    A classifier made for another number of classes is left as it was drawn.
+
+    Raises:
+        WeightsError: missing or damaged file, digest that differs, or weights of another architecture.
+    """
+    tensors = _read_tensors(path, digest)
+    fresh = model.state_dict()
+    head = list(fresh)[-1].rpartition(".")[0]  # the module whose outputs are the logits
+    others = {name for name, value in tensors.items() if name not in fresh or value.shape != fresh[name].shape}
+    if all(name.rpartition(".")[0] == head for name in others) and fresh.keys() == tensors.keys():
+        tensors |= {name: fresh[name] for name in others}
+        model.load_state_dict(tensors)
+        return model
+    named = sorted({name.rpartition(".")[0] for name in others | (fresh.keys() ^ tensors.keys())} - {head})
+    raise WeightsError(
+        f"{path.name} holds weights of another architecture or another number of channels: they differ at "
+        f"{', '.join(named[:3]) or head}."
+    )
+
+
 def load_weights(model: nn.Module, path: Path, *, digest: str | None = None) -> nn.Module:
     """Fills `model` from a safetensors file and gives it back in eval mode.
 
@@ -227,21 +250,27 @@ def load_weights(model: nn.Module, path: Path, *, digest: str | None = None) -> 
     Raises:
         WeightsError: missing or damaged file, digest that differs, or weights of another architecture.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"Cannot read weights {path.name}: {error.strerror}.") from error
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise WeightsError(f"Weights {path.name} do not have the SHA-256 {digest} they were registered with.")
-    try:
-        tensors = safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path.name} is not a safetensors file: {error}.") from error
+    tensors = _read_tensors(path, digest)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"{path.name} holds weights of another architecture: {error}") from error
     return model.eval()
+
+
+def _read_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, from the very bytes that were digested."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"Cannot read weights {path.name}: {error.strerror}.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if digest is not None and found != digest:
+        raise WeightsError(f"Expected weights {path.name} with the SHA-256 {digest}, found {found}.")
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path.name} is not a safetensors file: {error}.") from error
 
 
 def weights_digest(path: Path) -> str:

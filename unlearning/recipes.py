@@ -1,12 +1,15 @@
 """What a training run is, apart from data and seed: architecture, image size, schedule and arithmetic.
 
-A recipe is frozen and has a digest, so that weights, banks of references and certificates can name it.
+A recipe is frozen and has a digest, so that weights, banks of references and certificates can name it. Where it starts
+from given weights, so do all models trained by it, references and retraining included: what those weights remember of a
+person is no recipe's to forget.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from unlearning.devices import DTYPES
 from unlearning.errors import RecipeError
 from unlearning.models import known_architecture
 
+_SHA256 = re.compile(r"([0-9a-f]{64})?")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "channels": (1, 3),
     "optimiser": ("sgd", "adam"),
@@ -56,6 +60,9 @@ class Recipe:
         warmup_share: share of the steps in which "one-cycle" rises.
         shift: largest shift in pixels of the augmentation, each direction; 0 turns it off.
         flip: mirror half of the images left to right.
+        weights: safetensors file training starts from, none for random weights. A classifier for another number of
+            classes is drawn anew. In a recipe's file the path starts from that file's folder. Not in the digest.
+        weights_sha256: SHA-256 (hex) the file must have; required with `weights`.
         dtype: arithmetic of forward and backward pass, "auto", "bfloat16" or "float32"; weights are float32 always.
     """
 
@@ -76,6 +83,8 @@ class Recipe:
     shift: int = 0
     flip: bool = False
     dtype: str = "auto"
+    weights: str = ""
+    weights_sha256: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -91,14 +100,23 @@ class Recipe:
         for name, (kind, _, _) in _RANGES.items():
             if name != "image_size":
                 object.__setattr__(self, name, self._number(name, getattr(self, name), kind))
+        if not (isinstance(self.weights, str) and isinstance(self.weights_sha256, str)):
+            raise self._wrong("expected weights and weights_sha256 as texts")
+        if bool(self.weights) != bool(self.weights_sha256) or not _SHA256.fullmatch(self.weights_sha256):
+            raise self._wrong(
+                f"expected weights={self.weights!r} with their SHA-256, 64 hex digits, in weights_sha256, "
+                f"got {self.weights_sha256!r}"
+            )
         if 2 * self.shift > min(self.image_size):
             raise self._wrong(f"expected shift={self.shift} of at most half the image's shorter side")
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over every option but the name, as canonical JSON."""
+        """SHA-256 (hex) over every option but names of recipe and file, as canonical JSON."""
         options = dataclasses.asdict(self)
-        del options["name"]
+        del options["name"], options["weights"]
+        if not self.weights_sha256:
+            del options["weights_sha256"]  # so that recipes without it keep the digest they had before there was one
         canonical = json.dumps(options, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -182,7 +200,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         options = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise RecipeError(f"Recipe file {path.name} is not readable JSON: {error}.") from error
-    return recipe_from_dict(options)
+    recipe = recipe_from_dict(options)
+    return dataclasses.replace(recipe, weights=str(path.parent / recipe.weights)) if recipe.weights else recipe
 
 
 def recipe_from_dict(options: object) -> Recipe:

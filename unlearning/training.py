@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.nn.functional import cross_entropy, pad
 from unlearning.descent import SGD, Adam, FlatWeights
 from unlearning.devices import resolve_device, resolve_dtype, seeded, stopwatch
 from unlearning.errors import RecipeError
-from unlearning.models import build, to_inputs
+from unlearning.models import ARCHITECTURES, build, start_from, to_inputs
 from unlearning.recipes import Recipe
 
 OPTIMISERS: dict[str, Callable[..., SGD | Adam]] = {"sgd": SGD, "adam": Adam}
@@ -162,6 +163,7 @@ def train(
     """Trains a fresh model of `recipe` on `data`; the result depends on recipe, data, seed and device only.
 
     Raises:
+        WeightsError: the recipe's weights are missing, others, or of another architecture.
         RecipeError: too few examples, images or labels that do not fit the recipe, or a loss that is no number.
     """
     _check(recipe, data, n_classes)
@@ -173,6 +175,9 @@ def train(
     step = 0
     with seeded(seed, where) as generator:
         model = build(recipe.architecture, n_classes, channels=recipe.channels, width=recipe.width)
+        if recipe.weights:
+            start_from(model, Path(recipe.weights), digest=recipe.weights_sha256)
+        _try_out(model, recipe)
         model = model.to(where).to(memory_format=torch.channels_last).train()
         data = data.to(where)
         weights = class_weights(data.labels, n_classes, recipe.class_weight_power)
@@ -231,6 +236,22 @@ def schedule_factor(recipe: Recipe, step: int, n_steps: int) -> float:
     if step < n_rising:
         return (step + 1) / (n_rising + 1)
     return 0.5 * (1.0 + math.cos(math.pi * (step - n_rising) / (n_steps - n_rising)))
+
+
+def _try_out(model: nn.Module, recipe: Recipe) -> None:
+    """One picture through a model of torchvision: some take one size only, and say so in ways nobody understands."""
+    if recipe.architecture in ARCHITECTURES:
+        return
+    picture = torch.zeros((1, recipe.channels, *recipe.image_size), dtype=torch.uint8)
+    try:
+        with torch.inference_mode():
+            model.eval()(to_inputs(picture))
+    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RecipeError(
+            f"Recipe {recipe.name!r}: {recipe.architecture} takes no pictures of {recipe.image_size} pixels "
+            f"({reason}); transformers want (224, 224), others a larger image_size."
+        ) from error
 
 
 def _check(recipe: Recipe, data: Examples, n_classes: int) -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from service.commands.screen import console, progress_bar
 from service.settings import Settings
+
+
+class Layout(StrEnum):
+    """Layouts that can be taken over."""
+
+    TABLE = "table"
+    CASIA_SURF = "casia-surf"
+    AGEDB = "agedb"
+    CELEBA = "celeba"
+
 
 data_app = typer.Typer(no_args_is_help=True, help="The data folder: `metadata.csv` and images.")
 
@@ -48,6 +59,54 @@ def data_synthetic(
             progress=lambda n, _: bar.update(task, completed=n),
         )  # fmt: skip
     console.print(f"{len(rows)} drawings of {subjects} people in {settings.data_folder}")
+
+
+@data_app.command("import")
+def data_import(
+    source: Annotated[Path, typer.Argument(help="Folder of the pictures and lists.", exists=True, file_okay=False)],
+    *,
+    layout: Annotated[Layout, typer.Option(help="How the source is laid out.")] = Layout.TABLE,
+    table: Annotated[Path | None, typer.Option(help="table: the CSV; none: metadata.csv in the source.")] = None,
+    file: Annotated[str, typer.Option(help="table: column of the picture's path, from the source on.")] = "file_name",
+    person: Annotated[str, typer.Option(help="table: column that tells people apart.")] = "user_id",
+    label: Annotated[
+        str | None,
+        typer.Option(help="table: column of the class (label); agedb: age or gender; celeba: attribute (Eyeglasses)."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="table: column of the split; none: drawn by person.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split by person.")] = 0,
+) -> None:
+    """Take over pictures in another layout as the home's data folder; what breaks a rule is named with its row.
+
+    Layouts: **table**, any folder with a CSV; **casia-surf**, Age_Gender.txt and WBackground; **agedb**, names like
+    0_MariaCallas_35_f.jpg; **celeba**, identity_CelebA.txt, list_attr_celeba.txt and img_align_celeba.
+    """
+    from unlearning.faces import agedb, casia_surf, celeba
+    from unlearning.faces import table as table_layout
+    from unlearning.faces.dataset import SPLITS
+
+    settings = Settings()
+    chosen: dict[str, Any] = {} if label is None else {"label": label}
+    with progress_bar() as bar:
+        task = bar.add_task("looking at pictures, then copying", total=None)
+        common: dict[str, Any] = {
+            "seed": seed, "progress": lambda n, total: bar.update(task, completed=n, total=total),
+        }  # fmt: skip
+        match layout:
+            case Layout.TABLE:
+                columns = table_layout.Columns(file=file, person=person, split=split, **chosen)
+                rows = table_layout.write_folder(source, settings.data_folder, table=table, columns=columns, **common)
+            case Layout.CASIA_SURF:
+                rows = casia_surf.write_folder(source, settings.data_folder, **common)
+            case Layout.AGEDB:
+                rows = agedb.write_folder(source, settings.data_folder, **chosen, **common)
+            case Layout.CELEBA:
+                rows = celeba.write_folder(source, settings.data_folder, **chosen, **common)
+    people = {split: len({row.user_id for row in rows if row.split == split}) for split in SPLITS}
+    console.print(
+        f"{len(rows)} pictures in {settings.data_folder}, {len({row.label for row in rows})} classes; people: "
+        + ", ".join(f"{n} {split}" for split, n in people.items())
+    )
 
 
 @data_app.command("check")

@@ -1,4 +1,4 @@
-"""`expunge keys …`: API keys of clients."""
+"""`expunge keys …`: API keys of clients, and the key the service signs with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from service.commands.screen import console
 from service.settings import Settings
 
-keys_app = typer.Typer(no_args_is_help=True, help="API keys of clients.")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of clients, and the signing key.")
 
 
 @keys_app.command("create")
@@ -108,3 +108,27 @@ def keys_revoke(key_id: str) -> None:
         auth.revoke_key(s, key_id, now=context.now())
         s.commit()
     console.print(f"Key {key_id} is revoked.")
+
+
+@keys_app.command("rotate-signing")
+def keys_rotate_signing() -> None:
+    """Sign certificates, checkpoints and callbacks with a new key; running processes take it at their next signature.
+
+    The old private key is destroyed. Its public half stays published (`GET /v1/keys`, the home's `keys/retired`), and
+    what it signed still verifies. Auditors and receivers of callbacks need the new public key.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from audit.envelope import key_id
+    from service import ledger
+    from service.context import Context
+    from service.db import session
+
+    context, new = Context.open(Settings()), Ed25519PrivateKey.generate()
+    now, before = context.now(), context.keyring.signing.current().published.key_id
+    after = key_id(new.public_key())
+    with session(context.engine) as s:
+        ledger.record(s, "key", now=now, retired=before, signing=after)
+        context.keyring.signing.rotate(new, now=now)
+        s.commit()
+    console.print(f"Retired   {before}\nSigns now {after}\nPublic key {context.settings.keys_folder / 'signing.pub'}")

@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from audit.certificate import (
     seal,
     verify,
 )
+from audit.envelope import key_id, public_keys_pem, read_published_keys
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 WEIGHTS = b"weights"
@@ -212,6 +213,44 @@ def test_rotation_keeps_old_certificates_valid() -> None:
     assert verify(across.content).valid
     assert verify(across.content, public_key=keys).valid
     assert outcome(across.content, public_key=KEY.public_key())["checkpoint"] is False
+
+
+def test_what_a_retired_key_signed_later_is_refused() -> None:
+    keys, signer = [NEW_KEY.public_key(), KEY.public_key()], key_id(KEY.public_key())
+    for days, genuine in ((1, True), (0, True), (-1, False)):
+        found = verify(GOOD.content, public_key=keys, retired_at={signer: NOW + timedelta(days=days)})
+        assert found.valid is genuine, found.checks
+    assert verify(GOOD.content, public_key=keys, retired_at={key_id(NEW_KEY.public_key()): NOW}).valid
+
+
+def test_published_keys_are_read_as_pem_or_as_json() -> None:
+    pem = public_keys_pem([NEW_KEY.public_key(), KEY.public_key()])
+    keys, retired_at = read_published_keys(pem.encode())
+    assert ([key_id(key) for key in keys], retired_at) == (
+        [key_id(NEW_KEY.public_key()), key_id(KEY.public_key())],
+        {},
+    )
+    rows = [
+        {"pem": public_keys_pem([NEW_KEY.public_key()]), "valid_until": None},
+        {"pem": public_keys_pem([KEY.public_key()]), "valid_until": NOW.isoformat()},
+    ]
+    keys, retired_at = read_published_keys(json.dumps({"keys": rows}).encode())
+    assert len(keys) == 2
+    assert retired_at == {key_id(KEY.public_key()): NOW}
+    for bad in (b"{", b'{"keys": 1}', b'{"keys": [{}]}', b'{"keys": [{"pem": "x"}]}', b""):
+        with pytest.raises(CertificateError):
+            read_published_keys(bad)
+
+
+def test_a_second_candidate_stands_in_the_certificate() -> None:
+    share = {"share": 0.1, "key_sha256": "c" * 64}
+    twice = passed(rerun={**share, "chosen": True, "weights_digest": passed().weights_digest})
+    assert outcome(issue(twice).content)["re-run"] is True
+    once = passed(rerun={**share, "chosen": False, "weights_digest": None})
+    found = verify(issue(once).content)
+    assert (found.valid, outcome(issue(once).content)["re-run"]) == (True, None)
+    with pytest.raises(CertificateError, match="second candidate"):
+        passed(rerun={**share, "chosen": True, "weights_digest": "e" * 64})
 
 
 def test_weights(tmp_path: Path) -> None:

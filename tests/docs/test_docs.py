@@ -34,7 +34,7 @@ def test_linked_files_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist(page: Path) -> None:
-    for command in re.findall(r"(?:^    |`)expunge ((?:[a-z]+ ?){1,2})", page.read_text(), flags=re.MULTILINE):
+    for command in re.findall(r"(?:^    |`)expunge ((?:[a-z][a-z-]* ?){1,2})", page.read_text(), flags=re.MULTILINE):
         words = command.split()
         result = CliRunner().invoke(app, [*words[:1], "--help"])
         assert result.exit_code == 0, command

@@ -1,7 +1,8 @@
-"""`bentoml build` packs the serving process, and what it packed serves."""
+"""`bentoml build` packs the serving process and the worker's sources, and what it packed serves and erases."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,62 +11,62 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service import auth, deployment
-from service.context import Context
-from service.db import session
-from service.processes import Processes, free_ports
+from service.processes import Processes, environment
 from service.serving_process import serve_command
 from service.settings import Settings
-from tests.service.versions import add_version, picture
+from tests.journey.conftest import TINY_POLICY, Service, wait_serving
+from unlearning.faces import read_metadata
 
 pytestmark = pytest.mark.journey
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_built_bento_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(home=tmp_path / "home", port=free_ports(1)[0], api_workers=1)
-    context = Context.open(settings)
-    deployment.activate_first(context, digest := add_version(context, 1))
-    with session(context.engine) as s:
-        _, key = auth.create_key(s, name="b", scopes=[auth.PREDICT], now=context.now(), key_id="b")
-        s.commit()
-    command, environment = serve_command(settings)
+def test_the_built_bento_serves_and_erases(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings.model_copy(update={"api_workers": 1})
+    (settings.home / "policy.json").write_text(json.dumps({**TINY_POLICY, "ladder": ["retrain"]}))
+    command, given = serve_command(settings)
     built = subprocess.run(
         [sys.executable, "-m", "bentoml", "build", "--output", "tag"],
-        env={**os.environ, "BENTOML_HOME": environment["BENTOML_HOME"], "BENTOML_DO_NOT_TRACK": "True"},
+        env={**os.environ, "BENTOML_HOME": given["BENTOML_HOME"], "BENTOML_DO_NOT_TRACK": "True"},
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert built.returncode == 0, built.stdout + built.stderr
     tag = next(word for word in built.stdout.split() if "expunge:" in word).removeprefix("__tag__:")
+    sources = Path(given["BENTOML_HOME"]) / "bentos" / tag.replace(":", "/") / "src"
     at = command.index("service.app:Expunge")
     bento = [*command[:at], tag, *command[at + 3 :]]  # without the working folder of the sources
-    with Processes(settings) as processes:
-        monkeypatch.setattr("service.processes.serve_command", lambda _: (bento, environment))
-        monkeypatch.chdir(tmp_path)
+    packed = {**environment(settings), "PYTHONPATH": str(sources)}
+    rows = read_metadata(settings.data_folder)
+    person = next(row.user_id for row in rows if row.split == "train")
+    picture = next((settings.data_folder / row.file_name).read_bytes() for row in rows if row.split == "test")
+    key = (settings.home / "operator.key").read_text()
+    monkeypatch.setattr("service.processes.serve_command", lambda _: (bento, given))
+    monkeypatch.setattr("service.processes.environment", lambda _: packed)
+    monkeypatch.chdir(tmp_path)
+    with (
+        Processes(settings) as processes,
+        httpx.Client(
+            base_url=f"http://127.0.0.1:{settings.port}", headers={"Authorization": f"Bearer {key}"}, timeout=30
+        ) as client,
+    ):
         processes.start_serving()
-        client = httpx.Client(
-            base_url=f"http://127.0.0.1:{settings.port}",
-            headers={"Authorization": f"Bearer {key}", "Content-Type": "image/png"},
-        )
-
-        def ready() -> bool:
-            try:
-                return client.get("/v1/health/ready").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        processes.wait_until(ready, "the bento to serve", 90)
-        answer = client.post("/v1/predictions", content=picture(1))
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["model_version"] == digest
-        (child,) = _children(processes)
-        assert "bentos" in os.readlink(f"/proc/{child}/cwd")  # from the packed sources, not from these
-        client.close()
-    context.engine.dispose()
-
-
-def _children(processes: Processes) -> list[int]:
-    parent = processes.serving
-    assert parent is not None
-    return [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+        processes.start_worker()
+        wait_serving(processes, settings)
+        before = client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+        assert before.status_code == 200, before.text
+        serving, worker = processes.serving, processes.worker
+        assert serving is not None
+        assert worker is not None
+        children = Path(f"/proc/{serving.pid}/task/{serving.pid}/children").read_text().split()
+        (child,) = [pid for pid in children if "bentos" in os.readlink(f"/proc/{pid}/cwd")]  # the packed sources
+        assert child
+        assert str(sources) in Path(f"/proc/{worker.pid}/environ").read_text()
+        service = Service(settings, processes, client, key)
+        (receipt,) = service.file(person)
+        assert service.completed(receipt["id"])["outcome"] == "erased"
+        after = client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"}).json()
+        assert after["model_version"] != before.json()["model_version"]
+    assert all(row.user_id != person for row in read_metadata(settings.data_folder))

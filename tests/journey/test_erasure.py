@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from sqlmodel import select
 from audit.certificate import verify
 from audit.envelope import read_public_keys
 from service.context import Context
-from service.db import reading
-from service.tables import Attempt, CertificateRecord, ModelVersion, RequestEvent, ServingWorker
+from service.db import reading, session
+from service.processes import environment
+from service.tables import Attempt, CertificateRecord, LogLeaf, ModelVersion, RequestEvent, ServingWorker
 from service.worker import is_alive
 from tests.journey.conftest import Service
 from unlearning.faces import read_metadata
@@ -22,8 +25,8 @@ from unlearning.faces import read_metadata
 pytestmark = pytest.mark.journey
 
 STAGES = (
-    "unlearning.start", "unlearning.references", "unlearning.end", "auditing.start", "auditing.end", "deploying.start",
-    "deploying.end", "purging.start", "purging.end", "completed",
+    "unlearning.start", "unlearning.references", "unlearning.end", "auditing.start", "auditing.end", "rerun.start",
+    "rerun.end", "deploying.start", "deploying.end", "purging.start", "purging.end", "completed",
 )  # fmt: skip
 
 
@@ -127,8 +130,8 @@ def test_several_people_share_a_run(running: Callable[..., Service]) -> None:
 
 
 def test_a_worker_killed_in_every_stage_completes_exactly_once(running: Callable[..., Service]) -> None:
-    """One request, ten SIGKILLs: at the begin, in the middle or at the end of each stage."""
-    service = running(EXPUNGE_FAIL_AT=STAGES[0])
+    """One request, twelve SIGKILLs: at the begin, in the middle or at the end of each stage."""
+    service = running(EXPUNGE_FAIL_AT=STAGES[0], EXPUNGE_RERUN_SHARE="1")
     person = train_person(service)
     (receipt,) = service.file(person)
     for following in (*STAGES[1:], ""):
@@ -138,6 +141,48 @@ def test_a_worker_killed_in_every_stage_completes_exactly_once(running: Callable
         service.processes.start_worker(EXPUNGE_FAIL_AT=following)
     service.completed(receipt["id"])
     check_erased(service, receipt["id"], person)
+    certificate = service.client.get(f"/v1/certificates/{service.request(receipt['id'])['certificate_id']}").json()
+    assert {check.name: check.passed for check in verify(certificate).checks}["re-run"] is True
+
+
+def test_a_candidate_that_does_not_come_out_again_is_not_deployed(running: Callable[..., Service]) -> None:
+    """The worker dies before it makes the candidate again; then somebody changes the seed it says it used."""
+    service = running(EXPUNGE_FAIL_AT="rerun.start", EXPUNGE_RERUN_SHARE="1")
+    (receipt,) = service.file(train_person(service))
+    worker = service.processes.worker
+    assert worker is not None
+    assert worker.wait(240) == -signal.SIGKILL
+    context = Context.open(service.settings)
+    with session(context.engine) as s:
+        attempt = s.exec(select(Attempt).where(Attempt.verdict == "PASSED")).one()
+        attempt.seed += 1
+        s.add(attempt)
+        s.commit()
+    service.processes.start_worker(EXPUNGE_RERUN_SHARE="1")
+    request = service.completed(receipt["id"])
+    assert request["state"] == "needs_attention"
+    assert "other weights; nothing was deployed" in request["attention_reason"]
+    with reading(context.engine) as s:
+        assert [row.state for row in s.exec(select(ModelVersion))] == ["active"]
+        kinds = list(s.exec(select(LogLeaf.kind).order_by(LogLeaf.index)))
+    assert "rerun" in kinds
+    assert "run" not in kinds
+    assert not list(service.settings.runs_folder.iterdir())
+    context.engine.dispose()
+
+
+def test_the_signing_key_is_rotated_while_the_service_runs(running: Callable[..., Service]) -> None:
+    service = running()
+    (first,) = service.client.get("/v1/keys").json()["keys"]
+    subprocess.run([sys.executable, "-m", "service.cli", "keys", "rotate-signing"], env=environment(service.settings),
+                   check=True, capture_output=True, timeout=60)  # fmt: skip
+    now, before = service.client.get("/v1/keys").json()["keys"]
+    assert before["pem"] == first["pem"]
+    (receipt,) = service.file("nobody-we-know")
+    request = service.completed(receipt["id"])
+    certificate = service.client.get(f"/v1/certificates/{request['certificate_id']}").json()
+    assert verify(certificate, public_key=read_public_keys(now["pem"])).valid
+    assert not verify(certificate, public_key=read_public_keys(before["pem"])).valid
 
 
 def test_a_second_worker_refuses(running: Callable[..., Service]) -> None:

@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sqlmodel import select
 
 from audit.certificate import verify
 from audit.references import BankStore
-from service import deployment, planning, registry
+from service import completion, deployment, planning, registry
 from service.candidates import deploy, judge, original_outcome, seed_of, steps, unlearn
+from service.db import session
 from service.errors import ConflictError
 from service.runs import RunFolder
+from service.tables import Attempt
 from tests.service import tiny
 
 
@@ -161,6 +164,34 @@ def test_the_report_names_the_run_and_no_person(tiny_context, run_id):
         text = path.read_text()
         assert not any(person in text for person in everybody), path
     assert run_id in (tiny_context.settings.reports_folder / run_id / "step-0.html").read_text()
+
+
+def test_the_report_draws_the_strongest_attack(tiny_context, run_id):
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    report = json.loads((tiny_context.settings.reports_folder / run_id / "step-0.json").read_text())
+    attacks = [report["evaluation"][name]["auc"]["value"] for name in ("attack", "quantile_attack")]
+    assert report["roc"]["auc"] == max(attacks)
+    assert len(report["roc"]["true_positive_rate"]) == 201
+
+
+def test_photographs_are_shown_only_where_the_operator_allows_it_and_until_the_purge(tiny_context, run_id):
+    folder, reports = tiny_context.settings.runs_folder / run_id, tiny_context.settings.reports_folder
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    assert not list(folder.glob("*.html"))
+    allowed = tiny_context.settings.model_copy(update={"report_photographs": True})
+    again = replace(tiny_context, settings=allowed)
+    with session(again.engine) as s:
+        (attempt,) = s.exec(select(Attempt)).all()
+        attempt.verdict = None
+        s.add(attempt)
+        s.commit()
+    assert tiny.try_step(again, run_id, tiny.RETRAIN)
+    (page,) = folder.glob("*.html")
+    assert page.read_text().count("data:image/png") == len(planning.load(again, run_id).forget)
+    assert not any("data:image" in path.read_text() for path in reports.rglob("*.html"))
+    tiny.deploy(again, run_id)
+    completion.purge(again, run_id)
+    assert not page.exists()
 
 
 def test_the_certified_weights_go_into_service_for_good(tiny_context, run_id):

@@ -16,7 +16,7 @@ from service.migrations import HEAD
 COMMANDS = (
     "data att", "data synthetic", "data check", "train", "references build", "references status", "evaluate", "serve",
     "worker", "up", "erase", "status", "verify", "keys create", "keys list", "keys revoke", "keys rotate",
-    "keys expire", "database status", "database upgrade", "demo",
+    "keys expire", "keys rotate-signing", "rerun", "rerun-check", "database status", "database upgrade", "demo",
 )  # fmt: skip
 
 

@@ -125,3 +125,9 @@ def test_damage_anywhere_is_decoded_or_refused_but_never_crashes(kind, place, da
     content[place : place + len(damage)] = damage
     with suppress(InvalidInputError):
         assert decoded(bytes(content)).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_png_of_packed_pixels_is_decoded_to_them(channels):
+    image = np.random.default_rng(0).integers(0, 256, (12, 10, channels)).astype(np.uint8)
+    np.testing.assert_array_equal(images.pixels(images.to_png(image), size=(12, 10), channels=channels), image)

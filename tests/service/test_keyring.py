@@ -44,6 +44,13 @@ def test_printing_shows_no_secret(tmp_path: Path) -> None:
     assert repr(ring) == "Keyring()"
 
 
+def test_a_short_key_is_refused(tmp_path: Path) -> None:
+    Keyring.open(tmp_path)
+    (tmp_path / "rerun.key").write_bytes(b"short")
+    with pytest.raises(StartupError, match="Expected 32 bytes"):
+        Keyring.open(tmp_path)
+
+
 def test_hashes_are_keyed_apart(tmp_path: Path) -> None:
     ring = Keyring.open(tmp_path)
     assert ring.subject_hash("s31") != ring.block_hash("s31")

@@ -18,7 +18,7 @@ def test_entries_are_numbered_and_proven(context: Context) -> None:
         hashes = ledger.leaf_hashes(s)
         s.commit()
     assert indexes == [0, 1, 2, 3, 4]
-    head = log.verify_checkpoint(ledger.checkpoint(hashes, context.keyring), [context.keyring.public_key])
+    head = log.verify_checkpoint(ledger.checkpoint(hashes, context.keyring.signing_key), [context.keyring.public_key])
     assert head is not None
     assert head.size == 5
     for index in indexes:

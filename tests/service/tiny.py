@@ -21,7 +21,7 @@ from sqlmodel import col, select
 
 from audit.policy import Policy
 from audit.references import Bank, BankStore
-from service import auth, candidates, intake, planning
+from service import auth, candidates, completion, intake, planning
 from service.auth import Client
 from service.banks import BankPlan, build_bank, plan_bank
 from service.blocks import blocks
@@ -53,7 +53,14 @@ CLIENT = Client("client", "client", frozenset(auth.SCOPES))
 
 def settings_of(home: Path, **changes: Any) -> Settings:
     """Settings of a tiny home, on SQLite whatever the environment says."""
-    values = {"recipe": str(home / "recipe.json"), "jobs": 1, "device": "cpu", "database_url": "", **changes}
+    values = {
+        "recipe": str(home / "recipe.json"),
+        "jobs": 1,
+        "device": "cpu",
+        "database_url": "",
+        "rerun_share": 0.0,
+        **changes,
+    }
     return Settings(home=home, **values)
 
 
@@ -184,10 +191,22 @@ def deploy_run(context: Context, *user_ids: str) -> str:
     """A run whose retrained model was put into service; gives its id."""
     run_id = plan_run(context, *user_ids)
     assert try_step(context, run_id, RETRAIN)
+    deploy(context, run_id)
+    return run_id
+
+
+def deploy(context: Context, run_id: str) -> None:
+    """Put the candidate that passed into service."""
     advance(context, run_id, "deploying")
     candidates.deploy(context, run_id)
     advance(context, run_id, "purging")
-    return run_id
+
+
+def finish(context: Context, run_id: str) -> None:
+    """Everything after the audit."""
+    deploy(context, run_id)
+    completion.purge(context, run_id)
+    completion.complete(context, POLICY, run_id)
 
 
 def run_of(context: Context, run_id: str) -> Run:

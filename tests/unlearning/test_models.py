@@ -16,6 +16,7 @@ from unlearning.models import (
     known_architecture,
     load_weights,
     save_weights,
+    start_from,
     to_inputs,
     weights_digest,
 )
@@ -137,7 +138,7 @@ class TestWeights:
         content[-1] ^= 1
         path.write_bytes(content)
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        with pytest.raises(WeightsError, match="do not have the SHA-256"):
+        with pytest.raises(WeightsError, match="with the SHA-256"):
             load_weights(model, path, digest=digest)
         assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -156,3 +157,41 @@ class TestWeights:
         save_weights(model, tmp_path / "model.safetensors")
         with pytest.raises(WeightsError, match="another architecture"):
             load_weights(build("eyes_resnet", 2, width=8), tmp_path / "model.safetensors")
+
+
+class TestStartFrom:
+    def saved(self, tmp_path, n_classes=3, **options):
+        torch.manual_seed(1)
+        model = build("resnet18", n_classes, **options)
+        return model, tmp_path / "given.safetensors", save_weights(model, tmp_path / "given.safetensors")
+
+    def test_takes_over_everything_for_as_many_classes(self, tmp_path):
+        given, path, digest = self.saved(tmp_path)
+        started = start_from(build("resnet18", 3), path, digest=digest)
+        for name, value in given.state_dict().items():
+            torch.testing.assert_close(started.state_dict()[name], value, rtol=0, atol=0)
+
+    def test_draws_the_classifier_anew_for_other_classes(self, tmp_path):
+        given, path, digest = self.saved(tmp_path, n_classes=1000)
+        fresh = build("resnet18", 3)
+        drawn = fresh.fc.weight.detach().clone()
+        started = start_from(fresh, path, digest=digest)
+        torch.testing.assert_close(started.fc.weight, drawn, rtol=0, atol=0)
+        torch.testing.assert_close(started.layer4[0].conv1.weight, given.layer4[0].conv1.weight, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("architecture", ["mobilenet_v3_small", "squeezenet1_1", "convnext_tiny"])
+    def test_finds_the_classifier_of_other_architectures(self, architecture, tmp_path):
+        path = tmp_path / "given.safetensors"
+        digest = save_weights(build(architecture, 7, channels=3), path)
+        assert start_from(build(architecture, 2, channels=3), path, digest=digest).eval()(
+            to_inputs(pictures(2, 3, 64, 64))
+        ).shape == (2, 2)
+
+    def test_refuses_other_architectures_channels_and_bytes(self, tmp_path):
+        _, path, digest = self.saved(tmp_path, channels=3)
+        with pytest.raises(WeightsError, match="number of channels: they differ at conv1"):
+            start_from(build("resnet18", 3, channels=1), path, digest=digest)
+        with pytest.raises(WeightsError, match="another architecture"):
+            start_from(build("resnet34", 3, channels=3), path, digest=digest)
+        with pytest.raises(WeightsError, match="with the SHA-256"):
+            start_from(build("resnet18", 3, channels=3), path, digest="0" * 64)

@@ -31,10 +31,34 @@ OTHER_VALUES = {
 
 
 def test_every_option_but_the_name_changes_the_digest():
-    assert set(OTHER_VALUES) == {field.name for field in dataclasses.fields(Recipe)} - {"name"}
+    given = {"weights", "weights_sha256"}  # come together, see below
+    assert set(OTHER_VALUES) == {field.name for field in dataclasses.fields(Recipe)} - {"name"} - given
     digests = {dataclasses.replace(PLAIN, **{name: value}).digest for name, value in OTHER_VALUES.items()}
     assert len(digests | {PLAIN.digest}) == len(OTHER_VALUES) + 1
     assert dataclasses.replace(PLAIN, name="renamed").digest == PLAIN.digest
+
+
+def test_given_weights_count_by_their_content_not_their_path():
+    given = dataclasses.replace(PLAIN, weights="a/b.safetensors", weights_sha256="a" * 64)
+    assert given.digest != PLAIN.digest
+    assert dataclasses.replace(given, weights="elsewhere.safetensors").digest == given.digest
+    assert dataclasses.replace(given, weights_sha256="b" * 64).digest != given.digest
+
+
+@pytest.mark.parametrize(
+    "options", [{"weights": "x"}, {"weights_sha256": "a" * 64}, {"weights": "x", "weights_sha256": "a"}, {"weights": 1}]
+)
+def test_given_weights_need_their_digest(options):
+    with pytest.raises(RecipeError, match="weights"):
+        dataclasses.replace(PLAIN, **options)
+
+
+def test_a_file_s_weights_lie_beside_it(tmp_path):
+    options = {**PLAIN.to_dict(), "weights": "given/w.safetensors", "weights_sha256": "a" * 64}
+    (tmp_path / "mine.json").write_text(json.dumps(options))
+    assert load_recipe(tmp_path / "mine.json").weights == str(tmp_path / "given" / "w.safetensors")
+    (tmp_path / "mine.json").write_text(json.dumps({**options, "weights": "/elsewhere/w.safetensors"}))
+    assert load_recipe(tmp_path / "mine.json").weights == "/elsewhere/w.safetensors"
 
 
 def test_the_digest_is_the_same_in_every_process():

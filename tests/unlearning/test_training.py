@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from unlearning.errors import RecipeError
+from unlearning.errors import RecipeError, WeightsError
 from unlearning.models import save_weights
 from unlearning.recipes import RECIPES, Recipe
 from unlearning.training import Augment, Examples, batches, class_weights, logits, schedule_factor, train
@@ -313,3 +313,28 @@ class TestOnCuda:
         assert digests[0] == digests[1] != digests[2]
         fresh = toy(64, seed=1, size=(32, 24))
         assert (logits(trained[0].model, fresh.images).argmax(axis=1) == fresh.labels.numpy()).mean() > 0.9
+
+
+def test_a_recipe_may_start_from_given_weights(tmp_path):
+    """With a learning rate of next to nothing the model stays what it was given; its classifier fits other classes."""
+    given = train(RECIPE, toy(), n_classes=2, seed=1, device=CPU).model
+    path = tmp_path / "given.safetensors"
+    digest = save_weights(given, path)
+    barely = dataclasses.replace(
+        RECIPE, weights=str(path), weights_sha256=digest, epochs=1, learning_rate=1e-12, weight_decay=0.0
+    )
+    started = train(barely, toy(), n_classes=2, seed=2, device=CPU).model
+    np.testing.assert_allclose(logits(started, toy().images).argmax(1), logits(given, toy().images).argmax(1))
+    for name, value in started.named_parameters():
+        torch.testing.assert_close(value, given.get_parameter(name), rtol=0, atol=1e-9)
+    three = train(barely, toy(), n_classes=3, seed=2, device=CPU).model
+    assert logits(three, toy().images).shape == (80, 3)
+    torch.testing.assert_close(three.stem.weight, given.stem.weight, rtol=0, atol=1e-9)
+    with pytest.raises(WeightsError, match="Cannot read weights"):
+        train(dataclasses.replace(barely, weights="absent"), toy(), n_classes=2, seed=2, device=CPU)
+
+
+def test_a_model_that_takes_other_sizes_says_so():
+    recipe = Recipe("vit", "vit_b_32", image_size=(16, 12), epochs=1)
+    with pytest.raises(RecipeError, match=r"vit_b_32 takes no pictures of \(16, 12\) pixels .* want \(224, 224\)"):
+        train(recipe, toy(), n_classes=2, seed=0, device=CPU)

@@ -1,6 +1,7 @@
 """Faces to learn from and to forget: the data folder, its packed arrays, and the destruction of people's pictures.
 
-Adapters that write a data folder are modules of their own: `att`, `casia_surf`, `synthetic`.
+Adapters that write a data folder are modules of their own: `att`, `synthetic`, and, by way of `importing`, the layouts
+`table`, `casia_surf`, `agedb` and `celeba`.
 """
 
 from unlearning.faces.dataset import Row, check_folder, count_subjects, read_metadata

@@ -10,16 +10,13 @@ age in ten equal bins, edges `linspace(min_age, max_age + 1, 11)` over all peopl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import Progress, Row
-from unlearning.faces.writing import Picture, refuse_existing, split_people, write_pictures
+from unlearning.faces.importing import Found, age_bins, write_found
+from unlearning.faces.writing import refuse_existing
 
-N_BINS = 10
 AGES = "Age_Gender.txt"
 _PICTURES = "WBackground/*/*/real.rssdk/color/*.jpg"
 
@@ -42,21 +39,21 @@ def write_folder(source: Path, folder: Path, *, seed: int = 0, progress: Progres
     """
     refuse_existing(folder)
     ages = read_ages(source / AGES)
-    pictures = [(path.parents[2].name, path) for path in sorted(source.glob(_PICTURES))]
-    if not pictures:
+    paths = sorted(source.glob(_PICTURES))
+    if not paths:
         raise FacesError(f"Expected pictures at {source / _PICTURES}, found none; give the folder above WBackground.")
-    people = sorted({person for person, _ in pictures})
-    n_missing = sum(person not in ages for person in people)
+    people = [path.parents[2].name for path in paths]
+    n_missing = sum(person not in ages for person in set(people))
     if n_missing:
-        raise FacesError(f"Expected every person's age in {AGES}, but {n_missing} of {len(people)} are missing there.")
+        raise FacesError(
+            f"Expected every person's age in {AGES}, but {n_missing} of {len(set(people))} are missing there."
+        )
     labels = age_labels(ages)
-    splits = dict(zip(people, split_people(len(people), seed=seed).tolist(), strict=True))
-
-    def copies() -> Iterator[Picture]:
-        for person, path in pictures:
-            yield Picture(path.read_bytes(), ".jpg", person, labels[person], splits[person])
-
-    return write_pictures(folder, copies(), total=len(pictures), progress=progress)
+    found = [
+        Found(path, f"picture {number} in the order of paths", person, labels[person])
+        for number, (path, person) in enumerate(zip(paths, people, strict=True), start=1)
+    ]
+    return write_found(folder, found, seed=seed, progress=progress)
 
 
 def read_ages(path: Path) -> dict[str, int]:
@@ -84,10 +81,5 @@ def read_ages(path: Path) -> dict[str, int]:
 
 def age_labels(ages: dict[str, int]) -> dict[str, str]:
     """Each person's age bin, named by the whole years in it, like `24-29`."""
-    low, high = min(ages.values()), max(ages.values())
-    edges = np.linspace(low, high + 1, N_BINS + 1)
-    years = np.arange(low, high + 1)
-    bins = np.digitize(years, edges[1:-1])  # bin i holds edges[i] <= year < edges[i + 1]
-    inside = [years[bins == number] for number in range(N_BINS)]
-    names = [f"{held[0]:02d}-{held[-1]:02d}" if len(held) else "" for held in inside]
-    return {person: names[bins[age - low]] for person, age in ages.items()}
+    bins = age_bins(min(ages.values()), max(ages.values()))
+    return {person: bins[age] for person, age in ages.items()}

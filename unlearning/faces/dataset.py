@@ -186,7 +186,7 @@ def _row(values: list[str], order: list[int], line: int) -> Row:
         if not value:
             raise FacesError(f"Expected a {column}, got nothing; fill it in.", row=line)
         # Two spellings that look alike would be two people, and erasing one would leave the other.
-        if value != value.strip() or not value.isprintable() or not unicodedata.is_normalized("NFC", value):
+        if not is_clean(value):
             raise FacesError(
                 f"Expected {column} without blanks around it or control characters, in Unicode form NFC; mend it.",
                 row=line,
@@ -195,6 +195,11 @@ def _row(values: list[str], order: list[int], line: int) -> Row:
         raise FacesError(f"Expected a split out of {', '.join(SPLITS)}; mend it.", row=line)
     _check_name(row)
     return row
+
+
+def is_clean(value: str) -> bool:
+    """Whether a field has no blanks around it, no control characters, and the Unicode form NFC."""
+    return value == value.strip() and value.isprintable() and unicodedata.is_normalized("NFC", value)
 
 
 def _check_name(row: Row) -> None:

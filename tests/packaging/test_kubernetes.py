@@ -1,0 +1,111 @@
+"""`deploy/kubernetes`: whole by Kubernetes' own schemas, and in step with the settings and the routes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from service.settings import Settings
+
+FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
+VERSION = "1.33"
+
+
+def manifests() -> list[dict[str, Any]]:
+    listed = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]
+    return [document for name in listed for document in yaml.safe_load_all((FOLDER / name).read_text())]
+
+
+def one(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [each for each in manifests() if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """Pod templates by name."""
+    return {
+        each["metadata"]["name"]: each["spec"]["template"] for each in manifests() if "template" in each.get("spec", {})
+    }
+
+
+def container(name: str) -> dict[str, Any]:
+    (found,) = pods()[name]["spec"]["containers"]
+    return dict(found)
+
+
+@pytest.mark.parametrize("manifest", manifests(), ids=lambda each: f"{each['kind']}-{each['metadata']['name']}")
+def test_every_manifest_keeps_kubernetes_schema(manifest: dict[str, Any]) -> None:
+    kubernetes_validate.validate(manifest, VERSION, strict=True)
+
+
+def test_every_file_is_listed() -> None:
+    listed = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]
+    assert sorted(listed) == sorted(path.name for path in FOLDER.glob("*.yaml") if path.name != "kustomization.yaml")
+
+
+def test_several_replicas_serve_and_one_worker_works() -> None:
+    assert one("Deployment", "expunge-serving")["spec"]["replicas"] >= 2
+    worker = one("Deployment", "expunge-worker")["spec"]
+    assert (worker["replicas"], worker["strategy"]["type"]) == (1, "Recreate")
+    assert container("expunge-worker")["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize("name", pods())
+def test_every_pod_is_limited_probed_and_unprivileged(name: str) -> None:
+    each, spec = container(name), pods()[name]["spec"]
+    assert {"cpu", "memory"} <= each["resources"]["limits"].keys()
+    assert each["readinessProbe"]
+    assert each["livenessProbe"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert each["securityContext"]["allowPrivilegeEscalation"] is False
+    mounted = {mount["name"] for mount in each["volumeMounts"]}
+    claimed = {claim["metadata"]["name"] for claim in one_set(name)}
+    assert mounted == {volume["name"] for volume in spec.get("volumes", ())} | claimed
+
+
+def one_set(name: str) -> list[dict[str, Any]]:
+    """Volume claims of a stateful set."""
+    (found,) = [each for each in manifests() if each["metadata"]["name"] == name and "template" in each["spec"]]
+    return list(found["spec"].get("volumeClaimTemplates", ()))
+
+
+@pytest.mark.parametrize("name", ["expunge-serving", "expunge-worker"])
+def test_the_environment_makes_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = dict(one("ConfigMap", "expunge")["data"])
+    given |= {each["name"]: each["value"] for each in container(name)["env"] if "value" in each}
+    values = {key: value for key, value in given.items() if key.startswith("EXPUNGE_")}
+    unknown = {key.removeprefix("EXPUNGE_").lower() for key in values} - set(Settings.model_fields)
+    assert not unknown
+    for key, value in values.items():
+        monkeypatch.setenv(key, value)
+    settings = Settings()
+    assert settings.database_url.startswith("postgresql+psycopg://")
+    assert settings.commit_word_path.parent == Path("/run/expunge")
+    paths = {mount["mountPath"] for mount in container(name)["volumeMounts"]}
+    assert {str(settings.home), str(settings.local_folder)} <= paths
+
+
+def test_ports_probes_and_scrapes_are_those_of_the_code() -> None:
+    from service.console import listener
+
+    serving, worker = container("expunge-serving"), container("expunge-worker")
+    assert serving["readinessProbe"]["httpGet"]["path"] == "/v1/health/ready"
+    assert serving["livenessProbe"]["httpGet"]["path"] == "/v1/health/live"
+    text = Path(listener.__file__).read_text()
+    assert f'"{worker["readinessProbe"]["httpGet"]["path"]}"' in text
+    for name, each in (("expunge-serving", serving), ("expunge-worker", worker)):
+        notes = pods()[name]["metadata"]["annotations"]
+        assert notes["prometheus.io/scrape"] == "true"
+        assert int(notes["prometheus.io/port"]) == each["ports"][0]["containerPort"]
+        assert notes["prometheus.io/path"] == "/metrics"
+
+
+def test_images_are_named_in_one_place() -> None:
+    names = {image["name"] for image in yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["images"]}
+    assert {container("expunge-serving")["image"], container("expunge-worker")["image"]} == names
+    assert re.fullmatch(r"postgres:\d+\.\d+-\w+", container("expunge-postgres")["image"])

@@ -1,0 +1,140 @@
+"""What strangers install: wheel and source distribution, the image's recipe, the bill of materials, the versions."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the source distribution, and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    done = run(sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT), cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def program(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`expunge` of a clean environment with the wheel, which sees the packages installed here but not this tree."""
+    folder = tmp_path_factory.mktemp("clean")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (wheel,) = built.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
+    done = run(*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel), cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "packages-of-the-tests.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder / "bin" / "expunge"
+
+
+def run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
+    return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_the_wheel_holds_the_packages_and_what_they_show(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for package in ("service", "unlearning", "audit"):
+        on_disk = {
+            str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }  # fmt: skip
+        assert on_disk <= names, sorted(on_disk - names)
+    assert not any(name.startswith(("tests", "docs", "benchmarks")) for name in names)
+
+
+def test_the_source_distribution_holds_licence_and_sources(built: Path) -> None:
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"LICENSE", "README.md", "pyproject.toml", "service/pipeline.py", "audit/templates/report.html"} <= names
+
+
+def test_the_installed_program_makes_and_checks_data(program: Path, tmp_path: Path) -> None:
+    home = {"EXPUNGE_HOME": str(tmp_path / "home")}
+    told = run(str(program), "--help", cwd=tmp_path, **home)
+    assert (told.returncode, "references" in told.stdout) == (0, True), told.stderr
+    made = run(str(program), "data", "synthetic", "--subjects", "10", "--images", "2", cwd=tmp_path, **home)
+    assert made.returncode == 0, made.stderr
+    checked = run(str(program), "data", "check", cwd=tmp_path, **home)
+    assert "20 images of 10 people: every rule holds." in checked.stdout, checked.stderr
+    where = run(str(program.parent / "python"), "-c", "import service; print(service.__file__)", cwd=tmp_path)
+    assert str(program.parents[1]) in where.stdout
+
+
+def test_the_image_s_recipe_passes_its_linter() -> None:
+    hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
+    done = run(str(hadolint), str(ROOT / "deploy" / "docker" / "Dockerfile"), cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_s_recipe_copies_what_is_there_and_runs_as_nobody_special() -> None:
+    text = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    sources = [word for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE) for word in line.split()[:-1]]
+    allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()}
+    assert sources
+    assert all((ROOT / source).exists() and source in allowed for source in sources)
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+
+
+def test_every_package_is_pinned_once() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    names = [re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines)
+    assert len(set(names)) == len(names)
+    assert names == sorted(names)
+
+
+@pytest.fixture(scope="module")
+def dependencies():
+    """The script `.ci/dependencies.py`."""
+    spec = importlib.util.spec_from_file_location("dependencies", ROOT / ".ci" / "dependencies.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_could_not_be_looked_up_is_said(dependencies, capsys) -> None:
+    known = {"name": "a", "version": "1", "vulns": []}
+    unknown = {"name": "b", "skip_reason": "Dependency not found on PyPI"}
+    assert dependencies.tell([known, unknown]) == 0
+    told = capsys.readouterr().out
+    assert "NOT AUDITED: 1 of 2 packages could not be looked up (b)" in told
+    assert "1 packages looked up, 0 of them" in told
+
+
+def test_a_known_vulnerability_fails(dependencies, capsys) -> None:
+    bad = {"name": "a", "version": "1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2"]}]}
+    assert dependencies.tell([bad]) == 1
+    assert "a 1: PYSEC-1, mended in 2" in capsys.readouterr().out
+
+
+def test_an_audit_without_an_answer_says_so(dependencies, capsys, tmp_path) -> None:
+    assert dependencies.audit(tmp_path / "absent.txt") == 0
+    assert "NOT AUDITED" in capsys.readouterr().out
+
+
+def test_the_bill_of_materials_lists_what_the_program_needs(tmp_path: Path) -> None:
+    """Of the pinned versions, which is quick; `make sbom` writes it of the environment."""
+    tool = Path(sysconfig.get_path("scripts")) / "cyclonedx-py"
+    out = tmp_path / "sbom.json"
+    done = run(str(tool), "requirements", str(ROOT / "constraints.txt"), "-o", str(out), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    components = {item["name"] for item in json.loads(out.read_text())["components"]}
+    assert {"torch", "bentoml", "dbos"} <= components

@@ -1,0 +1,171 @@
+"""From pictures in somebody else's layout to a data folder: every rule is checked before anything is written.
+
+The layouts (`table`, `agedb`, `celeba`, `casia_surf`) say which pictures there are, whose they are and what they show;
+this module looks at them and writes them. A failure names the place in the source, a line or the number of a file, and
+the remedy, never a person. What was written is a whole data folder, or nothing that one would take for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from unlearning.errors import FacesError, ImageError
+from unlearning.faces.dataset import SPLITS, Progress, Row, is_clean
+from unlearning.faces.decoding import MAX_BYTES, SUFFIXES, check_picture
+from unlearning.faces.threads import map_spans
+from unlearning.faces.writing import Picture, refuse_existing, split_people, write_pictures
+
+N_BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One picture of a source.
+
+    Args:
+        path: The file.
+        place: Where the source speaks of it, like `people.csv, line 3`; begins every message about it.
+        user_id, label: As in the table of a data folder.
+        split: One of the splits; none to have all people's splits drawn by person.
+    """
+
+    path: Path
+    place: str
+    user_id: str
+    label: str
+    split: str | None = None
+
+
+def write_found(
+    folder: Path, found: Sequence[Found], *, seed: int = 0, progress: Progress | None = None
+) -> tuple[Row, ...]:
+    """Write pictures of a source as a data folder; files are copied as they are.
+
+    Args:
+        folder: The data folder to make.
+        found: All with a split, or all without.
+        seed: Of the splits by person, where the source has none.
+        progress: Called with (pictures looked at and written, twice the number of pictures).
+
+    Raises:
+        FacesError: `folder` already is a data folder; a person in two splits, fewer than two classes, nothing to train
+            on; a file that is missing, no picture, damaged, or two people's at once.
+    """
+    refuse_existing(folder)
+    total = len(found)
+    splits = _splits(found, seed)
+    _check_words(found, splits)
+    _check_pictures(found, progress)
+
+    def copies() -> Iterator[Picture]:
+        for each in found:
+            content = each.path.read_bytes()
+            yield Picture(content, each.path.suffix.lower(), each.user_id, each.label, splits[each.user_id])
+
+    def written(done: int, _: int) -> None:
+        if progress is not None:
+            progress(total + done, 2 * total)
+
+    return write_pictures(folder, copies(), total=total, progress=written)
+
+
+def _splits(found: Sequence[Found], seed: int) -> dict[str, str]:
+    """Split of every person."""
+    people = sorted({each.user_id for each in found})
+    if all(each.split is None for each in found):
+        return dict(zip(people, split_people(len(people), seed=seed).tolist(), strict=True))
+    first: dict[str, Found] = {}
+    for each in found:
+        if each.split not in SPLITS:
+            raise FacesError(f"{each.place}: Expected a split out of {', '.join(SPLITS)}; mend it.")
+        before = first.setdefault(each.user_id, each)
+        if before.split != each.split:
+            raise FacesError(
+                f"{each.place}: This person is in split {each.split} here and in {before.split} at {before.place}; "
+                "give all pictures of a person one split, else the test set holds people the model has seen."
+            )
+    return {person: str(each.split) for person, each in first.items()}
+
+
+def _check_words(found: Sequence[Found], splits: dict[str, str]) -> None:
+    for each in found:
+        for what, value in (("person", each.user_id), ("label", each.label)):
+            if not value:
+                raise FacesError(f"{each.place}: Expected a {what}, got nothing; fill it in or take it out.")
+            if not is_clean(value):
+                raise FacesError(
+                    f"{each.place}: Expected a {what} without blanks around it or control characters, in Unicode form "
+                    "NFC; mend it."
+                )
+    if len({each.label for each in found}) < 2:
+        raise FacesError("Expected at least two classes, but every picture has the same label; choose another label.")
+    if "train" not in splits.values():
+        raise FacesError("Expected people to train on, but nobody is in split train.")
+
+
+def _check_pictures(found: Sequence[Found], progress: Progress | None) -> None:
+    """Every file is a picture that can be decoded, and no picture is two people's."""
+
+    def digests(span: range) -> list[bytes]:
+        return [_digest(found[index]) for index in span]
+
+    seen: dict[bytes, Found] = {}
+    done = 0
+    for batch in map_spans(digests, len(found)):
+        for each, digest in zip(found[done : done + len(batch)], batch, strict=True):
+            twin = seen.setdefault(digest, each)
+            if twin.user_id != each.user_id:
+                raise FacesError(
+                    f"{each.place}: The same picture belongs to another person at {twin.place}; erasing one would "
+                    "leave it with the other, so take one of the two out."
+                )
+        done += len(batch)
+        if progress is not None:
+            progress(done, 2 * len(found))
+
+
+def _digest(each: Found) -> bytes:
+    """SHA-256 of a file, once it is sure that it can be decoded."""
+    if not each.path.name.lower().endswith(SUFFIXES):
+        raise FacesError(f"{each.place}: Expected a file ending in one of {', '.join(SUFFIXES)}; convert it.")
+    try:
+        with each.path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        check_picture(content)
+    except FileNotFoundError as error:
+        raise FacesError(f"{each.place}: The file named here is missing; put it there or take the line out.") from error
+    except OSError as error:
+        raise FacesError(f"{each.place}: The file named here cannot be read ({error.strerror}).") from error
+    except ImageError as error:
+        raise FacesError(f"{each.place}: {error} Replace the file or take it out.") from error
+    return sha256(content).digest()
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Lines of a text file of the source.
+
+    Raises:
+        FacesError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FacesError(f"Expected {what} at {path}: {error}.") from error
+
+
+def age_bins(low: int, high: int) -> dict[int, str]:
+    """Each age from `low` to `high` → its tenth of that range, named by the whole years in it, like `24-29`.
+
+    As in the NeurIPS 2023 unlearning competition: edges `linspace(low, high + 1, 11)`.
+    """
+    edges = np.linspace(low, high + 1, N_BINS + 1)
+    years = np.arange(low, high + 1)
+    bins = np.digitize(years, edges[1:-1])  # bin i holds edges[i] <= year < edges[i + 1]
+    inside = [years[bins == number] for number in range(N_BINS)]
+    names = [f"{held[0]:02d}-{held[-1]:02d}" if len(held) else "" for held in inside]
+    return {int(year): names[number] for year, number in zip(years, bins, strict=True)}
