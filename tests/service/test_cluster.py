@@ -38,7 +38,7 @@ def cluster(monkeypatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_agent_register_timeout_ms", "120000")
-    here = {"node_ip_address": "127.0.0.1", "object_store_memory": 80_000_000}
+    here = {"object_store_memory": 80_000_000}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **here})
     nodes = [cluster.add_node(num_cpus=1, **here) for _ in range(2)]
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
