@@ -19,7 +19,11 @@ from service.settings import Settings
 
 def environment(settings: Settings) -> dict[str, str]:
     """Environment that gives a child process the same settings."""
-    given = {f"EXPUNGE_{name.upper()}": str(value) for name, value in settings.model_dump().items() if value != ""}
+    given = {
+        f"EXPUNGE_{name.upper()}": str(value)
+        for name, value in settings.model_dump().items()
+        if value not in ("", None)
+    }
     return {**os.environ, **given, "BENTOML_DO_NOT_TRACK": "True", "PYTHONUNBUFFERED": "1"}
 
 

@@ -27,7 +27,11 @@ def serve_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
         "--timeout-keep-alive", str(_KEEP_ALIVE_SECONDS),
         "--timeout-graceful-shutdown", str(_GRACE_SECONDS),
     ]  # fmt: skip
-    given = {f"EXPUNGE_{name.upper()}": str(value) for name, value in settings.model_dump().items() if value != ""}
+    given = {
+        f"EXPUNGE_{name.upper()}": str(value)
+        for name, value in settings.model_dump().items()
+        if value not in ("", None)
+    }
     environment = {
         **os.environ,
         **given,

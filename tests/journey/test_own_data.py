@@ -43,7 +43,7 @@ def expunge(settings: Settings) -> Callable[..., str]:
             timeout=240, check=False,
         )  # fmt: skip
         assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return done.stdout if status == 0 else done.stderr
 
     return run
 

@@ -84,7 +84,7 @@ def test_the_environment_makes_settings(name: str, monkeypatch: pytest.MonkeyPat
     for key, value in values.items():
         monkeypatch.setenv(key, value)
     settings = Settings()
-    assert settings.database_url.startswith("postgresql+psycopg://")
+    assert settings.database_url.startswith("postgresql://")
     assert settings.commit_word_path.parent == Path("/run/expunge")
     paths = {mount["mountPath"] for mount in container(name)["volumeMounts"]}
     assert {str(settings.home), str(settings.local_folder)} <= paths

@@ -12,6 +12,7 @@ import pytest
 
 from service.errors import StartupError
 from service.processes import Processes, environment, free_ports, stop
+from service.serving_process import serve_command
 from service.settings import Settings
 from service.worker import is_alive
 
@@ -56,3 +57,12 @@ def test_children_get_the_same_settings(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_free_ports_differ() -> None:
     assert len(set(free_ports(5))) == 5
+
+
+def test_what_is_not_set_is_not_handed_on_as_a_word(tmp_path: Path) -> None:
+    """None would reach the child as a file called None."""
+    given = environment(Settings(home=tmp_path))
+    assert "EXPUNGE_TUNED" not in given
+    assert "None" not in {value for name, value in given.items() if name.startswith("EXPUNGE_")}
+    _, serving = serve_command(Settings(home=tmp_path))
+    assert "None" not in {value for name, value in serving.items() if name.startswith("EXPUNGE_")}
