@@ -101,10 +101,10 @@ class Report:
 
 
 def report_of(evaluation: Evaluation, **contents: Any) -> Report:
-    """Report of an evaluation, arrays and strongest attack taken from it; `contents` as in `Report`."""
+    """Report of an evaluation, arrays and (unless given) the strongest attack taken from it; `contents` as in `Report`."""
     evidence = evaluation.evidence
+    contents.setdefault("roc", _strongest(evaluation))
     return Report(
-        roc=_strongest(evaluation),
         evaluation=evaluation.to_dict(),
         retrained=evidence.retrained,
         unlearned=evidence.unlearned,
