@@ -101,7 +101,7 @@ class Report:
 
 
 def report_of(evaluation: Evaluation, **contents: Any) -> Report:
-    """Report of an evaluation, arrays and strongest attack taken from it; `contents` as in `Report`, also the attack."""
+    """Report of an evaluation, arrays and strongest attack taken from it; `contents` as in `Report`, `roc` too."""
     evidence = evaluation.evidence
     contents.setdefault("roc", _strongest(evaluation))
     return Report(
