@@ -117,6 +117,9 @@ WORKER: Final[Mapping[str, Measure]] = {
     "expunge_model_versions": Measure("gauge", "Model versions by state.", ("state",)),
     "expunge_serving_processes": Measure("gauge", "Serving processes with a fresh lease."),
     "expunge_serving_processes_behind": Measure("gauge", "Of these, how many answer with another generation."),
+    "expunge_signing_key_rotate_by_timestamp_seconds": Measure(
+        "gauge", "Unix time by which the key that signs certificates is to be rotated."
+    ),
     "expunge_log_entries": Measure("gauge", "Entries of the append-only log."),
     "expunge_worker_heartbeat_timestamp_seconds": Measure(
         "gauge", "Unix time of the worker's last heartbeat; 0: never."

@@ -70,6 +70,7 @@ class DatabaseCollector(Collector):
                 **_callbacks(s),
             }
             histograms = self._kept_durations(s)
+        values |= _signing(self._context)
         values |= _banks(bank_overview.overview(self._context), now)
         for name, measure in WORKER.items():
             if measure.kind == "histogram":
@@ -179,6 +180,11 @@ def _callbacks(s: Session) -> dict[str, Labelled]:
         "expunge_callbacks": _counts(s, col(CallbackDelivery.status), CALLBACK_STATES),
         "expunge_oldest_pending_callback_timestamp_seconds": _one(_unix(oldest)),
     }
+
+
+def _signing(context: Context) -> dict[str, Labelled]:
+    rotate_by = context.keyring.signing.expires_at(context.settings.signing_key_days)
+    return {"expunge_signing_key_rotate_by_timestamp_seconds": _one(rotate_by.timestamp())}
 
 
 def _banks(banks: BankOverview, now: datetime) -> dict[str, Labelled]:

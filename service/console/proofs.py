@@ -69,15 +69,19 @@ def add_proofs(router: APIRouter, context: Context, pages: Pages) -> None:
 
 def verify(context: Context, content: dict[str, Any]) -> certificates.Verification:
     """Check a certificate against this service's keys, its whole log as it is now, and the weights if they are here."""
-    pem = "".join(key.pem for key in readings.public_keys(context).keys)
+    published = readings.public_keys(context).keys
+    trusted: dict[str, Any] = {
+        "public_key": read_public_keys("".join(key.pem for key in published)),
+        "retired_at": {key.key_id: key.valid_until for key in published if key.valid_until},
+    }
     with reading(context.engine) as s:
         entries = queries.log_entries(s)
-    found = certificates.verify(content, public_key=read_public_keys(pem), log_leaves=entries)
+    found = certificates.verify(content, log_leaves=entries, **trusted)
     weights = found.statement["subject"][0]["digest"]["sha256"] if found.valid and found.statement else None
     if weights is None or not registry.path(context.settings, weights).exists():
         return found
     path = registry.path(context.settings, weights)
-    found = certificates.verify(content, public_key=read_public_keys(pem), log_leaves=entries, weights_path=path)
+    found = certificates.verify(content, log_leaves=entries, weights_path=path, **trusted)
     checks = (replace(check, sentence=check.sentence.replace(str(path), path.name)) for check in found.checks)
     return replace(found, checks=tuple(checks))  # where the disk keeps its files is not the page's to tell
 

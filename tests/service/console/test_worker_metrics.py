@@ -184,3 +184,9 @@ def test_histograms_take_a_twentieth_of_the_time_at_most(context: Context, clock
     key = ("expunge_stage_duration_seconds_count", "queued")
     assert key not in samples(collector)
     assert samples(collector)[key] == 1
+
+
+def test_the_key_is_to_be_rotated_after_so_many_days_of_signing(context: Context) -> None:
+    found = samples(DatabaseCollector(context))["expunge_signing_key_rotate_by_timestamp_seconds",]
+    began = context.keyring.signing.current().valid_from.timestamp()
+    assert found - began == pytest.approx(context.settings.signing_key_days * 86400)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import math
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -170,6 +171,28 @@ def test_same_seed_same_result(name, run, run_anew, same):
 
 def test_different_seeds_different_results(name, run, same):
     assert not same(run(name, seed=1).model, run(name, seed=2).model)
+
+
+OPENED: list[list[str]] = []  # lists that are being filled
+
+
+def _note_opened(event: str, arguments: tuple[object, ...]) -> None:
+    if OPENED and event == "open" and isinstance(arguments[0], str):
+        OPENED[-1].append(arguments[0])
+
+
+sys.addaudithook(_note_opened)  # cannot be taken off again; it does nothing while OPENED is empty
+
+
+def test_no_file_is_opened_and_so_no_bank_of_references(name, run, run_anew):
+    """A method may know the model and two sets of examples, and nothing of what will judge it."""
+    run(name)  # whatever is imported late has been imported now
+    OPENED.append([])
+    try:
+        run_anew(name)
+    finally:
+        opened = OPENED.pop()
+    assert [path for path in opened if not path.startswith(("/proc/", "/sys/", "/dev/"))] == []
 
 
 def test_random_state_of_the_caller_is_left_alone(name, run_anew):
