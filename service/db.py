@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -14,6 +16,8 @@ from sqlmodel import Session, create_engine
 from service import migrations
 from service.errors import StartupError, TryLaterError
 from service.settings import Settings
+
+_PATIENCE_SECONDS: Final = 30.0  # for SQLite's lock
 
 
 def connect(settings: Settings) -> sa.Engine:
@@ -64,13 +68,15 @@ def engine_of(settings: Settings) -> sa.Engine:
             )
         return create_engine(url, pool_pre_ping=True, hide_parameters=True)
     settings.home.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False}, hide_parameters=True)
+    connect_args = {"timeout": _PATIENCE_SECONDS, "check_same_thread": False}
+    engine = create_engine(url, connect_args=connect_args, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin where we say, below
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
+        _write_ahead(cursor)
+        for pragma in ("synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -81,6 +87,26 @@ def engine_of(settings: Settings) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Turn the file to WAL mode, which it then keeps.
+
+    SQLite does not wait for the lock that this takes, whatever its timeout: of processes that open a database of
+    another mode together, all but one would fail at once.
+
+    Raises:
+        sqlite3.OperationalError: somebody else held the lock all the time.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def session(engine: sa.Engine) -> Session:

@@ -161,11 +161,9 @@ def test_processes_that_start_together_do_not_collide(first_release: Settings) -
     for process in started:
         assert process.stdin is not None
         process.stdin.close()
-    for process in started:
-        assert process.stderr is not None
-        said = process.stderr.read().decode()
-        assert process.wait(60) == 0, said
-        process.stderr.close()
+        process.stdin = None  # `communicate` would flush it
+    said = [process.communicate(timeout=60)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), "\n".join(said)
     engine = connect(first_release)
     assert differences(engine) == []
     engine.dispose()

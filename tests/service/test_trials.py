@@ -120,7 +120,8 @@ def test_pictures_that_changed_are_refused(scene):
 
 def test_releasing_ends_the_children():
     joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(os.getpid)() for _ in range(4))
-    workers = [child.pid for child in psutil.Process().children() if "popen_loky" in " ".join(child.cmdline())]
+    children = [child for child in psutil.Process().children() if is_alive(child.pid)]
+    workers = [child.pid for child in children if "popen_loky" in " ".join(child.cmdline())]
     assert len(workers) == 2
     release_processes()
     assert not any(is_alive(pid) for pid in workers)
