@@ -26,7 +26,6 @@ from starlette.types import Receive, Scope, Send
 
 from service.settings import Settings
 
-_HEAD_SECONDS = 10  # for the head of a connection's first request
 _TIMEOUT_SECONDS = 15  # each request leaves a timer behind for this long
 
 _settings = Settings()
@@ -39,12 +38,14 @@ def _is_serving_process() -> bool:
 if _is_serving_process():
     import torch
 
+    from service.connections import accept_one_at_a_time, be_patient_within_limits
     from service.context import Context
     from service.logs import set_up_logs
     from service.middleware import OneLinePaths
     from service.serving import ServingProcess
 
     torch.set_num_threads(1)
+    be_patient_within_limits()
     set_up_logs(_settings.log_format, level=_settings.log_level)
     _process = ServingProcess.of(Context.open(_settings))
     _api = _process.app
@@ -63,32 +64,6 @@ async def _unmatched(scope: Scope, receive: Receive, send: Send) -> None:
     """Paths below `/v1` that no route has: the API answers them in its own shape of errors."""
     scope.pop("route", None)
     await _api(scope, receive, send)
-
-
-def _accept_one_at_a_time(loop: Any) -> None:
-    """Leave connections to the other processes: asyncio takes all that wait, and one process would have them all.
-
-    And end those that do not send a request's head: uvicorn waits for the first one as long as the client likes.
-    """
-    accept = getattr(loop, "_accept_connection", None)
-    if accept is not None:  # other loops have their own ways
-
-        def accept_one(protocol: Any, sock: Any, ssl: Any = None, server: Any = None, _: int = 1, *rest: Any) -> None:
-            accept(lambda: _with_patience(loop, protocol()), sock, ssl, server, 1, *rest)
-
-        loop._accept_connection = accept_one
-
-
-def _with_patience(loop: Any, protocol: Any) -> Any:
-    """The connection's protocol, with an end to the wait for its first request."""
-
-    def end_if_silent() -> None:
-        transport = getattr(protocol, "transport", None)
-        if getattr(protocol, "cycle", transport) is None and transport is not None:  # no head of a request came yet
-            transport.close()
-
-    loop.call_later(_HEAD_SECONDS, end_if_silent)
-    return protocol
 
 
 _scraped = [Route("/metrics", _metrics)] if _settings.metrics else []
@@ -112,7 +87,7 @@ class Expunge:
     @bentoml.on_startup
     async def start(self) -> None:
         """Load the active model and warm up; requests are answered afterwards."""
-        _accept_one_at_a_time(asyncio.get_running_loop())
+        accept_one_at_a_time(asyncio.get_running_loop())
         await run_in_threadpool(_process.start)
 
     @bentoml.on_shutdown
@@ -125,5 +100,15 @@ class Expunge:
         return _process.follower.why_not_ready() is None
 
 
+class _BehindTheDoor(bentoml.Service):
+    """The service with the short way to predictions before everything that BentoML puts around an app."""
+
+    __slots__ = ()
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        return _process.door(super().to_asgi(is_main), "/v1")
+
+
 if _is_serving_process():
     Expunge.add_asgi_middleware(OneLinePaths)  # type: ignore[attr-defined]  # a bentoml.Service by now
+    Expunge.__class__ = _BehindTheDoor  # type: ignore[method-assign]
