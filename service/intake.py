@@ -38,6 +38,7 @@ from service.tables import ApiKey, ErasureRequest, IdempotencyRecord, Tombstone
 MASS_DELETION, LEGAL_HOLD = "mass_deletion", "legal_hold"
 CLOCK_SKEW = timedelta(minutes=5)
 MOST_KEY_CHARS = 255
+TELLING = 6  # characters from which on a user id stands in a URL on purpose
 
 _ATTEMPTS = 3  # PostgreSQL: two calls with one Idempotency-Key at once; the second finds the first's answer
 
@@ -96,6 +97,8 @@ def file_requests(
         LEGAL_HOLD if filing.legal_hold else MASS_DELETION if share > context.settings.mass_deletion_share else None
     )
     body_hash = _keyed_hash(context.keyring, filing)
+    if idempotency_key is not None:  # callers make it of what they have, a person's id too: kept is its keyed hash
+        idempotency_key = context.keyring.subject_hash(f"idempotency\n{idempotency_key}")
     for _ in range(_ATTEMPTS):
         with session(context.engine) as s:
             try:
@@ -248,9 +251,11 @@ def _keyed_hash(keyring: Keyring, filing: Filing) -> str:
 
 
 def _names_someone(url: str | None, user_ids: Collection[str]) -> bool:
-    """Whether a path segment, a parameter's name or its value is a user id."""
+    """Whether a URL tells a user id: as a part of its path or query, or anywhere if it is too long for chance."""
     parts = urlsplit(url or "")
-    return not {unquote_plus(part) for part in re.split(r"[/?&=;]", f"{parts.path}?{parts.query}")}.isdisjoint(user_ids)
+    told = {unquote_plus(part) for part in re.split(r"[/?&=;]", f"{parts.path}?{parts.query}")}
+    whole = unquote_plus(url or "").casefold()
+    return any(user_id in told or (len(user_id) >= TELLING and user_id.casefold() in whole) for user_id in user_ids)
 
 
 def _is_fit_key(key: str) -> bool:
