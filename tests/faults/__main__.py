@@ -144,7 +144,7 @@ def table(tally: Tally, seconds: float, left_out: list[str]) -> str:
         *left_out,
         "",
         f"violations: {len(tally.violations) or 'none'}",
-        *(f"  {violation}" for violation in tally.violations),
+        *(f"  {count} × {violation}" for violation, count in Counter(tally.violations).items()),
     ]
     return "\n".join(lines)
 
