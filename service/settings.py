@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     report_photographs: bool = Field(
         False, description="Also write audit reports with the photographs, in the run's folder until its purge."
     )
+    keep_evidence: bool = Field(
+        True,
+        description="Whether figures of single photographs outlive the purge, in reports and certificates.",
+    )
     signing_key_days: float = Field(
         365.0, gt=0, description="Days after which the signing key is to be rotated; later it still signs, overdue."
     )
