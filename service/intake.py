@@ -70,7 +70,7 @@ def file_requests(
         context: database, keys, clock, ids, settings.
         client: who files.
         filing: checked body.
-        n_subjects: how many people the service holds data of; asked only for calls that name several.
+        n_subjects: how many people the service holds data of; asked only where several count together.
         most_open: largest number of open requests a client may have whose key does not say another.
         idempotency_key: same key and body give the same answer for `idempotency_days`, whatever happened in between;
             only the salts of requests that have ended are gone from it.
@@ -92,10 +92,8 @@ def file_requests(
         )
     if idempotency_key is not None and not _is_fit_key(idempotency_key):
         raise InvalidInputError(f"Expected an Idempotency-Key of 1 to {MOST_KEY_CHARS} visible ASCII characters.")
-    share = len(filing.user_ids) / max(1, n_subjects()) if len(filing.user_ids) > 1 else 0.0
-    held_for = (
-        LEGAL_HOLD if filing.legal_hold else MASS_DELETION if share > context.settings.mass_deletion_share else None
-    )
+    together = len(filing.user_ids) > 1 or context.settings.mass_deletion_hours > 0
+    most_unheld = context.settings.mass_deletion_share * max(1, n_subjects()) if together else 1.0
     body_hash = _keyed_hash(context.keyring, filing)
     if idempotency_key is not None:  # callers make it of what they have, a person's id too: kept is its keyed hash
         idempotency_key = context.keyring.subject_hash(f"idempotency\n{idempotency_key}")
@@ -105,7 +103,7 @@ def file_requests(
                 answered = _earlier_answer(s, context, client, idempotency_key, body_hash)
                 if answered is not None:
                     return answered
-                filed = _file(s, context, client, filing, held_for=held_for, most_open=most_open, now=now)
+                filed = _file(s, context, client, filing, most_unheld=most_unheld, most_open=most_open, now=now)
                 if idempotency_key is not None:
                     answer = filed.model_dump(mode="json")
                     for receipt in answer["requests"]:
@@ -148,9 +146,19 @@ def unbury(s: Session, subject_hash: str) -> None:
 
 
 def _file(
-    s: Session, context: Context, client: Client, filing: Filing, *, held_for: str | None, most_open: int, now: datetime
+    s: Session,
+    context: Context,
+    client: Client,
+    filing: Filing,
+    *,
+    most_unheld: float,
+    most_open: int,
+    now: datetime,
 ) -> Filed:
     _check_quota(s, client, len(filing.user_ids), most_open)
+    held_for = LEGAL_HOLD if filing.legal_hold else None
+    if held_for is None and _is_mass(s, context, client, len(filing.user_ids), most_unheld):
+        held_for = MASS_DELETION
     hashes = [context.keyring.subject_hash(user_id) for user_id in filing.user_ids]
     bury(s, hashes, now=now)
     leaders = _leaders(s, hashes)
@@ -221,6 +229,17 @@ def _check_quota(s: Session, client: Client, n_new: int, most_open: int) -> None
             "Wait until some are completed.",
             retry_after_seconds=60,
         )
+
+
+def _is_mass(s: Session, context: Context, client: Client, n_new: int, most: float) -> bool:
+    """Whether a call, with those of the client that count with it, is for a human to look at. One person never is."""
+    span = timedelta(hours=context.settings.mass_deletion_hours)
+    mine = select(func.count()).select_from(ErasureRequest).where(
+        ErasureRequest.client_id == client.id, ErasureRequest.received_at > context.now() - span,
+        col(ErasureRequest.state).not_in(("cancelled", "rejected")),
+    )  # fmt: skip
+    n_people = n_new + (s.exec(mine).one() if span else 0)
+    return n_people > max(1.0, most)
 
 
 def _earlier_answer(s: Session, context: Context, client: Client, key: str | None, body_hash: str) -> Filed | None:

@@ -322,6 +322,17 @@ def test_one_person_is_never_a_mass(context: Context, person: Person) -> None:
     assert file(context, person(), "a", "b", n_subjects=lambda: 0).requests[0].state == "needs_attention"
 
 
+def test_calls_of_a_client_may_count_together(context: Context, settings: Any, clock: Any, person: Person) -> None:
+    """One person a call is no way around the hold, nor to what it holds."""
+    context = replace(context, settings=settings.model_copy(update={"mass_deletion_hours": 24.0}))
+    states = [file(context, person("a"), f"p{n}").requests[0].state for n in range(10)]
+    assert states == ["queued"] * 8 + ["needs_attention"] * 2  # of 40 people a fifth
+    assert file(context, person("a"), "p9").requests[0].state == "needs_attention"
+    assert file(context, person("b"), "q").requests[0].state == "queued"
+    clock.advance(hours=24)
+    assert file(context, person("a"), "later").requests[0].state == "queued"
+
+
 def test_an_ordinary_call_releases_what_a_held_mass_asks_for_that_person(context: Context, person: Person) -> None:
     file(context, person("a"), *(f"p{n}" for n in range(9)))
     single = file(context, person("b"), "p3").requests[0]
