@@ -81,15 +81,9 @@ def file_requests(
         QuotaError: the call would exceed the quota.
     """
     now = context.now()
-    if filing.requested_at is not None and filing.requested_at > now + CLOCK_SKEW:
-        raise InvalidInputError("Expected requested_at not to lie in the future.")
-    if _names_someone(filing.callback_url, filing.user_ids):
-        raise InvalidInputError("Expected a callback_url without user ids; a callback carries the request id.")
-    if filing.callback_url and not may_lead_out(filing.callback_url, AllowList.parse(context.settings.callback_allow)):
-        raise InvalidInputError(
-            "Expected a callback_url on the public internet, its host is a loopback, private or reserved address; an "
-            "operator can allow it (EXPUNGE_CALLBACK_ALLOW)."
-        )
+    complaint = _complaint(context, filing, now)
+    if complaint and idempotency_key is None:
+        raise InvalidInputError(complaint)
     if idempotency_key is not None and not _is_fit_key(idempotency_key):
         raise InvalidInputError(f"Expected an Idempotency-Key of 1 to {MOST_KEY_CHARS} visible ASCII characters.")
     together = len(filing.user_ids) > 1 or context.settings.mass_deletion_hours > 0
@@ -102,7 +96,9 @@ def file_requests(
             try:
                 answered = _earlier_answer(s, context, client, idempotency_key, body_hash)
                 if answered is not None:
-                    return answered
+                    return answered  # though it would not be accepted now: the clock was set back, a setting changed
+                if complaint:
+                    raise InvalidInputError(complaint)
                 filed = _file(s, context, client, filing, most_unheld=most_unheld, most_open=most_open, now=now)
                 if idempotency_key is not None:
                     answer = filed.model_dump(mode="json")
@@ -261,6 +257,20 @@ def _earlier_answer(s: Session, context: Context, client: Client, key: str | Non
     salts = dict(s.exec(pairs).all())
     receipts = [{**receipt, "commitment_salt": salts.get(receipt["id"])} for receipt in answer["requests"]]
     return Filed.model_validate({**answer, "requests": receipts})
+
+
+def _complaint(context: Context, filing: Filing, now: datetime) -> str | None:
+    """What is wrong with a call beyond its form; none: nothing."""
+    if filing.requested_at is not None and filing.requested_at > now + CLOCK_SKEW:
+        return "Expected requested_at not to lie in the future."
+    if _names_someone(filing.callback_url, filing.user_ids):
+        return "Expected a callback_url without user ids; a callback carries the request id."
+    if filing.callback_url and not may_lead_out(filing.callback_url, AllowList.parse(context.settings.callback_allow)):
+        return (
+            "Expected a callback_url on the public internet, its host is a loopback, private or reserved address; an "
+            "operator can allow it (EXPUNGE_CALLBACK_ALLOW)."
+        )
+    return None
 
 
 def _keyed_hash(keyring: Keyring, filing: Filing) -> str:

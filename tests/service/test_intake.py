@@ -145,6 +145,17 @@ def test_same_key_and_body_give_the_same_answer_even_when_all_has_moved(
     assert len(rows(context)) == 2
 
 
+def test_a_repeated_call_is_answered_though_the_clock_was_set_back(
+    context: Context, clock: Any, person: Person
+) -> None:
+    asked_at = context.now().isoformat()
+    first = file(context, person(), "s31", requested_at=asked_at, idempotency_key="k")
+    clock.advance(hours=-1)
+    assert file(context, person(), "s31", requested_at=asked_at, idempotency_key="k") == first
+    with pytest.raises(InvalidInputError, match="future"):
+        file(context, person(), "s31", requested_at=asked_at, idempotency_key="other")
+
+
 def test_a_salt_ends_with_its_request_in_every_table(context: Context, person: Person) -> None:
     receipt = file(context, person(), "s31", idempotency_key="k").requests[0]
     cancel(context, person(), receipt.id)
