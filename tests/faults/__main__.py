@@ -51,10 +51,10 @@ def random_times(folder: Path, seed: int, share: float) -> Tally:
 
 def serving(folder: Path, seed: int, share: float) -> Tally:
     """Serving processes right after the receipt, one and all of them, and while requests are filed."""
-    with Bench.running(folder, n_subjects=40, seed=seed) as bench:
+    with Bench.running(folder, n_subjects=60, seed=seed) as bench:
         scenarios.after_the_receipt(bench, max(1, round(4 * share)))
         scenarios.after_the_receipt(bench, max(1, round(2 * share)), n_api=2)
-        scenarios.during_the_filing(bench, max(1, round(3 * share)))
+        scenarios.during_the_filing(bench, max(1, round(5 * share)))
         return bench.conclude()
 
 
