@@ -22,6 +22,7 @@ from service.context import LINE, Context
 from service.db import reading, session
 from service.deployment import deploy as swap
 from service.engine import build_model
+from service.evidence import kept
 from service.images import to_png
 from service.production import library_versions, made_with
 from service.runs import RunFolder, get_run, load_run, note, requests_of
@@ -84,7 +85,7 @@ def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
     folder = RunFolder(context.settings, run_id)
     outcome = folder.read(f"step-{step}") or {}
     figures = {
-        **evaluation.to_dict(),
+        **kept(evaluation.to_dict(), context.settings),
         "margin_means": _margin_means(evaluation.evidence),
         "made_with": outcome["made_with"],
     }

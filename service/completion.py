@@ -13,6 +13,7 @@ from service.blocks import forget_from_blocks
 from service.certificates import Issuer, Purged
 from service.context import Context
 from service.db import reading, scrub_free_pages, session
+from service.evidence import forget_reports
 from service.runs import RunFolder, get_run, overwrite, release_line, requests_of
 from service.tables import Attempt
 from service.trials import release_processes
@@ -51,6 +52,7 @@ def purge(context: Context, run_id: str) -> None:
     for path in sorted([*folder.path.glob("*.safetensors"), *folder.path.glob("*.html")]):
         overwrite(path)
         path.unlink()
+    forget_reports(settings)
     context.reached("purging.candidates")
     data_digest = folder_digest(settings.data_folder) if (settings.data_folder / METADATA).exists() else ""
     at = context.now().isoformat()

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
+from audit import durable
 from service import states
 from service.context import LINE, Context
 from service.db import reading, session
@@ -40,13 +41,7 @@ class RunFolder:
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
-        path = self.path / f"{name}.json"
-        temporary = path.with_suffix(".partial")
-        with temporary.open("w") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        durable.overwrite(self.path / f"{name}.json", json.dumps(content).encode())
 
     def destroy(self) -> None:
         """Overwrite every file with zeros, then remove the folder."""

@@ -235,7 +235,7 @@ class IdempotencyRecord(SQLModel, table=True):
     __tablename__ = "idempotency_records"
 
     client_id: str = Field(primary_key=True)
-    key: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)  # HMAC of what the client sent
     body_sha256: str  # HMAC of the canonical body, so that no user id can be recovered
     response: dict[str, Any] = Field(sa_type=JSON)  # without salts: these are read from the requests
     created_at: datetime = instant(index=True)
