@@ -211,7 +211,7 @@ def scene_of(context: Context, plan: planning.RunPlan, run: Run, method: str) ->
     scene = planning.forget_scene(context, plan)
     if METHODS[method].exact:
         return scene
-    weights = registry.path(context.settings, run.base_digest)
+    weights = registry.bring_here(context, run.base_digest)
     options = plan.methods.get(method)
     return replace(scene, method=method, options=options, base_weights=weights, base_digest=run.base_digest)
 

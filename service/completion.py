@@ -8,7 +8,7 @@ import structlog
 from sqlmodel import select
 
 from audit.policy import Policy
-from service import banks, ledger, planning, registry, states
+from service import banks, ledger, planning, registry, states, stored_banks
 from service.blocks import forget_from_blocks
 from service.certificates import Issuer, Purged
 from service.context import Context
@@ -46,7 +46,9 @@ def purge(context: Context, run_id: str) -> None:
         context.reached("purging.columns")
     forget_from_blocks(settings, tags)
     context.reached("purging.blocks")
+    stored_banks.follow_erasure(context)
     older = registry.destroy_refused(context)  # also what an earlier run of these people, stopped here, left behind
+    registry.confirm_destroyed(context)
     context.reached("purging.weights")
     for path in sorted([*folder.path.glob("*.safetensors"), *folder.path.glob("*.html")]):
         overwrite(path)

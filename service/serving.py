@@ -19,12 +19,12 @@ from service.commit_word import CommitWord
 from service.context import Context
 from service.errors import TryLaterError
 from service.follower import Follower
+from service.head_count import people_held
 from service.middleware import FORM_OVERHEAD_BYTES, BodyLimit, Departures
 from service.predictions import predictions_router
 from service.problems import problem_of, request_id_of
 from service.slot import Lease, ModelSlot
 from service.tracing import TraceCalls, Traces
-from unlearning.faces.dataset import count_subjects
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _app(
     traces: Traces,
 ) -> FastAPI:
     settings = context.settings
-    app = create_api(context, n_subjects=lambda: count_subjects(settings.data_folder))
+    app = create_api(context, n_subjects=lambda: people_held(context))
     app.include_router(predictions_router(slot, batcher, settings, watch))
     app.router.routes.insert(0, app.router.routes.pop())  # routes are tried in order, and this one has all the traffic
     _add_health(app, follower)
