@@ -14,7 +14,8 @@ from sqlmodel import Session, col, select
 from audit.evaluation import Evaluation, Evidence, evaluate
 from audit.policy import Policy
 from audit.references import Bank, BankStore
-from audit.report import render_html, report_of, write
+from audit.report import report_of
+from audit.report_page import render_html, write
 from service import ledger, planning, registry
 from service.banks import BankPlan, build_bank, columns_of, example_ids
 from service.certificates import Issuer

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from sqlmodel import Session, col, or_, select
 
+from audit import durable
 from service.context import LINE, Context
 from service.db import reading, session
 from service.errors import ConflictError, NotFoundError, WeightsError
@@ -23,7 +24,6 @@ from service.manifest import Manifest
 from service.settings import Settings
 from service.tables import Deployment, ModelVersion
 
-_OVERWRITE_BYTES = 1 << 20
 _STORED = "models"  # folder of the shared storage
 _NOT_SIGNED = (
     "Expected the manifest of {} to be signed with this service's key; it was altered or signed with another key."
@@ -299,7 +299,7 @@ def _store(file: Path, content: bytes, before_rename: Callable[[], None]) -> Non
         os.fsync(stream.fileno())
     before_rename()
     partial.replace(file)
-    _sync_folder(file.parent)
+    durable.flush_folder(file.parent)
 
 
 def _partials(file: Path) -> list[Path]:
@@ -323,22 +323,8 @@ def _signed_bytes(digest: str, manifest: Manifest) -> bytes:
 def overwrite_and_remove(file: Path) -> None:
     """Replace a file's bytes by zeros on disk, then remove it; nothing happens if it is not there."""
     try:
-        stream = file.open("r+b", buffering=0)
+        durable.zero(file)
     except FileNotFoundError:
         return
-    with stream:
-        remaining = os.fstat(stream.fileno()).st_size
-        while remaining:
-            remaining -= stream.write(bytes(min(remaining, _OVERWRITE_BYTES)))
-        os.fsync(stream.fileno())
     file.unlink()
-    _sync_folder(file.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename or removal is durable only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.flush_folder(file.parent)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
+from audit import durable
 from service import states
 from service.context import LINE, Context
 from service.db import reading, session
@@ -52,17 +53,8 @@ class RunFolder:
         """Overwrite every file with zeros, then remove the folder."""
         for path in self.path.rglob("*"):
             if path.is_file():
-                overwrite(path)
+                durable.zero(path)
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def overwrite(path: Path) -> None:
-    """Replace a file's bytes by zeros on disk."""
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        file.write(bytes(size))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def get_run(s: Session, run_id: str) -> Run:
