@@ -14,7 +14,8 @@ from sqlmodel import Session, col, select
 from audit.evaluation import Evaluation, Evidence, evaluate
 from audit.policy import Policy
 from audit.references import Bank, BankStore
-from audit.report import render_html, report_of, write
+from audit.report import report_of
+from audit.report_page import render_html, write
 from service import ledger, planning, registry
 from service.banks import BankPlan, build_bank, columns_of, example_ids
 from service.certificates import Issuer
@@ -212,7 +213,7 @@ def scene_of(context: Context, plan: planning.RunPlan, run: Run, method: str) ->
     scene = planning.forget_scene(context, plan)
     if METHODS[method].exact:
         return scene
-    weights = registry.path(context.settings, run.base_digest)
+    weights = registry.bring_here(context, run.base_digest)
     options = plan.methods.get(method)
     return replace(scene, method=method, options=options, base_weights=weights, base_digest=run.base_digest)
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, Final
 
-from service.runs import overwrite
+from audit import durable
 from service.settings import Settings
 
 OF_PHOTOGRAPHS: Final = frozenset({
@@ -33,7 +33,7 @@ def forget_reports(settings: Settings) -> None:
         return
     for path in settings.reports_folder.rglob("*"):
         if path.is_file():
-            overwrite(path)
+            durable.zero(path)
     shutil.rmtree(settings.reports_folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,17 +46,8 @@ class RunFolder:
         """Overwrite every file with zeros, then remove the folder."""
         for path in self.path.rglob("*"):
             if path.is_file():
-                overwrite(path)
+                durable.zero(path)
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def overwrite(path: Path) -> None:
-    """Replace a file's bytes by zeros on disk."""
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        file.write(bytes(size))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def get_run(s: Session, run_id: str) -> Run:

@@ -22,6 +22,7 @@ from service.context import Context
 from service.door import Door, respond
 from service.errors import TryLaterError
 from service.follower import Follower
+from service.head_count import people_held
 from service.logs import RequestLog
 from service.middleware import FORM_OVERHEAD_BYTES, BodyLimit, Departures
 from service.prediction_routes import prediction_routes
@@ -29,7 +30,6 @@ from service.predictions import Desk
 from service.problems import problem_of, request_id_of
 from service.slot import Lease, ModelSlot
 from service.tracing import TraceCalls, Traces
-from unlearning.faces.dataset import count_subjects
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ServingProcess:
         batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=watch.batch)
         follower = Follower(context, slot, lease, word, batcher, on_swap=watch.swap)
         traces = Traces.open(settings, "serving")
-        app = create_api(context, n_subjects=lambda: count_subjects(settings.data_folder))
+        app = create_api(context, n_subjects=lambda: people_held(context))
         desk = Desk(slot, batcher, app.state.keys, settings, watch)
         process = cls(context, app, prediction_routes(desk), slot, batcher, follower, watch, traces)
         process._complete_app()

@@ -20,6 +20,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path("var/expunge"), description="Folder of everything the service owns: data, weights, banks.")
     local: str = Field("", description="Folder of this machine alone where several share the home; empty: the home.")
+    storage_url: str = Field(
+        "",
+        description="fsspec URL of a store that machines share for weights and banks, such as s3://bucket/folder; "
+        "empty: they share the home.",
+    )
     database_url: str = Field("", description="SQLAlchemy URL of the request database; empty: SQLite in the home.")
     workflow_database_url: str = Field(
         "",
