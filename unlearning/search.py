@@ -71,6 +71,16 @@ SPACES: dict[str, Space] = {
         {"epochs": 2.25, "learning_rate": 0.075, "confidence": 0.8, "noise_share": 0.6},
         {**REPAIR, "noise_share": Range(0.3, 0.8, step=0.05)},
     ),
+    "remix": Space(
+        {},
+        {"epochs": 1.0, "learning_rate": 0.075, "confidence": 1.0, "mixed_share": 0.5},
+        {
+            "epochs": Range(0.75, 1.5, step=0.25),
+            "learning_rate": Range(0.03, 0.2, log=True),
+            "confidence": CONFIDENCE,
+            "mixed_share": Range(0.3, 0.8, step=0.05),
+        },
+    ),
     "seif": Space(
         {**_CYCLE, "class_weight_power": 0.0},
         {"epochs": 2.25, "learning_rate": 0.1, "confidence": 0.6, "noise": 0.06},
