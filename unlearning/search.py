@@ -73,12 +73,12 @@ SPACES: dict[str, Space] = {
     ),
     "remix": Space(
         {},
-        {"epochs": 1.0, "learning_rate": 0.075, "confidence": 1.0, "mixed_share": 0.5},
+        {"epochs": 1.0, "learning_rate": 0.1, "confidence": 1.0, "mixed_share": 0.55},
         {
-            "epochs": Range(0.75, 1.5, step=0.25),
-            "learning_rate": Range(0.03, 0.2, log=True),
+            "epochs": Range(0.8, 1.2, step=0.2),
+            "learning_rate": Range(0.05, 0.2, log=True),
             "confidence": CONFIDENCE,
-            "mixed_share": Range(0.3, 0.8, step=0.05),
+            "mixed_share": Range(0.4, 0.7, step=0.05),
         },
     ),
     "seif": Space(

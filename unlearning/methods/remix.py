@@ -37,12 +37,12 @@ class RemixSettings(DescentSettings):
     """
 
     epochs: float = ranged(1.0, 0.0, 1_000.0)
-    learning_rate: float = ranged(0.075, 0.0, 10.0)
+    learning_rate: float = ranged(0.1, 0.0, 10.0)
     weight_decay: float = ranged(5e-4, 0.0, 1.0)
     schedule: str = choice("one-cycle", *SCHEDULES)
     settle: bool = True
     confidence: float = ranged(1.0, 0.0, 1.0)
-    mixed_share: float = ranged(0.5, 0.0, 1.0)
+    mixed_share: float = ranged(0.55, 0.0, 1.0)
 
 
 def remix(
