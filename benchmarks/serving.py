@@ -28,6 +28,7 @@ import importlib.util
 import json
 import sys
 import tempfile
+import threading
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -150,13 +151,15 @@ def turn(running: Running, script: Path, plan: Plan) -> list[dict[str, Any]]:
     with running.awake():
         burst(call, script, CONNECTIONS[1], 1)  # caches are warm again
         for connections in CONNECTIONS:
+            held: list[int] = []
+            look = threading.Timer(plan.seconds / 2, lambda held=held: held.extend(running.connections()))
             before = running.cpu_seconds()
+            look.start()
             seen = burst(call, script, connections, plan.seconds)
-            cpu = running.cpu_seconds() - before
+            look.join()
             check(running.contender.title, seen)
-            bursts.append(
-                {"connections": connections, "cpu_seconds": cpu / (seen.per_second * plan.seconds), **asdict(seen)}
-            )
+            cpu = (running.cpu_seconds() - before) / (seen.per_second * plan.seconds)
+            bursts.append({"connections": connections, "cpu_seconds": cpu, "held": held, **asdict(seen)})
     return bursts
 
 
@@ -236,6 +239,10 @@ def tell(measured: dict[str, Any]) -> dict[str, Any]:
             ratios[name] = ratio(mine, others)
             told = "{:.2f} ({:.2f} to {:.2f})".format(*ratios[name])
             print(f"  ours / {titles.get(name, name):28s}{told:24s}{verdict(ratios[name][0], least=least)}")
+    held = [turns[1]["held"] for turns in rounds["ours"]]
+    print(
+        f"  ours at {CONNECTIONS[1]}: connections by process {', '.join(' + '.join(map(str, each)) for each in held)}"
+    )
     ratios["tail"] = ratio(series("ours", 1, "p99_seconds"), series("ours", 1, "p50_seconds"))
     told = "{:.2f} ({:.2f} to {:.2f})".format(*ratios["tail"])
     print(f"  {'ours, p99 / p50 at ' + str(CONNECTIONS[1]):35s}{told:24s}{verdict(ratios['tail'][0], most=2.0)}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: each process has a core, and a second thread would spin
 
@@ -24,9 +23,9 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
+from service.accepting import share_connections
 from service.settings import Settings
 
-_HEAD_SECONDS = 10  # for the head of a connection's first request
 _TIMEOUT_SECONDS = 15  # each request leaves a timer behind for this long
 
 _settings = Settings()
@@ -65,32 +64,6 @@ async def _unmatched(scope: Scope, receive: Receive, send: Send) -> None:
     await _api(scope, receive, send)
 
 
-def _accept_one_at_a_time(loop: Any) -> None:
-    """Leave connections to the other processes: asyncio takes all that wait, and one process would have them all.
-
-    And end those that do not send a request's head: uvicorn waits for the first one as long as the client likes.
-    """
-    accept = getattr(loop, "_accept_connection", None)
-    if accept is not None:  # other loops have their own ways
-
-        def accept_one(protocol: Any, sock: Any, ssl: Any = None, server: Any = None, _: int = 1, *rest: Any) -> None:
-            accept(lambda: _with_patience(loop, protocol()), sock, ssl, server, 1, *rest)
-
-        loop._accept_connection = accept_one
-
-
-def _with_patience(loop: Any, protocol: Any) -> Any:
-    """The connection's protocol, with an end to the wait for its first request."""
-
-    def end_if_silent() -> None:
-        transport = getattr(protocol, "transport", None)
-        if getattr(protocol, "cycle", transport) is None and transport is not None:  # no head of a request came yet
-            transport.close()
-
-    loop.call_later(_HEAD_SECONDS, end_if_silent)
-    return protocol
-
-
 _scraped = [Route("/metrics", _metrics)] if _settings.metrics else []
 _operations = Starlette(routes=[*_scraped, Mount("/v1", app=_unmatched)])
 
@@ -112,7 +85,7 @@ class Expunge:
     @bentoml.on_startup
     async def start(self) -> None:
         """Load the active model and warm up; requests are answered afterwards."""
-        _accept_one_at_a_time(asyncio.get_running_loop())
+        share_connections(asyncio.get_running_loop())
         await run_in_threadpool(_process.start)
 
     @bentoml.on_shutdown

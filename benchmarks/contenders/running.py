@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -64,6 +65,15 @@ class Running:
         """Taken so far by all of them."""
         times = [process.cpu_times() for process in self.family()]
         return sum(each.user + each.system for each in times)
+
+    def connections(self) -> list[int]:
+        """How many connections each of the processes that have any holds, most first."""
+        port = urlsplit(self.contender.call.url).port
+        counts = []
+        for process in self.family():
+            held = process.net_connections(kind="tcp")
+            counts.append(sum(each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED for each in held))
+        return sorted((count for count in counts if count), reverse=True)
 
     @contextmanager
     def awake(self) -> Iterator[None]:

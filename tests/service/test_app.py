@@ -37,29 +37,3 @@ def test_what_bentoml_would_do_per_request_is_off(run):
               config["tracing"]["excluded_urls"], config["threads"])
     """
     assert run(program) == ["3", "False", "False", "['.*']", "1"]
-
-
-def test_one_connection_is_accepted_at_a_time(run):
-    """Two loops on one socket, as in two processes: without this, the first one awake takes every connection."""
-    program = """if True:
-        import asyncio, socket
-        from service.app import _accept_one_at_a_time
-
-        async def main():
-            loop = asyncio.get_running_loop()
-            taken = []
-            original = loop._accept_connection
-            loop._accept_connection = lambda *arguments: (taken.append(arguments[4]), original(*arguments))
-            _accept_one_at_a_time(loop)
-            server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, backlog=50)
-            port = server.sockets[0].getsockname()[1]
-            for _ in range(3):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                assert await reader.read() == b""
-                writer.close()
-            server.close()
-            print(*set(taken))
-
-        asyncio.run(main())
-    """
-    assert run(program) == ["1"]
