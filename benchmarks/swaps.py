@@ -42,6 +42,7 @@ from service import registry  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.deployment import deploy  # noqa: E402
 from service.engine import Engine  # noqa: E402
+from service.logs import set_up_logs  # noqa: E402
 
 N_VERSIONS = 10
 N_PICTURES = 32
@@ -259,6 +260,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--size", default="64x64x3", help="height, width and channels of the pictures")
     options = parser.parse_args()
+    set_up_logs("console", level="warning")
     height, width, channels = (int(part) for part in options.size.split("x"))
     with tempfile.TemporaryDirectory(prefix="swaps-") as folder:
         found = measure(Path(folder), (height, width, channels), 8 if options.quick else 100)
