@@ -45,7 +45,7 @@ if _is_serving_process():
 
     torch.set_num_threads(1)
     set_up_logs(_settings.log_format, level=_settings.log_level)
-    _process = ServingProcess.of(Context.open(_settings))
+    _process = ServingProcess.of(Context.open(_settings), place=bentoml.server_context.worker_index or 0)
     _api = _process.app
 else:
     _api = FastAPI(title="Expunge")

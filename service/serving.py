@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -20,6 +21,7 @@ from service.context import Context
 from service.errors import TryLaterError
 from service.follower import Follower
 from service.middleware import FORM_OVERHEAD_BYTES, BodyLimit, Departures
+from service.on_the_way import OnTheWay
 from service.predictions import predictions_router
 from service.problems import problem_of, request_id_of
 from service.slot import Lease, ModelSlot
@@ -40,11 +42,15 @@ class ServingProcess:
     traces: Traces
 
     @classmethod
-    def of(cls, context: Context) -> ServingProcess:
-        """The process's parts, connected; nothing runs yet."""
+    def of(cls, context: Context, place: int = 0) -> ServingProcess:
+        """The process's parts, connected; nothing runs yet.
+
+        Args:
+            place: a number that no other serving process of this machine has while this one lives.
+        """
         settings = context.settings
         word, lease = CommitWord(settings.commit_word_path), Lease(settings.lease_seconds)
-        slot = ModelSlot(word, lease)
+        slot = ModelSlot(word, lease, OnTheWay(settings.on_the_way_path, place, os.getpid()))
         watch = metrics.Watch() if settings.metrics else metrics.Unwatched()
         batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=watch.batch)
         follower = Follower(context, slot, lease, word, batcher, on_swap=watch.swap)

@@ -25,6 +25,9 @@ class FixedSlot:
     def board(self, _: Iterable[Passage]) -> Engine:
         return self._engine
 
+    def let_older_go_first(self, _: int) -> None:
+        """There is no other."""
+
 
 parts: dict[str, Any] = {}
 
