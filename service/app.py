@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: each process has a core, and a second thread would spin
 
@@ -23,7 +24,6 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from service.accepting import share_connections
 from service.settings import Settings
 
 _TIMEOUT_SECONDS = 15  # each request leaves a timer behind for this long
@@ -38,12 +38,14 @@ def _is_serving_process() -> bool:
 if _is_serving_process():
     import torch
 
+    from service.connections import be_patient_within_limits, share_connections
     from service.context import Context
     from service.logs import set_up_logs
     from service.middleware import OneLinePaths
     from service.serving import ServingProcess
 
     torch.set_num_threads(1)
+    be_patient_within_limits()
     set_up_logs(_settings.log_format, level=_settings.log_level)
     _process = ServingProcess.of(Context.open(_settings), place=bentoml.server_context.worker_index or 0)
     _api = _process.app
@@ -98,5 +100,15 @@ class Expunge:
         return _process.follower.why_not_ready() is None
 
 
+class _BehindTheDoor(bentoml.Service):
+    """The service with the short way to predictions before everything that BentoML puts around an app."""
+
+    __slots__ = ()
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        return _process.door(super().to_asgi(is_main), "/v1")
+
+
 if _is_serving_process():
     Expunge.add_asgi_middleware(OneLinePaths)  # type: ignore[attr-defined]  # a bentoml.Service by now
+    Expunge.__class__ = _BehindTheDoor  # type: ignore[method-assign]

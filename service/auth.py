@@ -15,12 +15,14 @@ admin           decide: extend, reject, approve, roll back; sees everybody's req
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from threading import Lock
 from typing import Annotated, Any, Final
 
@@ -195,24 +197,57 @@ def holder(engine: sa.Engine, key_id: str, *, now: datetime) -> tuple[Client, st
     return _client(row), row.sha256
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A good key as the database had it at `read_at`."""
+
+    read_at: datetime
+    client: Client
+    expires_at: datetime | None
+
+    def client_at(self, now: datetime) -> Client | None:
+        """The client, if this may still be believed; a clock that was set back makes nothing fresh."""
+        is_fresh = 0 <= (now - self.read_at).total_seconds() < REMEMBER_SECONDS
+        return self.client if is_fresh and (self.expires_at is None or now < self.expires_at) else None
+
+
 class KnownKeys:
-    """Looks keys up and remembers the good ones for `REMEMBER_SECONDS`, so that predictions need no database read."""
+    """Looks keys up and remembers the good ones for `REMEMBER_SECONDS`, so that predictions need no database read.
+
+    While one look-up of a key is under way, whoever comes with the same key waits for that one.
+    """
 
     def __init__(self, engine: sa.Engine, now: Callable[[], datetime], *, most: int = 1024) -> None:
         self._engine = engine
         self._now = now
         self._most = most
-        self._known: dict[str, tuple[datetime, ApiKey]] = {}  # SHA-256 of the key → when read, row
+        self._known: dict[str, _Known] = {}  # by SHA-256 of the key
+        self._asked: dict[str, asyncio.Task[Client]] = {}
         self._lock = Lock()
 
     def remembered(self, token: str) -> Client | None:
         """Who holds the key, if that was looked up a moment ago."""
         found = self._known.get(_digest(token))
-        if found is None:
-            return None
-        now, (read_at, row) = self._now(), found
-        fresh = 0 <= (now - read_at).total_seconds() < REMEMBER_SECONDS  # a clock set back makes nothing fresh
-        return _client(row) if fresh and _is_valid(row, now) else None
+        return found.client_at(self._now()) if found is not None else None
+
+    async def look_up(self, token: str) -> Client:
+        """`authenticate` in another thread, once for all who ask at the same time.
+
+        Raises:
+            NotAuthenticatedError: unknown, expired or revoked.
+        """
+        digest = _digest(token)
+        task = self._asked.get(digest)
+        if task is None or task.get_loop() is not asyncio.get_running_loop():
+            task = asyncio.ensure_future(run_in_threadpool(self.authenticate, token))
+            self._asked[digest] = task
+            task.add_done_callback(partial(self._answered, digest))
+        return await asyncio.shield(task)  # one caller that goes away takes nothing from the others
+
+    def _answered(self, digest: str, task: asyncio.Task[Client]) -> None:
+        self._asked.pop(digest, None)
+        if not task.cancelled():
+            task.exception()  # is told to who waits; all may have gone
 
     def authenticate(self, token: str) -> Client:
         """Who holds the key; reads the database unless it is remembered.
@@ -223,13 +258,16 @@ class KnownKeys:
         client = self.remembered(token)
         if client is not None:
             return client
-        now = self._now()
+        now = self._now()  # before the read: what changes after it is seen within REMEMBER_SECONDS
         row = _valid_row(self._engine, token, now)
+        digest = _digest(token)
+        ends = [row.expires_at] if digest == row.sha256 else [row.expires_at, row.previous_until]
+        known = _Known(now, _client(row), min((end for end in ends if end is not None), default=None))
         with self._lock:
             if len(self._known) >= self._most:
                 self._known.clear()
-            self._known[_digest(token)] = (now, row)
-        return _client(row)
+            self._known[digest] = known
+        return known.client
 
 
 class Guard:
@@ -247,13 +285,20 @@ class Guard:
         """The client of a request, looked up once a request; `KnownKeys` lies in `app.state.keys`."""
         client: Client | None = request.scope.get("expunge.client")
         if client is None:
-            token = bearer_token(request.headers.get("authorization"))
-            keys: KnownKeys = request.app.state.keys
-            client = keys.remembered(token)
-            if client is None:
-                client = await run_in_threadpool(keys.authenticate, token)
-            request.scope["expunge.client"] = client
+            client = await client_of(request, request.app.state.keys)
         return client.demand(*self.scopes)
+
+
+async def client_of(request: Request, keys: KnownKeys) -> Client:
+    """Who sent a request; noted in its scope for the log.
+
+    Raises:
+        NotAuthenticatedError: no key, or one that is unknown, expired or revoked.
+    """
+    token = bearer_token(request.headers.get("authorization"))
+    client = keys.remembered(token) or await keys.look_up(token)
+    request.scope["expunge.client"] = client
+    return client
 
 
 def require(*scopes: str) -> Guard:

@@ -22,7 +22,7 @@ from service.engine import Engine
 from service.errors import TryLaterError
 from service.slot import ModelSlot, Passage
 
-MAX_BATCH = 64
+MAX_BATCH = 32  # images; larger batches are no cheaper an image, and the first of them waits longer
 
 
 class InputChangedError(Exception):

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from service.errors import WeightsError
+from service.packing import fold_norms, pack
 from service.registry import CheckedWeights
 from unlearning.devices import resolve_device, resolve_dtype
 from unlearning.errors import UnlearningError
 from unlearning.models import build, to_inputs
+
+PACKED_FOR = 8  # images: what a busy process computes together
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,11 @@ class Engine:
         """
         where = resolve_device(device)
         dtype = resolve_dtype("auto", where)
-        model = build_model(weights).to(where, dtype).to(memory_format=torch.channels_last)
         manifest = weights.manifest
+        model = fold_norms(build_model(weights)).to(where, dtype).to(memory_format=torch.channels_last)
+        if where.type == "cpu":
+            shape = (PACKED_FOR, manifest.channels, *manifest.image_size)
+            model = pack(model, to_inputs(torch.zeros(shape, dtype=torch.uint8), dtype))
         return cls(
             generation, weights.digest, manifest.classes, manifest.image_size, manifest.channels, dtype, where, model
         )

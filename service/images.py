@@ -10,13 +10,13 @@ from PIL import Image
 
 from service.errors import InvalidInputError, TooLargeError, UnsupportedImageError
 from unlearning.errors import ImageError, ImageTooLargeError
-from unlearning.faces.decoding import FORMATS, decode
+from unlearning.faces.decoding import FORMATS, decode_opened
 
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
 
 
-def n_pixels(content: bytes, *, max_bytes: int, max_pixels: int) -> int:
-    """Pixels of a picture as its header says, checked against format and caps; nothing is decoded yet.
+def opened(content: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
+    """A picture whose header was read and checked against format and caps; nothing is decoded yet.
 
     What the bytes are decides, not what the caller says they are.
 
@@ -30,27 +30,28 @@ def n_pixels(content: bytes, *, max_bytes: int, max_pixels: int) -> int:
     if len(content) > max_bytes:
         raise TooLargeError(f"Expected at most {max_bytes:,} bytes, got {len(content):,}; send a smaller picture.")
     try:
-        width, height = Image.open(io.BytesIO(content), formats=FORMATS).size
+        picture: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"Expected at most {max_pixels:,} pixels; send a smaller picture.") from error
     except Exception as error:  # decoders raise almost anything on hostile bytes
         if _begins_like_a_picture(content):
             raise InvalidInputError("Expected a whole picture, got a damaged or truncated one.") from error
         raise UnsupportedImageError("Expected a JPEG, PNG or WebP picture, got other bytes.") from error
+    width, height = picture.size
     if width * height > max_pixels:
         raise TooLargeError(f"Expected at most {max_pixels:,} pixels, got {width} x {height}; send a smaller picture.")
-    return width * height
+    return picture
 
 
-def pixels(content: bytes, *, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
-    """Picture as uint8 `(height, width, channels)`, upright, in the model's size and colours.
+def pixels(picture: Image.Image, *, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+    """Picture as uint8 `(height, width, channels)`, upright, in the model's size and colours; it is used up.
 
     Raises:
-        TooLargeError: more bytes or pixels than any picture may have.
+        TooLargeError: more pixels than any picture may have.
         InvalidInputError: truncated, damaged, or more than 8 bits a channel.
     """
     try:
-        return decode(content, size=size, channels=channels)
+        return decode_opened(picture, size=size, channels=channels)
     except ImageTooLargeError as error:
         raise TooLargeError(str(error)) from error
     except ImageError as error:

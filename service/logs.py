@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import Any, Literal, TextIO
 
 import structlog
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,7 +31,6 @@ from service.redact import place_of_error, redact
 HEADER = "X-Request-ID"
 
 _TALKATIVE = ("sqlalchemy", "httpx", "httpcore", "uvicorn.access")  # their INFO lines hold values, addresses, raw paths
-_ENCODER = json.JSONEncoder(default=repr)  # one for all lines: `json.dumps` would make one a line
 _call: ContextVar[str | None] = ContextVar("call", default=None)
 _FIT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -86,7 +86,12 @@ def _name_call(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> M
 
 
 def _to_json(event: object, **_: object) -> str:
-    return _ENCODER.encode(event)
+    """One line of ASCII, which no stream's encoding can spoil; most lines are already, and pydantic's way is short."""
+    try:
+        text = to_json(event, fallback=repr).decode()
+    except (PydanticSerializationError, UnicodeError):  # half of a surrogate pair, bytes that are no text
+        text = ""
+    return text if text.isascii() and text else json.dumps(event, default=repr)
 
 
 class RequestLog:

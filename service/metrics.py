@@ -3,26 +3,32 @@
 Labels are route templates, states and numbers of classes: no id, no path, no name, since a class may be a person. Each
 process keeps its values in files of `PROMETHEUS_MULTIPROC_DIR`, which must be set before this module is imported;
 without it the values are this process's alone.
+
+What happens at every prediction is noted at once and counted four times a second (`tally.py`): a process that is killed
+takes the counts of its last quarter of a second with it, and one that a scrape does not reach may be as far behind.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import psutil
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.logs import route_template
 from service.measures import SERVING
+from service.tally import TalliedHistogram, Tally
 
+_COUNTING_SECONDS = 0.25
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -30,8 +36,8 @@ def _counter(name: str) -> Counter:
     return Counter(name, SERVING[name].help, SERVING[name].labels)
 
 
-def _histogram(name: str) -> Histogram:
-    return Histogram(name, SERVING[name].help, SERVING[name].labels, buckets=SERVING[name].buckets)
+def _histogram(name: str) -> TalliedHistogram:
+    return TalliedHistogram(name, SERVING[name].help, SERVING[name].labels, buckets=SERVING[name].buckets)
 
 
 REQUESTS = _counter("expunge_http_requests_total")
@@ -50,33 +56,53 @@ GENERATION = Gauge(
 SWAP = _histogram("expunge_swap_duration_seconds")
 
 
-@cache  # `labels` takes longer than counting; there are as many as series
-def _of_class(class_index: int) -> tuple[Counter, Histogram]:
-    return PREDICTIONS.labels(str(class_index)), CONFIDENCE.labels(str(class_index))
+_tallies: list[Tally] = []
+
+
+def _tally(histogram: TalliedHistogram, counter: Counter | None = None) -> Tally:
+    made = Tally(histogram, counter)
+    _tallies.append(made)
+    return made
+
+
+_BATCH_SIZE, _DECODE, _IMAGE_BYTES = _tally(BATCH_SIZE), _tally(DECODE), _tally(IMAGE_BYTES)
+
+
+@cache  # one a series: `labels` takes longer than counting
+def _of_class(class_index: int) -> Tally:
+    return _tally(CONFIDENCE.labels(str(class_index)), PREDICTIONS.labels(str(class_index)))
 
 
 @cache
-def _of_call(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
-    return REQUESTS.labels(method, route, str(status)), LATENCY.labels(method, route)
+def _of_call(method: str, route: str, status: int) -> Tally:
+    return _tally(LATENCY.labels(method, route), REQUESTS.labels(method, route, str(status)))
+
+
+def count_noted() -> None:
+    """Count what this process noted until now."""
+    for tally in tuple(_tallies):
+        tally.count()
 
 
 class Watch:
     """What a serving process tells of its work."""
 
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+        self._counting = threading.Thread(target=self._count, name="metrics", daemon=True)
+
     def image(self, n_bytes: int, decode_seconds: float) -> None:
         """An image was decoded."""
-        IMAGE_BYTES.observe(n_bytes)
-        DECODE.observe(decode_seconds)
+        _IMAGE_BYTES.note(n_bytes)
+        _DECODE.note(decode_seconds)
 
     def batch(self, n_images: int) -> None:
         """These many are computed together."""
-        BATCH_SIZE.observe(n_images)
+        _BATCH_SIZE.note(n_images)
 
     def prediction(self, class_index: int, confidence: float) -> None:
         """An image was answered."""
-        predictions, confidences = _of_class(class_index)
-        predictions.inc()
-        confidences.observe(confidence)
+        _of_class(class_index).note(confidence)
 
     def rejection(self, reason: str) -> None:
         """An image was not answered."""
@@ -91,15 +117,24 @@ class Watch:
         """The process starts, without a model yet."""
         forget_ended_processes()
         GENERATION.set(-1)
+        self._counting.start()
 
     def stop(self) -> None:
         """The process ends."""
+        self._stopped.set()
+        self._counting.join()
+        count_noted()
         forget_this_process()
+
+    def _count(self) -> None:
+        while not self._stopped.wait(_COUNTING_SECONDS):
+            count_noted()
 
 
 class Unwatched(Watch):
     """Tells nothing, for `EXPUNGE_METRICS=false`."""
 
+    def __init__(self) -> None: ...
     def image(self, n_bytes: int, decode_seconds: float) -> None: ...
     def batch(self, n_images: int) -> None: ...
     def prediction(self, class_index: int, confidence: float) -> None: ...
@@ -133,9 +168,7 @@ class RequestMetrics:
         finally:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             route = route_template(scope)
-            requests, latencies = _of_call(method, route, status)
-            requests.inc()
-            latencies.observe(self._clock() - started)
+            _of_call(method, route, status).note(self._clock() - started)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -143,6 +176,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 def exposition() -> tuple[bytes, str]:
     """Metrics of all serving processes in Prometheus' text format, and its content type."""
+    count_noted()
     registry: CollectorRegistry = REGISTRY
     if _DIRECTORY in os.environ:
         forget_ended_processes()  # those that were killed since the last look

@@ -7,7 +7,7 @@ person.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -36,11 +36,20 @@ _PLAIN: Final = {
 
 def add_problem_handlers(app: FastAPI) -> None:
     """Let the app answer every error in this shape."""
-    app.add_exception_handler(ExpungeError, _expected)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OperationalError, _database_busy)
-    app.add_exception_handler(TimeoutError, _database_busy)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+
+
+async def problem_for(request: Request, error: Exception) -> JSONResponse:
+    """What the app answers to an error, for routes that its own machinery does not see.
+
+    Raises:
+        Exception: the error itself, if nobody foresaw it.
+    """
+    for kind, handler in _HANDLERS.items():
+        if isinstance(error, kind):
+            return await handler(request, error)
+    raise error
 
 
 def problem(
@@ -138,6 +147,15 @@ async def _database_busy(request: Request, error: Exception) -> JSONResponse:
     log.error("database.unavailable", error=describe(error))
     later = TryLaterError("The database does not answer at the moment; nothing was stored.", retry_after_seconds=2)
     return problem_of(later, request_id_of(request))
+
+
+_HANDLERS: Final[Mapping[type[Exception], Callable[[Request, Exception], Coroutine[Any, Any, JSONResponse]]]] = {
+    ExpungeError: _expected,
+    RequestValidationError: _invalid,
+    HTTPException: _http,
+    OperationalError: _database_busy,
+    TimeoutError: _database_busy,
+}
 
 
 def _pointer(found: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -30,7 +31,7 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})  # most values of most l
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Structlog processor that drops personal and secret keys at any depth."""
-    for name in [name for name in event if _is_dropped(name)]:
+    for name in _dropped_of(tuple(event)):
         del event[name]
     for name, value in event.items():
         if type(value) not in _PLAIN and isinstance(value, Mapping | list | tuple | set):
@@ -66,6 +67,11 @@ def describe(error: BaseException) -> str:
     text = f"{type(error).__name__} at {' < '.join(frames) or 'unknown place'}"
     cause = error.__cause__ or error.__context__
     return f"{text}; after {type(cause).__name__}" if cause is not None else text
+
+
+@lru_cache(maxsize=256)  # most lines have the names of one before
+def _dropped_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if _is_dropped(name))
 
 
 def _is_dropped(name: object) -> bool:

@@ -6,11 +6,13 @@ import gc
 import os
 from dataclasses import dataclass
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from service import metrics
 from service.api import create_api, problems
@@ -18,11 +20,14 @@ from service.auth import MAX_BODY_BYTES
 from service.batching import MicroBatcher
 from service.commit_word import CommitWord
 from service.context import Context
+from service.door import Door, respond
 from service.errors import TryLaterError
 from service.follower import Follower
+from service.logs import RequestLog
 from service.middleware import FORM_OVERHEAD_BYTES, BodyLimit, Departures
 from service.on_the_way import OnTheWay
-from service.predictions import predictions_router
+from service.prediction_routes import prediction_routes
+from service.predictions import Desk
 from service.problems import problem_of, request_id_of
 from service.slot import Lease, ModelSlot
 from service.tracing import TraceCalls, Traces
@@ -35,6 +40,7 @@ class ServingProcess:
 
     context: Context
     app: FastAPI
+    predictions: APIRouter
     slot: ModelSlot
     batcher: MicroBatcher
     follower: Follower
@@ -55,8 +61,47 @@ class ServingProcess:
         batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=watch.batch)
         follower = Follower(context, slot, lease, word, batcher, on_swap=watch.swap)
         traces = Traces.open(settings, "serving")
-        app = _app(context, slot, batcher, follower, watch=watch, traces=traces)
-        return cls(context, app, slot, batcher, follower, watch, traces)
+        app = create_api(context, n_subjects=lambda: count_subjects(settings.data_folder))
+        desk = Desk(slot, batcher, app.state.keys, settings, watch)
+        process = cls(context, app, prediction_routes(desk), slot, batcher, follower, watch, traces)
+        process._complete_app()
+        return process
+
+    def door(self, app: ASGIApp, prefix: str) -> ASGIApp:
+        """The app behind the short way to predictions; see `service.door`.
+
+        Args:
+            app: answers everything else.
+            prefix: under which the API lies there, such as `/v1`.
+        """
+        short_ways = {
+            prefix + route.path: (self._surrounded(respond(route.get_route_handler())), route)
+            for route in self.predictions.routes
+            if isinstance(route, APIRoute)
+        }
+        return Door(app, short_ways)
+
+    def _complete_app(self) -> None:
+        self.app.include_router(self.predictions)
+        _add_health(self.app, self.follower)
+        self.app.user_middleware.extend(self._inner_layers())  # within the API's own, which gives each request its id
+        for layer in reversed(self._outer_layers()):
+            self.app.user_middleware.insert(0, layer)
+
+    def _surrounded(self, app: ASGIApp) -> ASGIApp:
+        """The app with the layers around it that the API has."""
+        log = Middleware(RequestLog, new_id=self.context.new_id)
+        for layer in reversed([*self._outer_layers(), log, *self._inner_layers()]):
+            app = layer.cls(app, *layer.args, **layer.kwargs)
+        return app
+
+    def _outer_layers(self) -> list[Middleware]:
+        counted = [Middleware(metrics.RequestMetrics)] if self.context.settings.metrics else []
+        return [*([Middleware(TraceCalls, traces=self.traces)] if self.traces.on else []), *counted]
+
+    def _inner_layers(self) -> list[Middleware]:
+        most_bytes = max(self.context.settings.max_image_bytes + FORM_OVERHEAD_BYTES, MAX_BODY_BYTES)
+        return [Middleware(Departures, slot=self.slot), Middleware(BodyLimit, most_bytes=most_bytes)]
 
     def start(self) -> None:
         """Start the threads, load and warm up what is active; afterwards the process may still not be ready."""
@@ -72,30 +117,6 @@ class ServingProcess:
         self.batcher.stop()
         self.watch.stop()
         self.traces.close()
-
-
-def _app(
-    context: Context,
-    slot: ModelSlot,
-    batcher: MicroBatcher,
-    follower: Follower,
-    *,
-    watch: metrics.Watch,
-    traces: Traces,
-) -> FastAPI:
-    settings = context.settings
-    app = create_api(context, n_subjects=lambda: count_subjects(settings.data_folder))
-    app.include_router(predictions_router(slot, batcher, settings, watch))
-    app.router.routes.insert(0, app.router.routes.pop())  # routes are tried in order, and this one has all the traffic
-    _add_health(app, follower)
-    most_bytes = max(settings.max_image_bytes + FORM_OVERHEAD_BYTES, MAX_BODY_BYTES)
-    inner = [Middleware(Departures, slot=slot), Middleware(BodyLimit, most_bytes=most_bytes)]
-    app.user_middleware.extend(inner)  # within the API's own, which gives each request its id
-    if settings.metrics:
-        app.add_middleware(metrics.RequestMetrics)
-    if traces.on:
-        app.add_middleware(TraceCalls, traces=traces)
-    return app
 
 
 def _add_health(app: FastAPI, follower: Follower) -> None:

@@ -39,8 +39,8 @@ def attempt(content: bytes) -> Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with suppress(ExpungeError):
-                images.n_pixels(content, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
-                images.pixels(content, size=(32, 32), channels=3)
+                picture = images.opened(content, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+                images.pixels(picture, size=(32, 32), channels=3)
                 decoded = True
             with suppress(ImageError):
                 decode(content, size=(16, 16), channels=1)

@@ -18,9 +18,12 @@ from tests.service.versions import picture, pixels_of
 CAPS = {"max_bytes": 10_000_000, "max_pixels": 25_000_000}
 
 
+def pixels(content: bytes, **wanted: object) -> np.ndarray:
+    return images.pixels(images.opened(content, **CAPS), **wanted)
+
+
 def decoded(content: bytes) -> np.ndarray:
-    images.n_pixels(content, **CAPS)
-    return images.pixels(content, size=(16, 16), channels=3)
+    return pixels(content, size=(16, 16), channels=3)
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -32,32 +35,32 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_accepted_formats_give_pixels_of_the_models_shape(kind):
     content = picture(1, size=(40, 30), kind=kind)
-    assert images.n_pixels(content, **CAPS) == 1200
-    pixels = images.pixels(content, size=(16, 12), channels=3)
-    assert pixels.shape == (16, 12, 3)
-    assert pixels.dtype == np.uint8
+    assert images.opened(content, **CAPS).size == (30, 40)
+    found = pixels(content, size=(16, 12), channels=3)
+    assert found.shape == (16, 12, 3)
+    assert found.dtype == np.uint8
 
 
 def test_a_lossless_picture_of_the_right_size_is_unchanged():
-    assert np.array_equal(images.pixels(picture(3), size=(16, 16), channels=3), pixels_of(3))
+    assert np.array_equal(pixels(picture(3), size=(16, 16), channels=3), pixels_of(3))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_ordinary_mode_is_converted(mode, channels):
     content = saved(Image.fromarray(pixels_of(2)).convert(mode), "PNG")
-    assert images.pixels(content, size=(16, 16), channels=channels).shape == (16, 16, channels)
+    assert pixels(content, size=(16, 16), channels=channels).shape == (16, 16, channels)
 
 
 def test_cmyk_is_converted():
     content = saved(Image.fromarray(pixels_of(2)).convert("CMYK"), "JPEG")
-    assert images.pixels(content, size=(16, 16), channels=3).shape == (16, 16, 3)
+    assert pixels(content, size=(16, 16), channels=3).shape == (16, 16, 3)
 
 
 def test_sixteen_bits_are_refused_with_a_remedy():
     deep = saved(Image.fromarray(np.full((16, 16), 40_000, np.uint16)), "PNG")
     with pytest.raises(InvalidInputError, match="8 bits"):
-        images.pixels(deep, size=(16, 16), channels=1)
+        pixels(deep, size=(16, 16), channels=1)
 
 
 def test_orientation_is_undone():
@@ -65,36 +68,36 @@ def test_orientation_is_undone():
     exif = Image.Exif()
     exif[0x0112] = 3  # stored upside down
     content = saved(upright.rotate(180), "JPEG", exif=exif, quality=95)
-    pixels = images.pixels(content, size=(16, 16), channels=3)
-    assert pixels[:4].mean() > 240
-    assert pixels[-4:].mean() < 15
+    found = pixels(content, size=(16, 16), channels=3)
+    assert found[:4].mean() > 240
+    assert found[-4:].mean() < 15
 
 
 def test_an_empty_body_is_named():
     with pytest.raises(InvalidInputError, match="empty"):
-        images.n_pixels(b"", **CAPS)
+        images.opened(b"", **CAPS)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "ICO", "PPM"])
 def test_other_formats_are_unsupported(kind):
     with pytest.raises(UnsupportedImageError, match="JPEG, PNG or WebP"):
-        images.n_pixels(saved(Image.new("RGB", (16, 16)), kind), **CAPS)
+        images.opened(saved(Image.new("RGB", (16, 16)), kind), **CAPS)
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\x00" * 100, b"%PDF-1.7", b"<svg/>", b"RIFF\x04\x00\x00\x00WAVE"])
 def test_bytes_that_are_no_picture_are_unsupported(content):
     with pytest.raises(UnsupportedImageError):
-        images.n_pixels(content, **CAPS)
+        images.opened(content, **CAPS)
 
 
 def test_too_many_bytes():
     with pytest.raises(TooLargeError, match="at most 100 bytes"):
-        images.n_pixels(picture(1), max_bytes=100, max_pixels=1000)
+        images.opened(picture(1), max_bytes=100, max_pixels=1000)
 
 
 def test_too_many_pixels():
     with pytest.raises(TooLargeError, match="at most 255 pixels, got 16 x 16"):
-        images.n_pixels(picture(1), max_bytes=100_000, max_pixels=255)
+        images.opened(picture(1), max_bytes=100_000, max_pixels=255)
 
 
 @pytest.mark.parametrize("side", [6_000, 12_000, 60_000])
@@ -105,7 +108,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(side):
     data = zlib.compress(b"")
     body = struct.pack(">I", len(data)) + b"IDAT" + data + struct.pack(">I", zlib.crc32(b"IDAT" + data))
     with pytest.raises(TooLargeError):
-        images.n_pixels(b"\x89PNG\r\n\x1a\n" + chunk + body + end, **CAPS)
+        images.opened(b"\x89PNG\r\n\x1a\n" + chunk + body + end, **CAPS)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -130,4 +133,4 @@ def test_damage_anywhere_is_decoded_or_refused_but_never_crashes(kind, place, da
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_png_of_packed_pixels_is_decoded_to_them(channels):
     image = np.random.default_rng(0).integers(0, 256, (12, 10, channels)).astype(np.uint8)
-    np.testing.assert_array_equal(images.pixels(images.to_png(image), size=(12, 10), channels=channels), image)
+    np.testing.assert_array_equal(pixels(images.to_png(image), size=(12, 10), channels=channels), image)

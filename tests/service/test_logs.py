@@ -29,6 +29,15 @@ def test_json_lines_carry_level_time_and_event(log_stream: io.StringIO) -> None:
     assert "user_id" not in line
 
 
+@pytest.mark.parametrize("value", ["ä", "\udcff", b"\xff", float("inf"), {"a": [1, "ß"]}, object()])
+def test_a_json_line_is_one_line_of_ascii_whatever_the_value(log_stream: io.StringIO, value: Any) -> None:
+    structlog.get_logger("a").info("it.happened", value=value)
+    assert log_stream.getvalue().isascii()
+    (line,) = lines(log_stream)
+    assert line["event"] == "it.happened"
+    assert line["value"] == (value if isinstance(value, str | float | dict) else repr(value))
+
+
 def test_console_lines_are_for_people(log_stream: io.StringIO) -> None:
     stream = io.StringIO()
     logs.set_up_logs("console", stream)

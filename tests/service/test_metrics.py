@@ -134,13 +134,17 @@ def test_the_table_is_what_is_exported(client):
 def test_several_processes_are_one_sum_and_their_killed_are_forgotten(tmp_path):
     """Four processes at once, one of them killed: counts of all four, and only the living ones' generation."""
     program = """if True:
-        import sys
+        import sys, time
         from service import metrics
         watch = metrics.Watch()
+        watch.start()
         watch.swap(int(sys.argv[1]), 0.5)
         for _ in range(25):
             watch.prediction(1, 0.97)
             watch.batch(3)
+        while any(tally._waiting for tally in metrics._tallies):  # counted four times a second
+            time.sleep(0.02)
+        time.sleep(0.1)  # and what was taken is written
         print("told", flush=True)
         sys.stdin.readline()
         print(metrics.exposition()[0].decode())

@@ -46,7 +46,7 @@ def process(context, digest):
 
 @pytest.fixture
 def client(process, new_key):
-    with TestClient(process.app) as client:
+    with TestClient(process.door(process.app, "")) as client:
         client.headers["Authorization"] = f"Bearer {new_key(auth.PREDICT)}"
         yield client
 
@@ -151,7 +151,7 @@ def test_without_a_model_it_says_try_later(context, new_key, assert_problem):
     process = ServingProcess.of(context)
     process.start()
     try:
-        with TestClient(process.app) as client:
+        with TestClient(process.door(process.app, "")) as client:
             client.headers["Authorization"] = f"Bearer {new_key(auth.PREDICT)}"
             body = assert_problem(client.post("/predictions", content=picture(1), headers=PNG), 503)
             assert "train one first" in body["detail"]
@@ -180,7 +180,7 @@ def test_a_process_with_enough_to_do_refuses_more(context, digest, new_key, asse
     process = ServingProcess.of(busy)
     process.start()
     try:
-        with TestClient(process.app) as client:
+        with TestClient(process.door(process.app, "")) as client:
             client.headers["Authorization"] = f"Bearer {new_key(auth.PREDICT)}"
 
             gate, answers = threading.Event(), []

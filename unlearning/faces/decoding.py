@@ -38,20 +38,31 @@ def decode(data: bytes, *, size: tuple[int, int], channels: int) -> np.ndarray:
         ImageTooLargeError: more bytes or pixels than MAX_BYTES and MAX_PIXELS.
         ImageError: another format, damaged, truncated, or more than 8 bits a channel.
     """
+    return decode_opened(_open(data), size=size, channels=channels)
+
+
+def decode_opened(image: Image.Image, *, size: tuple[int, int], channels: int) -> np.ndarray:
+    """As `decode`, of a picture whose header was read already; the picture is used up.
+
+    Raises:
+        ImageTooLargeError, ImageError: as `decode`.
+    """
     height, width = size
     mode = "L" if channels == 1 else "RGB"
-    image = _open(data)
+    _check_header(image)
     try:
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size for a fraction of the work; what is left is still at
         # least twice as large as wanted, so the filter below decides how the result looks.
         image.draft(mode, (2 * max(size), 2 * max(size)))
         image.load()
-        upright: Image.Image = ImageOps.exif_transpose(image)
-        del image  # of a large picture there should be two copies at a time, not three
+        ImageOps.exif_transpose(image, in_place=True)
+        upright = image
         if upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")  # PIL warns when it has to drop such a palette's transparency itself
+            image.close()
         if upright.mode != mode:
             upright = upright.convert(mode)
+            image.close()  # of a large picture there should be two copies at a time, not three
         if upright.size != (width, height):
             upright = upright.resize((width, height), Image.Resampling.BILINEAR)
     except Exception as error:
@@ -90,6 +101,11 @@ def _open(data: bytes) -> Image.Image:
         raise ImageTooLargeError(f"Expected at most {MAX_PIXELS:,} pixels; send a smaller picture.") from error
     except Exception as error:  # decoders raise almost anything on hostile bytes; all of it means "not a picture"
         raise ImageError("Expected a JPEG, PNG or WebP picture, got bytes that are none of these.") from error
+    _check_header(image)
+    return image
+
+
+def _check_header(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise ImageTooLargeError(
             f"Expected at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}; send a smaller picture."
@@ -101,7 +117,6 @@ def _open(data: bytes) -> Image.Image:
         )
     if image.mode in _DEEP_MODES:
         raise ImageError(f"Expected 8 bits a channel, got a picture of mode {image.mode}; save it with 8 bits.")
-    return image
 
 
 def _damaged(error: Exception) -> ImageError:

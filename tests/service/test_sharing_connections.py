@@ -9,19 +9,11 @@ from typing import Any
 
 import pytest
 
-from service.accepting import HEAD_SECONDS, share_connections
+from service.connections import share_connections
 
 
 class Protocol(asyncio.Protocol):
-    """A connection as uvicorn has it, and whether it was ended."""
-
-    def __init__(self) -> None:
-        self.transport: Protocol | None = self
-        self.cycle: object | None = None
-        self.closed = False
-
-    def close(self) -> None:
-        self.closed = True
+    """A connection."""
 
 
 class Socket:
@@ -117,17 +109,6 @@ def test_a_closed_socket_is_left_alone(loop: Loop) -> None:
     loop.later[-1][1]()
     assert loop.reading == {}
     assert loop.taken == [1]
-
-
-def test_a_connection_without_a_request_is_ended(loop: Loop) -> None:
-    loop.wake()
-    loop.wake()
-    silent, talking = loop.protocols
-    talking.cycle = object()
-    for seconds, callback in loop.later:
-        if seconds == HEAD_SECONDS:
-            callback()
-    assert (silent.closed, talking.closed) == (True, False)
 
 
 def test_other_loops_are_left_alone() -> None:

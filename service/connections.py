@@ -1,0 +1,124 @@
+"""Connections of a serving process: shared fairly among the processes, and ended when a client keeps it waiting.
+
+What the server under BentoML (uvicorn on asyncio) leaves open: it takes every connection that waits, so that one
+process may get them all; it waits for a request's head as long as the client likes, and keeps all of it that it sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from weakref import WeakSet
+
+from uvicorn.protocols.http import auto
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_SECONDS = 10.0
+HEAD_BYTES = 65_536
+_YIELD_SECONDS = 0.0003  # for each connection held; a busy loop comes back later still
+_MOST_YIELDS = 16  # five milliseconds: what opening a connection may cost
+_SHARE_AT_ONCE = (
+    8  # with many connections an eighth of their number is taken together: it hardly matters to the balance
+)
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """HTTP/1.1 by httptools, with an end to the wait for a head and to its length.
+
+    A connection that says nothing between two requests is ended by the server's own keep-alive timeout.
+    """
+
+    _head_seconds, _most_head_bytes = HEAD_SECONDS, HEAD_BYTES
+    _n_head_bytes = 0
+    _is_head_open = True  # of the first request, from the connection on
+    _end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first head."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._head_is_there()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, then see whether a head is still open."""
+        super().data_received(data)
+        if self._is_head_open:
+            self._n_head_bytes += len(data)
+            if self._n_head_bytes > self._most_head_bytes:
+                self.transport.close()
+            elif self._end is None:
+                self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._is_head_open = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A head ended."""
+        self._head_is_there()
+        super().on_headers_complete()
+
+    def _wait_for_head(self) -> None:
+        self._end = self.loop.call_later(self._head_seconds, self.transport.close)
+
+    def _head_is_there(self) -> None:
+        self._is_head_open, self._n_head_bytes = False, 0
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+
+
+def be_patient_within_limits() -> None:
+    """Let servers of this process use `PatientProtocol`; to be called before one is made."""
+    auto.AutoHTTPProtocol = PatientProtocol
+
+
+def share_connections(loop: Any) -> None:
+    """Leave connections to the processes that hold fewer; on asyncio's loop, others have their own ways.
+
+    All serving processes listen at one socket, and the kernel wakes each of them for every connection. asyncio then
+    takes all that wait: of sixteen opened at once one process had fourteen to sixteen, and their clients waited while
+    the other process had nothing to do. So a process lets the others go first, for a moment that grows with the
+    connections it holds, and takes few at a time.
+    """
+    accept = getattr(loop, "_accept_connection", None)
+    if accept is None:
+        return
+    held: WeakSet[Any] = WeakSet()
+
+    def accept_some(
+        protocol: Any, sock: Any, ssl: Any = None, server: Any = None, backlog: int = 1, *rest: Any
+    ) -> None:
+        def take() -> None:
+            accept(lambda: _counted(protocol(), held), sock, ssl, server, max(1, len(held) // _SHARE_AT_ONCE), *rest)
+
+        def come_back() -> None:
+            if sock.fileno() >= 0:  # the server was not closed meanwhile
+                loop._add_reader(sock.fileno(), loop._accept_connection, protocol, sock, ssl, server, backlog, *rest)
+                take()
+
+        if not held:
+            take()
+            return
+        loop._remove_reader(sock.fileno())
+        loop.call_later(min(len(held), _MOST_YIELDS) * _YIELD_SECONDS, come_back)
+
+    loop._accept_connection = accept_some
+
+
+def _counted(protocol: Any, held: WeakSet[Any]) -> Any:
+    """The connection's protocol, which is among those held from now until the connection ends."""
+    lost = protocol.connection_lost
+    held.add(protocol)
+
+    def connection_lost(error: Exception | None) -> None:
+        held.discard(protocol)
+        lost(error)
+
+    protocol.connection_lost = connection_lost
+    return protocol
