@@ -13,6 +13,8 @@ from weakref import WeakSet
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.shedding import Shedding
+
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 65_536
 _YIELD_SECONDS = 0.0003  # for each connection held; a busy loop comes back later still
@@ -29,7 +31,10 @@ class PatientProtocol(HttpToolsProtocol):
     """
 
     _head_seconds, _most_head_bytes = HEAD_SECONDS, HEAD_BYTES
+    shedding: Shedding | None = None  # the same for all connections of the process
     _n_head_bytes = 0
+    _n_unread = 0  # bytes of a refused body that are still to come
+    _is_between = True  # two requests, as far as the parser read
     _is_head_open = True  # of the first request, from the connection on
     _end: asyncio.TimerHandle | None = None
 
@@ -44,7 +49,15 @@ class PatientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, then see whether a head is still open."""
+        """Refuse what cannot be taken; else parse, then see whether a head is still open."""
+        if self._n_unread:
+            n_skipped = min(self._n_unread, len(data))
+            self._n_unread -= n_skipped
+            data = data[n_skipped:]
+            if not data:
+                return
+        if self.shedding is not None and self._is_between and self._refuses(data):
+            return
         super().data_received(data)
         if self._is_head_open:
             self._n_head_bytes += len(data)
@@ -55,13 +68,32 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._is_head_open = True
+        self._is_head_open, self._is_between = True, False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """A head ended."""
         self._head_is_there()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A body ended."""
+        self._is_between = True
+        super().on_message_complete()
+
+    def _refuses(self, data: bytes) -> bool:
+        """Whether a request was answered unread; the connection goes on as after any other answer."""
+        if self.shedding is None or self.pipeline or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        found = self.shedding.refusal(data)
+        if found is None:
+            return False
+        answer, self._n_unread = found
+        self._head_is_there()
+        self._unset_keepalive_if_required()
+        self.transport.write(answer)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        return True
 
     def _wait_for_head(self) -> None:
         self._end = self.loop.call_later(self._head_seconds, self.transport.close)
@@ -76,6 +108,11 @@ class PatientProtocol(HttpToolsProtocol):
 def be_patient_within_limits() -> None:
     """Let servers of this process use `PatientProtocol`; to be called before one is made."""
     auto.AutoHTTPProtocol = PatientProtocol
+
+
+def shed_by(shedding: Shedding) -> None:
+    """Let all connections of this process refuse what cannot be taken."""
+    PatientProtocol.shedding = shedding
 
 
 def share_connections(loop: Any) -> None:

@@ -29,6 +29,7 @@ from service.on_the_way import OnTheWay
 from service.prediction_routes import prediction_routes
 from service.predictions import Desk
 from service.problems import problem_of, request_id_of
+from service.shedding import Shedding
 from service.slot import Lease, ModelSlot
 from service.tracing import TraceCalls, Traces
 from unlearning.faces.dataset import count_subjects
@@ -41,6 +42,7 @@ class ServingProcess:
     context: Context
     app: FastAPI
     predictions: APIRouter
+    desk: Desk
     slot: ModelSlot
     batcher: MicroBatcher
     follower: Follower
@@ -63,7 +65,7 @@ class ServingProcess:
         traces = Traces.open(settings, "serving")
         app = create_api(context, n_subjects=lambda: count_subjects(settings.data_folder))
         desk = Desk(slot, batcher, app.state.keys, settings, watch)
-        process = cls(context, app, prediction_routes(desk), slot, batcher, follower, watch, traces)
+        process = cls(context, app, prediction_routes(desk), desk, slot, batcher, follower, watch, traces)
         process._complete_app()
         return process
 
@@ -80,6 +82,18 @@ class ServingProcess:
             if isinstance(route, APIRoute)
         }
         return Door(app, short_ways)
+
+    def shedding(self, prefix: str) -> Shedding:
+        """Refuses predictions while as many images wait as may; see `service.shedding`."""
+        route, error = "/predictions", self.desk.full
+        return Shedding(
+            prefix + route,
+            lambda: self.desk.is_full,
+            error,
+            most_bytes=self.context.settings.max_image_bytes,
+            new_id=self.context.new_id,
+            on_refusal=lambda: self.watch.refusal(route, error.title),
+        )
 
     def _complete_app(self) -> None:
         self.app.include_router(self.predictions)
