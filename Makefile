@@ -54,6 +54,7 @@ docs: $(VENV)/developed  ## the documentation as pages, in build/docs
 	@echo "build/docs/index.html"
 
 benchmarks: $(VENV)/developed  ## the numbers in the README, quickly
+	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e '.[dev,benchmarks]'
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
 constraints: $(VENV)/developed  ## write constraints.txt anew: the newest versions that go together

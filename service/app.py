@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: each process has a core, and a second thread would spin
@@ -26,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.settings import Settings
 
+_SWITCH_SECONDS = 0.0005  # Python's 5 ms would hold up the inference thread at each of a model's sixty operations
 _TIMEOUT_SECONDS = 15  # each request leaves a timer behind for this long
 
 _settings = Settings()
@@ -38,16 +40,17 @@ def _is_serving_process() -> bool:
 if _is_serving_process():
     import torch
 
-    from service.connections import accept_one_at_a_time, be_patient_within_limits
+    from service.connections import be_patient_within_limits, share_connections, shed_by
     from service.context import Context
     from service.logs import set_up_logs
     from service.middleware import OneLinePaths
     from service.serving import ServingProcess
 
     torch.set_num_threads(1)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     be_patient_within_limits()
     set_up_logs(_settings.log_format, level=_settings.log_level)
-    _process = ServingProcess.of(Context.open(_settings))
+    _process = ServingProcess.of(Context.open(_settings), place=bentoml.server_context.worker_index or 0)
     _api = _process.app
 else:
     _api = FastAPI(title="Expunge")
@@ -87,7 +90,8 @@ class Expunge:
     @bentoml.on_startup
     async def start(self) -> None:
         """Load the active model and warm up; requests are answered afterwards."""
-        accept_one_at_a_time(asyncio.get_running_loop())
+        share_connections(asyncio.get_running_loop())
+        shed_by(_process.shedding("/v1"))
         await run_in_threadpool(_process.start)
 
     @bentoml.on_shutdown

@@ -162,6 +162,7 @@ class MicroBatcher:
             return
         self._on_batch(len(fitting))
         probabilities = engine.predict(np.stack([waiting.image for waiting in fitting]))
+        self._slot.let_older_go_first(engine.generation)
         for waiting, row, best in zip(fitting, probabilities, probabilities.argmax(1).tolist(), strict=True):
             waiting.outcome = Prediction(row, best, engine, len(fitting))
 

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from weakref import WeakSet
 
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.shedding import Shedding
+
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 65_536
+_YIELD_SECONDS = 0.0003  # for each connection held; a busy loop comes back later still
+_MOST_YIELDS = 16  # five milliseconds: what opening a connection may cost
+_SHARE_AT_ONCE = (
+    8  # with many connections an eighth of their number is taken together: it hardly matters to the balance
+)
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -23,7 +31,10 @@ class PatientProtocol(HttpToolsProtocol):
     """
 
     _head_seconds, _most_head_bytes = HEAD_SECONDS, HEAD_BYTES
+    shedding: Shedding | None = None  # the same for all connections of the process
     _n_head_bytes = 0
+    _n_unread = 0  # bytes of a refused body that are still to come
+    _is_between = True  # two requests, as far as the parser read
     _is_head_open = True  # of the first request, from the connection on
     _end: asyncio.TimerHandle | None = None
 
@@ -38,7 +49,15 @@ class PatientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, then see whether a head is still open."""
+        """Refuse what cannot be taken; else parse, then see whether a head is still open."""
+        if self._n_unread:
+            n_skipped = min(self._n_unread, len(data))
+            self._n_unread -= n_skipped
+            data = data[n_skipped:]
+            if not data:
+                return
+        if self.shedding is not None and self._is_between and self._refuses(data):
+            return
         super().data_received(data)
         if self._is_head_open:
             self._n_head_bytes += len(data)
@@ -49,13 +68,32 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._is_head_open = True
+        self._is_head_open, self._is_between = True, False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """A head ended."""
         self._head_is_there()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A body ended."""
+        self._is_between = True
+        super().on_message_complete()
+
+    def _refuses(self, data: bytes) -> bool:
+        """Whether a request was answered unread; the connection goes on as after any other answer."""
+        if self.shedding is None or self.pipeline or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        found = self.shedding.refusal(data)
+        if found is None:
+            return False
+        answer, self._n_unread = found
+        self._head_is_there()
+        self._unset_keepalive_if_required()
+        self.transport.write(answer)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        return True
 
     def _wait_for_head(self) -> None:
         self._end = self.loop.call_later(self._head_seconds, self.transport.close)
@@ -72,12 +110,52 @@ def be_patient_within_limits() -> None:
     auto.AutoHTTPProtocol = PatientProtocol
 
 
-def accept_one_at_a_time(loop: Any) -> None:
-    """Leave connections to the other processes: asyncio takes all that wait, and one process would have them all."""
+def shed_by(shedding: Shedding) -> None:
+    """Let all connections of this process refuse what cannot be taken."""
+    PatientProtocol.shedding = shedding
+
+
+def share_connections(loop: Any) -> None:
+    """Leave connections to the processes that hold fewer; on asyncio's loop, others have their own ways.
+
+    All serving processes listen at one socket, and the kernel wakes each of them for every connection. asyncio then
+    takes all that wait: of sixteen opened at once one process had fourteen to sixteen, and their clients waited while
+    the other process had nothing to do. So a process lets the others go first, for a moment that grows with the
+    connections it holds, and takes few at a time.
+    """
     accept = getattr(loop, "_accept_connection", None)
-    if accept is not None:  # other loops have their own ways
+    if accept is None:
+        return
+    held: WeakSet[Any] = WeakSet()
 
-        def accept_one(protocol: Any, sock: Any, ssl: Any = None, server: Any = None, _: int = 1, *rest: Any) -> None:
-            accept(protocol, sock, ssl, server, 1, *rest)
+    def accept_some(
+        protocol: Any, sock: Any, ssl: Any = None, server: Any = None, backlog: int = 1, *rest: Any
+    ) -> None:
+        def take() -> None:
+            accept(lambda: _counted(protocol(), held), sock, ssl, server, max(1, len(held) // _SHARE_AT_ONCE), *rest)
 
-        loop._accept_connection = accept_one
+        def come_back() -> None:
+            if sock.fileno() >= 0:  # the server was not closed meanwhile
+                loop._add_reader(sock.fileno(), loop._accept_connection, protocol, sock, ssl, server, backlog, *rest)
+                take()
+
+        if not held:
+            take()
+            return
+        loop._remove_reader(sock.fileno())
+        loop.call_later(min(len(held), _MOST_YIELDS) * _YIELD_SECONDS, come_back)
+
+    loop._accept_connection = accept_some
+
+
+def _counted(protocol: Any, held: WeakSet[Any]) -> Any:
+    """The connection's protocol, which is among those held from now until the connection ends."""
+    lost = protocol.connection_lost
+    held.add(protocol)
+
+    def connection_lost(error: Exception | None) -> None:
+        held.discard(protocol)
+        lost(error)
+
+    protocol.connection_lost = connection_lost
+    return protocol

@@ -50,6 +50,16 @@ class Desk:
         self._n_inside = 0
         self._decoders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many images wait as may."""
+        return self._n_inside >= self._settings.max_queue
+
+    @property
+    def full(self) -> TryLaterError:
+        """What is said to whoever comes then."""
+        return TryLaterError(f"Expected fewer than {self._settings.max_queue} images to wait here; send it again.")
+
     async def answer(self, request: Request) -> Response:
         """The response to a prediction request, an error's included."""
         try:
@@ -69,8 +79,8 @@ class Desk:
         return Response(prediction_json(prediction, request_id_of(request)), media_type="application/json")
 
     async def _predict(self, request: Request) -> Prediction:
-        if self._n_inside >= self._settings.max_queue:
-            raise TryLaterError(f"Expected fewer than {self._settings.max_queue} images to wait here; send it again.")
+        if self.is_full:
+            raise self.full
         self._n_inside += 1
         try:
             content = await one_image(request, max_bytes=self._settings.max_image_bytes)

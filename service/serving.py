@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from dataclasses import dataclass
 
 from fastapi import APIRouter, FastAPI
@@ -25,9 +26,11 @@ from service.follower import Follower
 from service.head_count import people_held
 from service.logs import RequestLog
 from service.middleware import FORM_OVERHEAD_BYTES, BodyLimit, Departures
+from service.on_the_way import OnTheWay
 from service.prediction_routes import prediction_routes
 from service.predictions import Desk
 from service.problems import problem_of, request_id_of
+from service.shedding import Shedding
 from service.slot import Lease, ModelSlot
 from service.tracing import TraceCalls, Traces
 
@@ -39,6 +42,7 @@ class ServingProcess:
     context: Context
     app: FastAPI
     predictions: APIRouter
+    desk: Desk
     slot: ModelSlot
     batcher: MicroBatcher
     follower: Follower
@@ -46,18 +50,22 @@ class ServingProcess:
     traces: Traces
 
     @classmethod
-    def of(cls, context: Context) -> ServingProcess:
-        """The process's parts, connected; nothing runs yet."""
+    def of(cls, context: Context, place: int = 0) -> ServingProcess:
+        """The process's parts, connected; nothing runs yet.
+
+        Args:
+            place: a number that no other serving process of this machine has while this one lives.
+        """
         settings = context.settings
         word, lease = CommitWord(settings.commit_word_path), Lease(settings.lease_seconds)
-        slot = ModelSlot(word, lease)
+        slot = ModelSlot(word, lease, OnTheWay(settings.on_the_way_path, place, os.getpid()))
         watch = metrics.Watch() if settings.metrics else metrics.Unwatched()
         batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=watch.batch)
         follower = Follower(context, slot, lease, word, batcher, on_swap=watch.swap)
         traces = Traces.open(settings, "serving")
         app = create_api(context, n_subjects=lambda: people_held(context))
         desk = Desk(slot, batcher, app.state.keys, settings, watch)
-        process = cls(context, app, prediction_routes(desk), slot, batcher, follower, watch, traces)
+        process = cls(context, app, prediction_routes(desk), desk, slot, batcher, follower, watch, traces)
         process._complete_app()
         return process
 
@@ -74,6 +82,18 @@ class ServingProcess:
             if isinstance(route, APIRoute)
         }
         return Door(app, short_ways)
+
+    def shedding(self, prefix: str) -> Shedding:
+        """Refuses predictions while as many images wait as may; see `service.shedding`."""
+        route, error = "/predictions", self.desk.full
+        return Shedding(
+            prefix + route,
+            lambda: self.desk.is_full,
+            error,
+            most_bytes=self.context.settings.max_image_bytes,
+            new_id=self.context.new_id,
+            on_refusal=lambda: self.watch.refusal(route, error.title),
+        )
 
     def _complete_app(self) -> None:
         self.app.include_router(self.predictions)

@@ -172,6 +172,11 @@ class Settings(BaseSettings):
         return self.local_folder / "commit.word"
 
     @property
+    def on_the_way_path(self) -> Path:
+        """Shared by the serving processes of this machine: the oldest generation each has on its way."""
+        return self.local_folder / "on-the-way.words"
+
+    @property
     def local_folder(self) -> Path:
         """What must not be shared with another machine: the commit word, BentoML's own files."""
         return Path(self.local) if self.local else self.home

@@ -20,9 +20,12 @@ from service.errors import TryLaterError
 
 if TYPE_CHECKING:
     from service.engine import Engine
+    from service.on_the_way import OnTheWay
 
 _FENCED = "This process could not renew its lease and does not answer until it has; try another or wait."
 _NO_MODEL = "No model was activated yet; train one first."
+_MOST_HOLD_SECONDS = 0.05  # a batch takes less
+_LOOK_SECONDS = 0.0005
 _LOADING = "The model of generation {} is active but not loaded here yet."
 
 
@@ -97,9 +100,11 @@ class ModelSlot:
     `board` runs on the inference thread only; everything else from any thread.
     """
 
-    def __init__(self, word: CommitWord, lease: Lease) -> None:
+    def __init__(self, word: CommitWord, lease: Lease, processes: OnTheWay | None = None) -> None:
         self._word = word
         self._lease = lease
+        self._processes = processes  # what all of this machine have on their way; none: nobody to wait for
+        self._answered = 0  # the generation that all here had come to when this process last answered
         self._current: Engine | None = None
         self._staged: Engine | None = None
         self._floor = 0  # highest generation known to be committed; never sinks
@@ -141,12 +146,29 @@ class ModelSlot:
         if not self._lease.covers(term):
             raise TryLaterError(_FENCED)
         with self._lock:
-            engine = self._choose()
-            for passage in passages:
-                if not passage.over:
-                    passage.generation, passage.term = engine.generation, term
-                    self._on_the_way[engine.generation] += 1
+            if self._current is not None:
+                self._tell(self._current.generation)  # before the choice, so that nobody overlooks it
+            try:
+                engine = self._choose()
+                for passage in passages:
+                    if not passage.over:
+                        passage.generation, passage.term = engine.generation, term
+                        self._on_the_way[engine.generation] += 1
+            finally:
+                self._tell()
         return engine
+
+    def let_older_go_first(self, generation: int) -> None:
+        """On the inference thread, before answers are handed out: wait while other processes have older ones.
+
+        Only the first answers of a generation wait, and not longer than a batch takes.
+        """
+        if self._processes is None or generation <= self._answered:
+            return
+        deadline = time.monotonic() + _MOST_HOLD_SECONDS
+        while self._processes.others_have_older_than(generation) and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+        self._answered = generation
 
     def swap_if_committed(self) -> None:
         """On the inference thread of an idle process: what the next batch would do."""
@@ -164,6 +186,7 @@ class ModelSlot:
                 self._on_the_way[passage.generation] -= 1
                 if not self._on_the_way[passage.generation]:
                     del self._on_the_way[passage.generation]
+                    self._tell()
             passage.over = True
 
     def has_left_older_than(self, generation: int) -> bool:
@@ -183,6 +206,12 @@ class ModelSlot:
             staged = self._staged
             return None if staged is not None and staged.generation == committed else _LOADING.format(committed)
         return None
+
+    def _tell(self, least: int | None = None) -> None:
+        """With the lock: write down the oldest generation on its way, or one that may be in a moment."""
+        if self._processes is not None:
+            oldest = min(self._on_the_way, default=0)
+            self._processes.write(oldest or least or 0)
 
     def _choose(self) -> Engine:
         """With the lock: the engine of the committed generation, and none other."""

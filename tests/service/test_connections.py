@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from service.connections import PatientProtocol, accept_one_at_a_time
+from service.connections import PatientProtocol
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -91,28 +91,3 @@ def test_requests_in_pieces_and_in_a_row_are_answered() -> None:
             assert [await read_answer(reader), await read_answer(reader)] == [b"hello", b"hello"]
 
     connected(scene)
-
-
-def test_one_connection_is_accepted_at_a_time() -> None:
-    """Two loops on one socket, as in two processes: without this, the first one awake takes every connection."""
-
-    async def main() -> set[int]:
-        loop = asyncio.get_running_loop()
-        taken: set[int] = set()
-        original = loop._accept_connection  # type: ignore[attr-defined]
-
-        def note(*arguments: object) -> None:
-            taken.add(arguments[4])  # type: ignore[arg-type]
-            original(*arguments)
-
-        loop._accept_connection = note  # type: ignore[attr-defined]
-        accept_one_at_a_time(loop)
-        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, backlog=50)
-        for _ in range(3):
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-            assert await reader.read() == b""
-            writer.close()
-        server.close()
-        return taken
-
-    assert asyncio.run(main()) == {1}

@@ -258,3 +258,66 @@ def test_counting_is_right_under_threads(slot):
     slot.raise_floor(2)
     slot.swap_if_committed()
     assert slot.has_left_older_than(2)
+
+
+class Others:
+    """What other processes have on their way: older answers that leave after so many looks."""
+
+    def __init__(self) -> None:
+        self.n_looks_left = 0
+        self.written: list[int] = []
+
+    def write(self, generation: int) -> None:
+        self.written.append(generation)
+
+    def others_have_older_than(self, _: int) -> bool:
+        self.n_looks_left -= 1
+        return self.n_looks_left >= 0
+
+
+@pytest.fixture
+def others():
+    return Others()
+
+
+@pytest.fixture
+def shared(word, lease, others):
+    slot = ModelSlot(word, lease, others)
+    slot.stage(engine(1))
+    slot.raise_floor(1)
+    return slot
+
+
+def test_what_is_on_its_way_is_written_down_before_the_engine_is_chosen_and_until_it_left(shared, others) -> None:
+    shared.board([])
+    passages = [Passage(), Passage()]
+    shared.board(passages)
+    assert others.written[-2:] == [1, 1]
+    shared.stage(engine(2))
+    shared.raise_floor(2)
+    later = Passage()
+    others.written.clear()
+    shared.board([later])
+    assert others.written == [1, 1]  # the two of before
+    for passage in passages:
+        shared.leave(passage)
+    assert others.written[-1] == 2
+    shared.leave(later)
+    assert others.written[-1] == 0
+
+
+def test_only_the_first_answers_of_a_generation_wait_for_older_ones(shared, others) -> None:
+    others.n_looks_left = 3
+    shared.let_older_go_first(1)
+    assert others.n_looks_left == -1
+    others.n_looks_left = 3
+    shared.let_older_go_first(1)
+    assert others.n_looks_left == 3
+    shared.let_older_go_first(2)
+    assert others.n_looks_left == -1
+
+
+def test_the_wait_for_older_answers_ends(shared, others) -> None:
+    others.n_looks_left = 10**9
+    shared.let_older_go_first(1)
+    assert others.n_looks_left > 0

@@ -1,0 +1,202 @@
+"""Predictions while the worker forgets somebody on the same machine, beside predictions while it rests.
+
+    python benchmarks/forgetting_load.py [--quick] [--json FILE]
+
+The service and the worker as they are started in the container, on the AT&T faces and their recipe. One person asks to
+be erased, no bank was built ahead: the run trains reference models, unlearns, audits. Meanwhile wrk sends the test
+photographs over 16 connections, in pairs of bursts: in one the worker and its children are frozen (SIGSTOP), in the
+other they run. Between the pairs they run alone, for beside a saturated service a worker of the lowest priority gets
+little, and the run should come to all its stages; what it got is printed. Half of the pairs are taken in the training
+of references, half from the first rung of the ladder on, in unlearning and audit.
+
+Ratios are of pairs; printed are their median and the interval of the middle 90 % of medians of resampled pairs.
+Needs wrk (Debian's package).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+# The project's root instead of this folder: `audit.py` here would hide the package `audit`.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import httpx  # noqa: E402
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from benchmarks.loads.figures import machine, ratio, verdict  # noqa: E402
+from benchmarks.loads.homes import serving, settings_of  # noqa: E402
+from benchmarks.loads.wrk import Burst, Call, burst, need_wrk, write_script  # noqa: E402
+from service.context import Context  # noqa: E402
+from service.demo import prepare_home  # noqa: E402
+from service.processes import Processes, log_file  # noqa: E402
+from unlearning.faces import read_metadata  # noqa: E402
+
+CONNECTIONS = 16
+PERSON = "s31"
+TRAINING, JUDGING = ("gather_references",), ("unlearn", "audit", "rerun")
+ALONE_SECONDS = 4.0
+
+
+class Worker:
+    """The worker's processes and what they are at."""
+
+    def __init__(self, processes: Processes) -> None:
+        if processes.worker is None:
+            raise RuntimeError("Expected the worker to have been started.")
+        self._pid = processes.worker.pid
+        self._log = log_file(processes.settings, "worker")
+        self._processes = processes
+
+    def family(self) -> list[psutil.Process]:
+        """The worker and everything below it."""
+        parent = psutil.Process(self._pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def cpu_seconds(self) -> float:
+        """Taken so far by those that run now."""
+        total = 0.0
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stopped within the block."""
+        family = self.family()
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGCONT)
+
+    def stage(self) -> str:
+        """The stage begun last, empty before the first."""
+        last = ""
+        for line in self._log.read_text().splitlines():
+            if "stage.begun" in line:
+                last = json.loads(line)["stage"]
+        return last
+
+    def wait_for(self, stages: tuple[str, ...], seconds: float) -> None:
+        """Until it is in one of these stages."""
+        self._processes.wait_until(lambda: self.stage() in stages, f"the run to come to {stages}", seconds)
+
+
+def measure(folder: Path, n_pairs: int, seconds: int) -> dict[str, Any]:
+    """Pairs of bursts in both halves of the run."""
+    settings = settings_of(folder / "home", rebuild_references="off")
+    key = prepare_home(settings, Console(file=sys.stderr))
+    url = f"http://127.0.0.1:{settings.port}"
+    headers = {"Authorization": f"Bearer {key}"}
+    rows = [row for row in read_metadata(settings.data_folder) if row.split == "test"]
+    bodies = tuple((settings.data_folder / row.file_name).read_bytes() for row in rows)
+    call = Call(f"{url}/v1/predictions", headers, bodies)
+    script = write_script(call, folder / "load")
+    context = Context.open(settings)
+    pairs = []
+    with serving(context) as (processes, _):
+        processes.start_worker()
+        worker = Worker(processes)
+        processes.wait_until(lambda: "worker.ready" in log_file(settings, "worker").read_text(), "the worker", 120)
+        burst(call, script, CONNECTIONS, seconds)
+        told = httpx.post(f"{url}/v1/erasure-requests", json={"user_ids": [PERSON]}, headers=headers, timeout=30)
+        number = told.raise_for_status().json()["requests"][0]["id"]
+        for wanted in (TRAINING, JUDGING):
+            worker.wait_for(wanted, 240)
+            time.sleep(ALONE_SECONDS)  # the children have started
+            for _ in range(n_pairs // 2):
+                if worker.stage() not in wanted:
+                    break
+                pairs.append({"stage": worker.stage(), **pair(worker, call, script, seconds, first=len(pairs) % 2)})
+                time.sleep(ALONE_SECONDS)
+        state = httpx.get(f"{url}/v1/erasure-requests/{number}", headers=headers, timeout=30).json()["state"]
+    context.engine.dispose()
+    return {"pairs": pairs, "state_at_the_end": state, "n_images": len(bodies)}
+
+
+def pair(worker: Worker, call: Call, script: Path, seconds: int, *, first: int) -> dict[str, Any]:
+    """One burst beside the resting worker and one beside the running one, in the order that `first` says."""
+    found: dict[str, Any] = {}
+    for name in ("resting", "running") if first == 0 else ("running", "resting"):
+        if name == "resting":
+            with worker.frozen():
+                seen = burst(call, script, CONNECTIONS, seconds)
+        else:
+            before = worker.cpu_seconds()
+            seen = burst(call, script, CONNECTIONS, seconds)
+            found["worker_share"] = (worker.cpu_seconds() - before) / seconds
+        check(seen)
+        found[name] = asdict(seen)
+    return found
+
+
+def check(seen: Burst) -> None:
+    """No answer may be an error."""
+    if seen.n_refused or seen.n_broken:
+        raise RuntimeError(f"Expected only answers of 2xx, got {seen}.")
+
+
+def tell(found: dict[str, Any]) -> dict[str, Any]:
+    """Print the table and the ratios; gives the ratios."""
+    ratios: dict[str, Any] = {}
+    print(f"{'':34s}{'a second':>18s}{'p50 ms':>14s}{'p99 ms':>14s}{'worker, cores':>15s}")
+    for title, stages in (("training references", TRAINING), ("unlearning and audit", JUDGING)):
+        pairs = [pair for pair in found["pairs"] if pair["stage"] in stages]
+        if not pairs:
+            print(f"{title}: the run was over before a pair could be taken")
+            continue
+        for name in ("resting", "running"):
+            rate, p50, p99 = (
+                float(np.median([pair[name][what] for pair in pairs]))
+                for what in ("per_second", "p50_seconds", "p99_seconds")
+            )
+            share = f"{np.median([pair['worker_share'] for pair in pairs]):15.2f}" if name == "running" else ""
+            print(f"{title + ', worker ' + name:34s}{rate:18.0f}{1000 * p50:14.1f}{1000 * p99:14.1f}{share}")
+
+        def of(what: str, pairs: list[Any] = pairs) -> tuple[float, float, float]:
+            return ratio([pair["running"][what] for pair in pairs], [pair["resting"][what] for pair in pairs])
+
+        for what, bound in (("per_second", {"least": 0.85}), ("p99_seconds", {"most": 2.0})):
+            ratios[f"{title}, {what}"] = middle, low, high = of(what)
+            told = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+            print(f"  {what.removesuffix('_seconds'):12s} running / resting   {told:22s}{verdict(middle, **bound)}")
+    return ratios
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="four pairs of two seconds instead of sixteen of four")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    options = parser.parse_args()
+    need_wrk()
+    n_pairs, seconds = (4, 2) if options.quick else (16, 4)
+    with tempfile.TemporaryDirectory(prefix="forgetting-load-") as folder:
+        found = measure(Path(folder), n_pairs, seconds)
+    print(f"Predictions of {found['n_images']} photographs over {CONNECTIONS} connections; {machine()}")
+    ratios = tell(found)
+    print(f"{len(found['pairs'])} pairs of {seconds} s; the request at the end: {found['state_at_the_end']}")
+    if options.json:
+        options.json.write_text(json.dumps({"ratios": ratios, "machine": machine(), **found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""What serving costs beside the model alone, and beside other servers: one table of ratios from one run.
+
+    python benchmarks/serving.py [--quick] [--json FILE] [--size 64x64x3|112x92x1] [--only NAME]...
+
+A ResNet-18 in bfloat16 (where the hardware has it), the same weights for all. Every contender is started here, with two
+processes of one thread each, and gets the same JPEG faces over loopback HTTP from wrk: 1, 16 and 64 connections, each
+with one request under way at all times. They take turns in rounds, in another order each round, so that what else the
+machine does falls on all; whose turn it is not is frozen (SIGSTOP), for some spin while they wait. Ratios are of the
+same round; printed are their median and the interval of the middle 90 % of medians of resampled rounds.
+
+* *ours*: the service as `expunge serve` starts it in the container: key, JSON log lines, metrics, limits, swaps.
+* *BentoML, tutorial*: a picture as the method's parameter, no batching; two workers.
+* *LitServe*: batches of up to 32, its quicker transport, two workers and two HTTP servers.
+* *FastAPI, a forward a request*: uvicorn's two workers, FastAPI's threads, uvloop and httptools.
+* *FastAPI, our batching*: the same with `service/batching.py` and `service/engine.py`, and nothing else of ours.
+* *the limit*: two processes with the model in a loop, as torch computes it, in batches of 32, with decoding the JPEG
+  files; below it the same without decoding, and in batches of 1. No server, no HTTP, no load generator beside it.
+* *the limit of our engine*: the same loop with the model as `service/engine.py` prepares it.
+
+wrk takes a part of the two cores from every server and none from the limit; its share is in the table. Needs wrk
+(Debian's package) and the extra `benchmarks`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# The project's root instead of this folder: `audit.py` here would hide the package `audit`.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np  # noqa: E402
+
+from benchmarks.contenders.model import Shape  # noqa: E402
+from benchmarks.contenders.running import Contender, Limit, Running, ours, started  # noqa: E402
+from benchmarks.loads.figures import machine, ratio, verdict  # noqa: E402
+from benchmarks.loads.homes import make_home, pictures, serving_pids, settings_of  # noqa: E402
+from benchmarks.loads.wrk import Burst, Call, burst, need_wrk, write_script  # noqa: E402
+from service import registry  # noqa: E402
+from service.context import Context  # noqa: E402
+from service.processes import free_ports  # noqa: E402
+
+CONNECTIONS = (1, 16, 64)
+N_PICTURES = 48
+LIMITS = {
+    "limit": {"batch": 32, "decode": True, "ours": False},
+    "limit, decoded before": {"batch": 32, "decode": False, "ours": False},
+    "limit, one at a time": {"batch": 1, "decode": True, "ours": False},
+    "limit of our engine": {"batch": 32, "decode": True, "ours": True},
+    "limit of our engine, one at a time": {"batch": 1, "decode": True, "ours": True},
+}
+BOUNDARY = "a-boundary-that-no-picture-has"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to look."""
+
+    rounds: int
+    seconds: int
+
+
+QUICK = Plan(rounds=2, seconds=1)
+FULL = Plan(rounds=4, seconds=3)
+
+
+def form(file: bytes) -> bytes:
+    """A form with one JPEG file named `image`."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="face.jpg"\r\n'
+    return head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + file + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def contenders(
+    folder: Path, shape: Shape, files: tuple[bytes, ...], stack: ExitStack
+) -> tuple[dict[str, Contender], dict[str, str]]:
+    """All that can be started here, and the environment that tells them the weights; home and weights are made."""
+    settings = settings_of(folder / "home")
+    digests, key = make_home(settings, shape, files, range(1))
+    context = Context.open(settings)
+    stack.callback(context.engine.dispose)
+    given = {
+        "CONTENDER_WEIGHTS": str(registry.path(settings, digests[0]).resolve()),
+        "CONTENDER_SHAPE": "x".join(map(str, shape)),
+    }
+    raw, forms = {"Content-Type": "image/jpeg"}, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    form_bodies = tuple(form(file) for file in files)
+    ports = free_ports(4)
+
+    def url(port: int, path: str) -> str:
+        return f"http://127.0.0.1:{port}{path}"
+
+    def uvicorn(module: str, port: int) -> list[str]:
+        name = f"benchmarks.contenders.{module}:app"
+        options = ["--workers", "2", "--port", str(port), "--no-access-log", "--log-level", "warning"]
+        return [sys.executable, "-m", "uvicorn", name, *options]
+
+    bento = [sys.executable, "-m", "bentoml", "serve", "benchmarks.contenders.bento_tutorial:Faces", "--port"]
+    bento_home = {"BENTOML_HOME": str(folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+    lit = [sys.executable, "-m", "benchmarks.contenders.litserve_batching", str(ports[1])]
+    found = {
+        "ours": ours(
+            "ours",
+            settings,
+            Call(url(settings.port, "/v1/predictions"), {**raw, "Authorization": f"Bearer {key}"}, files),
+            lambda: len(serving_pids(context)) == settings.api_workers,
+        ),
+        "bentoml": Contender(
+            "BentoML, tutorial",
+            [*bento, str(ports[0])],
+            {**given, **bento_home},
+            "bentoml",
+            Call(url(ports[0], "/classify"), forms, form_bodies),
+        ),
+        "litserve": Contender(
+            "LitServe, batching", lit, given, None, Call(url(ports[1], "/predict"), forms, form_bodies)
+        ),
+        "fastapi": Contender(
+            "FastAPI, a forward a request",
+            uvicorn("fastapi_plain", ports[2]),
+            given,
+            None,
+            Call(url(ports[2], "/predict"), raw, files),
+        ),
+        "fastapi-batching": Contender(
+            "FastAPI, our batching",
+            uvicorn("fastapi_batching", ports[3]),
+            given,
+            None,
+            Call(url(ports[3], "/predict"), raw, files),
+        ),
+    }
+    if importlib.util.find_spec("litserve") is None:
+        print("LitServe is left out: pip install -c constraints.txt -e '.[benchmarks]'", file=sys.stderr)
+        del found["litserve"]
+    return found, given
+
+
+def turn(running: Running, script: Path, plan: Plan) -> list[dict[str, Any]]:
+    """One contender's turn: a burst at each number of connections."""
+    bursts = []
+    call = running.contender.call
+    with running.awake():
+        burst(call, script, CONNECTIONS[1], 1)  # caches are warm again
+        for connections in CONNECTIONS:
+            held: list[int] = []
+            look = threading.Timer(plan.seconds / 2, lambda held=held: held.extend(running.connections()))
+            before = running.cpu_seconds()
+            look.start()
+            seen = burst(call, script, connections, plan.seconds)
+            look.join()
+            check(running.contender.title, seen)
+            cpu = (running.cpu_seconds() - before) / (seen.per_second * plan.seconds)
+            bursts.append({"connections": connections, "cpu_seconds": cpu, "held": held, **asdict(seen)})
+    return bursts
+
+
+def check(title: str, seen: Burst) -> None:
+    """No answer may be an error."""
+    if seen.n_refused or seen.n_broken:
+        raise RuntimeError(f"Expected only answers of 2xx from {title}, got {seen}.")
+
+
+def measure(folder: Path, shape: Shape, plan: Plan, only: list[str]) -> dict[str, Any]:
+    """All rounds; figures by contender."""
+    files = pictures(shape, N_PICTURES)
+    rounds: dict[str, list[Any]] = defaultdict(list)
+    with ExitStack() as stack:
+        chosen, given = contenders(folder, shape, files, stack)
+        if only:
+            chosen = {name: contender for name, contender in chosen.items() if name in only}
+        running, scripts = {}, {}
+        for name, contender in chosen.items():
+            scripts[name] = write_script(contender.call, folder / "load" / name)
+            place = folder / "servers" / name
+            place.mkdir(parents=True)
+            running[name] = stack.enter_context(started(contender, place))
+            print(f"started {contender.title}", file=sys.stderr)
+        (folder / "files").mkdir()
+        for number, file in enumerate(files):
+            (folder / "files" / f"{number:03d}.jpg").write_bytes(file)
+        limit = stack.enter_context(Limit(folder, folder / "files", given))
+        names = [*running, "limit"]
+        for number in range(plan.rounds):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                if name in running:
+                    rounds[name].append(turn(running[name], scripts[name], plan))
+                else:
+                    for title, task in LIMITS.items():
+                        rounds[title].append(limit.per_second(plan.seconds, **task))
+            print(f"round {number + 1} of {plan.rounds}", file=sys.stderr)
+    titles = {name: contender.title for name, contender in chosen.items()}
+    return {"shape": shape, "rounds": dict(rounds), "titles": titles, "bytes": float(np.mean([len(f) for f in files]))}
+
+
+def tell(measured: dict[str, Any]) -> dict[str, Any]:
+    """Print the table and the ratios; gives the ratios."""
+    rounds, titles = measured["rounds"], measured["titles"]
+    best = rounds["limit"]
+
+    def series(name: str, place: int, what: str) -> list[float]:
+        return [turns[place][what] for turns in rounds[name]]
+
+    head = "".join(f"{f'{n} connections':>26s}" for n in CONNECTIONS)
+    print(f"{'':34s}{head}{'of the limit':>14s}{'CPU ms':>8s}{'wrk':>6s}")
+    print(
+        f"{'':34s}" + f"{'a second   p50   p99 ms':>26s}" * len(CONNECTIONS) + f"{'at 64':>14s}{'each':>8s}{'core':>6s}"
+    )
+    last = len(CONNECTIONS) - 1
+    for name, title in titles.items():
+        cells = ""
+        for place in range(len(CONNECTIONS)):
+            rate, p50, p99 = (np.median(series(name, place, w)) for w in ("per_second", "p50_seconds", "p99_seconds"))
+            cells += f"{rate:12.0f} {p50 * 1000:6.1f} {p99 * 1000:6.1f}"
+        share = ratio(series(name, last, "per_second"), best)[0]
+        cpu, load = np.median(series(name, last, "cpu_seconds")), np.median(series(name, last, "load_share"))
+        print(f"{title:34s}{cells}{share:14.2f}{cpu * 1000:8.2f}{load:6.2f}")
+    for title in LIMITS:
+        rate = np.median(rounds[title])
+        print(
+            f"{title:34s}{rate:12.0f}" + " " * (26 * len(CONNECTIONS) - 12) + f"{ratio(rounds[title], best)[0]:14.2f}"
+        )
+    ratios: dict[str, Any] = {}
+    if "ours" not in titles:
+        return ratios
+    mine = series("ours", last, "per_second")
+    wanted = {"limit": 0.70, "limit of our engine": 0.70, "litserve": 2.0, "bentoml": 3.0, "fastapi-batching": 0.95}
+    for name, least in wanted.items():
+        if name in rounds:
+            others = series(name, last, "per_second") if name in titles else rounds[name]
+            ratios[name] = ratio(mine, others)
+            told = "{:.2f} ({:.2f} to {:.2f})".format(*ratios[name])
+            print(f"  ours / {titles.get(name, name):28s}{told:24s}{verdict(ratios[name][0], least=least)}")
+    held = [turns[1]["held"] for turns in rounds["ours"]]
+    print(
+        f"  ours at {CONNECTIONS[1]}: connections by process {', '.join(' + '.join(map(str, each)) for each in held)}"
+    )
+    ratios["tail"] = ratio(series("ours", 1, "p99_seconds"), series("ours", 1, "p50_seconds"))
+    told = "{:.2f} ({:.2f} to {:.2f})".format(*ratios["tail"])
+    print(f"  {'ours, p99 / p50 at ' + str(CONNECTIONS[1]):35s}{told:24s}{verdict(ratios['tail'][0], most=2.0)}")
+    return ratios
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two rounds of a second instead of four of three")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--size", default="64x64x3", help="height, width and channels of the pictures")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="these contenders only")
+    options = parser.parse_args()
+    need_wrk()
+    height, width, channels = (int(part) for part in options.size.split("x"))
+    with tempfile.TemporaryDirectory(prefix="serving-") as folder:
+        plan = QUICK if options.quick else FULL
+        measured = measure(Path(folder), (height, width, channels), plan, options.only)
+    print(f"ResNet-18, {options.size} JPEG faces of {measured['bytes']:.0f} bytes; {machine()}")
+    print(f"{plan.rounds} rounds of {plan.seconds:g} s")
+    ratios = tell(measured)
+    if options.json:
+        options.json.write_text(json.dumps({"ratios": ratios, "machine": machine(), **measured}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
