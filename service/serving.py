@@ -97,6 +97,7 @@ class ServingProcess:
 
     def _complete_app(self) -> None:
         self.app.include_router(self.predictions)
+        self.app.router.routes.insert(0, self.app.router.routes.pop())  # first also in the documents
         _add_health(self.app, self.follower)
         self.app.user_middleware.extend(self._inner_layers())  # within the API's own, which gives each request its id
         for layer in reversed(self._outer_layers()):
