@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -68,3 +70,14 @@ def test_a_convolution_that_does_not_fit_stays_as_it_is(options):
     assert [type(module) for module in packed] == [nn.Conv2d, PackedConv2d]
     with torch.inference_mode():
         np.testing.assert_allclose(packed(inputs), expected, atol=1e-5)
+
+
+def test_a_packed_model_goes_without_a_collection():
+    model = pack(fold_norms(trained("resnet18")), to_inputs(images_for("resnet18")))
+    gone = [weakref.ref(module) for module in model.modules()]
+    gc.disable()
+    try:
+        del model
+        assert not [reference for reference in gone if reference() is not None]
+    finally:
+        gc.enable()
