@@ -70,7 +70,7 @@ class Plan:
 
 
 QUICK = Plan(rounds=2, seconds=1)
-FULL = Plan(rounds=4, seconds=3)
+FULL = Plan(rounds=4, seconds=2)
 
 
 def form(file: bytes) -> bytes:
@@ -252,7 +252,7 @@ def tell(measured: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two rounds of a second instead of four of three")
+    parser.add_argument("--quick", action="store_true", help="two rounds of a second instead of four of two")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--size", default="64x64x3", help="height, width and channels of the pictures")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="these contenders only")
