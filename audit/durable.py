@@ -12,7 +12,10 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
+
+_PIECE_BYTES = 1 << 20
 
 
 @contextmanager
@@ -39,7 +42,7 @@ def place(path: Path, data: bytes, *, is_whole: Callable[[bytes], bool]) -> bool
         _move_over(temporary, path)
     else:
         temporary.unlink()
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
     return True
 
 
@@ -54,13 +57,30 @@ def destroy(path: Path) -> None:
     One with a second name is only unlinked: a process killed in `place` leaves such a temporary file beside its result.
     """
     with suppress(FileNotFoundError):
-        with path.open("r+b") as file:
+        with path.open("r+b", buffering=0) as file:
             status = os.fstat(file.fileno())
             if status.st_nlink == 1:
-                file.write(bytes(status.st_size))
-                file.flush()
-                os.fsync(file.fileno())
+                _write_zeros(file)
         path.unlink()
+
+
+def zero(path: Path) -> None:
+    """Replace a file's bytes by zeros on the disk; every other name it has shows zeros, too.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    with path.open("r+b", buffering=0) as file:
+        _write_zeros(file)
+
+
+def flush_folder(folder: Path) -> None:
+    """A rename or a removal is durable only once its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write_temporary(folder: Path, data: bytes) -> Path:
@@ -77,13 +97,12 @@ def _move_over(temporary: Path, path: Path) -> None:
     with suppress(FileNotFoundError):
         os.link(path, old)
     temporary.replace(path)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
     destroy(old)
 
 
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _write_zeros(file: FileIO) -> None:
+    remaining = os.fstat(file.fileno()).st_size
+    while remaining:
+        remaining -= file.write(bytes(min(remaining, _PIECE_BYTES)))
+    os.fsync(file.fileno())

@@ -19,23 +19,17 @@ from service.auth import ADMIN, AUDIT, PREDICT, READ, WRITE, Client, GuardedRout
 from service.context import Context
 from service.logs import RequestLog
 from service.problems import MEDIA_TYPE, add_problem_handlers
+from service.published import CertificateFile, LogEntries, LogProof, Models, PublicKeys, Rollback, Rollbacks
 from service.schemas import (
     BatchDecided,
-    CertificateFile,
     Decision,
     Extension,
     Filed,
     Filing,
-    LogEntries,
-    LogProof,
-    Models,
     Problem,
-    PublicKeys,
     Rejection,
     RequestDetail,
     RequestPage,
-    Rollback,
-    Rollbacks,
 )
 
 THREADS: Final = 8  # for database work in one process; the inference thread needs the cores

@@ -254,6 +254,8 @@ def rows_digest(faces: Faces, rows: Rows) -> str:
 
 def roster(keyring: Keyring, faces: Faces, rows: Rows) -> dict[str, str]:
     """Digest of each person's part of some rows, by keyed hash; see `audit.staleness.Roster`."""
+    if not len(rows):
+        return {}
     people, whose = np.unique(faces.subjects[rows], return_inverse=True)
     ordered = np.asarray(rows)[np.argsort(whose, kind="stable")]
     parts = np.split(faces.row_digests[ordered], np.cumsum(np.bincount(whose, minlength=len(people)))[:-1])

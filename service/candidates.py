@@ -14,7 +14,8 @@ from sqlmodel import Session, col, select
 from audit.evaluation import Evaluation, Evidence, evaluate
 from audit.policy import Policy
 from audit.references import Bank, BankStore
-from audit.report import render_html, report_of, write
+from audit.report import report_of
+from audit.report_page import render_html, write
 from service import ledger, planning, registry
 from service.banks import BankPlan, build_bank, columns_of, example_ids
 from service.certificates import Issuer
@@ -22,6 +23,7 @@ from service.context import LINE, Context
 from service.db import reading, session
 from service.deployment import deploy as swap
 from service.engine import build_model
+from service.evidence import kept
 from service.images import to_png
 from service.production import library_versions, made_with
 from service.runs import RunFolder, get_run, load_run, note, requests_of
@@ -84,7 +86,7 @@ def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
     folder = RunFolder(context.settings, run_id)
     outcome = folder.read(f"step-{step}") or {}
     figures = {
-        **evaluation.to_dict(),
+        **kept(evaluation.to_dict(), context.settings),
         "margin_means": _margin_means(evaluation.evidence),
         "made_with": outcome["made_with"],
     }
@@ -211,7 +213,7 @@ def scene_of(context: Context, plan: planning.RunPlan, run: Run, method: str) ->
     scene = planning.forget_scene(context, plan)
     if METHODS[method].exact:
         return scene
-    weights = registry.path(context.settings, run.base_digest)
+    weights = registry.bring_here(context, run.base_digest)
     options = plan.methods.get(method)
     return replace(scene, method=method, options=options, base_weights=weights, base_digest=run.base_digest)
 

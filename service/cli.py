@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import sys
 import time
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from service import __version__
 from service.commands.compare import compare
 from service.commands.data import data_app
 from service.commands.database import database_app
@@ -53,6 +56,23 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(rerun)
 app.command()(rerun_check)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        versions = (f"{name} {metadata.version(name)}" for name in ("bentoml", "torch"))
+        print(f"expunge {__version__} (Python {platform.python_version()}, {', '.join(versions)})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_tell_version, help="Say which versions these are, and end."),
+    ] = False,
+) -> None:
+    """What goes before a command."""
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ class CommitWord:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if os.fstat(descriptor).st_size < _BYTES:
-                os.ftruncate(descriptor, _BYTES)
+                os.posix_fallocate(descriptor, 0, _BYTES)  # on a full disk an error here; later it would be SIGBUS
             self._map = mmap.mmap(descriptor, _BYTES)
         finally:
             os.close(descriptor)

@@ -7,13 +7,15 @@ from datetime import datetime
 import structlog
 from sqlmodel import select
 
+from audit import durable
 from audit.policy import Policy
-from service import banks, ledger, planning, registry, states
+from service import banks, ledger, planning, registry, states, stored_banks
 from service.blocks import forget_from_blocks
 from service.certificates import Issuer, Purged
 from service.context import Context
 from service.db import reading, scrub_free_pages, session
-from service.runs import RunFolder, get_run, overwrite, release_line, requests_of
+from service.evidence import forget_reports
+from service.runs import RunFolder, get_run, release_line, requests_of
 from service.tables import Attempt
 from service.trials import release_processes
 from unlearning.faces import remove_subjects
@@ -46,11 +48,14 @@ def purge(context: Context, run_id: str) -> None:
         context.reached("purging.columns")
     forget_from_blocks(settings, tags)
     context.reached("purging.blocks")
+    stored_banks.follow_erasure(context)
     older = registry.destroy_refused(context)  # also what an earlier run of these people, stopped here, left behind
+    registry.confirm_destroyed(context)
     context.reached("purging.weights")
     for path in sorted([*folder.path.glob("*.safetensors"), *folder.path.glob("*.html")]):
-        overwrite(path)
+        durable.zero(path)
         path.unlink()
+    forget_reports(settings)
     context.reached("purging.candidates")
     data_digest = folder_digest(settings.data_folder) if (settings.data_folder / METADATA).exists() else ""
     at = context.now().isoformat()

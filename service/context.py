@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import sqlalchemy as sa
 
-from service import fail_points
+from service import fail_points, key_marks
 from service.db import connect
 from service.keyring import Keyring
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.storage import Storage
 
 LINE = "default"  # the model line; one service has one
 
@@ -41,7 +46,19 @@ class Context:
     def open(cls, settings: Settings) -> Context:
         """Database and keys of the home, made on first use."""
         settings.home.mkdir(parents=True, exist_ok=True)
-        return cls(settings, connect(settings), Keyring.open(settings.keys_folder))
+        context = cls(settings, connect(settings), Keyring.open(settings.keys_folder))
+        key_marks.compare(context.engine, context.keyring)
+        _ = context.storage  # what is wrong with its URL is said now
+        return context
+
+    @cached_property
+    def storage(self) -> Storage | None:
+        """The store that machines share, or none: then they share the home."""
+        if not self.settings.storage_url:
+            return None
+        from service.storage import Storage
+
+        return Storage(self.settings.storage_url)
 
     def reached(self, point: str) -> None:
         """A fail point is passed, see `fail_points`; nothing happens outside of tests."""

@@ -60,6 +60,7 @@ def stage(context: Context, digest: str) -> int:
         ConflictError: it is older than the oldest generation allowed: those weights remember an erased person.
     """
     registry.load_checked(context, digest)  # before any process is told of it
+    registry.publish(context, digest)  # where each of them can get it
     with session(context.engine) as s:
         version = registry.find(s, digest)
         now = context.now()

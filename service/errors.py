@@ -11,6 +11,7 @@ ExpungeError
 ├── TryLaterError          503  wait `retry_after_seconds`
 ├── DataFolderError             mend the data folder
 ├── WeightsError                weights that must not be loaded
+├── StorageError                the shared storage did not do as asked
 └── StartupError                the process cannot start as configured
 """
 
@@ -101,6 +102,12 @@ class WeightsError(ExpungeError):
     """Weights whose digest or signature does not match, or that were destroyed."""
 
     title = "Weights refused"
+
+
+class StorageError(ExpungeError):
+    """The shared storage could not be reached, or holds other bytes than it should."""
+
+    title = "Shared storage"
 
 
 class StartupError(ExpungeError):

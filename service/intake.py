@@ -38,6 +38,7 @@ from service.tables import ApiKey, ErasureRequest, IdempotencyRecord, Tombstone
 MASS_DELETION, LEGAL_HOLD = "mass_deletion", "legal_hold"
 CLOCK_SKEW = timedelta(minutes=5)
 MOST_KEY_CHARS = 255
+TELLING = 6  # characters from which on a user id stands in a URL on purpose
 
 _ATTEMPTS = 3  # PostgreSQL: two calls with one Idempotency-Key at once; the second finds the first's answer
 
@@ -69,7 +70,7 @@ def file_requests(
         context: database, keys, clock, ids, settings.
         client: who files.
         filing: checked body.
-        n_subjects: how many people the service holds data of; asked only for calls that name several.
+        n_subjects: how many people the service holds data of; asked only where several count together.
         most_open: largest number of open requests a client may have whose key does not say another.
         idempotency_key: same key and body give the same answer for `idempotency_days`, whatever happened in between;
             only the salts of requests that have ended are gone from it.
@@ -80,29 +81,25 @@ def file_requests(
         QuotaError: the call would exceed the quota.
     """
     now = context.now()
-    if filing.requested_at is not None and filing.requested_at > now + CLOCK_SKEW:
-        raise InvalidInputError("Expected requested_at not to lie in the future.")
-    if _names_someone(filing.callback_url, filing.user_ids):
-        raise InvalidInputError("Expected a callback_url without user ids; a callback carries the request id.")
-    if filing.callback_url and not may_lead_out(filing.callback_url, AllowList.parse(context.settings.callback_allow)):
-        raise InvalidInputError(
-            "Expected a callback_url on the public internet, its host is a loopback, private or reserved address; an "
-            "operator can allow it (EXPUNGE_CALLBACK_ALLOW)."
-        )
+    complaint = _complaint(context, filing, now)
+    if complaint and idempotency_key is None:
+        raise InvalidInputError(complaint)
     if idempotency_key is not None and not _is_fit_key(idempotency_key):
         raise InvalidInputError(f"Expected an Idempotency-Key of 1 to {MOST_KEY_CHARS} visible ASCII characters.")
-    share = len(filing.user_ids) / max(1, n_subjects()) if len(filing.user_ids) > 1 else 0.0
-    held_for = (
-        LEGAL_HOLD if filing.legal_hold else MASS_DELETION if share > context.settings.mass_deletion_share else None
-    )
+    together = len(filing.user_ids) > 1 or context.settings.mass_deletion_hours > 0
+    most_unheld = context.settings.mass_deletion_share * max(1, n_subjects()) if together else 1.0
     body_hash = _keyed_hash(context.keyring, filing)
+    if idempotency_key is not None:  # callers make it of what they have, a person's id too: kept is its keyed hash
+        idempotency_key = context.keyring.subject_hash(f"idempotency\n{idempotency_key}")
     for _ in range(_ATTEMPTS):
         with session(context.engine) as s:
             try:
                 answered = _earlier_answer(s, context, client, idempotency_key, body_hash)
                 if answered is not None:
-                    return answered
-                filed = _file(s, context, client, filing, held_for=held_for, most_open=most_open, now=now)
+                    return answered  # though it would not be accepted now: the clock was set back, a setting changed
+                if complaint:
+                    raise InvalidInputError(complaint)
+                filed = _file(s, context, client, filing, most_unheld=most_unheld, most_open=most_open, now=now)
                 if idempotency_key is not None:
                     answer = filed.model_dump(mode="json")
                     for receipt in answer["requests"]:
@@ -145,9 +142,19 @@ def unbury(s: Session, subject_hash: str) -> None:
 
 
 def _file(
-    s: Session, context: Context, client: Client, filing: Filing, *, held_for: str | None, most_open: int, now: datetime
+    s: Session,
+    context: Context,
+    client: Client,
+    filing: Filing,
+    *,
+    most_unheld: float,
+    most_open: int,
+    now: datetime,
 ) -> Filed:
     _check_quota(s, client, len(filing.user_ids), most_open)
+    held_for = LEGAL_HOLD if filing.legal_hold else None
+    if held_for is None and _is_mass(s, context, client, len(filing.user_ids), most_unheld):
+        held_for = MASS_DELETION
     hashes = [context.keyring.subject_hash(user_id) for user_id in filing.user_ids]
     bury(s, hashes, now=now)
     leaders = _leaders(s, hashes)
@@ -220,6 +227,17 @@ def _check_quota(s: Session, client: Client, n_new: int, most_open: int) -> None
         )
 
 
+def _is_mass(s: Session, context: Context, client: Client, n_new: int, most: float) -> bool:
+    """Whether a call, with those of the client that count with it, is for a human to look at. One person never is."""
+    span = timedelta(hours=context.settings.mass_deletion_hours)
+    mine = select(func.count()).select_from(ErasureRequest).where(
+        ErasureRequest.client_id == client.id, ErasureRequest.received_at > context.now() - span,
+        col(ErasureRequest.state).not_in(("cancelled", "rejected")),
+    )  # fmt: skip
+    n_people = n_new + (s.exec(mine).one() if span else 0)
+    return n_people > max(1.0, most)
+
+
 def _earlier_answer(s: Session, context: Context, client: Client, key: str | None, body_hash: str) -> Filed | None:
     """The answer that was given under the key, with the salts that there still are."""
     record = s.get(IdempotencyRecord, (client.id, key)) if key is not None else None
@@ -241,6 +259,20 @@ def _earlier_answer(s: Session, context: Context, client: Client, key: str | Non
     return Filed.model_validate({**answer, "requests": receipts})
 
 
+def _complaint(context: Context, filing: Filing, now: datetime) -> str | None:
+    """What is wrong with a call beyond its form; none: nothing."""
+    if filing.requested_at is not None and filing.requested_at > now + CLOCK_SKEW:
+        return "Expected requested_at not to lie in the future."
+    if _names_someone(filing.callback_url, filing.user_ids):
+        return "Expected a callback_url without user ids; a callback carries the request id."
+    if filing.callback_url and not may_lead_out(filing.callback_url, AllowList.parse(context.settings.callback_allow)):
+        return (
+            "Expected a callback_url on the public internet, its host is a loopback, private or reserved address; an "
+            "operator can allow it (EXPUNGE_CALLBACK_ALLOW)."
+        )
+    return None
+
+
 def _keyed_hash(keyring: Keyring, filing: Filing) -> str:
     """HMAC of the call; the line break keeps it apart from the hash of any user id, which cannot contain one."""
     body: dict[str, Any] = filing.model_dump(mode="json")
@@ -248,9 +280,11 @@ def _keyed_hash(keyring: Keyring, filing: Filing) -> str:
 
 
 def _names_someone(url: str | None, user_ids: Collection[str]) -> bool:
-    """Whether a path segment, a parameter's name or its value is a user id."""
+    """Whether a URL tells a user id: as a part of its path or query, or anywhere if it is too long for chance."""
     parts = urlsplit(url or "")
-    return not {unquote_plus(part) for part in re.split(r"[/?&=;]", f"{parts.path}?{parts.query}")}.isdisjoint(user_ids)
+    told = {unquote_plus(part) for part in re.split(r"[/?&=;]", f"{parts.path}?{parts.query}")}
+    whole = unquote_plus(url or "").casefold()
+    return any(user_id in told or (len(user_id) >= TELLING and user_id.casefold() in whole) for user_id in user_ids)
 
 
 def _is_fit_key(key: str) -> bool:

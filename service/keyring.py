@@ -10,12 +10,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from audit.envelope import public_keys_pem
@@ -51,6 +54,10 @@ class Keyring:
                 raise StartupError(f"Expected 32 bytes in {folder / name}, got {len(key)}; restore it from a backup.")
         return cls(signing, *keys)
 
+    def secrets(self) -> dict[str, bytes]:
+        """The secrets that never change, by the names of their files."""
+        return dict(zip(SECRETS, (self.tombstone_key, self.block_key, self.rerun_key), strict=True))
+
     @property
     def signing_key(self) -> Ed25519PrivateKey:
         """The key that signs now; of two calls the second may give the next key, so take it once a signature."""
@@ -70,6 +77,18 @@ class Keyring:
         """Public halves of the key that signs now and of every one before it, newest first."""
         return tuple(key.public for key in self.signing.published())
 
+    def sign(self, message: bytes) -> str:
+        """Signature in base64, by the key that signs now."""
+        return base64.b64encode(self.signing_key.sign(message)).decode()
+
+    def verifies(self, signature: str, message: bytes) -> bool:
+        """Whether this service signed the message, with its present key or an earlier one; never raises."""
+        try:
+            content = base64.b64decode(signature, validate=True)
+        except (binascii.Error, ValueError):
+            return False
+        return any(_verifies(key, content, message) for key in self.public_keys)
+
     def subject_hash(self, user_id: str) -> str:
         """HMAC-SHA-256 of a user id under the tombstone key, in hex: how a waiting or erased person is recognised."""
         return hmac.new(self.tombstone_key, user_id.encode(), hashlib.sha256).hexdigest()
@@ -82,3 +101,11 @@ class Keyring:
 def commitment(salt: bytes, user_id: str) -> str:
     """Subject commitment of a certificate: HMAC-SHA-256 of the user id under the request's own salt, in hex."""
     return hmac.new(salt, user_id.encode(), hashlib.sha256).hexdigest()
+
+
+def _verifies(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True

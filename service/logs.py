@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, Literal, TextIO
@@ -43,7 +44,8 @@ def set_up_logs(
 ) -> None:
     """Set up logging of the process, structlog's and the standard library's, to a stream (standard error).
 
-    Our own lines go straight to the stream: the standard library's way there costs nearly three times as much.
+    Our own lines go straight to the stream: the standard library's way there costs nearly three times as much. A line
+    that cannot be written, because the disk is full or nobody reads, is lost, and whatever wrote it goes on.
     """
     stream = stream or sys.stderr
     least: int = logging.getLevelNamesMapping()[level.upper()]
@@ -60,7 +62,7 @@ def set_up_logs(
         renderer = structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[*shared, renderer],
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(_Lossy(stream)),  # type: ignore[arg-type]
         wrapper_class=structlog.make_filtering_bound_logger(least),
         cache_logger_on_first_use=False,
     )
@@ -75,6 +77,23 @@ def set_up_logs(
     root.setLevel(least)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))
+
+
+class _Lossy:
+    """What a logger needs of a stream, and no error of it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write the text, or lose it."""
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Hand over what is there, or lose it."""
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _name_call(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -33,7 +33,7 @@ class OnTheWay:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if os.fstat(descriptor).st_size < 8 * _CELLS:
-                os.ftruncate(descriptor, 8 * _CELLS)
+                os.posix_fallocate(descriptor, 0, 8 * _CELLS)  # on a full disk an error here; later it would be SIGBUS
             self._map = mmap.mmap(descriptor, 8 * _CELLS)
         finally:
             os.close(descriptor)

@@ -94,7 +94,9 @@ class Pipeline(DBOSConfiguredInstance):
     def erase(self, run_id: str) -> str:
         """Forget the people of a run; gives the run's end: `completed` or `needs_attention`."""
         try:
-            if self.plan(run_id):
+            if isinstance(planned := self.plan(run_id), str):
+                return self.ask_for_help(run_id, planned)
+            if planned:
                 self.gather_references(run_id)
                 if not any(self.try_step(run_id, step) for step in range(len(candidates.steps(self.policy)))):
                     return self.ask_for_help(run_id, "No step of the ladder passed the audit.")
@@ -117,12 +119,15 @@ class Pipeline(DBOSConfiguredInstance):
     @DBOS.step(**STEP)
     @discreet
     @watched
-    def plan(self, run_id: str) -> bool:
-        """Which rows are to be forgotten, by which bank that is judged; False if no model learned from them."""
+    def plan(self, run_id: str) -> bool | str:
+        """Which rows are to be forgotten, by which bank that is judged.
+
+        False if no model learned from them; a sentence if no model can be made without them.
+        """
         self.context.reached("unlearning.start")
-        must_unlearn = planning.plan(self.context, self.policy, run_id).must_unlearn
+        plan = planning.plan(self.context, self.policy, run_id)
         self.context.reached("unlearning.planned")
-        return must_unlearn
+        return plan.obstacle or plan.must_unlearn
 
     @DBOS.step(**STEP)
     @discreet

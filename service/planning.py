@@ -53,6 +53,16 @@ class RunPlan:
         """Whether a model learned from these people."""
         return bool(self.forget) and bool(self.bank)
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why no run can make a model without these people; none: one can."""
+        if not self.must_unlearn or (self.retain and self.bank["retain"] and self.bank["test"]):
+            return None
+        return (
+            "Too few other people are left: a model and its references need somebody to train on who is neither among "
+            "these people nor in their block, and somebody in split test. Add pictures of other people, then approve."
+        )
+
 
 def recipe_of(context: Context) -> Recipe:
     """The recipe in force."""

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 
 from service.errors import StartupError
@@ -123,8 +122,3 @@ def free_ports(n: int) -> list[int]:
     finally:
         for s in sockets:
             s.close()
-
-
-def log_file(settings: Settings, name: str) -> Path:
-    """Where a started process writes."""
-    return settings.home / "logs" / f"{name}.log"

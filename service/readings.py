@@ -21,24 +21,20 @@ from service.auth import Client
 from service.context import Context
 from service.db import reading
 from service.errors import InvalidInputError, NotFoundError
-from service.schemas import (
+from service.published import (
     LogEntries,
     LogEntry,
     LogProof,
     Model,
     ModelLine,
     Models,
-    Moment,
     PublicKey,
     PublicKeys,
-    RequestDetail,
-    RequestPage,
-    RequestSummary,
     Rollback,
     Rollbacks,
     ServingProcess,
-    State,
 )
+from service.schemas import Moment, RequestDetail, RequestPage, RequestSummary, State
 from service.tables import (
     CertificateRecord,
     Deployment,

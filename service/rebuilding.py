@@ -25,6 +25,7 @@ from sqlmodel import col, delete
 
 from audit.policy import Policy
 from audit.references import BankKey, BankStatus, BankStore, Staleness
+from service import stored_banks
 from service.banks import BankPlan, OnProgress, build_bank, plan_exact_bank
 from service.blocks import blocks
 from service.context import LINE, Context
@@ -147,6 +148,7 @@ def rebuild(
 
         build_bank(store, block.plan, policy.n_models, settings, progress, now=context.now())
         _discard_superseded(store, block.plan, context)
+    stored_banks.publish(context)
     publish(context, survey(context, policy))
     return len(todo)
 

@@ -7,8 +7,6 @@ kill at any point and ends in the same state.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import os
 from collections.abc import Callable
@@ -16,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlmodel import Session, col, or_, select
 
+from audit import durable
 from service.context import LINE, Context
 from service.db import reading, session
 from service.errors import ConflictError, NotFoundError, WeightsError
@@ -27,7 +24,10 @@ from service.manifest import Manifest
 from service.settings import Settings
 from service.tables import Deployment, ModelVersion
 
-_OVERWRITE_BYTES = 1 << 20
+_STORED = "models"  # folder of the shared storage
+_NOT_SIGNED = (
+    "Expected the manifest of {} to be signed with this service's key; it was altered or signed with another key."
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def add(context: Context, weights: Path, manifest: Manifest) -> str:
         if row is not None and row.state == "destroyed":
             raise WeightsError(f"Expected new weights, got {digest}, which were destroyed on purpose; train again.")
         if row is None:
-            signature = base64.b64encode(context.keyring.signing_key.sign(_signed_bytes(digest, manifest))).decode()
+            signature = context.keyring.sign(_signed_bytes(digest, manifest))
             s.add(
                 ModelVersion(
                     digest=digest, line=LINE, state="candidate", manifest=values, signature=signature,
@@ -99,35 +99,87 @@ def add(context: Context, weights: Path, manifest: Manifest) -> str:
             s.commit()  # the row first: no file without a row that leads to its destruction
     context.reached("deploying.row")
     _store(path(context.settings, digest), content, before_rename=lambda: context.reached("deploying.written"))
+    publish(context, digest)
     return digest
+
+
+def publish(context: Context, digest: str) -> None:
+    """Put the weights into the shared storage, if there is one; nothing happens if they are there.
+
+    Raises:
+        NotFoundError: no such version.
+        WeightsError: as `load_checked`.
+        StorageError: the storage did not take them.
+    """
+    if context.storage is not None:
+        context.storage.publish(_stored_name(digest), load_checked(context, digest).content)
+
+
+def is_held(context: Context, digest: str) -> bool:
+    """Whether there are weights of the name, here or in the shared storage, whole or not."""
+    if path(context.settings, digest).exists():
+        return True
+    return context.storage is not None and context.storage.holds(_stored_name(digest))
+
+
+def bring_here(context: Context, digest: str) -> Path:
+    """The weights as a file of this home, fetched from the shared storage if need be.
+
+    Raises:
+        NotFoundError, WeightsError, StorageError: as `load_checked`.
+    """
+    file = path(context.settings, digest)
+    if not file.exists():
+        _store(file, load_checked(context, digest).content, before_rename=lambda: None)
+    return file
 
 
 def load_checked(context: Context, digest: str) -> CheckedWeights:
     """Weights and manifest, after both were verified against the signature.
 
+    What is not in this home comes from the shared storage, into memory only: a home that does not destroy weights must
+    not keep any.
+
     Raises:
         NotFoundError: no such version.
         WeightsError: destroyed, missing, altered, or not signed with this service's key.
+        StorageError: the shared storage could not be reached.
     """
     row = get(context, digest)
     if row.state == "destroyed":
         raise WeightsError(f"Expected weights that may be loaded, got {digest}, which were destroyed.")
     manifest = _verify(context, row)
-    file = path(context.settings, digest)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"Expected the weights {digest} in {file.parent}: {error.strerror}.") from error
+    content, where = _content(context, digest)
     found = hashlib.sha256(content).hexdigest()
     if found != digest:
         raise WeightsError(
-            f"Expected weights with SHA-256 {digest}, found {found} in the file; restore it from a backup."
+            f"Expected weights with SHA-256 {digest}, found {found} in the {where}; restore it from a backup."
         )
     return CheckedWeights(digest, manifest, content)
 
 
+def _content(context: Context, digest: str) -> tuple[bytes, str]:
+    """Bytes under the weights' name, unchecked, and where they were found."""
+    file = path(context.settings, digest)
+    try:
+        return file.read_bytes(), "file"
+    except FileNotFoundError as error:
+        content = context.storage.fetch(_stored_name(digest)) if context.storage is not None else None
+        if content is None:
+            raise WeightsError(f"Expected the weights {digest} in {file.parent}: {error.strerror}.") from error
+        return content, "shared storage"
+    except OSError as error:
+        raise WeightsError(f"Expected the weights {digest} in {file.parent}: {error.strerror}.") from error
+
+
+def _stored_name(digest: str) -> str:
+    return f"{_STORED}/{digest}.safetensors"
+
+
 def destroy(context: Context, digest: str) -> None:
     """Overwrite and remove the weights; the row stays and says so. Repeating finishes what a kill interrupted.
+
+    From the shared storage they are deleted, and looked for afterwards.
 
     Overwriting reaches the blocks of the file on file systems that write in place; copy-on-write file systems, flash
     memory and backups need their own means (encrypt the disk).
@@ -135,6 +187,7 @@ def destroy(context: Context, digest: str) -> None:
     Raises:
         NotFoundError: no such version.
         ConflictError: the version is active or being staged.
+        StorageError: the shared storage could not be reached or still has them; destroying goes on when repeated.
     """
     with session(context.engine) as s:
         row = find(s, digest)
@@ -148,6 +201,8 @@ def destroy(context: Context, digest: str) -> None:
     file = path(context.settings, digest)
     for remains in (file, *_partials(file)):  # what a killed `add` left, too
         overwrite_and_remove(remains)
+    if context.storage is not None:
+        context.storage.destroy(_stored_name(digest))
     with session(context.engine) as s:
         row = find(s, digest)
         row.destroyed_at = row.destroyed_at or context.now()
@@ -198,6 +253,22 @@ def destroy_refused(context: Context) -> tuple[str, ...]:
     return destroy_older_than(context, pointer.oldest_allowed_generation)
 
 
+def confirm_destroyed(context: Context) -> None:
+    """Look once more for destroyed weights, here and in the shared storage, and destroy what is there again.
+
+    Somebody may have brought a file or an object back from a backup.
+
+    Raises:
+        StorageError: the storage keeps what it was told to destroy.
+    """
+    gone = [version.digest for version in versions(context) if version.destroyed_at is not None]
+    stored = context.storage.names(_STORED) if context.storage is not None else set()
+    for digest in gone:
+        overwrite_and_remove(path(context.settings, digest))
+        if context.storage is not None and _stored_name(digest) in stored:
+            context.storage.destroy(_stored_name(digest))
+
+
 def destroy_candidates(context: Context) -> tuple[str, ...]:
     """Destroy every version that was never deployed and is not being staged; gives the digests."""
     with reading(context.engine) as s:
@@ -228,7 +299,7 @@ def _store(file: Path, content: bytes, before_rename: Callable[[], None]) -> Non
         os.fsync(stream.fileno())
     before_rename()
     partial.replace(file)
-    _sync_folder(file.parent)
+    durable.flush_folder(file.parent)
 
 
 def _partials(file: Path) -> list[Path]:
@@ -238,25 +309,11 @@ def _partials(file: Path) -> list[Path]:
 def _verify(context: Context, row: ModelVersion) -> Manifest:
     try:
         manifest = Manifest.from_dict(row.manifest)
-        signature = base64.b64decode(row.signature, validate=True)
-        if not any(
-            _verifies(key, signature, _signed_bytes(row.digest, manifest)) for key in context.keyring.public_keys
-        ):
-            raise InvalidSignature
-    except (InvalidSignature, binascii.Error, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"Expected the manifest of {row.digest} to be signed with this service's key; it was altered or signed "
-            "with another key."
-        ) from error
+    except (TypeError, ValueError) as error:
+        raise WeightsError(_NOT_SIGNED.format(row.digest)) from error
+    if not context.keyring.verifies(row.signature, _signed_bytes(row.digest, manifest)):
+        raise WeightsError(_NOT_SIGNED.format(row.digest))
     return manifest
-
-
-def _verifies(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
-    try:
-        key.verify(signature, message)
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _signed_bytes(digest: str, manifest: Manifest) -> bytes:
@@ -266,22 +323,8 @@ def _signed_bytes(digest: str, manifest: Manifest) -> bytes:
 def overwrite_and_remove(file: Path) -> None:
     """Replace a file's bytes by zeros on disk, then remove it; nothing happens if it is not there."""
     try:
-        stream = file.open("r+b", buffering=0)
+        durable.zero(file)
     except FileNotFoundError:
         return
-    with stream:
-        remaining = os.fstat(stream.fileno()).st_size
-        while remaining:
-            remaining -= stream.write(bytes(min(remaining, _OVERWRITE_BYTES)))
-        os.fsync(stream.fileno())
     file.unlink()
-    _sync_folder(file.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename or removal is durable only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.flush_folder(file.parent)

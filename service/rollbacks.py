@@ -56,7 +56,7 @@ def refusal(s: Session, context: Context, version: ModelVersion) -> str | None: 
             f"Expected that nobody was erased since those weights were made on {version.created_at.date()}; "
             f"{n_erased} request(s) completed since, and those weights may remember the people."
         )
-    if not registry.path(context.settings, version.digest).exists():
+    if not registry.is_held(context, version.digest):
         return "Expected the weights among the service's files, found none; restore them from a backup."
     return None
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from sqlmodel import Session, col, select
 
+from audit import durable
 from service import states
 from service.context import LINE, Context
 from service.db import reading, session
@@ -40,29 +40,14 @@ class RunFolder:
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
-        path = self.path / f"{name}.json"
-        temporary = path.with_suffix(".partial")
-        with temporary.open("w") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        durable.overwrite(self.path / f"{name}.json", json.dumps(content).encode())
 
     def destroy(self) -> None:
         """Overwrite every file with zeros, then remove the folder."""
         for path in self.path.rglob("*"):
             if path.is_file():
-                overwrite(path)
+                durable.zero(path)
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def overwrite(path: Path) -> None:
-    """Replace a file's bytes by zeros on disk."""
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        file.write(bytes(size))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def get_run(s: Session, run_id: str) -> Run:

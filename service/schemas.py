@@ -30,8 +30,8 @@ LegalReason = Literal[
 ]  # fmt: skip
 
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
-_UUID = "4be0643f-1d98-573b-97cd-ca98a65347dd"
-_MOMENT = "2026-01-31T12:00:00Z"
+EXAMPLE_ID = "4be0643f-1d98-573b-97cd-ca98a65347dd"
+EXAMPLE_MOMENT = "2026-01-31T12:00:00Z"
 
 
 def _plain_text(text: str) -> str:
@@ -111,7 +111,7 @@ class Filing(Call):
                     "user_ids": ["s31"],
                     "regulation": "gdpr",
                     "ground": "consent_withdrawn",
-                    "requested_at": _MOMENT,
+                    "requested_at": EXAMPLE_MOMENT,
                     "callback_url": "https://privacy.example.org/erasure-events",
                     "legal_hold": False,
                 }
@@ -141,7 +141,7 @@ class Filing(Call):
 class Receipt(Answer):
     """What was accepted for one person. `commitment` is HMAC-SHA-256(`commitment_salt`, user id)."""
 
-    id: str = Field(examples=[f"{_UUID}-0001"])
+    id: str = Field(examples=[f"{EXAMPLE_ID}-0001"])
     state: State
     linked_request_id: str | None = Field(description="The open request of the same person that this one follows.")
     commitment: str = Field(description="What the certificate will call the person.")
@@ -149,15 +149,15 @@ class Receipt(Answer):
         description="Hex. With it whoever knows the user id can check the commitment. Keep it: it is destroyed with "
         "the user id when the request ends, and null from then on, also in the answer to a repeated call."
     )
-    received_at: datetime = Field(examples=[_MOMENT])
-    hold_until: datetime = Field(description="Until then the request can be cancelled.", examples=[_MOMENT])
+    received_at: datetime = Field(examples=[EXAMPLE_MOMENT])
+    hold_until: datetime = Field(description="Until then the request can be cancelled.", examples=[EXAMPLE_MOMENT])
     due_at: datetime = Field(description="One calendar month after receipt.", examples=["2026-02-28T12:00:00Z"])
 
 
 class Filed(Answer):
     """Receipts in the order of `user_ids`."""
 
-    batch_id: str = Field(examples=[_UUID])
+    batch_id: str = Field(examples=[EXAMPLE_ID])
     requests: list[Receipt]
 
 
@@ -183,8 +183,8 @@ class Callback(Answer):
 class RequestSummary(Answer):
     """Where one person's erasure stands."""
 
-    id: str = Field(examples=[f"{_UUID}-0001"])
-    batch_id: str = Field(examples=[_UUID])
+    id: str = Field(examples=[f"{EXAMPLE_ID}-0001"])
+    batch_id: str = Field(examples=[EXAMPLE_ID])
     client_id: str
     state: State
     outcome: Outcome | None
@@ -203,11 +203,11 @@ class RequestSummary(Answer):
     )
     cancellable: bool = Field(description="Whether DELETE would cancel it at this moment.")
     overdue: bool = Field(description="Whether it is open and `due_at` has passed.")
-    requested_at: datetime = Field(examples=[_MOMENT])
-    received_at: datetime = Field(examples=[_MOMENT])
-    hold_until: datetime = Field(examples=[_MOMENT])
+    requested_at: datetime = Field(examples=[EXAMPLE_MOMENT])
+    received_at: datetime = Field(examples=[EXAMPLE_MOMENT])
+    hold_until: datetime = Field(examples=[EXAMPLE_MOMENT])
     due_at: datetime = Field(examples=["2026-02-28T12:00:00Z"])
-    updated_at: datetime = Field(examples=[_MOMENT])
+    updated_at: datetime = Field(examples=[EXAMPLE_MOMENT])
     completed_at: datetime | None
 
 
@@ -264,121 +264,6 @@ class BatchDecided(Answer):
     n_moved: int
 
 
-class PublicKey(Answer):
-    """A key that signs certificates and checkpoints."""
-
-    key_id: str = Field(description="SHA-256 of the SubjectPublicKeyInfo in DER, as in the envelopes' signatures.")
-    algorithm: Literal["Ed25519"]
-    pem: str
-    valid_from: datetime = Field(description="When it began to sign.")
-    valid_until: datetime | None = Field(description="When the next key took over; null for the one that signs now.")
-    rotate_by: datetime | None = Field(description="When the key that signs now is to be replaced; null for others.")
-
-
-class PublicKeys(Answer):
-    """Keys to verify with, the one that signs now first."""
-
-    keys: list[PublicKey]
-
-
-class LogProof(Answer):
-    """Hashes (base64) that tie an entry, or an earlier tree, to a signed checkpoint of `tree_size` entries."""
-
-    tree_size: int
-    hashes: list[str]
-    checkpoint: str = Field(description="Signed note of the tree of `tree_size` entries.")
-
-
-class LogEntry(Answer):
-    """One entry: `leaf_hash` (hex) is SHA-256 of a zero byte and the UTF-8 text `entry`."""
-
-    index: int
-    kind: str
-    entry: str
-    leaf_hash: str
-    created_at: datetime
-
-
-class LogEntries(Answer):
-    """Entries in order; `tree_size` is their number in the whole log."""
-
-    tree_size: int
-    entries: list[LogEntry]
-
-
-class Model(Answer):
-    """Weights, named by the SHA-256 of their file."""
-
-    digest: str
-    line: str
-    state: Literal["candidate", "active", "retired", "destroyed"]
-    generation: int | None
-    certificate_id: str | None
-    manifest: dict[str, Any]
-    created_at: datetime
-    destroyed_at: datetime | None
-    rollback_refusal: str | None = Field(description="Why it may not be gone back to; null if it may.")
-
-
-class ServingProcess(Answer):
-    """A serving process and the generation it answers with; without a fresh lease it refuses to answer."""
-
-    boot_id: str
-    line: str
-    staged_generation: int
-    acknowledged_generation: int
-    acknowledged_at: datetime | None
-    lease_is_fresh: bool
-
-
-class ModelLine(Answer):
-    """What a line serves; rollback below `oldest_allowed_generation` is refused."""
-
-    line: str
-    committed_generation: int
-    committed_digest: str
-    staging_generation: int | None
-    oldest_allowed_generation: int
-    serving: list[ServingProcess]
-
-
-class Models(Answer):
-    """Versions, newest first, and what is in service."""
-
-    lines: list[ModelLine]
-    models: list[Model]
-
-
-class Rollback(Answer):
-    """An order to go back to an older model version. `ordered` ends as `done` or `refused`; `note` says why."""
-
-    id: str = Field(examples=[_UUID])
-    state: Literal["ordered", "done", "refused"]
-    digest: str = Field(description="The version to go back to.")
-    from_digest: str = Field(description="The version in service when it was ordered.")
-    reason: str
-    note: str
-    generation: int | None = Field(description="The new generation under which the version is in service again.")
-    log_index: int | None = Field(description="Index of the log's entry of how it ended.")
-    ordered_by: str
-    ordered_at: datetime = Field(examples=[_MOMENT])
-    finished_at: datetime | None
-
-
-class Rollbacks(Answer):
-    """Orders, newest first."""
-
-    rollbacks: list[Rollback]
-
-
-class CertificateFile(Answer):
-    """A certificate that verifies offline: save the body as it is and run `expunge verify`."""
-
-    envelope: dict[str, Any] = Field(description="DSSE envelope of an in-toto Statement v1.")
-    log: dict[str, Any] = Field(description="Index, inclusion proof and signed checkpoint.")
-    public_key_pem: str
-
-
 class PlaceOfError(Answer):
     """A place of the input that does not fit."""
 
@@ -397,5 +282,5 @@ class Problem(BaseModel):
     detail: str = Field(
         examples=["Expected input as openapi.json describes it; 1 place(s) differ. Nothing was stored."]
     )
-    request_id: str = Field(examples=[_UUID])
+    request_id: str = Field(examples=[EXAMPLE_ID])
     errors: list[PlaceOfError]

@@ -23,6 +23,7 @@ from service.context import Context
 from service.door import Door, respond
 from service.errors import TryLaterError
 from service.follower import Follower
+from service.head_count import people_held
 from service.logs import RequestLog
 from service.middleware import FORM_OVERHEAD_BYTES, BodyLimit, Departures
 from service.on_the_way import OnTheWay
@@ -32,7 +33,6 @@ from service.problems import problem_of, request_id_of
 from service.shedding import Shedding
 from service.slot import Lease, ModelSlot
 from service.tracing import TraceCalls, Traces
-from unlearning.faces.dataset import count_subjects
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ServingProcess:
         batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=watch.batch)
         follower = Follower(context, slot, lease, word, batcher, on_swap=watch.swap)
         traces = Traces.open(settings, "serving")
-        app = create_api(context, n_subjects=lambda: count_subjects(settings.data_folder))
+        app = create_api(context, n_subjects=lambda: people_held(context))
         desk = Desk(slot, batcher, app.state.keys, settings, watch)
         process = cls(context, app, prediction_routes(desk), desk, slot, batcher, follower, watch, traces)
         process._complete_app()

@@ -20,6 +20,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path("var/expunge"), description="Folder of everything the service owns: data, weights, banks.")
     local: str = Field("", description="Folder of this machine alone where several share the home; empty: the home.")
+    storage_url: str = Field(
+        "",
+        description="fsspec URL of a store that machines share for weights and banks, such as s3://bucket/folder; "
+        "empty: they share the home.",
+    )
     database_url: str = Field("", description="SQLAlchemy URL of the request database; empty: SQLite in the home.")
     workflow_database_url: str = Field(
         "",
@@ -56,6 +61,11 @@ class Settings(BaseSettings):
     mass_deletion_share: float = Field(
         0.2, gt=0, le=1, description="A call that names more than this share of the subjects holds for a human."
     )
+    mass_deletion_hours: float = Field(
+        0.0,
+        ge=0,
+        description="Hours of which all calls of one client count together for that share; 0: each call alone.",
+    )
     most_open_requests: int = Field(
         10_000, ge=1, description="Open requests one client may have; `expunge keys create --most-open` sets another."
     )
@@ -71,6 +81,10 @@ class Settings(BaseSettings):
     callback_days: float = Field(3.0, gt=0, le=30, description="How long a callback is tried again, in days.")
     report_photographs: bool = Field(
         False, description="Also write audit reports with the photographs, in the run's folder until its purge."
+    )
+    keep_evidence: bool = Field(
+        True,
+        description="Whether figures of single photographs outlive the purge, in reports and certificates.",
     )
     signing_key_days: float = Field(
         365.0, gt=0, description="Days after which the signing key is to be rotated; later it still signs, overdue."

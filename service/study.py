@@ -41,15 +41,20 @@ def study(
     n_models: int,
     n_experiments: int,
     setups: Sequence[Setup] = SETUPS,
+    fewer: Mapping[Setup, int] | None = None,
     on_step: OnStep = lambda doing, done, wanted: None,
 ) -> Study:
     """Draw what is missing and judge every method in every cell.
 
     A method that diverges on a forget set is left out of that cell, which says so.
+
+    Args:
+        fewer: of setups that are to have fewer models than `n_models`, how many.
     """
+    wanted = {setup: min(n_models, (fewer or {}).get(setup, n_models)) for setup in setups}
     failed: dict[tuple[str, Setup], dict[str, str]] = {}
     shape = _Shape(tuple(methods), n_experiments)
-    for size in rounds(n_models):
+    for size in rounds(max(wanted.values())):
         for field in fields:
             staged = {name: set_stage(field.context, people) for name, people in field.forget_sets.items()}
             for name, stage in staged.items():
@@ -63,7 +68,7 @@ def study(
 
                 asked = [
                     (
-                        shape.experiment(people, setup, size, failed.get((name, setup), {})),
+                        shape.experiment(people, setup, min(size, wanted[setup]), failed.get((name, setup), {})),
                         staged[name],
                     )
                     for name, people in field.forget_sets.items()
@@ -75,7 +80,7 @@ def study(
     for field, name, setup in places:
         on_step("figures", len(cells), len(places))
         lost = failed.get((name, setup), {})
-        asked_here = shape.experiment(field.forget_sets[name], setup, n_models, lost)
+        asked_here = shape.experiment(field.forget_sets[name], setup, wanted[setup], lost)
         cells.append(Cell(name, evaluate(field.context, asked_here), lost))
     on_step("figures", len(cells), len(places))
     return Study(tuple(cells))

@@ -235,7 +235,7 @@ class IdempotencyRecord(SQLModel, table=True):
     __tablename__ = "idempotency_records"
 
     client_id: str = Field(primary_key=True)
-    key: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)  # HMAC of what the client sent
     body_sha256: str  # HMAC of the canonical body, so that no user id can be recovered
     response: dict[str, Any] = Field(sa_type=JSON)  # without salts: these are read from the requests
     created_at: datetime = instant(index=True)
@@ -284,6 +284,26 @@ class LogLeaf(SQLModel, table=True):
     created_at: datetime = instant()
 
 
+class KeyMark(SQLModel, table=True):
+    """A hash of one of the secrets the database belongs to; see `key_marks`."""
+
+    __tablename__ = "key_marks"
+
+    name: str = Field(primary_key=True)
+    mark: str
+
+
+class StoredBank(SQLModel, table=True):
+    """What the shared storage holds of the banks' folder; see `stored_banks`."""
+
+    __tablename__ = "stored_banks"
+
+    name: str = Field(primary_key=True)  # digest of the bank's key, or the name of a file
+    sha256: str  # of the object
+    signature: str  # of both, in base64
+    published_at: datetime = instant()
+
+
 class WorkerLease(SQLModel, table=True):
     """The one worker of a model line; a second one refuses to start while this is fresh."""
 
@@ -294,6 +314,7 @@ class WorkerLease(SQLModel, table=True):
     host: str
     pid: int
     fencing_token: int
+    n_subjects: int | None = None  # people it holds data of, for serving processes without a data folder
     heartbeat_at: datetime = instant()
     lease_until: datetime = instant()
 

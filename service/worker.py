@@ -24,7 +24,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 from sqlmodel import Session, col, select
 
 from audit.policy import Policy
-from service import intake, ledger, rollbacks, states
+from service import deployment, head_count, intake, ledger, registry, rollbacks, states, stored_banks
 from service.barrier import this_host
 from service.console.listener import Listener
 from service.context import LINE, Context, utc_now
@@ -203,10 +203,10 @@ def claim(context: Context, policy: Policy) -> str | None:
         window = timedelta(seconds=settings.batch_window_seconds)
         if len(waiting) < settings.batch_size and oldest + window > now:
             return None
-        deployment = s.get(Deployment, LINE)
+        pointer = s.get(Deployment, LINE)
         run = Run(
             id=context.new_id(), line=LINE, stage="unlearning", policy_digest=policy.digest, seed=secrets.randbits(31),
-            base_digest=deployment.committed_digest if deployment else "", created_at=now, updated_at=now,
+            base_digest=pointer.committed_digest if pointer else "", created_at=now, updated_at=now,
         )  # fmt: skip
         s.add(run)
         s.add(OpenLine(line=LINE, run_id=run.id))
@@ -241,6 +241,7 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
     with Lease(context), Listener(context), Deliverer(context):
         if settings.jobs == 1:  # training is done in this process; else its children yield, and this one never waits
             yield_processor()
+        _settle_storage(context)
         traces = Traces.open(settings, "worker")
         pipeline = _launch(context, policy, traces)
         log.info("worker.ready", home=str(settings.home), policy=policy.name)
@@ -250,6 +251,7 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
                 try:
                     if time.monotonic() >= tidy_at:
                         intake.forget_old_answers(context)
+                        head_count.write_down(context)
                         tidy_at += TIDY_SECONDS
                     rollbacks.carry_out(context)  # before a claim: only between two runs
                     if claim(context, policy):
@@ -262,6 +264,15 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
                 stop.wait(settings.poll_seconds)
         DBOS.destroy(workflow_completion_timeout_sec=0)
         traces.close()
+
+
+def _settle_storage(context: Context) -> None:
+    """What this home lacks comes from the shared storage; the active weights are there for serving processes."""
+    if n_fetched := stored_banks.bring_here(context):
+        log.info("banks.fetched", n_banks=n_fetched)
+    pointer = deployment.pointer(context)
+    if pointer is not None and pointer.committed_digest:
+        registry.publish(context, pointer.committed_digest)
 
 
 def is_busy(context: Context) -> bool:

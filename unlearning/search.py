@@ -71,6 +71,16 @@ SPACES: dict[str, Space] = {
         {"epochs": 2.25, "learning_rate": 0.075, "confidence": 0.8, "noise_share": 0.6},
         {**REPAIR, "noise_share": Range(0.3, 0.8, step=0.05)},
     ),
+    "remix": Space(
+        {},
+        {"epochs": 1.0, "learning_rate": 0.1, "confidence": 1.0, "mixed_share": 0.55},
+        {
+            "epochs": Range(0.8, 1.2, step=0.2),
+            "learning_rate": Range(0.05, 0.2, log=True),
+            "confidence": CONFIDENCE,
+            "mixed_share": Range(0.4, 0.7, step=0.05),
+        },
+    ),
     "seif": Space(
         {**_CYCLE, "class_weight_power": 0.0},
         {"epochs": 2.25, "learning_rate": 0.1, "confidence": 0.6, "noise": 0.06},

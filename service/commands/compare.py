@@ -29,6 +29,9 @@ def compare(
         "synthetic",
     ],
     n_models: Annotated[int, typer.Option(min=8, help="Models of a kind in a bank.")] = 128,
+    n_n_models: Annotated[
+        int | None, typer.Option(min=8, help="The same for Reuse-N-N, if fewer: every run there has another original.")
+    ] = None,
     experiments: Annotated[int, typer.Option(min=2, help="Experiments drawn from each bank.")] = 10,
     out: Annotated[Path, typer.Option(help="Folder for comparison.md, .json and the drawings.")] = Path("comparison"),
 ) -> None:
@@ -54,7 +57,7 @@ def compare(
         task = bar.add_task("models", total=None)
         done = study(
             fields, methods or [name for name in METHODS if name != "retrain"], n_models=n_models,
-            n_experiments=experiments,
+            n_experiments=experiments, fewer={"reuse_n_n": n_n_models} if n_n_models else {},
             on_step=lambda doing, n, wanted: bar.update(task, description=doing, completed=n, total=wanted),
         )  # fmt: skip
     release_processes()

@@ -15,6 +15,16 @@ from service.settings import Settings
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of clients, and the signing key.")
 
 
+@keys_app.command("init")
+def keys_init() -> None:
+    """Make the service's own keys in the home if there are none; to be brought to every other machine's home."""
+    from service.keyring import Keyring
+
+    folder = Settings().keys_folder
+    Keyring.open(folder)
+    console.print(f"Keys in {folder}, readable by you alone; the public one is signing.pub.", soft_wrap=True)
+
+
 @keys_app.command("create")
 def keys_create(
     name: str,

@@ -31,6 +31,7 @@ def references_build(
     """
     from audit.policy import load_policy
     from audit.references import BankStore
+    from service import stored_banks
     from service.banks import build_bank, plan_bank
     from service.context import Context
     from service.planning import asked_to_go, pictures_in_service, recipe_of
@@ -62,6 +63,7 @@ def references_build(
                 store, plan, policy.n_models, settings, partial(advance, i * policy.n_models),
                 now=context.now(),
             )  # fmt: skip
+    stored_banks.publish(context)
     publish(context, survey(context, policy))
     console.print(f"{len(plans)} banks of {policy.n_models} models each in {settings.banks_folder}")
 

@@ -16,9 +16,9 @@ from service.console.rendering import Pages
 from service.console.sessions import Visitor, sender_of, visitor_of
 from service.context import Context
 from service.errors import ConflictError, ExpungeError, InvalidInputError
+from service.head_count import people_held
 from service.problems import validation_errors
 from service.schemas import Decision, Extension, Filing, Rejection
-from unlearning.faces import count_subjects
 
 At = Annotated[Visitor, Depends(visitor_of)]
 Sender = Annotated[Visitor, Depends(sender_of)]
@@ -76,7 +76,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
         try:
             filed = intake.file_requests(
                 context, sender.client, Filing.model_validate(values),
-                n_subjects=lambda: count_subjects(context.settings.data_folder),
+                n_subjects=lambda: people_held(context),
                 most_open=context.settings.most_open_requests,
                 idempotency_key=f"console-{form_id}" if form_id else None,
             )  # fmt: skip

@@ -25,4 +25,4 @@ if __name__ == "__main__":
     written = Path(script.path)  # type: ignore[union-attr]
     lines = [line for line in written.read_text().splitlines() if "# ###" not in line]
     written.write_text("\n".join(lines) + "\n")
-    subprocess.run(["ruff", "format", "--quiet", written], check=False)
+    subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", written], check=False)

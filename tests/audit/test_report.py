@@ -24,7 +24,8 @@ from audit import drawings, wording
 from audit.errors import BankError
 from audit.evaluation import Evidence, evaluate
 from audit.policy import PRESETS, Policy
-from audit.report import Report, Roc, epsilon_buckets, render_html, report_of, to_dict, write
+from audit.report import Report, Roc, epsilon_buckets, report_of, to_dict
+from audit.report_page import render_html, write
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 NASTY = "<script>alert('x')</script>&\"<img src=x onerror=y>"

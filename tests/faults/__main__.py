@@ -30,28 +30,39 @@ CHECKED = (
 )
 
 
-def kills_of_processes(folder: Path, seed: int, share: float) -> Tally:
-    """The worker at every point and at random times, serving processes, both."""
+def points(folder: Path, seed: int, share: float) -> Tally:
+    """The worker at every point, twice, and at some of them a serving process with it."""
     rng = random.Random(seed)
-    n_requests = round(40 + 60 * share)
-    with Bench.running(folder, n_subjects=max(60, n_requests), seed=seed) as bench:
+    with Bench.running(folder, n_subjects=40, seed=seed) as bench:
         for _ in range(max(1, round(2 * share))):
             scenarios.every_point(bench)
-        scenarios.random_times(bench, round(60 * share), longest_seconds=3.0)
         for _ in range(max(1, round(2 * share))):
-            points = sorted(rng.sample(FAIL_POINTS, max(3, round(12 * share))), key=FAIL_POINTS.index)
-            scenarios.both_at_points(bench, points)
+            some = sorted(rng.sample(FAIL_POINTS, max(3, round(12 * share))), key=FAIL_POINTS.index)
+            scenarios.both_at_points(bench, some)
+        return bench.conclude()
+
+
+def random_times(folder: Path, seed: int, share: float) -> Tally:
+    """The worker at times drawn evenly."""
+    with Bench.running(folder, n_subjects=100, seed=seed) as bench:
+        scenarios.random_times(bench, round(60 * share), longest_seconds=3.0)
+        return bench.conclude()
+
+
+def serving(folder: Path, seed: int, share: float) -> Tally:
+    """Serving processes right after the receipt, one and all of them, and while requests are filed."""
+    with Bench.running(folder, n_subjects=60, seed=seed) as bench:
         scenarios.after_the_receipt(bench, max(1, round(4 * share)))
         scenarios.after_the_receipt(bench, max(1, round(2 * share)), n_api=2)
-        scenarios.during_the_filing(bench, max(1, round(3 * share)))
+        scenarios.during_the_filing(bench, max(1, round(5 * share)))
         return bench.conclude()
 
 
 def clocks(folder: Path, seed: int, share: float) -> Tally:
     """The worker's clock an hour back, and two."""
-    points = ("unlearning.references", "deploying.staged", "purging.marked", "completing.signed")
+    some = ("unlearning.references", "deploying.staged", "purging.marked", "completing.signed")
     with Bench.running(folder, n_subjects=40, seed=seed) as bench:
-        scenarios.clock_set_back(bench, 3600.0, points[: max(1, round(len(points) * share))])
+        scenarios.clock_set_back(bench, 3600.0, some[: max(1, round(len(some) * share))])
         return bench.conclude()
 
 
@@ -65,17 +76,18 @@ def full_disks(folder: Path, seed: int, share: float) -> Tally:
 
 def databases(folder: Path, seed: int, share: float) -> Tally:
     """PostgreSQL: restarts in the middle, and the worker at some points."""
-    points = ("unlearning.references", "auditing.signed", "deploying.pointer", "purging.columns", "completed")
+    some = ("unlearning.references", "auditing.signed", "deploying.pointer", "purging.columns", "completed")
     with PostgresServer.started() as server:
         urls = {"database_url": server.create_database(), "workflow_database_url": server.create_database()}
         with Bench.running(folder, n_subjects=40, seed=seed, **urls) as bench:
             scenarios.every_point(bench, FAIL_POINTS[:: max(1, round(4 / share))])
-            scenarios.database_restarts(bench, server, points[: max(1, round(len(points) * share))])
+            scenarios.database_restarts(bench, server, some[: max(1, round(len(some) * share))])
             return bench.conclude()
 
 
 PARTS: dict[str, Callable[[Path, int, float], Tally]] = {
-    "processes": kills_of_processes, "clock": clocks, "disk": full_disks, "postgres": databases,
+    "points": points, "random": random_times, "serving": serving, "clock": clocks, "disk": full_disks,
+    "postgres": databases,
 }  # fmt: skip
 
 
@@ -132,7 +144,7 @@ def table(tally: Tally, seconds: float, left_out: list[str]) -> str:
         *left_out,
         "",
         f"violations: {len(tally.violations) or 'none'}",
-        *(f"  {violation}" for violation in tally.violations),
+        *(f"  {count} × {violation}" for violation, count in Counter(tally.violations).items()),
     ]
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from threading import Timer
 
 import httpx
 
@@ -64,12 +65,17 @@ def after_the_receipt(bench: Bench, n_requests: int, n_api: int = 1) -> None:
     bench.stop_worker()
 
 
-def during_the_filing(bench: Bench, n_requests: int) -> None:
-    """A serving process dies while calls are on their way; what got no answer is repeated under its key."""
-    for _ in range(n_requests):
+def during_the_filing(bench: Bench, n_times: int, n_calls: int = 5) -> None:
+    """All serving processes die among some calls, or in one; what got no answer is repeated under its key."""
+    for _ in range(n_times):
         bench.wait_serving()
-        bench.kill_api("API worker while requests are filed")
-        bench.finish(bench.file(bench.next_person()))
+        delay_seconds = bench.rng.uniform(0.0, 0.04)  # five calls take about that
+        place = "API workers while requests are filed"
+        killer = Timer(delay_seconds, bench.kill_api, args=(place, bench.settings.api_workers))
+        killer.start()
+        request_ids = [request_id for _ in range(n_calls) for request_id in bench.file(bench.next_person())]
+        killer.join()
+        bench.finish(request_ids)
     bench.stop_worker()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,16 +95,20 @@ def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture
-def tiny_settings(tiny_home: Path, tmp_path: Path) -> Settings:
+def copy_of(tiny_home: Path, home: Path) -> Settings:
     """Settings of a fresh copy of the tiny home."""
-    home = tmp_path / "home"
     shutil.copytree(tiny_home, home)
     ports = free_ports(2)
     return Settings(
         home=home, recipe=str(home / "recipe.json"), policy=str(home / "policy.json"), port=ports[0],
         console_port=ports[1], log_format="json",
     )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_settings(tiny_home: Path, tmp_path: Path) -> Settings:
+    """Settings of a fresh copy of the tiny home."""
+    return copy_of(tiny_home, tmp_path / "home")
 
 
 def wait_serving(processes: Processes, settings: Settings) -> None:
@@ -120,20 +124,27 @@ def wait_serving(processes: Processes, settings: Settings) -> None:
     context.engine.dispose()
 
 
-@pytest.fixture
-def running(tiny_settings: Settings) -> Iterator[Callable[..., Service]]:
-    """Starts a service on the tiny home; what it started is stopped after the test."""
-    with Processes(tiny_settings) as processes, ExitStack() as clients:
+@contextmanager
+def starting(settings: Settings) -> Iterator[Callable[..., Service]]:
+    """Starts a service; what it started is stopped after the block."""
+    with Processes(settings) as processes, ExitStack() as clients:
 
         def start(**worker: str) -> Service:
             processes.start_serving()
             processes.start_worker(**worker)
-            wait_serving(processes, tiny_settings)
-            key = (tiny_settings.home / "operator.key").read_text()
-            url = f"http://127.0.0.1:{tiny_settings.port}"
+            wait_serving(processes, settings)
+            key = (settings.home / "operator.key").read_text()
+            url = f"http://127.0.0.1:{settings.port}"
             client = clients.enter_context(
                 httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
             )
-            return Service(tiny_settings, processes, client, key)
+            return Service(settings, processes, client, key)
 
+        yield start
+
+
+@pytest.fixture
+def running(tiny_settings: Settings) -> Iterator[Callable[..., Service]]:
+    """Starts a service on the tiny home; what it started is stopped after the test."""
+    with starting(tiny_settings) as start:
         yield start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from service.keyring import Keyring
 from service.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
@@ -63,7 +65,11 @@ def test_every_pod_is_limited_probed_and_unprivileged(name: str) -> None:
     assert each["livenessProbe"]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert each["securityContext"]["allowPrivilegeEscalation"] is False
-    mounted = {mount["name"] for mount in each["volumeMounts"]}
+    for prepares in spec.get("initContainers", ()):
+        assert {"cpu", "memory"} <= prepares["resources"]["limits"].keys()
+        assert prepares["securityContext"]["allowPrivilegeEscalation"] is False
+    containers = [*spec.get("initContainers", ()), each]
+    mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
     claimed = {claim["metadata"]["name"] for claim in one_set(name)}
     assert mounted == {volume["name"] for volume in spec.get("volumes", ())} | claimed
 
@@ -85,9 +91,37 @@ def test_the_environment_makes_settings(name: str, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(key, value)
     settings = Settings()
     assert settings.database_url.startswith("postgresql://")
-    assert settings.commit_word_path.parent == Path("/run/expunge")
-    paths = {mount["mountPath"] for mount in container(name)["volumeMounts"]}
-    assert {str(settings.home), str(settings.local_folder)} <= paths
+    assert settings.storage_url.startswith("s3://")
+    assert str(settings.home) in {mount["mountPath"] for mount in container(name)["volumeMounts"]}
+
+
+def test_only_the_worker_has_a_disk_and_the_pods_share_nothing_but_database_keys_and_store() -> None:
+    volumes = {
+        name: {each["name"]: each for each in pods()[name]["spec"]["volumes"]}
+        for name in ("expunge-serving", "expunge-worker")
+    }
+    assert "emptyDir" in volumes["expunge-serving"]["home"]
+    assert volumes["expunge-serving"]["keys"] == volumes["expunge-worker"]["keys"]
+    claim = volumes["expunge-worker"]["home"]["persistentVolumeClaim"]["claimName"]
+    assert one("PersistentVolumeClaim", claim)["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+@pytest.mark.parametrize("name", ["expunge-serving", "expunge-worker"])
+def test_keys_arrive_as_the_keyring_wants_them(name: str, tmp_path: Path) -> None:
+    """The command that prepares the home, run on folders of this machine."""
+    (prepares,) = pods()[name]["spec"]["initContainers"]
+    secret, home = tmp_path / "secret", tmp_path / "home"
+    keys = Keyring.open(secret)
+    public = keys.public_pem()
+    home.mkdir()
+    (script,) = prepares["args"]
+    script = script.replace("/run/keys", str(secret)).replace("/var/lib/expunge", str(home))
+    for path in secret.iterdir():
+        path.chmod(0o440)  # as the volume of a Secret has them
+    for _ in range(2):  # a pod may start again
+        subprocess.run([*prepares["command"], script], check=True)
+    assert Keyring.open(home / "keys").secrets() == keys.secrets()
+    assert Keyring.open(home / "keys").public_pem() == public
 
 
 def test_ports_probes_and_scrapes_are_those_of_the_code() -> None:
@@ -107,5 +141,7 @@ def test_ports_probes_and_scrapes_are_those_of_the_code() -> None:
 
 def test_images_are_named_in_one_place() -> None:
     names = {image["name"] for image in yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["images"]}
-    assert {container("expunge-serving")["image"], container("expunge-worker")["image"]} == names
+    containers = (each for pod in pods().values() for each in (*pod["spec"].get("initContainers", ()),
+                                                               *pod["spec"]["containers"]))  # fmt: skip
+    assert {each["image"] for each in containers} - {container("expunge-postgres")["image"]} == names
     assert re.fullmatch(r"postgres:\d+\.\d+-\w+", container("expunge-postgres")["image"])

@@ -10,8 +10,11 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import threading
 import venv
 import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -114,6 +117,7 @@ def test_what_could_not_be_looked_up_is_said(dependencies, capsys) -> None:
     known = {"name": "a", "version": "1", "vulns": []}
     unknown = {"name": "b", "skip_reason": "Dependency not found on PyPI"}
     assert dependencies.tell([known, unknown]) == 0
+    assert dependencies.tell([known, unknown], strict=True) == 1
     told = capsys.readouterr().out
     assert "NOT AUDITED: 1 of 2 packages could not be looked up (b)" in told
     assert "1 packages looked up, 0 of them" in told
@@ -125,8 +129,48 @@ def test_a_known_vulnerability_fails(dependencies, capsys) -> None:
     assert "a 1: PYSEC-1, mended in 2" in capsys.readouterr().out
 
 
-def test_an_audit_without_an_answer_says_so(dependencies, capsys, tmp_path) -> None:
-    assert dependencies.audit(tmp_path / "absent.txt") == 0
+@pytest.fixture
+def advisories() -> Iterator[str]:
+    """URL of a vulnerability database on this machine that speaks OSV's protocol and knows one bad package."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            ranges = [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.0"}]}]
+            package = {"name": "bad", "ecosystem": "PyPI"}
+            bad = {"id": "PYSEC-2026-1", "details": "It leaks.", "affected": [{"package": package, "ranges": ranges}]}
+            body = json.dumps({"vulns": [bad]} if asked["package"]["name"] == "bad" else {}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/query"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("package", ["good==1.0", "bad==1.0"])
+def test_a_database_that_answers_decides(dependencies, capsys, tmp_path, advisories, package) -> None:
+    status = int(package.startswith("bad"))
+    requirements = tmp_path / "constraints.txt"
+    requirements.write_text(f"{package}\n")
+    assert dependencies.audit(requirements, osv=advisories) == status
+    told = capsys.readouterr().out
+    assert f"1 packages looked up, {status} of them" in told
+    assert ("bad 1.0: PYSEC-2026-1, mended in 2.0" in told) == bool(status)
+    assert "NOT AUDITED" not in told
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_audit_without_an_answer_says_so(dependencies, capsys, tmp_path, strict) -> None:
+    requirements = tmp_path / "constraints.txt"
+    requirements.write_text("good==1.0\n")
+    nobody = "http://127.0.0.1:9/v1/query"
+    assert dependencies.audit(requirements, osv=nobody, strict=strict) == int(strict)
     assert "NOT AUDITED" in capsys.readouterr().out
 
 

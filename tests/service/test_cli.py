@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from service import __version__
 from service.cli import app
 from service.migrations import HEAD
 
 COMMANDS = (
     "data att", "data synthetic", "data check", "train", "references build", "references status", "evaluate", "serve",
-    "worker", "up", "erase", "status", "verify", "keys create", "keys list", "keys revoke", "keys rotate",
+    "worker", "up", "erase", "status", "verify", "keys init", "keys create", "keys list", "keys revoke", "keys rotate",
     "keys expire", "keys rotate-signing", "rerun", "rerun-check", "database status", "database upgrade", "demo",
 )  # fmt: skip
 
@@ -40,6 +42,24 @@ def expunge(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
+
+
+def test_the_version_is_told_with_those_that_matter() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert re.fullmatch(
+        rf"expunge {__version__} \(Python [\d.]+, bentoml [\d.]+, torch [\d.]+\S*\)", result.output.strip()
+    )
+
+
+def test_the_service_s_keys_are_made_once_and_without_a_database(tmp_path: Path) -> None:
+    for _ in range(2):
+        made = expunge(tmp_path, "keys", "init")
+        assert made.returncode == 0, made.stderr
+    public = (tmp_path / "keys" / "signing.pub").read_text()
+    assert "BEGIN PUBLIC KEY" in public
+    assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "keys").glob("*.key"))
 
 
 def test_no_key_no_service(tmp_path: Path) -> None:

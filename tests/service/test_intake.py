@@ -106,6 +106,13 @@ def test_requests_of_the_future_and_callbacks_with_ids_are_refused(context: Cont
         with pytest.raises(InvalidInputError, match="callback_url") as caught:
             file(context, person(), "s1", "s 31", callback_url=url)
         assert "31" not in caught.value.detail
+    for url in (
+        "https://a.example/notify-Customer-7.json",
+        "https://customer-7.a.example/",
+        "https://a.example/?to=customer%2D7x",
+    ):
+        with pytest.raises(InvalidInputError, match="callback_url"):
+            file(context, person(), "customer-7", callback_url=url)
     file(context, person(), "s31", callback_url="https://s31.example/s310?x=s3", requested_at=context.now().isoformat())
     assert len(rows(context)) == 1
 
@@ -136,6 +143,17 @@ def test_same_key_and_body_give_the_same_answer_even_when_all_has_moved(
     assert again.requests[0] == first.requests[0].model_copy(update={"commitment_salt": None})  # ended, so it is gone
     assert (again.batch_id, again.requests[1]) == (first.batch_id, first.requests[1])
     assert len(rows(context)) == 2
+
+
+def test_a_repeated_call_is_answered_though_the_clock_was_set_back(
+    context: Context, clock: Any, person: Person
+) -> None:
+    asked_at = context.now().isoformat()
+    first = file(context, person(), "s31", requested_at=asked_at, idempotency_key="k")
+    clock.advance(hours=-1)
+    assert file(context, person(), "s31", requested_at=asked_at, idempotency_key="k") == first
+    with pytest.raises(InvalidInputError, match="future"):
+        file(context, person(), "s31", requested_at=asked_at, idempotency_key="other")
 
 
 def test_a_salt_ends_with_its_request_in_every_table(context: Context, person: Person) -> None:
@@ -234,7 +252,7 @@ def test_unfit_idempotency_keys_are_refused(context: Context, person: Person, ke
 
 
 def test_what_is_kept_of_a_call_does_not_show_its_ids(context: Context, person: Person) -> None:
-    file(context, person(), "canary-31", idempotency_key="k")
+    file(context, person(), "canary-31", idempotency_key="erase-canary-31")
     with reading(context.engine) as s:
         record = s.exec(select(IdempotencyRecord)).one()
     assert "canary" not in str(record.model_dump())
@@ -313,6 +331,17 @@ def test_a_call_that_names_a_large_share_waits_for_a_human(context: Context, per
 def test_one_person_is_never_a_mass(context: Context, person: Person) -> None:
     assert file(context, person(), "s31", n_subjects=lambda: 1).requests[0].state == "queued"
     assert file(context, person(), "a", "b", n_subjects=lambda: 0).requests[0].state == "needs_attention"
+
+
+def test_calls_of_a_client_may_count_together(context: Context, settings: Any, clock: Any, person: Person) -> None:
+    """One person a call is no way around the hold, nor to what it holds."""
+    context = replace(context, settings=settings.model_copy(update={"mass_deletion_hours": 24.0}))
+    states = [file(context, person("a"), f"p{n}").requests[0].state for n in range(10)]
+    assert states == ["queued"] * 8 + ["needs_attention"] * 2  # of 40 people a fifth
+    assert file(context, person("a"), "p9").requests[0].state == "needs_attention"
+    assert file(context, person("b"), "q").requests[0].state == "queued"
+    clock.advance(hours=24)
+    assert file(context, person("a"), "later").requests[0].state == "queued"
 
 
 def test_an_ordinary_call_releases_what_a_held_mass_asks_for_that_person(context: Context, person: Person) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -58,6 +59,24 @@ def test_errors_are_logged_without_their_messages(log_stream: io.StringIO) -> No
     assert foreign["error"].startswith("ValueError at test_logs.py")
     assert foreign["logger"] == "uvicorn.error"
     assert CANARY not in log_stream.getvalue()
+
+
+class FullDisk(io.StringIO):
+    """A stream that takes nothing."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_line_that_cannot_be_written_breaks_nothing(app: FastAPI, log_stream: io.StringIO, log_format: Any) -> None:
+    logs.set_up_logs(log_format, FullDisk())
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application")
+    with TestClient(app) as client:
+        assert client.get("/things/1").status_code == 200
 
 
 @pytest.mark.parametrize("name", ["sqlalchemy.engine.Engine", "httpx", "httpcore.http11", "uvicorn.access"])

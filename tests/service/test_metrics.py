@@ -170,6 +170,8 @@ def test_several_processes_are_one_sum_and_their_killed_are_forgotten(tmp_path):
     assert "expunge_batch_images_sum 300.0" in text
     assert "expunge_serving_generation 5.0" in text
     assert "pid=" not in text
+    files = [path.stat() for path in tmp_path.iterdir()]
+    assert all(file.st_blocks * 512 >= file.st_size for file in files)  # no page is left for which a disk has no room
 
 
 @pytest.mark.parametrize("tidies", [True, False])

@@ -108,6 +108,10 @@ def test_a_run_without_anything_to_unlearn_says_so(pipeline, tiny_context):
     assert pipeline.plan(tiny.claim_run(tiny_context, "nobody-we-know")) is False
 
 
+def test_a_run_that_cannot_make_a_model_says_why(pipeline, tiny_context):
+    assert "Too few" in pipeline.plan(tiny.claim_run(tiny_context, *tiny.people(tiny_context)))
+
+
 def test_asking_for_help_leaves_no_candidate_and_frees_the_line(pipeline, tiny_context):
     person = tiny.people(tiny_context)[0]
     run_id = tiny.plan_run(tiny_context, person)

@@ -11,6 +11,7 @@ from service.errors import DataFolderError
 from service.runs import RunFolder
 from service.trials import open_pictures
 from tests.service import tiny
+from unlearning.faces.dataset import read_rows
 
 
 def people_at(context, plan, rows):
@@ -62,6 +63,31 @@ def test_nothing_to_unlearn_where_nothing_was_learned(tiny_context, who):
     plan = planning.plan(tiny_context, tiny.POLICY, tiny.claim_run(tiny_context, person))
     assert not plan.must_unlearn
     assert (plan.forget, plan.bank) == ([], {})
+
+
+def test_where_too_few_people_are_left_a_human_is_told_why(tiny_context):
+    plan = planning.plan(tiny_context, tiny.POLICY, tiny.claim_run(tiny_context, *tiny.people(tiny_context)))
+    assert plan.obstacle is not None
+    assert plan.obstacle.startswith("Too few other people are left")
+
+
+def test_a_model_cannot_be_judged_once_nobody_is_left_to_test_it_on(tiny_context):
+    tiny.change_table(tiny_context.settings, lambda row: row | {"split": "train"})
+    plan = planning.plan(tiny_context, tiny.POLICY, tiny.claim_run(tiny_context, tiny.people(tiny_context)[0]))
+    assert plan.obstacle is not None
+
+
+def test_the_last_person_of_a_class_is_erased_like_any_other(tiny_context):
+    last = tiny.people(tiny_context)[0]
+    tiny.change_table(tiny_context.settings, lambda row: row | {"label": "old" if row["user_id"] == last else "young"})
+    run_id = tiny.plan_run(tiny_context, last)
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    tiny.finish(tiny_context, run_id)
+    left = read_rows(tiny_context.settings.data_folder)
+    assert {row.label for row in left} == {"young"}
+    plan = planning.plan(tiny_context, tiny.POLICY, tiny.claim_run(tiny_context, left[0].user_id))
+    assert plan.classes == ["old", "young"]
+    assert plan.obstacle is None
 
 
 def test_a_service_without_data_or_model(context, clock):

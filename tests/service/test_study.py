@@ -117,9 +117,22 @@ def test_the_command(context: Context, field: Field, tmp_path: Path, monkeypatch
     monkeypatch.setenv("EXPUNGE_RECIPE", context.settings.recipe)
     monkeypatch.setenv("EXPUNGE_JOBS", "1")
     forget = [word for people in field.forget_sets.values() for word in ("--forget", ",".join(people))]
-    words = ["compare", "finetune", "random_mask", *forget, "--n-models", "8", "--experiments", "2"]
+    words = [
+        "compare",
+        "finetune",
+        "random_mask",
+        *forget,
+        "--n-models",
+        "10",
+        "--n-n-models",
+        "8",
+        "--experiments",
+        "2",
+    ]
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
+    cells = [cell["comparison"] for cell in json.loads((tmp_path / "comparison.json").read_text())["cells"]]
+    assert {(cell["setup"], cell["n_models"]) for cell in cells} == {("reuse_n_1", 10), ("reuse_n_n", 8)}
     assert "| 1 | `" in result.output
     text = (tmp_path / "comparison.md").read_text() + (tmp_path / "comparison.json").read_text()
     assert not any(person in text for people in field.forget_sets.values() for person in people)

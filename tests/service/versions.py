@@ -27,11 +27,11 @@ def manifest(seed: int = 0, **changes: object) -> Manifest:
     return Manifest(**{**values, **changes})
 
 
-def write_weights(path: Path, seed: int) -> Path:
+def write_weights(path: Path, seed: int, *, width: int = 4, n_classes: int = len(CLASSES)) -> Path:
     """Weights whose answers depend on the image: the norms' statistics are set, not left at 0 and 1."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build("small_resnet", len(CLASSES), channels=3, width=4)
+        model = build("small_resnet", n_classes, channels=3, width=width)
         model.train()
         for _ in range(10):
             model(to_inputs(torch.randint(0, 256, (16, 3, *SIZE), dtype=torch.uint8)))

@@ -20,6 +20,7 @@ from unlearning.methods import (
     neggrad_plus,
     random_label,
     random_mask,
+    remix,
     retrain,
     salun,
     scrub,
@@ -131,6 +132,7 @@ METHODS: dict[str, Method] = {
     "ssd": Method(ssd.ssd, ssd.SSDSettings, "Selective synaptic dampening", "arXiv 2308.07707", needs_forget=True),
     "cf_k": Method(cf_k.cf_k, cf_k.LastBlocksSettings, "CF-k", "arXiv 2201.06640", needs_forget=False),
     "dilute": Method(dilute.dilute, dilute.DiluteSettings, "Dilute", "ours", needs_forget=False),
+    "remix": Method(remix.remix, remix.RemixSettings, "Remix", "ours", needs_forget=False),
     "eu_k": Method(cf_k.eu_k, cf_k.LastBlocksSettings, "EU-k", "arXiv 2201.06640", needs_forget=False),
 }
 

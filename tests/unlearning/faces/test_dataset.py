@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unlearning.faces.folders import TABLE, picture, write_table
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import Row, check_folder, read_metadata
+from unlearning.faces.dataset import Row, check_folder, count_subjects, read_metadata
 
 
 def refused(folder, *, row, match, check=check_folder):
@@ -28,6 +28,16 @@ def test_a_sound_folder_gives_its_rows_in_order(make_folder):
     assert rows == tuple(Row(*fields) for fields in TABLE)
     assert [row.line for row in rows] == [2, 3, 4, 5, 6]
     assert rows == read_metadata(folder) == check_folder(folder, decode=False)
+
+
+def test_people_are_counted_whatever_rule_is_broken(make_folder, tmp_path):
+    folder = make_folder()
+    assert count_subjects(folder) == 3
+    table = folder / "metadata.csv"
+    table.write_text(table.read_text().replace("train", "test"))  # nothing to train on
+    assert count_subjects(folder) == 3
+    table.write_bytes(b"\xff")
+    assert count_subjects(folder) == count_subjects(tmp_path / "nowhere") == 0
 
 
 def test_columns_may_come_in_any_order_and_with_a_byte_order_mark(make_folder):

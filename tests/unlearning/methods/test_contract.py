@@ -37,6 +37,7 @@ CANONICAL = {
     "amnesiacs": {"batch_size": 16},
     "bad_teacher": {"batch_size": 16},
     "dilute": {"epochs": 2, "batch_size": 16, "confidence": 0.5},
+    "remix": {"epochs": 2, "batch_size": 16},
     "retrain": {},
 }
 """Settings that run in a moment and pass through every part; methods not named get two epochs of batches of 16."""
@@ -65,6 +66,7 @@ COSTS = {
     "cf_k": (2 * R, 2 * R),
     "eu_k": (2 * R, 2 * R),
     "dilute": (2 * R + 3 * R, 2 * R),  # settled, and confidence compared with the original's
+    "remix": (2 * R + 3 * R, 2 * R),
 }
 """Examples forwarded and backwarded under the canonical settings, from the methods' descriptions."""
 
