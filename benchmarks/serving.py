@@ -9,6 +9,7 @@ machine does falls on all; whose turn it is not is frozen (SIGSTOP), for some sp
 same round; printed are their median and the interval of the middle 90 % of medians of resampled rounds.
 
 * *ours*: the service as `expunge serve` starts it in the container: key, JSON log lines, metrics, limits, swaps.
+* *ours, OpenVINO*: the same with EXPUNGE_BACKEND=openvino, if the extra `openvino` is installed; its limit beside it.
 * *BentoML, tutorial*: a picture as the method's parameter, no batching; two workers.
 * *LitServe*: batches of up to 32, its quicker transport, two workers and two HTTP servers.
 * *FastAPI, a forward a request*: uvicorn's two workers, FastAPI's threads, uvloop and httptools.
@@ -26,6 +27,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import shutil
 import sys
 import tempfile
 import threading
@@ -40,7 +42,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np  # noqa: E402
 
-from benchmarks.contenders.model import Shape  # noqa: E402
+from benchmarks.contenders.model import Shape, has_openvino  # noqa: E402
 from benchmarks.contenders.running import Contender, Limit, Running, ours, started  # noqa: E402
 from benchmarks.loads.figures import machine, ratio, verdict  # noqa: E402
 from benchmarks.loads.homes import make_home, pictures, serving_pids, settings_of  # noqa: E402
@@ -51,13 +53,15 @@ from service.processes import free_ports  # noqa: E402
 
 CONNECTIONS = (1, 16, 64)
 N_PICTURES = 48
-LIMITS = {
-    "limit": {"batch": 32, "decode": True, "ours": False},
-    "limit, decoded before": {"batch": 32, "decode": False, "ours": False},
-    "limit, one at a time": {"batch": 1, "decode": True, "ours": False},
-    "limit of our engine": {"batch": 32, "decode": True, "ours": True},
-    "limit of our engine, one at a time": {"batch": 1, "decode": True, "ours": True},
+LIMITS: dict[str, dict[str, Any]] = {
+    "limit": {"batch": 32, "decode": True, "engine": ""},
+    "limit, decoded before": {"batch": 32, "decode": False, "engine": ""},
+    "limit, one at a time": {"batch": 1, "decode": True, "engine": ""},
+    "limit of our engine": {"batch": 32, "decode": True, "engine": "torch"},
+    "limit of our engine, one at a time": {"batch": 1, "decode": True, "engine": "torch"},
 }
+if has_openvino():
+    LIMITS["limit of OpenVINO"] = {"batch": 32, "decode": True, "engine": "openvino"}
 BOUNDARY = "a-boundary-that-no-picture-has"
 
 
@@ -70,7 +74,7 @@ class Plan:
 
 
 QUICK = Plan(rounds=2, seconds=1)
-FULL = Plan(rounds=4, seconds=3)
+FULL = Plan(rounds=4, seconds=2)
 
 
 def form(file: bytes) -> bytes:
@@ -138,6 +142,17 @@ def contenders(
             Call(url(ports[3], "/predict"), raw, files),
         ),
     }
+    if has_openvino():
+        second = settings_of(folder / "second", backend="openvino")
+        shutil.copytree(settings.home, second.home)
+        other = Context.open(second)
+        stack.callback(other.engine.dispose)
+        found["ours-openvino"] = ours(
+            "ours, OpenVINO",
+            second,
+            Call(url(second.port, "/v1/predictions"), {**raw, "Authorization": f"Bearer {key}"}, files),
+            lambda: len(serving_pids(other)) == second.api_workers,
+        )
     if importlib.util.find_spec("litserve") is None:
         print("LitServe is left out: pip install -c constraints.txt -e '.[benchmarks]'", file=sys.stderr)
         del found["litserve"]
@@ -239,6 +254,9 @@ def tell(measured: dict[str, Any]) -> dict[str, Any]:
             ratios[name] = ratio(mine, others)
             told = "{:.2f} ({:.2f} to {:.2f})".format(*ratios[name])
             print(f"  ours / {titles.get(name, name):28s}{told:24s}{verdict(ratios[name][0], least=least)}")
+    if "ours-openvino" in rounds:
+        ratios["openvino"] = ratio(series("ours-openvino", last, "per_second"), rounds["limit of OpenVINO"])
+        print("  ours / limit, both OpenVINO         {:.2f} ({:.2f} to {:.2f})".format(*ratios["openvino"]))
     held = [turns[1]["held"] for turns in rounds["ours"]]
     print(
         f"  ours at {CONNECTIONS[1]}: connections by process {', '.join(' + '.join(map(str, each)) for each in held)}"
@@ -252,7 +270,7 @@ def tell(measured: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two rounds of a second instead of four of three")
+    parser.add_argument("--quick", action="store_true", help="two rounds of a second instead of four of two")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--size", default="64x64x3", help="height, width and channels of the pictures")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="these contenders only")

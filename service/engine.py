@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,7 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.fx import Graph
 
 from service.errors import WeightsError
 from service.packing import fold_norms, pack
@@ -44,8 +46,17 @@ class Engine:
     _model: nn.Module = field(repr=False)
 
     @classmethod
-    def load(cls, weights: CheckedWeights, generation: int, device: str | torch.device = "auto") -> Engine:
+    def load(
+        cls,
+        weights: CheckedWeights,
+        generation: int,
+        device: str | torch.device = "auto",
+        alone: Callable[[Callable[[], Graph]], Graph] = lambda job: job(),
+    ) -> Engine:
         """Engine of a model version, in the arithmetic the device is good at.
+
+        Args:
+            alone: runs a short job while no other engine of this process computes; see `fold_norms`.
 
         Raises:
             WeightsError: the bytes are no safetensors file, or of another architecture than the manifest says.
@@ -53,7 +64,7 @@ class Engine:
         where = resolve_device(device)
         dtype = resolve_dtype("auto", where)
         manifest = weights.manifest
-        model = fold_norms(build_model(weights)).to(where, dtype).to(memory_format=torch.channels_last)
+        model = fold_norms(build_model(weights), alone).to(where, dtype).to(memory_format=torch.channels_last)
         if where.type == "cpu":
             shape = (PACKED_FOR, manifest.channels, *manifest.image_size)
             model = pack(model, to_inputs(torch.zeros(shape, dtype=torch.uint8), dtype))

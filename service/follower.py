@@ -187,7 +187,8 @@ class Follower:
             self._batcher.on_inference_thread(warm_up).result()
 
     def _load_from_registry(self, digest: str, generation: int) -> Engine:
-        return Engine.load(registry.load_checked(self._context, digest), generation, self._context.settings.device)
+        weights, device = registry.load_checked(self._context, digest), self._context.settings.device
+        return Engine.load(weights, generation, device, lambda job: self._batcher.on_inference_thread(job).result())
 
     def _fail(self, sentence: str) -> None:
         if sentence != self._last_error:

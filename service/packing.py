@@ -5,18 +5,21 @@ the 5.5 ms of a single image, and the reason why small batches cost so much more
 the model is loaded, a single image takes 2 ms and a batch of eight is almost as cheap an image as one of thirty-two.
 
 Nothing here changes what is computed but for rounding: `tests/service/test_engine.py` compares with float32, module by
-module, over the architectures. A convolution that does not fit stays as it is.
+module, over the architectures. A convolution that does not fit stays as it is. No object here is part of a cycle: the
+weights of an engine that was exchanged are gone with it, not with the next collection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch.fx import Graph, Node, Tracer
 from torch.fx.proxy import TraceError
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class PackedConv2d(nn.Module):
@@ -71,20 +74,48 @@ def pack(model: nn.Module, example: Tensor) -> nn.Module:
             hook.remove()
         for name, shape in shapes.items():
             if _fits(convolutions[name]):
-                parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, PackedConv2d(convolutions[name], shape))
+                _replace(model, name, PackedConv2d(convolutions[name], shape))
     return model
 
 
-def fold_norms(model: nn.Module) -> nn.Module:
-    """The model with each batch norm behind a convolution folded into it; to be called on float32, in eval mode.
+def fold_norms(model: nn.Module, alone: Callable[[Callable[[], Graph]], Graph] = lambda job: job()) -> nn.Module:
+    """The model with each batch norm that follows a convolution folded into it; to be called in eval mode.
 
     A model that cannot be traced, since its way depends on its input, stays as it is.
+
+    Args:
+        alone: runs a job of some milliseconds while no other model of this process computes. Tracing exchanges
+            `nn.Module.__call__` for every model there is, and what one computes meanwhile fails.
     """
     try:
-        return fuse(model).eval()
+        graph = alone(lambda: _traced(model))
     except (TraceError, TypeError, NotImplementedError, RuntimeError):
         return model
+    modules = dict(model.named_modules())
+    targets = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    for node in graph.nodes:
+        before = node.args[0] if node.args else None
+        if not (isinstance(before, Node) and node.op == before.op == "call_module" and len(before.users) == 1):
+            continue
+        conv, norm = modules[str(before.target)], modules[str(node.target)]
+        is_used_once = targets[before.target] == targets[node.target] == 1
+        if is_used_once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            _replace(model, str(before.target), fuse_conv_bn_eval(conv, norm))
+            _replace(model, str(node.target), nn.Identity())
+    return model
+
+
+def _traced(model: nn.Module) -> Graph:
+    tracer = Tracer()
+    try:
+        return tracer.trace(model)
+    finally:
+        vars(tracer).clear()  # it is part of a cycle, which would keep the model
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
 
 
 def _can_pack() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from service.engine import Engine
 from service.manifest import Manifest
 from service.registry import CheckedWeights
+from service.settings import Settings
 from unlearning.devices import resolve_dtype
 from unlearning.models import build, to_inputs
 
@@ -58,10 +60,11 @@ class Model:
         height, width, channels = (int(part) for part in os.environ["CONTENDER_SHAPE"].split("x"))
         return cls(Path(os.environ["CONTENDER_WEIGHTS"]), (height, width, channels))
 
-    def engine(self) -> Engine:
+    def engine(self, backend: str = "torch") -> Engine:
         """The same weights as our service computes them, warmed up."""
+        chosen: dict[str, Any] = {} if backend == "torch" else {"backend": backend}
         content = Path(os.environ["CONTENDER_WEIGHTS"]).read_bytes()
-        found = Engine.load(CheckedWeights("0" * 64, manifest(self.shape), content), 1)
+        found = Engine.load(CheckedWeights("0" * 64, manifest(self.shape), content), 1, **chosen)
         for size in WARM_UP:
             found.predict(np.zeros((size, *self.shape), np.uint8))
         return found
@@ -91,3 +94,8 @@ def answer(probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """Label and probabilities of one image, as every contender answers."""
     values = [round(value, 6) for value in probabilities.tolist()]
     return {"label": CLASSES[int(probabilities.argmax())], "probabilities": dict(zip(CLASSES, values, strict=True))}
+
+
+def has_openvino() -> bool:
+    """Whether our service can compute with OpenVINO here."""
+    return "backend" in Settings.model_fields and importlib.util.find_spec("openvino") is not None

@@ -149,7 +149,7 @@ class Limit:
             if _pipe(process.stdout).readline() != "ready\n":
                 raise RuntimeError("Expected the model in a loop to get ready; its error stands above.")
 
-    def per_second(self, seconds: int, **task: int | bool) -> float:
+    def per_second(self, seconds: int, **task: int | bool | str) -> float:
         """Images a second, both processes together; the task as `raw.py` has it."""
         for process in self._processes:
             pipe = _pipe(process.stdin)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -68,3 +70,34 @@ def test_a_convolution_that_does_not_fit_stays_as_it_is(options):
     assert [type(module) for module in packed] == [nn.Conv2d, PackedConv2d]
     with torch.inference_mode():
         np.testing.assert_allclose(packed(inputs), expected, atol=1e-5)
+
+
+def test_a_packed_model_goes_without_a_collection():
+    model = pack(fold_norms(trained("resnet18")), to_inputs(images_for("resnet18")))
+    gone = [weakref.ref(module) for module in model.modules()]
+    gc.disable()
+    try:
+        del model
+        assert not [reference for reference in gone if reference() is not None]
+    finally:
+        gc.enable()
+
+
+def test_tracing_is_left_to_whoever_can_be_alone():
+    """While a model is traced no other one of the process can compute; so it happens where none does."""
+    other, inputs = trained("small_resnet"), to_inputs(images_for("small_resnet"))
+    asked = []
+
+    class Tracing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return other(inputs) + x
+
+    def alone(job):
+        asked.append(job)
+        return job()
+
+    with pytest.raises(NameError, match="not installed"):
+        torch.fx.Tracer().trace(Tracing())
+    folded = fold_norms(trained("resnet18"), alone)
+    assert len(asked) == 1
+    assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
