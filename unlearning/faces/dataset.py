@@ -155,10 +155,11 @@ def read_picture(folder: Path, row: Row) -> bytes:
     Raises:
         FacesError: as `file_status`, or the file cannot be read.
     """
-    file_status(folder, row)
+    size = file_status(folder, row).st_size
     try:
-        with (folder / row.file_name).open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        with open(f"{os.fspath(folder)}/{row.file_name}", "rb") as file:
+            # Never MAX_BYTES at once: memory for them would be made and given back for every picture.
+            return file.read(min(size, MAX_BYTES) + 1)
     except OSError as error:
         raise FacesError(f"The file named here cannot be read ({error.strerror}).", row=row.line) from error
 
