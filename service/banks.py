@@ -33,7 +33,7 @@ from service.settings import Settings
 from unlearning.faces import Faces
 from unlearning.recipes import Recipe
 
-TRAINING_CODE = ("descent.py", "devices.py", "models.py", "recipes.py", "training.py")
+TRAINING_CODE = ("convolution.py", "descent.py", "devices.py", "models.py", "recipes.py", "training.py")
 
 OnProgress = Callable[[int, int], None]
 """Called with (models there, models wanted)."""
