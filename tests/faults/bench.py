@@ -100,7 +100,7 @@ class Bench:
                     try:
                         yield bench
                     except BaseException:
-                        sys.stderr.write(f"cut off after {bench.tally}\n")
+                        sys.stderr.write(f"cut off after {bench.tally}\n{bench.last_words()}\n")
                         raise
                     finally:
                         bench.client.close()
@@ -111,6 +111,12 @@ class Bench:
                 del os.environ["TMPDIR"]
             else:
                 os.environ["TMPDIR"] = before
+
+    def last_words(self) -> str:
+        """Ends of the logs, and what working files there are."""
+        logs = [self.settings.home / "logs" / name for name in ("worker.log", "serving.log")]
+        ends = ["\n".join(log.read_text(errors="replace").splitlines()[-25:]) for log in logs if log.exists()]
+        return "\n".join([*ends, *map(str, self.settings.runs_folder.rglob("*"))])
 
     # --- processes
 

@@ -92,7 +92,7 @@ def database_restarts(bench: Bench, server: PostgresServer, points: Iterable[str
         server.restart("fast" if number % 2 else "immediate")
         bench.tally.kills["PostgreSQL, the worker at work"] += 1
         _complete_whatever_happens(bench, request_ids)
-    bench.stop_worker()
+        bench.stop_worker()
 
 
 def full_disk(bench: Bench, disk: SmallDisk, point: str, seconds: float = 6.0) -> None:
