@@ -10,31 +10,26 @@ import structlog
 from service.context import LINE, Context
 from service.db import reading, session
 from service.tables import WorkerLease
-from unlearning.errors import UnlearningError
 from unlearning.faces import count_subjects
 
 log = structlog.get_logger()
 
 
 def people_held(context: Context) -> int:
-    """People of the data folder, or where there is none, those of the worker's when it last looked; 0 if unknown.
-
-    Raises:
-        FacesError: the data folder breaks a rule.
-    """
-    if context.settings.data_folder.exists():
-        return count_subjects(context.settings.data_folder)
+    """People of the data folder, or where none can be read, those of the worker's when it last looked; 0 if unknown."""
+    found = count_subjects(context.settings.data_folder)
+    if found is not None:
+        return found
     with reading(context.engine) as s:
         lease = s.get(WorkerLease, LINE)
     return (lease and lease.n_subjects) or 0
 
 
 def write_down(context: Context) -> None:
-    """The worker's side; a data folder that breaks a rule is somebody else's to complain of."""
-    try:
-        n_people = count_subjects(context.settings.data_folder)
-    except UnlearningError as error:
-        log.warning("people.not_counted", error=type(error).__name__)
+    """The worker's side; a table that cannot be read is somebody else's to complain of."""
+    n_people = count_subjects(context.settings.data_folder)
+    if n_people is None:
+        log.warning("people.not_counted")
         return
     with session(context.engine) as s:
         lease = s.get(WorkerLease, LINE)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from sqlmodel import col, func, select
 
 from service import states
@@ -102,7 +103,9 @@ def test_requests_of_the_future_and_callbacks_with_ids_are_refused(context: Cont
     future = (context.now() + timedelta(minutes=6)).isoformat()
     with pytest.raises(InvalidInputError, match="future"):
         file(context, person(), "s31", requested_at=future)
-    for url in ("https://a.example/u/s%2031", "https://a.example/?u=s+31", "https://a.example/s 31/cb"):
+    with pytest.raises(ValidationError, match="https URL"):
+        file(context, person(), "s1", "s 31", callback_url="https://a.example/s 31/cb")
+    for url in ("https://a.example/u/s%2031", "https://a.example/?u=s+31"):
         with pytest.raises(InvalidInputError, match="callback_url") as caught:
             file(context, person(), "s1", "s 31", callback_url=url)
         assert "31" not in caught.value.detail

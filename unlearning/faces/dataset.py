@@ -66,12 +66,12 @@ def read_metadata(folder: Path, *, classes_known: bool = False) -> tuple[Row, ..
     return rows
 
 
-def count_subjects(folder: Path) -> int:
-    """People the folder's table names, whatever rules between rows it breaks; 0 where no table can be read."""
+def count_subjects(folder: Path) -> int | None:
+    """People the folder's table names, whatever rules between rows it breaks; None where no table can be read."""
     try:
         return len({row.user_id for row in read_rows(folder)})
     except FacesError:
-        return 0
+        return None
 
 
 def check_folder(
