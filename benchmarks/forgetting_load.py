@@ -3,11 +3,11 @@
     python benchmarks/forgetting_load.py [--quick] [--json FILE]
 
 The service and the worker as they are started in the container, on the AT&T faces and their recipe, by the strict
-policy. One person asks to be erased, no bank was built ahead: the run trains reference models, unlearns, audits. Meanwhile wrk sends the test
-photographs over 16 connections, in pairs of bursts: in one the worker and its children are frozen (SIGSTOP), in the
-other they run. Between the pairs they run alone, for beside a saturated service a worker of the lowest priority gets
-little, and the run should come to all its stages; what it got is printed. Half of the pairs are taken in the training
-of references, half from the first rung of the ladder on, in unlearning and audit.
+policy. One person asks to be erased, no bank was built ahead: the run trains reference models, unlearns, audits.
+Meanwhile wrk sends the test photographs over 16 connections, in pairs of bursts: in one the worker and its children are
+frozen (SIGSTOP), in the other they run. Between the pairs they run alone, for beside a saturated service a worker of
+the lowest priority gets little, and the run should come to all its stages; what it got is printed. Half of the pairs
+are taken in the training of references, half from the first rung of the ladder on, in unlearning and audit.
 
 Ratios are of pairs; printed are their median and the interval of the middle 90 % of medians of resampled pairs.
 Needs wrk (Debian's package).
