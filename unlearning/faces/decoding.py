@@ -46,7 +46,8 @@ def decode(data: bytes, *, size: tuple[int, int], channels: int) -> np.ndarray:
         # least twice as large as wanted, so the filter below decides how the result looks.
         image.draft(mode, (2 * max(size), 2 * max(size)))
         image.load()
-        upright: Image.Image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        upright: Image.Image = image
         del image  # of a large picture there should be two copies at a time, not three
         if upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")  # PIL warns when it has to drop such a palette's transparency itself
