@@ -313,6 +313,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=64, help="models each way for the audit; 0 for none")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--resnet-epochs", type=int, default=2, help="epochs of the ResNet-18 recipe, both ways")
+    parser.add_argument("--resnet-side", type=int, default=64, help="its pictures' sides in pixels, both ways")
     parser.add_argument("--only", choices=("small", "resnet18"))
     parser.add_argument("--profile", action="store_true", help="only where our seconds go")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
@@ -320,7 +321,9 @@ def main() -> None:
     options = parser.parse_args()
     n_turns, n_models = (2, 0) if options.quick else (options.turns, options.models)
     epochs = 1 if options.quick else options.resnet_epochs
-    recipes = {"small": RECIPES["att_small"], "resnet18": replace(RECIPES["att_resnet18"], epochs=epochs)}
+    size = (options.resnet_side, options.resnet_side)
+    resnet18 = replace(RECIPES["att_resnet18"], epochs=epochs, image_size=size, shift=round(3 * size[0] / 64))
+    recipes = {"small": RECIPES["att_small"], "resnet18": resnet18}
     if options.only:
         recipes = {options.only: recipes[options.only]}
     with tempfile.TemporaryDirectory() as temporary:

@@ -3,8 +3,8 @@
     python benchmarks/scale.py [--quick] [--json FILE] [--data FOLDER]
 
 Drawn faces are written once (`--data` keeps them). Then every step runs in a child process of its own, which tells
-seconds and the most memory it held (the kernel's high-water mark, libraries and mapped files included; torch alone
-takes several hundred megabytes, so what a step's process held before the step stands beside):
+seconds and the most memory it held (the kernel's high-water mark, libraries and mapped files included, and that of the
+processes it started, as if all had been at their highest at once); what it held before the step stands beside:
 
 * *pack*: every picture decoded into the memory-mapped array; *open*: the same folder again, nothing to decode;
 * *blocks*: the block of each person; *key*: all that a block's bank is named by, its rosters included;
@@ -16,13 +16,16 @@ The steps run at a quarter, at half and at all of the pictures, so that growth s
 """
 
 import argparse
+import contextlib
 import json
+import math
 import multiprocessing
 import os
 import platform
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -34,11 +37,12 @@ from typing import Any
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 import numpy as np  # noqa: E402
+import psutil  # noqa: E402
 
 STEPS = ("pack", "open", "blocks", "key", "lookup", "stale lookup", "purge")
 BARS = {"blocks": 2.0, "key": 2.0, "lookup": 2.0, "stale lookup": 2.0, "purge": 2.0}
 IMAGES_A_SECOND, MEGABYTES = 10_000, 500
-N_IMAGES, N_BLOCKS = 10, 20
+N_IMAGES = 10
 
 
 def in_child(step: str, home: Path, n_models: int) -> dict[str, float]:
@@ -54,16 +58,31 @@ def in_child(step: str, home: Path, n_models: int) -> dict[str, float]:
 
 def _child(pipe: Connection, step: str, home: Path, n_models: int) -> None:
     work, told = prepare(step, home, n_models)
-    before = most_megabytes()
+    before, of_children, ended = most_megabytes(), {}, threading.Event()
+    watcher = threading.Thread(target=watch_children, args=(of_children, ended))
+    watcher.start()
     started = time.perf_counter()
     work()
     seconds = time.perf_counter() - started
-    pipe.send({"seconds": seconds, "megabytes": most_megabytes(), "megabytes_before": before, **told})
+    ended.set()
+    watcher.join()
+    pipe.send({"seconds": seconds, "megabytes": most_megabytes() + sum(of_children.values()),
+               "megabytes_before": before, **told})  # fmt: skip
 
 
-def most_megabytes() -> float:
-    """Most memory this process held so far, libraries and mapped files included."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def watch_children(most: dict[int, float], ended: threading.Event) -> None:
+    """Until `ended`, what each process started by this one held at most."""
+    while not ended.wait(0.05):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(OSError):
+                held = most_megabytes(str(child.pid))
+                if not math.isnan(held):  # of one that has just ended
+                    most[child.pid] = held
+
+
+def most_megabytes(process: str = "self") -> float:
+    """Most memory a process held so far, libraries and mapped files included."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return float("nan")

@@ -56,7 +56,7 @@ def decode_opened(image: Image.Image, *, size: tuple[int, int], channels: int) -
         image.draft(mode, (2 * max(size), 2 * max(size)))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        upright = image
+        upright: Image.Image = image
         if upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")  # PIL warns when it has to drop such a palette's transparency itself
             image.close()

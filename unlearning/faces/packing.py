@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import file_digest, sha256
@@ -27,6 +27,7 @@ import PIL
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces.dataset import SPLITS, Progress, Row, check_folder, read_picture, read_rows
 from unlearning.faces.decoding import decode
+from unlearning.faces.processes import map_calls
 from unlearning.faces.threads import map_spans
 
 PACKED = ".packed"
@@ -34,6 +35,8 @@ ELSEWHERE = "elsewhere.txt"
 _FINISHED, _UNFINISHED = "packed-", ".packing-"
 _DIGESTS = "digests.npy"
 _CHUNK = 4096  # faces read at a time
+_PART = 256  # faces a process decodes at a time
+MANY = 20_000  # faces; below, processes take longer to start than they gain
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +135,7 @@ def pack(
         classes: Names of the labels in the order of a model's outputs; None for those found, sorted. An erasure may
             take the last picture of a class: pass a trained model's classes, or the labels shift under it.
         verify: Whether a pack found is compared with its own SHA-256.
-        workers: Decoding threads; None for one a core.
+        workers: Decoding threads; None for one a core, or as many processes for many pictures.
         progress: Called with (pictures done, pictures in all).
 
     Returns:
@@ -155,13 +158,7 @@ def pack(
     images = _load(place, shape, verify)
     if images is None:
         _note(folder, cache)
-        _build(
-            lambda index: _face(folder, rows[index], digests[index], shape),
-            place,
-            shape,
-            workers=workers,
-            progress=progress,
-        )
+        _build(_decoded(folder, rows, digests, shape, workers), place, shape, progress=progress)
         images = _load(place, shape, verify)
         if images is None:
             raise FacesError("The packed faces were damaged while they were written; look at the disk and try again.")
@@ -253,22 +250,36 @@ def _face(folder: Path, row: Row, digest: str, shape: tuple[int, ...]) -> np.nda
         raise FacesError(f"{error} Replace the file or take the line out.", row=row.line) from error
 
 
-def _build(
-    face: Callable[[int], np.ndarray],
-    place: Path,
-    shape: tuple[int, ...],
-    *,
-    workers: int | None,
-    progress: Progress | None,
-) -> None:
-    """Make a pack of `face(0)` … beside `place`, then move it there at once."""
+def _decoded(
+    folder: Path, rows: Sequence[Row], digests: Sequence[str], shape: tuple[int, ...], workers: int | None
+) -> Iterator[np.ndarray]:
+    """Every picture in order, in arrays of uint8 `(k, *shape[1:])`."""
+    n_cores = len(os.sched_getaffinity(0))
+    if workers is not None or n_cores == 1 or len(rows) < MANY:
+        yield from map_spans(
+            lambda span: _faces(folder, [rows[i] for i in span], [digests[i] for i in span], shape),
+            len(rows),
+            workers=workers,
+        )
+        return
+    parts = (slice(start, start + _PART) for start in range(0, len(rows), _PART))
+    calls = ((folder, rows[part], digests[part], shape) for part in parts)
+    yield from map_calls(_faces, calls, workers=n_cores)
+
+
+def _faces(folder: Path, rows: Sequence[Row], digests: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+    """Some rows' pictures, uint8 `(k, *shape[1:])`."""
+    return np.stack([_face(folder, row, digest, shape) for row, digest in zip(rows, digests, strict=True)])
+
+
+def _build(decoded: Iterable[np.ndarray], place: Path, shape: tuple[int, ...], *, progress: Progress | None) -> None:
+    """Make a pack of the pictures `decoded` beside `place`, then move it there at once."""
     temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
     try:
         with (temporary / "images.npy").open("wb") as file:
             # Written, not mapped: a full disk is then an error here and no signal that kills the process.
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             done, digests = 0, []
-            decoded = map_spans(lambda span: np.stack([face(index) for index in span]), shape[0], workers=workers)
             for pixels in decoded:
                 file.write(pixels.data)
                 digests.append(_digests_of(pixels))

@@ -48,6 +48,23 @@ def test_packed_faces_are_the_decoded_ones(make_folder, channels, workers):
     assert len(faces) == 5
 
 
+def test_many_faces_are_decoded_in_processes(make_folder, monkeypatch):
+    monkeypatch.setattr(packing, "MANY", 70)
+    monkeypatch.setattr(packing, "_PART", 30)
+    monkeypatch.setattr(packing.os, "sched_getaffinity", lambda process: {0, 1})
+    table = [(f"images/{n:03d}.png", f"p{n}", str(n % 2), "train") for n in range(70)]
+    folder = make_folder(table)
+    seen = []
+    faces = pack(folder, size=SIZE, channels=1, progress=lambda *step: seen.append(step))
+    assert seen == [(30, 70), (60, 70), (70, 70)]
+    for n in range(70):
+        np.testing.assert_array_equal(faces.images[n], decode(picture(n), size=SIZE, channels=1))
+    (folder / table[65][0]).write_bytes(b"no picture")
+    with pytest.raises(FacesError, match="Replace the file") as raised:
+        pack(folder, size=SIZE, channels=1)
+    assert raised.value.row == 67
+
+
 def test_more_faces_than_one_task(make_folder):
     table = [(f"images/{n:03d}.png", f"p{n}", str(n % 2), "train") for n in range(70)]
     folder = make_folder(table)
