@@ -3,9 +3,9 @@
 Where a layer has more output channels than its maps have places in a batch, as the last stage of a ResNet on faces of
 64×64, most of a convolution's time goes into reading its kernels, and the processor's convolution library reads them
 badly: on an AMD EPYC a 3×3 convolution of 30 maps of 2×2 with 512 channels took 2.3 times as long as the product of
-matrices of the same numbers, the gradient of its inputs 2.6 times and that of its kernels 4.7 times. Copying each place's neighbourhood into a row is cheap on
-maps that small, and what is left is the matrix product. Sums are the same but for their order; only the backward pass
-rounds once more, each kernel place's part of an input's gradient.
+matrices of the same numbers, the gradient of its inputs 2.6 times and that of its kernels 4.7 times. Copying each
+place's neighbourhood into a row is cheap on maps that small, and what is left is the matrix product. Sums are the same
+but for their order; only the backward pass rounds once more, each kernel place's part of an input's gradient.
 """
 
 import contextlib
