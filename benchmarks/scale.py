@@ -76,8 +76,8 @@ def prepare(step: str, home: Path, n_models: int) -> tuple[Callable[[], Any], di
     from service.blocks import blocks, forget_from_blocks
     from service.context import Context
     from service.planning import pictures_of, recipe_of
+    from service.scenes import open_pictures
     from service.settings import Settings
-    from service.trials import open_pictures
     from unlearning.faces import pack
 
     settings = Settings(home=home, recipe="synthetic_small", database_url="", device="cpu")
@@ -130,7 +130,7 @@ def fill(context: Any, recipe: Any, pictures: Any, assigned: dict[str, str], n_m
     """Complete banks of made-up margins for every block."""
     from audit.references import BankStore, ReferenceRow
     from service.banks import plan_exact_bank
-    from service.trials import open_pictures
+    from service.scenes import open_pictures
 
     people = open_pictures(pictures).train_subjects()
     members: dict[str, set[str]] = {}

@@ -28,12 +28,12 @@ from audit.references import Bank, BankKey, BankStore, Claim, ReferenceRow, Refe
 from service.blocks import blocks
 from service.context import Context
 from service.keyring import Keyring
+from service.scenes import Pictures, Rows, Scene, open_pictures
 from service.settings import Settings
-from service.trials import Pictures, Rows, Scene, open_pictures, run_trials
 from unlearning.faces import Faces
 from unlearning.recipes import Recipe
 
-TRAINING_CODE = ("descent.py", "devices.py", "models.py", "recipes.py", "training.py")
+TRAINING_CODE = ("convolution.py", "descent.py", "devices.py", "models.py", "recipes.py", "training.py")
 
 OnProgress = Callable[[int, int], None]
 """Called with (models there, models wanted)."""
@@ -203,6 +203,8 @@ def _stale_bank(store: BankStore, plan: BankPlan, n_models: int, on_progress: On
 
 def _train(store: BankStore, plan: BankPlan, missing: tuple[int, ...], settings: Settings) -> Iterator[int]:
     """Train and store the seeds that no other builder trains; after each, how many are still missing, as known here."""
+    from service.trials import run_trials  # torch, which nobody needs who looks up or purges
+
     claims: dict[int, Claim] = {}
 
     def free() -> Iterator[int]:

@@ -1,7 +1,8 @@
 """Batching while busy: one inference thread a process takes what waits and never waits for more.
 
 While a batch is computed the next one gathers by itself, so batches grow with the load and a lone request is answered
-at once. Images come decoded: a bad one has failed before it got here and spoils no batch.
+at once. Images come decoded: a bad one has failed before it got here and spoils no batch. The images of one call stay
+together: one engine answers them all.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -38,22 +41,27 @@ class Prediction:
         best: place of the largest.
         engine: what computed it.
         batch_size: images computed together.
+        waited_seconds: from the call to the beginning of its batch.
+        computed_seconds: of the whole batch.
     """
 
     probabilities: NDArray[np.float32]
     best: int
     engine: Engine
     batch_size: int
+    waited_seconds: float = 0.0
+    computed_seconds: float = 0.0
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """An image in the queue, and what became of it."""
+    """Images of one call in the queue, and what became of them."""
 
-    image: NDArray[np.uint8]
+    images: Sequence[NDArray[np.uint8]]
     passage: Passage
-    answer: asyncio.Future[Prediction]
-    outcome: Prediction | Exception | None = None
+    answer: asyncio.Future[list[Prediction]]
+    since: float
+    outcome: list[Prediction] | Exception | None = None
 
 
 Job = Callable[[], object]
@@ -64,8 +72,8 @@ class MicroBatcher:
 
     Args:
         slot: gives the engine, once a batch.
-        max_queue: images that may wait; more are refused.
-        max_batch: images computed together at most.
+        max_queue: calls that may wait; more are refused.
+        max_batch: images computed together at most, and images a call may have.
         on_batch: told the size of each batch, on the inference thread.
     """
 
@@ -100,11 +108,20 @@ class MicroBatcher:
             TryLaterError: the queue is full, or this process does not answer now.
             InputChangedError: the model does not take images of this shape any more.
         """
+        (prediction,) = await self.predict_together([image], passage)
+        return prediction
+
+    async def predict_together(self, images: Sequence[NDArray[np.uint8]], passage: Passage) -> list[Prediction]:
+        """Answers for at most `max_batch` images of one request, in their order, all by one engine.
+
+        Raises:
+            TryLaterError, InputChangedError: as `predict`; the latter if any of the images does not fit.
+        """
         if self._queue.qsize() >= self._max_queue:
             raise TryLaterError(f"Expected fewer than {self._max_queue} images to wait here; send this one again.")
-        waiting = _Waiting(image, passage, asyncio.get_running_loop().create_future())
-        self._queue.put(waiting)
-        return await waiting.answer
+        answer = asyncio.get_running_loop().create_future()
+        self._queue.put(_Waiting(images, passage, answer, time.perf_counter()))
+        return await answer
 
     def on_inference_thread(self, job: Job) -> Future[Any]:
         """Run something between two batches, for example a warm-up."""
@@ -120,23 +137,23 @@ class MicroBatcher:
         return done
 
     def _run(self) -> None:
-        while True:
-            item = self._queue.get()
-            ended = item is None
+        item = self._queue.get()
+        while item is not None:
             batch: list[_Waiting] = []
-            while isinstance(item, _Waiting):
+            n_images = 0
+            while isinstance(item, _Waiting) and (not batch or n_images + len(item.images) <= self._max_batch):
                 batch.append(item)
-                item = None
-                if len(batch) < self._max_batch:
-                    with suppress(queue.Empty):
-                        item = self._queue.get_nowait()
-                        ended = item is None
+                n_images += len(item.images)
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    item = _NOTHING
+                    break
             if batch:
                 self._answer(batch)
-            if item is not None:
+            if item is not None and not isinstance(item, _Waiting):
                 item()
-            if ended:
-                return
+                item = self._queue.get()
 
     def _answer(self, batch: list[_Waiting]) -> None:
         batch = [waiting for waiting in batch if not waiting.answer.cancelled()]
@@ -151,20 +168,34 @@ class MicroBatcher:
             batch[0].answer.get_loop().call_soon_threadsafe(_deliver, batch)  # one wake-up for all
 
     def _predict(self, batch: list[_Waiting]) -> None:
-        engine = self._slot.board([waiting.passage for waiting in batch])
+        engine, began = self._slot.board([waiting.passage for waiting in batch]), time.perf_counter()
         fitting = []
         for waiting in batch:
-            if waiting.image.shape == engine.input_shape:
+            if all(image.shape == engine.input_shape for image in waiting.images):
                 fitting.append(waiting)
             else:
                 waiting.outcome = InputChangedError()
         if not fitting:
             return
-        self._on_batch(len(fitting))
-        probabilities = engine.predict(np.stack([waiting.image for waiting in fitting]))
+        images = [image for waiting in fitting for image in waiting.images]
+        self._on_batch(len(images))
+        probabilities = engine.predict(np.stack(images))
         self._slot.let_older_go_first(engine.generation)
-        for waiting, row, best in zip(fitting, probabilities, probabilities.argmax(1).tolist(), strict=True):
-            waiting.outcome = Prediction(row, best, engine, len(fitting))
+        computed = time.perf_counter() - began
+        rows = zip(probabilities, probabilities.argmax(1).tolist(), strict=True)
+        for waiting in fitting:
+            waited = began - waiting.since
+            waiting.outcome = [
+                Prediction(row, best, engine, len(images), waited, computed)
+                for row, best in islice(rows, len(waiting.images))
+            ]
+
+
+def _nothing() -> None:
+    """Takes the place of a job."""
+
+
+_NOTHING: Job = _nothing
 
 
 def _deliver(batch: list[_Waiting]) -> None:
@@ -172,7 +203,7 @@ def _deliver(batch: list[_Waiting]) -> None:
     for waiting in batch:
         if waiting.answer.done():
             continue
-        if isinstance(waiting.outcome, Prediction):
-            waiting.answer.set_result(waiting.outcome)
-        elif waiting.outcome is not None:
+        if isinstance(waiting.outcome, Exception):
             waiting.answer.set_exception(waiting.outcome)
+        elif waiting.outcome is not None:
+            waiting.answer.set_result(waiting.outcome)

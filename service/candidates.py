@@ -27,8 +27,9 @@ from service.evidence import kept
 from service.images import to_png
 from service.production import library_versions, made_with
 from service.runs import RunFolder, get_run, load_run, note, requests_of
+from service.scenes import Scene
 from service.tables import Attempt, Run
-from service.trials import Outcome, Scene, run_trials, score
+from service.trials import Outcome, run_trials, score
 from unlearning.devices import describe_device, resolve_device
 from unlearning.methods import METHODS
 

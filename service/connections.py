@@ -17,6 +17,7 @@ from service.shedding import Shedding
 
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 65_536
+LAST_SECONDS = 0.25  # for a request that was sent before its client could know that we end
 _YIELD_SECONDS = 0.0003  # for each connection held; a busy loop comes back later still
 _MOST_YIELDS = 16  # five milliseconds: what opening a connection may cost
 _SHARE_AT_ONCE = (
@@ -30,7 +31,8 @@ class PatientProtocol(HttpToolsProtocol):
     A connection that says nothing between two requests is ended by the server's own keep-alive timeout.
     """
 
-    _head_seconds, _most_head_bytes = HEAD_SECONDS, HEAD_BYTES
+    _head_seconds, _most_head_bytes, _last_seconds = HEAD_SECONDS, HEAD_BYTES, LAST_SECONDS
+    _is_last = False  # the process ends: one more answer at most
     shedding: Shedding | None = None  # the same for all connections of the process
     _n_head_bytes = 0
     _n_unread = 0  # bytes of a refused body that are still to come
@@ -66,6 +68,14 @@ class PatientProtocol(HttpToolsProtocol):
             elif self._end is None:
                 self._wait_for_head()
 
+    def shutdown(self) -> None:
+        """The process ends: answer what came, also what is just coming, then close."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            super().shutdown()
+            return
+        self._is_last = True
+        self.loop.call_later(self._last_seconds, super().shutdown)
+
     def on_message_begin(self) -> None:
         """A head begins."""
         self._is_head_open, self._is_between = True, False
@@ -75,6 +85,8 @@ class PatientProtocol(HttpToolsProtocol):
         """A head ended."""
         self._head_is_there()
         super().on_headers_complete()
+        if self._is_last:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """A body ended."""

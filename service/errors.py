@@ -9,6 +9,7 @@ ExpungeError
 ├── NotFoundError          404  look elsewhere
 ├── ConflictError          409  the state does not allow it
 ├── TryLaterError          503  wait `retry_after_seconds`
+│   └── TooManyAtOnceError     429  send fewer at the same time
 ├── DataFolderError             mend the data folder
 ├── WeightsError                weights that must not be loaded
 ├── StorageError                the shared storage did not do as asked
@@ -90,6 +91,13 @@ class TryLaterError(ExpungeError):
     def __init__(self, detail: str, retry_after_seconds: int = 1, **extra: Any) -> None:
         super().__init__(detail, **extra)
         self.retry_after_seconds = retry_after_seconds
+
+
+class TooManyAtOnceError(TryLaterError):
+    """This one client has as many images here as it may."""
+
+    status = 429
+    title = "Too many at once"
 
 
 class DataFolderError(ExpungeError):

@@ -30,7 +30,8 @@ from service.context import Context
 from service.errors import ConflictError, InvalidInputError
 from service.planning import asked_to_go, pictures_in_service, recipe_of
 from service.production import library_versions
-from service.trials import Outcome, Rows, Scene, in_children, open_pictures, score
+from service.scenes import Rows, Scene, open_pictures
+from service.trials import Outcome, in_children, score
 from unlearning.devices import describe_device, resolve_device
 from unlearning.errors import MethodError
 from unlearning.methods import Settings as MethodSettings

@@ -187,8 +187,11 @@ class Follower:
             self._batcher.on_inference_thread(warm_up).result()
 
     def _load_from_registry(self, digest: str, generation: int) -> Engine:
-        weights, device = registry.load_checked(self._context, digest), self._context.settings.device
-        return Engine.load(weights, generation, device, lambda job: self._batcher.on_inference_thread(job).result())
+        settings, weights = self._context.settings, registry.load_checked(self._context, digest)
+        return Engine.load(
+            weights, generation, settings.device, lambda job: self._batcher.on_inference_thread(job).result(),
+            backend=settings.backend, temperature=settings.temperature,
+        )  # fmt: skip
 
     def _fail(self, sentence: str) -> None:
         if sentence != self._last_error:

@@ -15,12 +15,11 @@ from service.banks import BankPlan, OnProgress, build_bank, plan_bank
 from service.context import LINE, Context
 from service.db import reading
 from service.runs import RunFolder, load_run, requests_of
+from service.scenes import Pictures, Rows, Scene, open_pictures
 from service.settings import Settings
 from service.tables import Deployment, Tombstone
-from service.trials import Pictures, Rows, Scene, open_pictures
 from unlearning.faces import Faces, pack
 from unlearning.faces.dataset import METADATA
-from unlearning.methods import settings_for
 from unlearning.recipes import Recipe, load_recipe
 
 
@@ -128,6 +127,8 @@ def load(context: Context, run_id: str) -> RunPlan:
 
 
 def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
+    from unlearning.methods import settings_for  # torch, which only a run's plan needs
+
     settings, recipe = context.settings, recipe_of(context)
     with reading(context.engine) as s:
         subject_of = {request.id: request.user_id or "" for request in requests_of(s, run_id)}

@@ -1,9 +1,10 @@
-"""One face image in, a label with probabilities and the model version that gave them out.
+"""Face images in, labels with probabilities and the model version that gave them out.
 
-The order of work guards the process: number of requests, key, size of the body, format and pixels of the image, and
-only then decoding. A response belongs to the generation that computed it until its last byte was sent (`slot.py`).
+The order of work guards the process: number of images waiting, key, size of the body, format and pixels of the image,
+and only then decoding. What is refused for want of room is refused before anything was read. A response belongs to the
+generation that computed it until its last byte was sent (`slot.py`).
 
-The handler takes a request and gives a response, whatever happens, so that neither of the two ways to it (`door.py`)
+The handlers take a request and give a response, whatever happens, so that neither of the two ways to them (`door.py`)
 has to know errors.
 """
 
@@ -11,33 +12,41 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 from PIL import Image
 from starlette.requests import ClientDisconnect
 
 from service import images
-from service.answers import prediction_json
-from service.auth import PREDICT, KnownKeys, client_of
-from service.batching import InputChangedError, MicroBatcher, Prediction
+from service.answers import prediction_json, predictions_json, server_timing
+from service.auth import PREDICT, Client, KnownKeys, client_of
+from service.batching import MAX_BATCH, InputChangedError, MicroBatcher, Prediction
 from service.engine import Engine
-from service.errors import ExpungeError, TryLaterError
+from service.errors import ExpungeError, InvalidInputError, TooManyAtOnceError, TryLaterError
 from service.metrics import Watch
 from service.middleware import passage_of
 from service.problems import problem_for, request_id_of
 from service.settings import Settings
 from service.slot import ModelSlot
-from service.uploads import one_image
+from service.uploads import many_images, one_image
 
+MOST_IMAGES = MAX_BATCH  # in one call
 _FEW_PIXELS = 1 << 16  # decoded in well under a millisecond: handing them to a thread would take longer
+_ANSWER_SECONDS = 15.0  # whoever waits longer is told to come again
+
+Pixels = NDArray[np.uint8]
 
 
 class Desk:
-    """Takes requests up to the number that may wait, decodes their images, asks the batcher, and answers."""
+    """Takes images up to the number that may wait, decodes them, asks the batcher, and answers."""
 
     def __init__(
         self, slot: ModelSlot, batcher: MicroBatcher, keys: KnownKeys, settings: Settings, watch: Watch
@@ -48,6 +57,7 @@ class Desk:
         self._settings = settings
         self._watch = watch
         self._n_inside = 0
+        self._n_of_client: Counter[str] = Counter()
         self._decoders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
 
     @property
@@ -60,14 +70,23 @@ class Desk:
         """What is said to whoever comes then."""
         return TryLaterError(f"Expected fewer than {self._settings.max_queue} images to wait here; send it again.")
 
-    async def answer(self, request: Request) -> Response:
-        """The response to a prediction request, an error's included."""
+    def n_inside(self) -> int:
+        """Images that wait here now."""
+        return self._n_inside
+
+    async def answer_one(self, request: Request) -> Response:
+        """The response to a call with one image."""
+        return await self._answer(request, self._one)
+
+    async def answer_many(self, request: Request) -> Response:
+        """The response to a call with several images."""
+        return await self._answer(request, self._many)
+
+    async def _answer(self, request: Request, work: Callable[[Request, Client], Awaitable[Response]]) -> Response:
         try:
-            (await client_of(request, self._keys)).demand(PREDICT)
-        except Exception as error:
-            return await problem_for(request, error)
-        try:
-            prediction = await self._predict(request)
+            self._find_room()
+            client = (await client_of(request, self._keys)).demand(PREDICT)
+            return await work(request, client)
         except ClientDisconnect:
             self._watch.rejection("Disconnected")
             return Response(status_code=400)  # to nobody
@@ -75,39 +94,120 @@ class Desk:
             if isinstance(error, ExpungeError):
                 self._watch.rejection(error.title)
             return await problem_for(request, error)
-        self._watch.prediction(prediction.best, float(prediction.probabilities[prediction.best]))
-        return Response(prediction_json(prediction, request_id_of(request)), media_type="application/json")
 
-    async def _predict(self, request: Request) -> Prediction:
-        if self.is_full:
-            raise self.full
-        self._n_inside += 1
-        try:
+    async def _one(self, request: Request, client: Client) -> Response:
+        top = _top(request)
+        with self._places(client, 1):
             content = await one_image(request, max_bytes=self._settings.max_image_bytes)
-            for _ in range(3):  # again only if the model's image size changed meanwhile
-                image = await self._decode(content)
-                try:
-                    return await self._batcher.predict(image, passage_of(request.scope))
-                except InputChangedError:
-                    continue
-            raise TryLaterError("The model's image size changed while this image was decoded; send it again.")
-        finally:
-            self._n_inside -= 1
+            ((prediction,), seconds) = await self._predict(request, [content])
+        if not isinstance(prediction, Prediction):
+            raise prediction
+        self._note(prediction)
+        return _json(prediction_json(prediction, request_id_of(request), top), [prediction], seconds)
 
-    async def _decode(self, content: bytes) -> NDArray[np.uint8]:
+    async def _many(self, request: Request, client: Client) -> Response:
+        top = _top(request)
+        with self._places(client, 1):
+            contents = await many_images(request, most=MOST_IMAGES, max_bytes=self._settings.max_image_bytes)
+            with self._places(client, len(contents) - 1):
+                found, seconds = await self._predict(request, contents)
+        for each in found:
+            if isinstance(each, Prediction):
+                self._note(each)
+            else:
+                self._watch.rejection(each.title)
+        return _json(predictions_json(found, request_id_of(request), top), found, seconds)
+
+    def _find_room(self, n: int = 1) -> None:
+        if self._n_inside + n > self._settings.max_queue:
+            raise self.full
+
+    @contextmanager
+    def _places(self, client: Client, n: int) -> Iterator[None]:
+        """Places for `n` images, kept until the block ends.
+
+        Raises:
+            TryLaterError: too many images wait here.
+            TooManyAtOnceError: too many of this client.
+        """
+        self._find_room(n)
+        most = self._settings.max_client_queue
+        if most and self._n_of_client[client.id] + n > most:
+            raise TooManyAtOnceError(f"Expected at most {most} images of one client to wait here; send fewer at once.")
+        self._n_inside += n
+        self._n_of_client[client.id] += n
+        try:
+            yield
+        finally:
+            self._n_inside -= n
+            self._n_of_client[client.id] -= n
+            if not self._n_of_client[client.id]:
+                del self._n_of_client[client.id]
+
+    async def _predict(
+        self, request: Request, contents: Sequence[bytes]
+    ) -> tuple[list[Prediction | ExpungeError], float]:
+        """What each image gets, in their order, and the seconds that decoding them took."""
+        for _ in range(3):  # again only if the model's image size changed meanwhile
+            engine, began = self._engine(), time.perf_counter()
+            decoded = [await self._decode(content, engine) for content in contents]
+            seconds = time.perf_counter() - began
+            good = [each for each in decoded if not isinstance(each, ExpungeError)]
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    predicted = await self._batcher.predict_together(good, passage_of(request.scope)) if good else []
+            except InputChangedError:
+                continue
+            except TimeoutError:
+                raise TryLaterError(f"Expected an answer within {_ANSWER_SECONDS:.0f} s; send it again.") from None
+            predictions = iter(predicted)
+            return [each if isinstance(each, ExpungeError) else next(predictions) for each in decoded], seconds
+        raise TryLaterError("The model's image size changed while this image was decoded; send it again.")
+
+    def _engine(self) -> Engine:
         engine = self._slot.current or self._slot.staged
         if engine is None:
             raise TryLaterError(self._slot.why_not_ready() or "The model is being loaded.")
-        picture = images.opened(
-            content, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels
-        )
-        work = partial(self._decode_now, picture, len(content), engine)
-        if picture.width * picture.height <= _FEW_PIXELS:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        return engine
 
-    def _decode_now(self, picture: Image.Image, n_bytes: int, engine: Engine) -> NDArray[np.uint8]:
+    async def _decode(self, content: bytes, engine: Engine) -> Pixels | ExpungeError:
+        try:
+            picture = images.opened(
+                content, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels
+            )
+            work = partial(self._decode_now, picture, len(content), engine)
+            if picture.width * picture.height <= _FEW_PIXELS:
+                return work()
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        except InvalidInputError as error:
+            return error
+
+    def _decode_now(self, picture: Image.Image, n_bytes: int, engine: Engine) -> Pixels:
         started = time.perf_counter()
         pixels = images.pixels(picture, size=engine.image_size, channels=engine.channels)
         self._watch.image(n_bytes, time.perf_counter() - started)
         return pixels
+
+    def _note(self, prediction: Prediction) -> None:
+        self._watch.prediction(prediction.best, float(prediction.probabilities[prediction.best]))
+
+
+def _top(request: Request) -> int | None:
+    """How many classes the caller wants; none: all."""
+    if not request.scope.get("query_string") or (given := request.query_params.get("top")) is None:
+        return None
+    if not (given.isascii() and given.isdigit() and 0 < len(given) < 7 and int(given) > 0):
+        raise RequestValidationError(
+            [{"type": "top", "loc": ("query", "top"), "msg": "Expected a whole number from 1 to 999999"}]
+        )
+    return int(given)
+
+
+def _json(content: str, found: Sequence[Prediction | ExpungeError], decode_seconds: float) -> Response:
+    first = next((each for each in found if isinstance(each, Prediction)), None)
+    waited, computed = (first.waited_seconds, first.computed_seconds) if first else (0.0, 0.0)
+    return Response(
+        content,
+        media_type="application/json",
+        headers={"Server-Timing": server_timing(decode_seconds, waited, computed)},
+    )

@@ -92,6 +92,12 @@ def problem_of(error: ExpungeError, request_id: str) -> JSONResponse:
     )  # fmt: skip
 
 
+def summary_of(error: ExpungeError) -> dict[str, Any]:
+    """What a problem says of one thing among several; what belongs to the whole call is left out."""
+    slug = error.title.lower().replace(" ", "-")
+    return {"type": f"urn:expunge:problem:{slug}", "title": error.title, "status": error.status, "detail": error.detail}
+
+
 def internal_problem(request_id: str) -> JSONResponse:
     """Response of an error nobody foresaw."""
     detail = "The service failed on this request; give the request_id to its operator."

@@ -18,8 +18,8 @@ from service.db import reading
 from service.errors import ConflictError
 from service.manifest import Manifest
 from service.planning import asked_to_go, pictures_of, recipe_of
+from service.scenes import open_pictures
 from service.tables import OpenLine
-from service.trials import open_pictures
 from unlearning.devices import describe_device, resolve_device
 from unlearning.faces import Faces
 from unlearning.models import save_weights

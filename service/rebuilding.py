@@ -32,9 +32,9 @@ from service.context import LINE, Context
 from service.db import session
 from service.planning import asked_to_go, pictures_in_service, recipe_of
 from service.processes import environment
+from service.scenes import open_pictures
 from service.settings import Settings
 from service.tables import ReferenceBlock
-from service.trials import open_pictures
 
 log = structlog.get_logger()
 

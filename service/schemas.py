@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
+from unlearning.faces.dataset import is_clean
+
 MOST_IDS = 1000
 
 State = Literal[
@@ -38,6 +40,13 @@ def _plain_text(text: str) -> str:
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
         raise ValueError("Expected text without control characters or line breaks.")
     return text
+
+
+def _as_in_the_data(user_id: str) -> str:
+    """Another spelling of a person's id is nobody's, and would be answered that nothing is held of them."""
+    if not is_clean(user_id):
+        raise ValueError("Expected a user id as the data have it: printable, in Unicode form NFC, no blanks around it.")
+    return user_id
 
 
 def _words(text: str) -> str:
@@ -71,7 +80,7 @@ def _callback(url: str) -> str:
         port_fits = parts.port is None or parts.port > 0
     except ValueError:
         raise ValueError("Expected a URL.") from None
-    if parts.scheme != "https" or not parts.hostname or not port_fits:
+    if parts.scheme != "https" or not parts.hostname or not port_fits or any(map(str.isspace, url)):
         raise ValueError("Expected an https URL with a host.")
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("Expected a URL without user name, password or fragment.")
@@ -79,7 +88,7 @@ def _callback(url: str) -> str:
 
 
 Plain = Annotated[str, AfterValidator(_plain_text)]
-UserId = Annotated[Plain, Field(min_length=1, max_length=256)]
+UserId = Annotated[Plain, AfterValidator(_as_in_the_data), Field(min_length=1, max_length=256)]
 Reason = Annotated[Plain, AfterValidator(_words), Field(min_length=1, max_length=1000)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_range), Field(strict=False)]
 CallbackUrl = Annotated[
@@ -124,7 +133,8 @@ class Filing(Call):
         AfterValidator(_without_repeats),
         Field(
             min_length=1, max_length=MOST_IDS, json_schema_extra={"uniqueItems": True},
-            description="The people to forget, each once. All are accepted, or none.",
+            description="The people to forget, each once and spelled as in the data (Unicode NFC, no blanks around). "
+            "All are accepted, or none.",
         ),
     ]  # fmt: skip
     regulation: Regulation = Field("gdpr", description="Law under which the person asks.")

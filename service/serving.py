@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
@@ -21,7 +22,7 @@ from service.batching import MicroBatcher
 from service.commit_word import CommitWord
 from service.context import Context
 from service.door import Door, respond
-from service.errors import TryLaterError
+from service.errors import StartupError, TryLaterError
 from service.follower import Follower
 from service.head_count import people_held
 from service.logs import RequestLog
@@ -55,8 +56,16 @@ class ServingProcess:
 
         Args:
             place: a number that no other serving process of this machine has while this one lives.
+
+        Raises:
+            StartupError: a package that the settings ask for is missing.
         """
         settings = context.settings
+        if settings.backend == "openvino" and find_spec("openvino") is None:
+            raise StartupError(
+                "Expected the package openvino, since EXPUNGE_BACKEND is openvino; "
+                "run pip install 'expunge[openvino]', or unset it."
+            )
         word, lease = CommitWord(settings.commit_word_path), Lease(settings.lease_seconds)
         slot = ModelSlot(word, lease, OnTheWay(settings.on_the_way_path, place, os.getpid()))
         watch = metrics.Watch() if settings.metrics else metrics.Unwatched()

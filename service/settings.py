@@ -43,6 +43,9 @@ class Settings(BaseSettings):
         None, description="File of tuned method settings (`expunge tune`); none: only those that come with Expunge."
     )
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N.")
+    backend: Literal["torch", "openvino"] = Field(
+        "torch", description="What computes predictions; openvino needs the extra openvino, and serves on the CPU."
+    )
     jobs: int = Field(0, ge=0, description="Training processes in parallel; 0: as many as cores.")
 
     cluster: str = Field(
@@ -95,6 +98,12 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(10_000_000, ge=1, description="Largest image file accepted, in bytes.")
     max_image_pixels: int = Field(25_000_000, ge=1, description="Largest image accepted, in pixels.")
     max_queue: int = Field(256, ge=1, description="Images waiting in one serving process before it answers 503.")
+    max_client_queue: int = Field(
+        0, ge=0, description="Of these, images of one client before it gets 429; 0: as many as all."
+    )
+    temperature: float = Field(
+        1.0, gt=0, le=100, description="What logits are divided by before they become probabilities; 1: as trained."
+    )
     lease_seconds: float = Field(
         10.0, gt=0, description="A serving process without a heartbeat this long fences itself."
     )

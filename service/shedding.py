@@ -21,7 +21,7 @@ from service.problems import problem_of
 log = structlog.get_logger()
 
 _ID = "{request_id}"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
 _GIVEN_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*\r\n", re.IGNORECASE)
 _OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|connection|upgrade|content-length[^:]+):", re.IGNORECASE)
 _LOG_SECONDS = 1.0

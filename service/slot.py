@@ -152,6 +152,7 @@ class ModelSlot:
                 engine = self._choose()
                 for passage in passages:
                     if not passage.over:
+                        self._step_off(passage)  # it may board again, if its first batch did not answer it
                         passage.generation, passage.term = engine.generation, term
                         self._on_the_way[engine.generation] += 1
             finally:
@@ -182,11 +183,8 @@ class ModelSlot:
     def leave(self, passage: Passage) -> None:
         """The request is over: its response was sent, or never will be."""
         with self._lock:
-            if not passage.over and passage.generation >= 0:
-                self._on_the_way[passage.generation] -= 1
-                if not self._on_the_way[passage.generation]:
-                    del self._on_the_way[passage.generation]
-                    self._tell()
+            if not passage.over and self._step_off(passage):
+                self._tell()
             passage.over = True
 
     def has_left_older_than(self, generation: int) -> bool:
@@ -212,6 +210,16 @@ class ModelSlot:
         if self._processes is not None:
             oldest = min(self._on_the_way, default=0)
             self._processes.write(oldest or least or 0)
+
+    def _step_off(self, passage: Passage) -> bool:
+        """With the lock: the request does not count for its generation any more; whether it was the last of it."""
+        if passage.generation < 0:
+            return False
+        self._on_the_way[passage.generation] -= 1
+        if self._on_the_way[passage.generation]:
+            return False
+        del self._on_the_way[passage.generation]
+        return True
 
     def _choose(self) -> Engine:
         """With the lock: the engine of the committed generation, and none other."""

@@ -21,8 +21,9 @@ from service.banks import OnProgress, build_bank, columns_of, example_ids, plan_
 from service.context import Context
 from service.errors import InvalidInputError
 from service.planning import asked_to_go, pictures_in_service, recipe_of
+from service.scenes import Pictures, open_pictures
 from service.settings import Settings
-from service.trials import Pictures, open_pictures, release_processes
+from service.trials import release_processes
 from unlearning.devices import describe_device, resolve_device
 from unlearning.faces import Faces, synthetic
 from unlearning.faces.dataset import METADATA
@@ -34,7 +35,7 @@ SYNTHETIC_RECIPE = {
     "name": "validation", "architecture": "small_resnet", "image_size": [16, 16], "channels": 3, "width": 16,
     "epochs": 12, "batch_size": 32, "learning_rate": 0.1, "flip": True,
 }  # fmt: skip
-N_SYNTHETIC, N_GONE, N_IMAGES = 100, 20, 5
+N_SYNTHETIC, N_GONE, N_IMAGES = 200, 40, 5
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from unlearning.errors import RecipeError
-
-DTYPES = ("auto", "bfloat16", "float32")
+from unlearning.recipes import DTYPES
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:

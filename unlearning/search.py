@@ -73,7 +73,7 @@ SPACES: dict[str, Space] = {
     ),
     "remix": Space(
         {},
-        {"epochs": 1.0, "learning_rate": 0.1, "confidence": 1.0, "mixed_share": 0.55},
+        {"epochs": 1.2, "learning_rate": 0.085, "confidence": 0.8, "mixed_share": 0.55},
         {
             "epochs": Range(0.8, 1.2, step=0.2),
             "learning_rate": Range(0.05, 0.2, log=True),

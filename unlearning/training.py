@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
+from unlearning.convolution import small_maps_as_products
 from unlearning.descent import SGD, Adam, FlatWeights
 from unlearning.devices import resolve_device, resolve_dtype, seeded, stopwatch
 from unlearning.errors import RecipeError
@@ -173,7 +174,8 @@ def train(
     augment = Augment(recipe.shift, recipe.flip)
     n_steps = recipe.epochs * math.ceil(len(data) / recipe.batch_size)
     step = 0
-    with seeded(seed, where) as generator:
+    with contextlib.ExitStack() as stack:
+        generator = stack.enter_context(seeded(seed, where))
         model = build(recipe.architecture, n_classes, channels=recipe.channels, width=recipe.width)
         if recipe.weights:
             start_from(model, Path(recipe.weights), digest=recipe.weights_sha256)
@@ -181,7 +183,8 @@ def train(
         model = model.to(where).to(memory_format=torch.channels_last).train()
         data = data.to(where)
         weights = class_weights(data.labels, n_classes, recipe.class_weight_power)
-        flat = FlatWeights(model)
+        flat = FlatWeights(model, dtype=dtype)
+        stack.enter_context(small_maps_as_products(model, where))
         optimiser = OPTIMISERS[recipe.optimiser](flat, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         for epoch in range(1, recipe.epochs + 1):
             total_loss = torch.zeros((), device=where)

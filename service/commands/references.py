@@ -36,7 +36,7 @@ def references_build(
     from service.context import Context
     from service.planning import asked_to_go, pictures_in_service, recipe_of
     from service.rebuilding import publish, survey
-    from service.trials import open_pictures
+    from service.scenes import open_pictures
 
     context = Context.open(Settings())
     settings, recipe, policy = context.settings, recipe_of(context), load_policy(context.settings.policy)

@@ -100,7 +100,7 @@ class Bench:
                     try:
                         yield bench
                     except BaseException:
-                        sys.stderr.write(f"cut off after {bench.tally}\n")
+                        sys.stderr.write(f"cut off after {bench.tally}\n{bench.last_words()}\n")
                         raise
                     finally:
                         bench.client.close()
@@ -111,6 +111,12 @@ class Bench:
                 del os.environ["TMPDIR"]
             else:
                 os.environ["TMPDIR"] = before
+
+    def last_words(self) -> str:
+        """Ends of the logs, and what working files there are."""
+        logs = [self.settings.home / "logs" / name for name in ("worker.log", "serving.log")]
+        ends = ["\n".join(log.read_text(errors="replace").splitlines()[-25:]) for log in logs if log.exists()]
+        return "\n".join([*ends, *map(str, self.settings.runs_folder.rglob("*"))])
 
     # --- processes
 
@@ -238,11 +244,21 @@ class Bench:
         runs = self.settings.runs_folder  # the cheap look first: it is asked all the time
         return not runs.exists() or not any(runs.iterdir())
 
-    def finish(self, request_ids: list[str], **worker: str) -> None:
-        """Let a worker finish in peace, then check everything."""
+    def ensure_worker(self) -> None:
+        """What a supervisor does: a worker that ended is started."""
         if self.worker is None or self.zygote.status(self.worker) is not None:
-            self.start_worker(**worker)
-        self.until(lambda: self.is_idle() and all(map(self.ended, request_ids)), "the requests to end")
+            self.start_worker()
+
+    def finish(self, request_ids: list[str], *, supervised: bool = False) -> None:
+        """Let a worker finish in peace, then check everything; supervised it may end and is started again."""
+        self.ensure_worker()
+
+        def finished() -> bool:
+            if supervised:
+                self.ensure_worker()
+            return self.is_idle() and all(map(self.ended, request_ids))
+
+        self.until(finished, "the requests to end")
         self.wait_serving(1)
         persons = [self.filed[request_id] for request_id in request_ids]
         violations = check_completed(self.settings, request_ids)

@@ -92,7 +92,7 @@ def database_restarts(bench: Bench, server: PostgresServer, points: Iterable[str
         server.restart("fast" if number % 2 else "immediate")
         bench.tally.kills["PostgreSQL, the worker at work"] += 1
         _complete_whatever_happens(bench, request_ids)
-    bench.stop_worker()
+        bench.stop_worker()
 
 
 def full_disk(bench: Bench, disk: SmallDisk, point: str, seconds: float = 6.0) -> None:
@@ -130,9 +130,7 @@ def _complete_whatever_happens(bench: Bench, request_ids: list[str]) -> None:
     """As a supervisor and an operator would: a worker that ended is started, what needs attention is approved."""
 
     def ended() -> bool:
-        assert bench.worker is not None
-        if bench.zygote.status(bench.worker) is not None:
-            bench.start_worker()
+        bench.ensure_worker()
         states = {request_id: bench.request(request_id)["state"] for request_id in request_ids}
         for request_id, state in states.items():
             if state == "needs_attention":
@@ -146,4 +144,4 @@ def _complete_whatever_happens(bench: Bench, request_ids: list[str]) -> None:
         return all(state == "completed" for state in states.values())
 
     bench.until(ended, "the requests to be completed once the fault is over")
-    bench.finish(request_ids)
+    bench.finish(request_ids, supervised=True)

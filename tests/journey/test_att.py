@@ -16,8 +16,9 @@ from audit.references import Bank, BankStore
 from service.banks import BankPlan, build_bank, plan_bank
 from service.context import Context
 from service.planning import pictures_of, recipe_of
+from service.scenes import open_pictures
 from service.settings import Settings
-from service.trials import Outcome, open_pictures, release_processes, run_trials
+from service.trials import Outcome, release_processes, run_trials
 from unlearning.errors import FacesError
 from unlearning.faces import att
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service.keyring import Keyring
 from service.settings import Settings
@@ -110,18 +112,21 @@ def test_only_the_worker_has_a_disk_and_the_pods_share_nothing_but_database_keys
 def test_keys_arrive_as_the_keyring_wants_them(name: str, tmp_path: Path) -> None:
     """The command that prepares the home, run on folders of this machine."""
     (prepares,) = pods()[name]["spec"]["initContainers"]
-    secret, home = tmp_path / "secret", tmp_path / "home"
-    keys = Keyring.open(secret)
-    public = keys.public_pem()
-    home.mkdir()
+    first, secret, home = tmp_path / "first", tmp_path / "secret", tmp_path / "home"
+    keys = Keyring.open(first)
+    keys.signing.rotate(Ed25519PrivateKey.generate(), now=datetime.now(UTC))
+    for folder in (secret, home):
+        folder.mkdir()
+    subprocess.run(["tar", "-C", first, "-cf", secret / "keys.tar", "."], check=True)
+    (secret / "keys.tar").chmod(0o440)  # as the volume of a Secret has it
     (script,) = prepares["args"]
     script = script.replace("/run/keys", str(secret)).replace("/var/lib/expunge", str(home))
-    for path in secret.iterdir():
-        path.chmod(0o440)  # as the volume of a Secret has them
     for _ in range(2):  # a pod may start again
         subprocess.run([*prepares["command"], script], check=True)
-    assert Keyring.open(home / "keys").secrets() == keys.secrets()
-    assert Keyring.open(home / "keys").public_pem() == public
+    there = Keyring.open(home / "keys")
+    assert there.secrets() == keys.secrets()
+    assert [key.key_id for key in there.signing.published()] == [key.key_id for key in keys.signing.published()]
+    assert len(there.public_keys) == 2
 
 
 def test_ports_probes_and_scrapes_are_those_of_the_code() -> None:

@@ -14,7 +14,8 @@ from audit.references import BankStore, ReferenceRow
 from service import banks
 from service.banks import TRAINING_CODE, build_bank, columns_of, example_ids
 from service.blocks import BLOCK_SHARE, blocks, forget_from_blocks
-from service.trials import open_pictures, release_processes, run_trial
+from service.scenes import open_pictures
+from service.trials import release_processes, run_trial
 from tests.service import tiny
 from unlearning.faces import remove_subjects, synthetic
 

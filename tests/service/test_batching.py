@@ -91,6 +91,41 @@ def test_what_waits_while_it_computes_becomes_the_next_batch(batcher, gate):
     assert gate.sizes == [1, 8, 8, 3]
 
 
+def test_images_of_one_call_stay_together(batcher, gate):
+    async def scene() -> list[list[float]]:
+        first = await hold(batcher, gate)
+        calls = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10], list(range(11, 19)), [19]]
+        others = [
+            asyncio.ensure_future(batcher.predict_together([image(i) for i in call], Passage())) for call in calls
+        ]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await first
+        return [[float(each.probabilities[0]) for each in await other] for other in others]
+
+    assert asyncio.run(scene()) == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10], list(range(11, 19)), [19]]
+    assert gate.sizes == [1, 6, 4, 8, 1]  # of eight at most
+
+
+def test_a_call_larger_than_a_batch_is_a_batch(batcher, gate):
+    found = asyncio.run(batcher.predict_together([image(i) for i in range(20)], Passage()))
+    assert [float(each.probabilities[0]) for each in found] == list(range(20))
+    assert gate.sizes == [20]
+
+
+def test_times_are_told(batcher, gate):
+    async def scene():
+        first = await hold(batcher, gate)
+        second = asyncio.ensure_future(batcher.predict(image(1), Passage()))
+        await asyncio.sleep(0.02)
+        gate.open.set()
+        return await first, await second
+
+    first, second = asyncio.run(scene())
+    assert first.computed_seconds >= 0.02
+    assert second.waited_seconds >= 0.02
+
+
 def test_a_full_queue_refuses(slot, gate):
     batcher = MicroBatcher(slot, max_queue=3)
     batcher.start()

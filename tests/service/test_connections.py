@@ -22,7 +22,12 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Hasty(PatientProtocol):
-    _head_seconds, _most_head_bytes = 0.1, 300
+    _head_seconds, _most_head_bytes, _last_seconds = 0.1, 300, 0.2
+    last: Hasty
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Hasty.last = self
+        super().connection_made(transport)
 
 
 Scene = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -77,6 +82,27 @@ def test_a_head_without_end_is_cut_off(n_before: int) -> None:
             writer.write(REQUEST)
             await read_answer(reader)
         writer.write(b"POST / HTTP/1.1\r\nX: " + b"a" * 400)
+        assert await reader.read() == b""
+
+    connected(scene)
+
+
+def test_a_request_that_was_on_its_way_when_the_process_ends_is_answered_and_then_it_closes() -> None:
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(REQUEST)
+        await read_answer(reader)
+        Hasty.last.shutdown()
+        writer.write(REQUEST)
+        assert (await reader.read()).endswith(b"hello")
+
+    connected(scene)
+
+
+def test_an_idle_connection_is_closed_when_the_process_ends() -> None:
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(REQUEST)
+        await read_answer(reader)
+        Hasty.last.shutdown()
         assert await reader.read() == b""
 
     connected(scene)

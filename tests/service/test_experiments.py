@@ -61,7 +61,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
 def people(context: Context) -> list[str]:
     """Training people, the test's cast."""
     from service.planning import pictures_of, recipe_of
-    from service.trials import open_pictures
+    from service.scenes import open_pictures
 
     return list(open_pictures(pictures_of(context.settings, recipe_of(context))).train_subjects())
 

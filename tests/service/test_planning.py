@@ -9,7 +9,7 @@ import pytest
 from service import planning
 from service.errors import DataFolderError
 from service.runs import RunFolder
-from service.trials import open_pictures
+from service.scenes import open_pictures
 from tests.service import tiny
 from unlearning.faces.dataset import read_rows
 

@@ -7,13 +7,17 @@ import json
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from service import auth
-from service.deployment import activate_first, commit, stage
+from service.deployment import activate_first, commit, deploy, stage
+from service.predictions import MOST_IMAGES
 from service.serving import ServingProcess
 from tests.service.versions import CLASSES, add_version, picture, pixels_of, reference_probabilities
 
@@ -202,6 +206,136 @@ def test_a_process_with_enough_to_do_refuses_more(context, digest, new_key, asse
             assert answered.status_code == 200
     finally:
         process.stop()
+
+
+def form(*contents: bytes) -> dict:
+    return {"files": [("image", (f"{i}", content, "image/png")) for i, content in enumerate(contents)]}
+
+
+def test_several_images_are_answered_in_order_by_one_version(context, client, digest):
+    body = client.post("/predictions/batch", **form(*(picture(i) for i in range(5)))).json()
+    assert body.keys() == {"predictions", "model_version", "generation", "request_id"}
+    assert (body["model_version"], body["generation"]) == (digest, 1)
+    expected = reference_probabilities(context, digest, np.stack([pixels_of(i) for i in range(5)]))
+    found = [list(each["probabilities"].values()) for each in body["predictions"]]
+    np.testing.assert_allclose(found, expected, atol=0.03)
+    for each in body["predictions"]:
+        assert each["label"] == max(each["probabilities"], key=each["probabilities"].get)
+        assert each["problem"] is None
+
+
+def test_a_bad_image_among_good_ones_fails_alone(client):
+    body = client.post("/predictions/batch", **form(picture(1), b"hello", picture(2)[:150], picture(3))).json()
+    assert [each["label"] is None for each in body["predictions"]] == [False, True, True, False]
+    assert [each["problem"] and each["problem"]["status"] for each in body["predictions"]] == [None, 415, 422, None]
+    assert body["predictions"][1]["problem"] == {
+        "type": "urn:expunge:problem:unsupported-image", "title": "Unsupported image", "status": 415,
+        "detail": "Expected a JPEG, PNG or WebP picture, got other bytes.",
+    }  # fmt: skip
+
+
+def test_nothing_but_bad_images_have_no_version(client):
+    body = client.post("/predictions/batch", **form(b"hello")).json()
+    assert (body["model_version"], body["generation"]) == (None, None)
+    assert body["predictions"][0]["problem"]["status"] == 415
+
+
+def test_a_batch_is_a_form_of_bounded_length(client, assert_problem):
+    answer = client.post("/predictions/batch", **form(*[picture(1)] * MOST_IMAGES))
+    assert len(answer.json()["predictions"]) == MOST_IMAGES
+    too_many = client.post("/predictions/batch", **form(*[picture(1)] * (MOST_IMAGES + 1)))
+    assert f"one to {MOST_IMAGES} files" in assert_problem(too_many, 422)["detail"]
+    assert_problem(client.post("/predictions/batch", content=picture(1), headers=PNG), 415)
+    assert_problem(client.post("/predictions/batch", data={"image": "x"}, files={"other": b"x"}), 422)
+
+
+def test_the_most_probable_classes_alone(client):
+    whole = client.post("/predictions", content=picture(3), headers=PNG).json()
+    ranked = sorted(whole["probabilities"].items(), key=lambda item: -item[1])
+    for top in (1, 2, 3, 99):
+        body = client.post(f"/predictions?top={top}", content=picture(3), headers=PNG).json()
+        assert list(body["probabilities"].items()) == ranked[:top]
+        assert {**body, "probabilities": 0, "request_id": 0} == {**whole, "probabilities": 0, "request_id": 0}
+    body = client.post("/predictions/batch?top=1", **form(picture(3))).json()
+    assert list(body["predictions"][0]["probabilities"].items()) == ranked[:1]
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "x", "", "1.5", "1" * 9, "%D9%A3"])
+def test_a_top_that_is_no_number_is_named(client, assert_problem, top):
+    body = assert_problem(client.post(f"/predictions?top={top}", content=picture(3), headers=PNG), 422)
+    assert body["errors"][0]["pointer"] == "query/top"
+
+
+def test_times_are_told_in_a_header(client):
+    answer = client.post("/predictions", content=picture(3), headers=PNG)
+    told = dict(part.strip().split(";dur=") for part in answer.headers["server-timing"].split(","))
+    assert told.keys() == {"decode", "wait", "model"}
+    assert all(0 <= float(milliseconds) < 60_000 for milliseconds in told.values())
+
+
+@contextmanager
+def serving(context, **changes):
+    """A process with other settings, and a client of it without a key."""
+    process = ServingProcess.of(replace(context, settings=context.settings.model_copy(update=changes)))
+    process.start()
+    try:
+        with TestClient(process.door(process.app, "")) as client:
+            yield process, client
+    finally:
+        process.stop()
+
+
+def test_a_temperature_makes_probabilities_milder_and_changes_no_label(context, digest, new_key):
+    answers, headers = {}, {**PNG, "Authorization": f"Bearer {new_key(auth.PREDICT)}"}
+    for temperature in (1.0, 4.0):
+        with serving(context, temperature=temperature) as (_, client):
+            answers[temperature] = client.post("/predictions", content=picture(3), headers=headers).json()
+    sharp, mild = (np.array(list(answers[t]["probabilities"].values())) for t in (1.0, 4.0))
+    assert answers[1.0]["label"] == answers[4.0]["label"]
+    np.testing.assert_allclose(mild, sharp**0.25 / (sharp**0.25).sum(), atol=1e-3)
+
+
+def test_one_client_may_not_take_every_place(context, digest, new_key, assert_problem):
+    headers = [{**PNG, "Authorization": f"Bearer {new_key(auth.PREDICT, key_id=name)}"} for name in ("a", "b")]
+    with serving(context, max_client_queue=1) as (process, client), ThreadPoolExecutor() as pool:
+        gate = threading.Event()
+        process.batcher.on_inference_thread(lambda: gate.wait(30))
+        waiting = pool.submit(client.post, "/predictions", content=picture(1), headers=headers[0])
+        while not process.desk.n_inside:
+            time.sleep(0.01)
+        refused = client.post("/predictions", content=picture(1), headers=headers[0])
+        assert "one client" in assert_problem(refused, 429)["detail"]
+        other = pool.submit(client.post, "/predictions", content=picture(1), headers=headers[1])
+        gate.set()
+        assert (waiting.result().status_code, other.result().status_code) == (200, 200)
+        assert client.post("/predictions", content=picture(1), headers=headers[0]).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predictions", "/predictions/batch"])
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ({"content": picture(3)}, PNG), ({"content": b"hello"}, PNG), ({"content": b"x"}, {"content-type": "a"}),
+        ({"files": {"image": picture(3)}}, {}), ({"content": bytes(3_000_000)}, PNG),
+        ({"content": picture(3)}, {"authorization": ""}),
+    ],
+)  # fmt: skip
+def test_both_ways_give_the_same_answer(process, client, path, body, headers):
+    """Past the API's routers and through them."""
+    headers = {"Authorization": client.headers["Authorization"], "X-Request-ID": "r", **headers}
+    with TestClient(process.app) as through:
+        short, long = (each.post(path, headers=headers, **body) for each in (client, through))
+    assert short.status_code == long.status_code
+    assert short.json() == long.json()
+    assert short.headers.keys() == long.headers.keys()
+    assert short.headers["x-request-id"] == "r"
+
+
+def test_a_call_with_several_images_holds_up_no_swap(context, process, client, digest):
+    other = add_version(context, 2)
+    assert client.post("/predictions/batch", **form(picture(1), picture(2))).status_code == 200
+    assert process.slot.has_left_older_than(1)
+    assert deploy(context, other, timeout_seconds=30).generation == 2
 
 
 def test_openapi_describes_the_route(client):

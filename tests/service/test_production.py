@@ -12,7 +12,7 @@ from service.errors import ConflictError
 from service.intake import bury
 from service.planning import pictures_of, recipe_of
 from service.production import library_versions, train_production
-from service.trials import open_pictures
+from service.scenes import open_pictures
 from service.worker import claim
 from tests.service import tiny
 from unlearning.errors import FacesError

@@ -215,3 +215,11 @@ def test_a_connection_that_is_only_refused_is_kept_while_it_is_used() -> None:
             await asyncio.sleep(0.2)
 
     visit(talk)
+
+
+def test_a_head_with_two_lengths_is_left_to_the_parser() -> None:
+    shedding = Shedding(
+        "/v1/predictions", lambda: True, TryLaterError("Full."), most_bytes=100, new_id=lambda: "i", on_refusal=str
+    )
+    head = b"POST /v1/predictions HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 50\r\n\r\nabc"
+    assert shedding.refusal(head) is None

@@ -321,3 +321,19 @@ def test_the_wait_for_older_answers_ends(shared, others) -> None:
     others.n_looks_left = 10**9
     shared.let_older_go_first(1)
     assert others.n_looks_left > 0
+
+
+def test_a_request_that_boards_twice_counts_for_the_later_generation_alone(slot):
+    """Its first batch may not have answered it: the model took images of another size."""
+    passage = Passage()
+    slot.board([passage])
+    slot.stage(engine(2))
+    slot.raise_floor(2)
+    slot.board([passage])
+    assert slot.has_left_older_than(2)
+    slot.stage(engine(3))
+    slot.raise_floor(3)
+    slot.board([])
+    assert not slot.has_left_older_than(3)
+    slot.leave(passage)
+    assert slot.has_left_older_than(3)

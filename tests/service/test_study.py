@@ -15,9 +15,10 @@ from service.cli import app
 from service.context import Context
 from service.errors import InvalidInputError
 from service.planning import pictures_of, recipe_of
+from service.scenes import open_pictures
 from service.settings import Settings
 from service.study import Field, rounds
-from service.trials import open_pictures, release_processes
+from service.trials import release_processes
 from service.worlds import WORLDS, open_world
 from tests.service.test_experiments import RECIPE
 from unlearning.errors import MethodError

@@ -19,7 +19,8 @@ from service import registry
 from service.deployment import pointer
 from service.engine import build_model
 from service.errors import DataFolderError
-from service.trials import open_pictures, release_processes, run_trial, run_trials, score
+from service.scenes import open_pictures
+from service.trials import release_processes, run_trial, run_trials, score
 from service.worker import is_alive
 from tests.service import tiny
 from unlearning.errors import WeightsError

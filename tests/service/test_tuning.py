@@ -17,8 +17,9 @@ from service.cli import app
 from service.context import Context
 from service.errors import InvalidInputError
 from service.planning import pictures_of, recipe_of
+from service.scenes import open_pictures
 from service.settings import Settings
-from service.trials import Outcome, open_pictures, release_processes
+from service.trials import Outcome, release_processes
 from service.tuning import Search, figures, keep, tune
 from tests.service.test_experiments import RECIPE
 from unlearning.errors import MethodError

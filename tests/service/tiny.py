@@ -29,10 +29,11 @@ from service.context import Context
 from service.db import reading
 from service.production import train_production
 from service.runs import advance
+from service.scenes import open_pictures
 from service.schemas import Filing
 from service.settings import Settings
 from service.tables import Attempt, CertificateRecord, ErasureRequest, LogLeaf, Run
-from service.trials import open_pictures, release_processes
+from service.trials import release_processes
 from service.worker import claim
 from unlearning.faces import read_metadata, synthetic
 from unlearning.faces.dataset import METADATA

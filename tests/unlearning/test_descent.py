@@ -96,3 +96,24 @@ def test_frozen_parameters_stay_out(model):
 def test_weights_that_are_not_float32_are_refused(model):
     with pytest.raises(RecipeError, match="float32"):
         FlatWeights(model.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("optimiser", [SGD, Adam])
+@pytest.mark.parametrize("block", [1 << 16, 100])
+def test_rounded_kernels_take_the_steps_that_autocast_takes(model, optimiser, block, monkeypatch):
+    monkeypatch.setattr(descent, "_BLOCK", block)
+    other = copy.deepcopy(model)
+    rounded, plain = FlatWeights(model, dtype=torch.bfloat16), FlatWeights(other)
+    ours, twin = (optimiser(flat, momentum=0.9, weight_decay=0.01) for flat in (rounded, plain))
+    assert model.stem.weight.dtype == torch.bfloat16
+    assert model.norm.weight.dtype == torch.float32
+    for _ in range(3):
+        for network, taker in ((model, ours), (other, twin)):
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = network(INPUTS)
+            outputs.float().square().sum().backward()
+            taker.step(0.01)
+    rounded.release()
+    plain.release()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
+    assert all(p.dtype == torch.float32 for p in model.parameters())

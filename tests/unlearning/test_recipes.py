@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from unlearning import models
 from unlearning.errors import RecipeError
-from unlearning.recipes import RECIPES, Recipe, load_recipe, recipe_from_dict
+from unlearning.recipes import ARCHITECTURES, RECIPES, Recipe, load_recipe, recipe_from_dict
 
 PLAIN = Recipe("plain", "small_resnet", image_size=(32, 32))
 
@@ -28,6 +29,10 @@ OTHER_VALUES = {
     "flip": True,
     "dtype": "float32",
 }
+
+
+def test_architectures_are_those_that_can_be_built():
+    assert set(ARCHITECTURES) == set(models.ARCHITECTURES)
 
 
 def test_every_option_but_the_name_changes_the_digest():

@@ -16,14 +16,14 @@ Names that begin with a dot are the folder's own (packed copies, temporary files
 from __future__ import annotations
 
 import csv
-import io
 import os
 import stat
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from sys import intern
 
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces.decoding import MAX_BYTES, SUFFIXES, check_picture
@@ -116,18 +116,32 @@ def read_rows(folder: Path) -> tuple[Row, ...]:
     """
     path = folder / METADATA
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as table:  # a line at a time: tables may be long
+            return tuple(_rows(table))
     except FileNotFoundError as error:
         raise FacesError(f"Expected {METADATA} in {folder}; make a data folder with `expunge data`.") from error
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = _lines_before_other_text(path.read_bytes())
         raise FacesError("Expected UTF-8 text; save the table as UTF-8.", row=line) from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+
+
+def _lines_before_other_text(content: bytes) -> int:
+    """Line breaks before the first byte that is not UTF-8."""
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return content[: error.start].count(b"\n") + 1
+    return content.count(b"\n") + 1  # the file was mended meanwhile
+
+
+def _rows(table: Iterable[str]) -> Iterator[Row]:
+    """Rows of the text of a table."""
+    reader = csv.reader(table, strict=True)
     try:
         header = tuple(next(reader, ()))
         _check_header(header)
         order = [header.index(column) for column in COLUMNS]
-        return tuple(_row(values, order, reader.line_num) for values in reader if values)
+        yield from (_row(values, order, reader.line_num) for values in reader if values)
     except csv.Error as error:
         raise FacesError(f"Expected comma-separated fields: {error}.", row=reader.line_num) from error
 
@@ -158,10 +172,11 @@ def read_picture(folder: Path, row: Row) -> bytes:
     Raises:
         FacesError: as `file_status`, or the file cannot be read.
     """
-    file_status(folder, row)
+    size = file_status(folder, row).st_size
     try:
-        with (folder / row.file_name).open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        with open(f"{os.fspath(folder)}/{row.file_name}", "rb") as file:
+            # Never MAX_BYTES at once: memory for them would be made and given back for every picture.
+            return file.read(min(size, MAX_BYTES) + 1)
     except OSError as error:
         raise FacesError(f"The file named here cannot be read ({error.strerror}).", row=row.line) from error
 
@@ -183,7 +198,7 @@ def _row(values: list[str], order: list[int], line: int) -> Row:
     if len(values) != len(COLUMNS):
         raise FacesError(f"Expected {len(COLUMNS)} fields, got {len(values)}.", row=line)
     file_name, user_id, label, split = (values[position] for position in order)
-    row = Row(file_name, user_id, label, split, line)
+    row = Row(file_name, intern(user_id), intern(label), intern(split), line)
     for column in COLUMNS:
         value = getattr(row, column)
         if not value:

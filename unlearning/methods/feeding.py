@@ -152,12 +152,14 @@ class Momentum:
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Takes one step down the gradients, and sets them to zero."""
-        for decayed, (values, gradients, velocity) in self._blocks:
-            if decayed and self.weight_decay > 0.0:
+        for block in self._blocks:
+            block.open()
+            values, gradients, (velocity,) = block.values, block.gradients, block.others
+            if block.decayed and self.weight_decay > 0.0:
                 gradients.add_(values, alpha=self.weight_decay)
             velocity.mul_(self.momentum).add_(gradients)
             values.add_(velocity, alpha=-learning_rate)
-            gradients.zero_()
+            block.close()
 
 
 Optimiser = Momentum | Adam

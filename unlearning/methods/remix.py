@@ -36,12 +36,12 @@ class RemixSettings(DescentSettings):
         mixed_share: a, the share of a layer's size that is other mixtures of its filters afterwards.
     """
 
-    epochs: float = ranged(1.0, 0.0, 1_000.0)
-    learning_rate: float = ranged(0.1, 0.0, 10.0)
+    epochs: float = ranged(1.2, 0.0, 1_000.0)
+    learning_rate: float = ranged(0.085, 0.0, 10.0)
     weight_decay: float = ranged(5e-4, 0.0, 1.0)
     schedule: str = choice("one-cycle", *SCHEDULES)
     settle: bool = True
-    confidence: float = ranged(1.0, 0.0, 1.0)
+    confidence: float = ranged(0.8, 0.0, 1.0)
     mixed_share: float = ranged(0.55, 0.0, 1.0)
 
 
