@@ -30,8 +30,8 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from benchmarks.loads.client import Plan, answers_of  # noqa: E402
-from benchmarks.loads.figures import machine, verdict  # noqa: E402
-from benchmarks.loads.homes import Memory, make_home, pictures, serving, serving_pids, settings_of  # noqa: E402
+from benchmarks.loads.figures import Others, machine, verdict  # noqa: E402
+from benchmarks.loads.homes import Memory, cpu_seconds, make_home, pictures, serving, serving_pids, settings_of  # noqa: E402
 from service.context import Context  # noqa: E402
 
 N_PICTURES = 48
@@ -118,14 +118,17 @@ def measure(folder: Path, size: str, times: Times) -> dict[str, Any]:
         ended = closed["ended"][closed["status"] == 200]
         peak = float(np.sum(ended > ended[0] + 0.5) / (ended[-1] - ended[0] - 0.5))
         phases = [(peak / 2, times.calm), (TIMES_PEAK * peak, times.overload), (peak / 2, times.after)]
-        began = time.time()
+        began, before, others = time.time(), cpu_seconds(pids), Others()
         answers = answers_of(Plan(url, headers, names, CONNECTIONS, phases), folder)
         after = serving_pids(context)
+        own = cpu_seconds(pids) - before + float(answers["load_share"]) * (time.time() - began)
+        share = others.share(own)
     context.engine.dispose()
     at, of = np.array(memory.at), np.array(memory.of)  # (n_looks,), (n_looks, n_processes)
     return {
         "peak": peak,
         **judge(answers, times, peak),
+        "others": share,
         "client_share": float(answers["load_share"]),
         "same_processes": after == pids,
         "bytes_before": of[at < began + times.calm].max(axis=0).tolist(),
@@ -141,6 +144,7 @@ def tell(found: dict[str, Any], times: Times) -> None:
     refused = f"{found['refused']:8.0f} a second, p99 {found['refusal_p99_seconds']:.2f} s"
     print(f"peak                 {found['peak']:8.0f} a second over 64 connections")
     print(f"offered              {offered}; the client takes {found['client_share']:.2f} of a core")
+    print(f"others               {found['others']:8.0%} of all cores")
     print(f"goodput              {goodput}")
     print(f"refused              {refused}; answers by status {found['statuses']}")
     print(f"  goodput / peak     {found['of_peak']:8.2f}   {verdict(found['of_peak'], least=0.9)}")

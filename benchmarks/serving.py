@@ -18,6 +18,10 @@ same round; printed are their median and the interval of the middle 90 % of medi
   files; below it the same without decoding, and in batches of 1. No server, no HTTP, no load generator beside it.
 * *the limit of our engine*: the same loop with the model as `service/engine.py` prepares it.
 
+A burst in which others took more than 8 % of all cores is repeated up to three times, and the least disturbed one
+counts; the most that others took in a counted burst is in the table. Ratios of processor time stand beside those of
+throughput: they stay true when others use the machine.
+
 wrk takes a part of the two cores from every server and none from the limit; its share is in the table. Needs wrk
 (Debian's package) and the extra `benchmarks`.
 """
@@ -32,8 +36,10 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +50,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks.contenders.model import Shape, has_openvino  # noqa: E402
 from benchmarks.contenders.running import Contender, Limit, Running, ours, started  # noqa: E402
-from benchmarks.loads.figures import machine, ratio, verdict  # noqa: E402
+from benchmarks.loads.figures import Others, machine, ratio, verdict  # noqa: E402
 from benchmarks.loads.homes import make_home, pictures, serving_pids, settings_of  # noqa: E402
 from benchmarks.loads.wrk import Burst, Call, burst, need_wrk, write_script  # noqa: E402
 from service import registry  # noqa: E402
@@ -62,6 +68,7 @@ LIMITS: dict[str, dict[str, Any]] = {
 }
 if has_openvino():
     LIMITS["limit of OpenVINO"] = {"batch": 32, "decode": True, "engine": "openvino"}
+MOST_OF_OTHERS, MOST_REPEATS = 0.08, 3  # share of all cores; the kernel's own work for the sockets is among it
 BOUNDARY = "a-boundary-that-no-picture-has"
 
 
@@ -165,17 +172,33 @@ def turn(running: Running, script: Path, plan: Plan) -> list[dict[str, Any]]:
     call = running.contender.call
     with running.awake():
         burst(call, script, CONNECTIONS[1], 1)  # caches are warm again
-        for connections in CONNECTIONS:
-            held: list[int] = []
-            look = threading.Timer(plan.seconds / 2, lambda held=held: held.extend(running.connections()))
-            before = running.cpu_seconds()
-            look.start()
-            seen = burst(call, script, connections, plan.seconds)
-            look.join()
-            check(running.contender.title, seen)
-            cpu = (running.cpu_seconds() - before) / (seen.per_second * plan.seconds)
-            bursts.append({"connections": connections, "cpu_seconds": cpu, "held": held, **asdict(seen)})
+        bursts.extend(quietest(partial(one_burst, running, script, plan, each)) for each in CONNECTIONS)
     return bursts
+
+
+def one_burst(running: Running, script: Path, plan: Plan, connections: int) -> dict[str, Any]:
+    """One burst, with what it took and what others took."""
+    held: list[int] = []
+    look = threading.Timer(plan.seconds / 2, lambda: held.extend(running.connections()))
+    before, others = running.cpu_seconds(), Others()
+    look.start()
+    seen = burst(running.contender.call, script, connections, plan.seconds)
+    look.join()
+    cpu = running.cpu_seconds() - before
+    share = others.share(cpu + seen.load_share * plan.seconds)
+    check(running.contender.title, seen)
+    each = cpu / (seen.per_second * plan.seconds)
+    return {"connections": connections, "cpu_seconds": each, "held": held, "others": share, **asdict(seen)}
+
+
+def quietest(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Measured again while others take more than a little of the machine; the least disturbed of what was seen."""
+    seen = []
+    for _ in range(1 + MOST_REPEATS):
+        seen.append(measure())
+        if seen[-1]["others"] <= MOST_OF_OTHERS:
+            break
+    return min(seen, key=lambda each: each["others"])
 
 
 def check(title: str, seen: Burst) -> None:
@@ -210,7 +233,7 @@ def measure(folder: Path, shape: Shape, plan: Plan, only: list[str]) -> dict[str
                     rounds[name].append(turn(running[name], scripts[name], plan))
                 else:
                     for title, task in LIMITS.items():
-                        rounds[title].append(limit.per_second(plan.seconds, **task))
+                        rounds[title].append(quietest(partial(limit.burst, plan.seconds, **task)))
             print(f"round {number + 1} of {plan.rounds}", file=sys.stderr)
     titles = {name: contender.title for name, contender in chosen.items()}
     return {"shape": shape, "rounds": dict(rounds), "titles": titles, "bytes": float(np.mean([len(f) for f in files]))}
@@ -219,51 +242,50 @@ def measure(folder: Path, shape: Shape, plan: Plan, only: list[str]) -> dict[str
 def tell(measured: dict[str, Any]) -> dict[str, Any]:
     """Print the table and the ratios; gives the ratios."""
     rounds, titles = measured["rounds"], measured["titles"]
-    best = rounds["limit"]
+    last = len(CONNECTIONS) - 1
 
-    def series(name: str, place: int, what: str) -> list[float]:
-        return [turns[place][what] for turns in rounds[name]]
+    def series(name: str, what: str, place: int = last) -> list[float]:
+        return [(each[place] if name in titles else each)[what] for each in rounds[name]]
+
+    def median(name: str, what: str, place: int = last) -> float:
+        return float(np.median(series(name, what, place)))
 
     head = "".join(f"{f'{n} connections':>26s}" for n in CONNECTIONS)
-    print(f"{'':34s}{head}{'of the limit':>14s}{'CPU ms':>8s}{'wrk':>6s}")
-    print(
-        f"{'':34s}" + f"{'a second   p50   p99 ms':>26s}" * len(CONNECTIONS) + f"{'at 64':>14s}{'each':>8s}{'core':>6s}"
-    )
-    last = len(CONNECTIONS) - 1
-    for name, title in titles.items():
-        cells = ""
-        for place in range(len(CONNECTIONS)):
-            rate, p50, p99 = (np.median(series(name, place, w)) for w in ("per_second", "p50_seconds", "p99_seconds"))
-            cells += f"{rate:12.0f} {p50 * 1000:6.1f} {p99 * 1000:6.1f}"
-        share = ratio(series(name, last, "per_second"), best)[0]
-        cpu, load = np.median(series(name, last, "cpu_seconds")), np.median(series(name, last, "load_share"))
-        print(f"{title:34s}{cells}{share:14.2f}{cpu * 1000:8.2f}{load:6.2f}")
-    for title in LIMITS:
-        rate = np.median(rounds[title])
-        print(
-            f"{title:34s}{rate:12.0f}" + " " * (26 * len(CONNECTIONS) - 12) + f"{ratio(rounds[title], best)[0]:14.2f}"
-        )
+    print(f"{'':34s}{head}{'of the limit':>14s}{'CPU ms':>8s}{'wrk':>6s}{'others':>8s}")
+    cells = f"{'a second   p50   p99 ms':>26s}" * len(CONNECTIONS)
+    print(f"{'':34s}{cells}{'at 64':>14s}{'each':>8s}{'core':>6s}{'cores':>8s}")
+    for name, title in {**titles, **{name: name for name in LIMITS}}.items():
+        if name in titles:
+            cells = "".join(
+                f"{median(name, 'per_second', place):12.0f} {median(name, 'p50_seconds', place) * 1000:6.1f} "
+                f"{median(name, 'p99_seconds', place) * 1000:6.1f}"
+                for place in range(len(CONNECTIONS))
+            )
+            load = f"{median(name, 'load_share'):6.2f}"
+        else:
+            cells, load = f"{median(name, 'per_second'):{26 * len(CONNECTIONS)}.0f}", f"{'':6s}"
+        share = ratio(series(name, "per_second"), series("limit", "per_second"))[0]
+        others = 2 * max(series(name, "others"))
+        print(f"{title:34s}{cells}{share:14.2f}{median(name, 'cpu_seconds') * 1000:8.2f}{load}{others:8.2f}")
     ratios: dict[str, Any] = {}
     if "ours" not in titles:
         return ratios
-    mine = series("ours", last, "per_second")
+    print(f"{'at 64 connections':42s}{'throughput':24s}{'processor time':24s}")
     wanted = {"limit": 0.70, "limit of our engine": 0.70, "litserve": 2.0, "bentoml": 3.0, "fastapi-batching": 0.95}
-    for name, least in wanted.items():
-        if name in rounds:
-            others = series(name, last, "per_second") if name in titles else rounds[name]
-            ratios[name] = ratio(mine, others)
-            told = "{:.2f} ({:.2f} to {:.2f})".format(*ratios[name])
-            print(f"  ours / {titles.get(name, name):28s}{told:24s}{verdict(ratios[name][0], least=least)}")
-    if "ours-openvino" in rounds:
-        ratios["openvino"] = ratio(series("ours-openvino", last, "per_second"), rounds["limit of OpenVINO"])
-        print("  ours / limit, both OpenVINO         {:.2f} ({:.2f} to {:.2f})".format(*ratios["openvino"]))
-    held = [turns[1]["held"] for turns in rounds["ours"]]
-    print(
-        f"  ours at {CONNECTIONS[1]}: connections by process {', '.join(' + '.join(map(str, each)) for each in held)}"
-    )
-    ratios["tail"] = ratio(series("ours", 1, "p99_seconds"), series("ours", 1, "p50_seconds"))
+    pairs = [("ours", name, least) for name, least in wanted.items() if name in rounds]
+    pairs += [("ours-openvino", "limit of OpenVINO", None)] if "ours-openvino" in titles else []
+    for mine, name, least in pairs:
+        by_rate = ratio(series(mine, "per_second"), series(name, "per_second"))
+        by_cpu = ratio(series(name, "cpu_seconds"), series(mine, "cpu_seconds"))
+        ratios[f"{mine} / {name}"] = {"throughput": by_rate, "cpu": by_cpu}
+        told = "".join(f"{'{:.2f} ({:.2f} to {:.2f})'.format(*each):24s}" for each in (by_rate, by_cpu))
+        target = verdict(by_rate[0], least=least) if least is not None else ""
+        print(f"  {titles[mine] + ' / ' + titles.get(name, name):40s}{told}{target}")
+    held = ", ".join(" + ".join(map(str, turns[1]["held"])) for turns in rounds["ours"])
+    ratios["tail"] = ratio(series("ours", "p99_seconds", 1), series("ours", "p50_seconds", 1))
     told = "{:.2f} ({:.2f} to {:.2f})".format(*ratios["tail"])
-    print(f"  {'ours, p99 / p50 at ' + str(CONNECTIONS[1]):35s}{told:24s}{verdict(ratios['tail'][0], most=2.0)}")
+    print(f"  {'ours, p99 / p50 at ' + str(CONNECTIONS[1]):40s}{told:48s}{verdict(ratios['tail'][0], most=2.0)}")
+    print(f"  connections by process at {CONNECTIONS[1]}: {held}")
     return ratios
 
 

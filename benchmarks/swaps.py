@@ -36,8 +36,8 @@ from numpy.typing import NDArray  # noqa: E402
 
 from benchmarks.contenders.model import Shape  # noqa: E402
 from benchmarks.loads.client import Plan, answers_of  # noqa: E402
-from benchmarks.loads.figures import machine, verdict  # noqa: E402
-from benchmarks.loads.homes import make_home, pictures, pixels, serving, serving_pids, settings_of  # noqa: E402
+from benchmarks.loads.figures import Others, machine, verdict  # noqa: E402
+from benchmarks.loads.homes import cpu_seconds, make_home, pictures, pixels, serving, serving_pids, settings_of  # noqa: E402
 from service import registry  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.deployment import deploy  # noqa: E402
@@ -193,6 +193,7 @@ def measure(folder: Path, shape: Shape, n_swaps: int) -> dict[str, Any]:
     swaps: list[Swap] = []
     ends: dict[int, int] = {}
     with serving(context) as (_, pids):
+        began, before, others = time.time(), cpu_seconds(pids) + time.process_time(), Others()
 
         def meanwhile() -> None:
             time.sleep(2.0)
@@ -202,6 +203,8 @@ def measure(folder: Path, shape: Shape, n_swaps: int) -> dict[str, Any]:
 
         answers = answers_of(Plan(url, headers, names, CONNECTIONS, keep=True), folder, meanwhile=meanwhile)
         after = serving_pids(context)
+        own = cpu_seconds(pids) + time.process_time() - before + float(answers["load_share"]) * (time.time() - began)
+        share = others.share(own)
     context.engine.dispose()
     generations = {1: digests[0], **{swap.generation: swap.digest for swap in swaps}}
     return {
@@ -210,6 +213,7 @@ def measure(folder: Path, shape: Shape, n_swaps: int) -> dict[str, Any]:
         "told_apart": float(apart.mean()),
         "connections_of_processes": [list(ends.values()).count(pid) for pid in pids],
         "same_processes": after == pids,
+        "others": share,
         "load_share": float(answers["load_share"]),
         "swaps": [asdict(swap) for swap in swaps],
     }
@@ -223,7 +227,7 @@ def tell(found: dict[str, Any]) -> None:
 
     n_swaps = len(found["swaps"])
     row("answers, a second", f"{found['n_answers']}, {found['per_second']:.0f}")
-    row("the client's share of a core", f"{found['load_share']:.2f}")
+    row("the client's share of a core; others of all", f"{found['load_share']:.2f}; {found['others']:.0%}")
     row("failed requests", str(found["n_failed"]), verdict(found["n_failed"], most=0))
     row("torn answers", str(found["n_torn"]), verdict(found["n_torn"], most=0))
     row("  pairs of versions a picture tells apart", f"{found['told_apart']:.1%}")

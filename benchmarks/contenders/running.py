@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
+from benchmarks.loads.figures import Others
 from benchmarks.loads.homes import hidden
 from benchmarks.loads.wrk import Call
 from service.processes import stop
@@ -149,14 +150,24 @@ class Limit:
             if _pipe(process.stdout).readline() != "ready\n":
                 raise RuntimeError("Expected the model in a loop to get ready; its error stands above.")
 
-    def per_second(self, seconds: int, **task: int | bool | str) -> float:
-        """Images a second, both processes together; the task as `raw.py` has it."""
+    def burst(self, seconds: int, **task: int | bool | str) -> dict[str, float]:
+        """Images a second, both processes together, processor time of each image, and what others took meanwhile.
+
+        Args:
+            task: as `raw.py` has it.
+        """
+        others = Others()
         for process in self._processes:
             pipe = _pipe(process.stdin)
             pipe.write(json.dumps({"seconds": seconds, **task}) + "\n")
             pipe.flush()
         told = [json.loads(_pipe(process.stdout).readline()) for process in self._processes]
-        return sum(each["n"] / each["seconds"] for each in told)
+        cpu = sum(each["cpu_seconds"] for each in told)
+        return {
+            "per_second": sum(each["n"] / each["seconds"] for each in told),
+            "cpu_seconds": cpu / sum(each["n"] for each in told),
+            "others": others.share(cpu),
+        }
 
     def __enter__(self) -> Limit:
         return self

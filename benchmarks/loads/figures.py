@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 
 import numpy as np
+import psutil
 import torch
 
 from unlearning.devices import describe_device
@@ -17,6 +19,23 @@ def ratio(numerators: list[float], denominators: list[float], seed: int = 0) -> 
     medians = np.median(np.random.default_rng(seed).choice(ratios, (4000, len(ratios))), axis=1)
     low, high = np.quantile(medians, [0.05, 0.95])
     return float(np.median(ratios)), float(low), float(high)
+
+
+class Others:
+    """What others take of the cores while something is measured; from the kernel's own count."""
+
+    def __init__(self) -> None:
+        self._began, self._busy = time.perf_counter(), _busy_seconds()
+
+    def share(self, own_seconds: float) -> float:
+        """Of all cores, since this was made; `own_seconds` of processor time were one's own."""
+        seconds = (time.perf_counter() - self._began) * (os.cpu_count() or 1)
+        return max(0.0, (_busy_seconds() - self._busy - own_seconds) / seconds)
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 def machine() -> str:

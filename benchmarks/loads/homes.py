@@ -95,6 +95,12 @@ def serving_pids(context: Context) -> list[int]:
     return sorted(row.pid for row in look(context).alive() if row.acknowledged_generation >= 1)
 
 
+def cpu_seconds(pids: list[int]) -> float:
+    """Processor time that living processes took so far."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(each.user + each.system for each in times)
+
+
 @contextmanager
 def serving(context: Context) -> Iterator[tuple[Processes, list[int]]]:
     """The serving processes of a home, ready, as they are without what only other servers need; and their numbers."""
