@@ -144,7 +144,7 @@ _STANDARD = Policy(
     exchangeability_alpha=0.05,
     forgetting_ratio_min=0.5,
     cost_share_max=0.2,
-    ladder=("dilute", "seif", RETRAIN),
+    ladder=("remix", "random_mask", RETRAIN),
     staleness_max=0.05,
 )
 _STRICT = Policy(
@@ -155,7 +155,7 @@ _STRICT = Policy(
     exchangeability_alpha=0.1,
     forgetting_ratio_min=0.8,
     cost_share_max=0.2,
-    ladder=("dilute", "seif", RETRAIN),
+    ladder=("remix", "random_mask", RETRAIN),
     detection_alpha=0.01,
     staleness_max=0.02,
 )
@@ -167,7 +167,7 @@ _COMPETITION = Policy(
     exchangeability_alpha=0.05,
     forgetting_ratio_min=0.5,
     cost_share_max=0.2,
-    ladder=("dilute", "seif", RETRAIN),
+    ladder=("remix", "random_mask", RETRAIN),
 )
 PRESETS = {"standard": _STANDARD, "strict": _STRICT, "competition": _COMPETITION}
 

@@ -156,15 +156,13 @@ def drawing(study: Study, setup: Setup) -> str:
     for name, score in anchors.items():
         parts.append(_line_of(left, y(score), x.stop, y(score), f"anchor {name}"))
         parts.append(_words(x.stop + 4, y(score) + 4, title(name), "start"))
-    taken: list[tuple[float, float]] = []
-    for row in methods:
-        at_x, at_y = x(row.cost_share or 0.0), y(row.score)
-        parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="5"/>')
-        label_y = at_y + 4
-        while any(abs(label_y - other_y) < 12 and abs(at_x - other_x) < 80 for other_x, other_y in taken):
-            label_y += 12
-        taken.append((at_x, label_y))
-        parts.append(_words(at_x + 9, label_y, row.name, "start"))
+    points = [(x(row.cost_share or 0.0), y(row.score)) for row in methods]
+    places = _label_places(points, [row.name for row in methods], bottom)
+    for row, (at_x, at_y), (start, baseline) in zip(methods, points, places, strict=True):
+        end = start if start > at_x else start + _LETTER * len(row.name)
+        if math.hypot(end - at_x, baseline - 4 - at_y) > 16:
+            parts.append(_line_of(at_x, at_y, end, baseline - 4, "leader"))
+        parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="5"/>' + _words(start, baseline, row.name, "start"))
     parts.append(_words((left + x.stop) / 2, height - 14, "cost, as a share of retraining's processor time"))
     told = "; ".join(f"{row.name} {row.score:.3f} at {row.cost_share:.0%}" for row in methods)
     return (
@@ -188,8 +186,9 @@ def write(study: Study, folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
+_LETTER = 7.0  # width of a letter of the drawing's font, roughly
 _STYLE = (
-    "svg{font:12px system-ui,sans-serif;color:#1f2937}text{fill:currentColor}"
+    ".leader{stroke:#8888}svg{font:12px system-ui,sans-serif;color:#1f2937}text{fill:currentColor}"
     ".grid{stroke:#8884}.limit{stroke:#b45309;stroke-dasharray:4 4}.anchor{stroke:#2563eb;stroke-width:2}"
     ".do_nothing{stroke:#6b7280}circle{fill:#ea580c}@media(prefers-color-scheme:dark){svg{color:#e5e7eb}}"
 )
@@ -222,6 +221,29 @@ def mean_interval(ratios: Sequence[Interval]) -> Interval:
     spreads = [r.value * math.log(r.high / r.low) / (2 * z) if r.low > 0 else 0.0 for r in ratios]
     mean, half = float(values.mean()), z * math.sqrt(sum(s * s for s in spreads)) / len(ratios)
     return Interval(mean, max(0.0, mean - half), mean + half)
+
+
+def _label_places(
+    points: Sequence[tuple[float, float]], names: Sequence[str], bottom: float
+) -> list[tuple[float, float]]:
+    """Left ends and baselines of the points' names: each as near as nothing is covered, the right side preferred."""
+    boxes = [(px - 6, py + 6, px + 6, py - 6) for px, py in points]  # left, bottom, right, top
+    places = []
+    for (px, py), name in zip(points, names, strict=True):
+        width = _LETTER * len(name)
+        shifts = [(out, right, down) for out in (0, 14, 28) for right in (True, False) for down in range(-48, 49, 12)]
+        shifts.sort(key=lambda shift: (abs(shift[2]) + shift[0], not shift[1]))
+        tried = [(px + 9 + out if right else px - 9 - out - width, py + 4 + down) for out, right, down in shifts]
+        sound = [(bx, by, bx + width, by - 10) for bx, by in tried if 12 < by < bottom and bx + width < WIDTH]
+        free = [box for box in sound if not any(_overlap(box, other) for other in boxes)]
+        start, baseline, end, top = (free or sound or [(px + 9, py + 4, px + 9 + width, py - 6)])[0]
+        boxes.append((start, baseline, end, top))
+        places.append((start, baseline))
+    return places
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and one[2] > other[0] and one[3] < other[1] and one[1] > other[3]
 
 
 def _side(cell: Cell) -> int:

@@ -29,7 +29,6 @@ import argparse  # noqa: E402
 import json  # noqa: E402
 import platform  # noqa: E402
 import tempfile  # noqa: E402
-from collections.abc import Callable  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from typing import Any  # noqa: E402
 from unittest.mock import patch  # noqa: E402
@@ -55,30 +54,30 @@ from unlearning.training import Examples, train  # noqa: E402
 ORIGINAL_SEED, ABSENT_SEED, RUN_SEED = 1_000_003, 7_000_003, 2_000_003
 N_ABSENT = 4
 
-Start = Callable[[int], nn.Module]
-"""The model that a run of some number starts from."""
+Starts = list[nn.Module]
+"""The models that runs start from, in turn."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with settings, and for each stage the model that a run of some number starts from."""
+    """A method with settings, and for each stage the models to start from."""
 
     label: str
     method: str
     settings: MethodSettings
-    starts: list[Start]
+    starts: list[Starts]
 
 
-def unlearned(stage: Stage, variant: Variant, start: Start, run: int) -> Unlearned:
+def unlearned(stage: Stage, variant: Variant, start: Starts, run: int) -> Unlearned:
     """One run on a stage."""
     scene = stage.plan.scene
     return unlearn(
-        variant.method, start(run), None, examples(stage, scene.retain), recipe=scene.recipe, seed=RUN_SEED + run,
-        device="cpu", settings=variant.settings,
+        variant.method, start[run % len(start)], None, examples(stage, scene.retain), recipe=scene.recipe,
+        seed=RUN_SEED + run, device="cpu", settings=variant.settings,
     )  # fmt: skip
 
 
-def figures(stage: Stage, bank: Bank, variant: Variant, start: Start, runs: int) -> dict[str, Any]:
+def figures(stage: Stage, bank: Bank, variant: Variant, start: Starts, runs: int) -> dict[str, Any]:
     """What so many runs on one stage get."""
     done = [unlearned(stage, variant, start, run) for run in range(runs)]
     margins, retain, test = (
@@ -110,7 +109,8 @@ def trained(stage: Stage, rows: Any, seed: int) -> nn.Module:
 
 def cost_shares(stage: Stage, variants: list[Variant], turns: int) -> dict[str, float]:
     """By label, median processor seconds of a run over those of a training, taken in turns."""
-    scene, seconds = stage.plan.scene, {variant.label: [] for variant in variants}
+    scene = stage.plan.scene
+    seconds: dict[str, list[float]] = {variant.label: [] for variant in variants}
     trainings = []
     for turn in range(turns):
         trainings.append(
@@ -165,7 +165,7 @@ def main() -> None:
         once = dilute.DiluteSettings(epochs=1.0)
         rows: dict[str, list[dict[str, Any]]] = {}
 
-        def measure(label: str, method: str, chosen: MethodSettings, starts: list[Start]) -> None:
+        def measure(label: str, method: str, chosen: MethodSettings, starts: list[Starts]) -> None:
             variant = Variant(label, method, chosen, starts)
             rows[label] = [
                 figures(stage, bank, variant, start, runs)
@@ -173,10 +173,10 @@ def main() -> None:
             ]
             print(sentence(label, rows[label]), flush=True)
 
-        from_original: list[Start] = [lambda run: original for _ in stages]
+        from_original = [[original] for _ in stages]
         measure("dilute, one pass, from the original", "dilute", once, from_original)
-        measure("… from one model that never saw them", "dilute", once, [lambda run, m=m: m[0] for m in absent])
-        measure("… from four such models in turn", "dilute", once, [lambda run, m=m: m[run % N_ABSENT] for m in absent])
+        measure("… from one model that never saw them", "dilute", once, [models[:1] for models in absent])
+        measure("… from four such models in turn", "dilute", once, absent)
         with patch.object(dilute, "add_noise", spare_first):
             measure("… from the original, first layer spared", "dilute", once, from_original)
         for share in (0.45, 0.55, 0.65):

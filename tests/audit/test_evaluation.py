@@ -46,7 +46,7 @@ def test_a_perfect_unlearner_passes(evidence):
     assert evaluation.verdict == "PASSED", [check.sentence for check in evaluation.checks]
     assert 1.0 in evaluation.forgetting.ratio
     assert (evaluation.method, evaluation.n_models, evaluation.n_unlearned, evaluation.n_examples) == (
-        "dilute",
+        "remix",
         64,
         64,
         6,

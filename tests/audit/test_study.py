@@ -15,7 +15,7 @@ from audit.comparison import DO_NOTHING, RETRAIN, Candidates, compare
 from audit.errors import BankError
 from audit.experiments import Pool, Setup
 from audit.intervals import Interval
-from audit.study import Cell, Study, drawing, markdown, mean_interval, write
+from audit.study import Cell, Study, _label_places, _overlap, drawing, markdown, mean_interval, write
 
 N, IMAGES = 16, 6
 
@@ -121,3 +121,12 @@ def test_files(study: Study, tmp_path: Path) -> None:
 def test_no_cells() -> None:
     with pytest.raises(BankError, match="at least one cell"):
         Study(())
+
+
+def test_names_in_a_crowd_cover_neither_each_other_nor_a_point() -> None:
+    points = [(300.0 + 9 * (i % 3), 200.0 + 8 * (i // 3)) for i in range(9)]
+    places = _label_places(points, ["some_method"] * 9, 400.0)
+    boxes = [(x, y, x + 7.0 * len("some_method"), y - 10) for x, y in places]
+    dots = [(x - 6, y + 6, x + 6, y - 6) for x, y in points]
+    for i, box in enumerate(boxes):
+        assert not any(_overlap(box, other) for other in boxes[:i] + dots)
