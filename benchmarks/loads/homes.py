@@ -31,6 +31,9 @@ from service.settings import Settings
 from unlearning.faces import synthetic
 from unlearning.models import build, save_weights, to_inputs
 
+_LISTENING_SECONDS = (
+    3.0  # a process says that it is ready a moment before it listens, and one would have all connections
+)
 _QUICKER = ("uvloop", "httptools")
 
 
@@ -113,6 +116,7 @@ def serving(context: Context) -> Iterator[tuple[Processes, list[int]]]:
             processes.wait_until(
                 lambda: len(serving_pids(context)) >= settings.api_workers, "the serving processes", 120
             )
+            time.sleep(_LISTENING_SECONDS)
             yield processes, serving_pids(context)
     finally:
         del os.environ["PYTHONPATH"]
