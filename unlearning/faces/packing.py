@@ -289,12 +289,13 @@ def _build(decoded: Iterable[np.ndarray], place: Path, shape: tuple[int, ...], *
         np.save(temporary / _DIGESTS, np.concatenate(digests))
         about = {f"{name}_sha256": _digest(temporary / f"{name}.npy") for name in ("images", "digests")}
         (temporary / "pack.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)  # one that `_load` found damaged
-        os.rename(temporary, place)
-    except OSError:
-        # Another process may have moved the same pack there first; then its one is as good.
-        if not place.exists():
-            raise
+        try:
+            os.rename(temporary, place)
+        except OSError:
+            # Another process moved the same pack there first, and may be reading it; or the one there is damaged.
+            if _load(place, shape, verify=True) is None:
+                shutil.rmtree(place, ignore_errors=True)
+                os.rename(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
