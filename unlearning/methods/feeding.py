@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from unlearning.convolution import small_maps_as_products
 from unlearning.descent import Adam, FlatWeights
 from unlearning.devices import resolve_device, resolve_dtype, seeded
 from unlearning.errors import MethodError
@@ -196,13 +197,21 @@ def fit(
 ) -> None:
     """Trains on cross-entropy as the settings say, with SGD unless another optimiser is given.
 
+    It computes as `unlearning.training.train` does, with the same short cuts, so that costs compare with retraining's.
+
     Args:
         weights: of the classes `(n_classes,)`; none for plain cross-entropy.
     """
-    optimiser = optimiser or sgd(student, settings)
+    own = None
+    if optimiser is None:
+        own = FlatWeights(student, dtype=feed.dtype)
+        optimiser = Momentum(own, momentum=settings.momentum, weight_decay=settings.weight_decay)
     steps = feed.batches(examples, settings.batch_size, settings.epochs)
-    for (inputs, labels), rate in zip(steps, rates(settings, len(examples)), strict=True):
-        descend(optimiser, cross_entropy(feed.outputs(student, inputs), labels, weight=weights), rate)
+    with small_maps_as_products(student, feed.device):
+        for (inputs, labels), rate in zip(steps, rates(settings, len(examples)), strict=True):
+            descend(optimiser, cross_entropy(feed.outputs(student, inputs), labels, weight=weights), rate)
+    if own is not None:
+        own.release()
 
 
 def balance(model: nn.Module, examples: Examples, power: float) -> Tensor | None:
