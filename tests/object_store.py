@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 BUCKET = "expunge"
@@ -32,6 +33,7 @@ def s3_bucket() -> Iterator[str]:
         environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()  # what an earlier server here held
         needed("s3fs").S3FileSystem(skip_instance_cache=True).mkdir(BUCKET)
         yield f"s3://{BUCKET}"
     server.stop()

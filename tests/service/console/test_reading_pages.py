@@ -38,7 +38,7 @@ def request_id(context: Context) -> str:
             created_at=now, updated_at=now, stage_note="reference models 3/64",
         )  # fmt: skip
         failed = Attempt(
-            run_id="run-1", step=0, method="dilute", seed=1, verdict="FAILED", reasons=[EVIL], started_at=now,
+            run_id="run-1", step=0, method="remix", seed=1, verdict="FAILED", reasons=[EVIL], started_at=now,
             finished_at=now, figures={"checks": [
                 {"name": "cost_share", "value": 0.5, "bar": 0.2, "passed": False, "sentence": EVIL, "applicable": True}
             ]},
@@ -70,8 +70,8 @@ def test_a_page_is_whole_has_no_inline_code_and_asks_nobody_else(
 def test_a_request_tells_its_way(signed_in: Callable[..., Browser], request_id: str) -> None:
     page = signed_in(auth.AUDIT).get(f"/requests/{request_id}").text
     for words in (
-        "Reference models", "3 of 64", 'value="3"', "Dilute", "failed", "&lt;script&gt;", "Cost, beside retraining",
-        "/runs/run-1/reports/0", "2. Seif", "3 to 5. Exact retraining", "only if needed", "pending", "?a=&lt;b&gt;",
+        "Reference models", "3 of 64", 'value="3"', "Remix", "failed", "&lt;script&gt;", "Cost, beside retraining",
+        "/runs/run-1/reports/0", "2. Random mask", "3 to 5. Exact retraining", "only if needed", "pending", "?a=&lt;b&gt;",
     ):  # fmt: skip
         assert words in page, words
     assert 'data-poll="1000"' in page
@@ -166,6 +166,6 @@ def test_methods_show_the_ladder_in_force_and_what_it_did_here(
     signed_in: Callable[..., Browser], request_id: str
 ) -> None:
     page = signed_in(auth.AUDIT).get("/methods").text
-    assert [page.index(f"{i}. {name}") for i, name in ((1, "Dilute"), (2, "Seif"), (3, "Exact retraining"))]
+    assert [page.index(f"{i}. {name}") for i, name in ((1, "Remix"), (2, "Random mask"), (3, "Exact retraining"))]
     assert "0 of 1 audits passed here" in page
-    assert "Mix every weight with noise" in page
+    assert "random mixture of its own layer" in page
