@@ -10,6 +10,8 @@ each line of a run and its audits the second and the third.
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import json
 import logging
 import re
@@ -80,19 +82,42 @@ def set_up_logs(
 
 
 class _Lossy:
-    """What a logger needs of a stream, and no error of it."""
+    """What a logger needs of a stream, and no error of it.
+
+    Lines of one turn of an event loop are written together when it ends: a batch of answers has one line each, and
+    every write lets another thread have the interpreter. A process that is killed loses the lines of that turn.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._waiting: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # at whose end of turn they are written
+        atexit.register(self._write_waiting)
 
     def write(self, text: str) -> None:
         """Write the text, or lose it."""
-        with suppress(OSError):
-            self._stream.write(text)
+        loop = asyncio._get_running_loop()  # none in other threads; without the exception of the public name
+        if loop is None:
+            self._write(text)
+            return
+        if loop is not self._loop:
+            self._write_waiting()  # of a loop that may have ended
+            self._loop = loop
+        if not self._waiting:
+            loop.call_soon(self._write_waiting)
+        self._waiting.append(text)
 
     def flush(self) -> None:
-        """Hand over what is there, or lose it."""
+        """Nothing: what is written is with the system already, or will be in a moment."""
+
+    def _write_waiting(self) -> None:
+        lines, self._waiting = self._waiting, []
+        if lines:
+            self._write("".join(lines))
+
+    def _write(self, text: str) -> None:
         with suppress(OSError):
+            self._stream.write(text)
             self._stream.flush()
 
 

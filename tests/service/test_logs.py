@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import json
@@ -144,3 +145,33 @@ def test_an_answer_that_breaks_off_is_no_secret(app: FastAPI, log_stream: io.Str
     crashed = [each for each in lines(log_stream) if each["event"] == "request.crashed"]
     assert "ValueError" in crashed[0]["error"]
     assert CANARY not in log_stream.getvalue()
+
+
+def test_lines_of_one_turn_of_a_loop_are_one_write_and_none_is_lost() -> None:
+    class Stream(io.StringIO):
+        n_writes = 0
+
+        def write(self, text: str) -> int:
+            self.n_writes += 1
+            return super().write(text)
+
+    stream = Stream()
+    logs.set_up_logs("json", stream)
+    log = structlog.get_logger()
+
+    async def talk() -> None:
+        for number in range(5):
+            log.info("first.turn", number=number)
+        assert stream.n_writes == 0
+        await asyncio.sleep(0)
+        assert stream.n_writes == 1
+        log.info("last.turn")
+
+    asyncio.run(talk())
+    log.info("after.the.loop")
+    asyncio.run(talk_once(log))
+    assert [line["event"] for line in lines(stream)] == [*["first.turn"] * 5, "last.turn", "after.the.loop", "again"]
+
+
+async def talk_once(log: Any) -> None:
+    log.info("again")

@@ -71,7 +71,8 @@ def test_a_request_tells_its_way(signed_in: Callable[..., Browser], request_id: 
     page = signed_in(auth.AUDIT).get(f"/requests/{request_id}").text
     for words in (
         "Reference models", "3 of 64", 'value="3"', "Remix", "failed", "&lt;script&gt;", "Cost, beside retraining",
-        "/runs/run-1/reports/0", "2. Random mask", "3 to 5. Exact retraining", "only if needed", "pending", "?a=&lt;b&gt;",
+        "/runs/run-1/reports/0", "2. Random mask", "3 to 5. Exact retraining", "only if needed", "pending",
+        "?a=&lt;b&gt;",
     ):  # fmt: skip
         assert words in page, words
     assert 'data-poll="1000"' in page
