@@ -17,7 +17,7 @@ from fastapi.responses import PlainTextResponse
 from service import __version__, decisions, intake, readings, rollbacks
 from service.auth import ADMIN, AUDIT, PREDICT, READ, WRITE, Client, GuardedRoute, KnownKeys, require
 from service.context import Context
-from service.logs import RequestLog
+from service.logs import OnAnswer, RequestLog
 from service.problems import MEDIA_TYPE, add_problem_handlers
 from service.published import CertificateFile, LogEntries, LogProof, Models, PublicKeys, Rollback, Rollbacks
 from service.schemas import (
@@ -101,12 +101,13 @@ def links(parameter: str, pointer: str, *operations: str) -> dict[str, dict[str,
     return {name: {"operationId": name, "parameters": {parameter: f"$response.body#{pointer}"}} for name in operations}
 
 
-def create_api(context: Context, *, n_subjects: Callable[[], int]) -> FastAPI:
+def create_api(context: Context, *, n_subjects: Callable[[], int], on_answer: OnAnswer = lambda *_: None) -> FastAPI:
     """The request API over one database.
 
     Args:
         context: settings, database, keys, clock and ids.
         n_subjects: how many people the service holds data of; asked when a call names several.
+        on_answer: told of each call; see `RequestLog`.
     """
 
     @asynccontextmanager
@@ -120,7 +121,7 @@ def create_api(context: Context, *, n_subjects: Callable[[], int]) -> FastAPI:
     )  # fmt: skip
     app.router.route_class = GuardedRoute
     app.state.keys = KnownKeys(context.engine, context.now)
-    app.add_middleware(RequestLog, new_id=context.new_id)
+    app.add_middleware(RequestLog, new_id=context.new_id, on_answer=on_answer)
     add_problem_handlers(app)
     _add_requests(app, context, n_subjects)
     _add_decisions(app, context)

@@ -37,6 +37,8 @@ _TALKATIVE = ("sqlalchemy", "httpx", "httpcore", "uvicorn.access")  # their INFO
 _call: ContextVar[str | None] = ContextVar("call", default=None)
 _FIT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+OnAnswer = Callable[[str, str, int, float], object]
+
 
 def set_up_logs(
     log_format: Literal["console", "json"],
@@ -55,7 +57,7 @@ def set_up_logs(
         structlog.contextvars.merge_contextvars,
         _name_call,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _Stamp(),
         place_of_error,
         redact,
     ]
@@ -121,6 +123,21 @@ class _Lossy:
             self._stream.flush()
 
 
+class _Stamp:
+    """Structlog processor: when, in UTC and ISO 8601. All but the fraction is the same for a second's lines."""
+
+    _last = (-1, "")  # second and its text, read and written together: lines come from several threads
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        microseconds = time.time_ns() // 1000
+        second, fraction = divmod(microseconds, 1_000_000)
+        last = self._last
+        if second != last[0]:
+            last = self._last = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+        event["timestamp"] = f"{last[1]}.{fraction:06d}Z"
+        return event
+
+
 def _name_call(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Structlog processor: which call a line belongs to."""
     request_id = _call.get()
@@ -143,14 +160,23 @@ class RequestLog:
 
     The id comes from `X-Request-ID` if that is up to 64 letters, digits, dots, hyphens or underscores, else it is made;
     the answer carries it. Callers must not put a person's id there.
+
+    Args:
+        on_answer: told method, route's template, status and seconds of each request.
     """
 
     def __init__(
-        self, app: ASGIApp, *, new_id: Callable[[], str], clock: Callable[[], float] = time.perf_counter
+        self,
+        app: ASGIApp,
+        *,
+        new_id: Callable[[], str],
+        clock: Callable[[], float] = time.perf_counter,
+        on_answer: OnAnswer = lambda *_: None,
     ) -> None:
         self.app = app
         self._new_id = new_id
         self._clock = clock
+        self._on_answer = on_answer
 
     @cached_property
     def _log(self) -> Any:
@@ -182,15 +208,17 @@ class RequestLog:
                 raise ConnectionAbortedError("The answer broke off.") from None  # too late for another status
             await internal_problem(request_id)(scope, receive, send_with_id)
         finally:
-            self._line(scope, status, self._clock() - started)
+            seconds, route = self._clock() - started, route_template(scope)
+            self._on_answer(scope["method"], route, status or 500, seconds)
+            self._line(scope, route, status, seconds)
             _call.reset(token)
 
-    def _line(self, scope: Scope, status: int, seconds: float) -> None:
+    def _line(self, scope: Scope, route: str, status: int, seconds: float) -> None:
         client = scope.get("expunge.client")
         self._log.info(
             "request.answered",
             method=scope["method"] if scope["method"].isalpha() else "?",
-            route=route_template(scope),
+            route=route,
             status=status,
             duration_seconds=round(seconds, 6),
             client_id=client.id if client else None,

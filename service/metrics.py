@@ -13,8 +13,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -22,9 +20,7 @@ import psutil
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.logs import route_template
 from service.measures import SERVING
 from service.tally import TalliedHistogram, Tally
 
@@ -124,9 +120,13 @@ class Watch:
         """An image was not answered."""
         REJECTIONS.labels(reason).inc()
 
+    def answer(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A call was answered, under its route's template."""
+        _of_call(method if method in _METHODS else "other", route, status).note(seconds)
+
     def refusal(self, route: str, reason: str) -> None:
         """A post was refused unread."""
-        _of_call("POST", route, 503).note(0.0)
+        self.answer("POST", route, 503, 0.0)
         self.rejection(reason)
 
     def swap(self, generation: int, seconds: float) -> None:
@@ -160,37 +160,11 @@ class Unwatched(Watch):
     def batch(self, n_images: int) -> None: ...
     def prediction(self, class_index: int, confidence: float) -> None: ...
     def rejection(self, reason: str) -> None: ...
+    def answer(self, method: str, route: str, status: int, seconds: float) -> None: ...
     def refusal(self, route: str, reason: str) -> None: ...
     def swap(self, generation: int, seconds: float) -> None: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
-
-
-class RequestMetrics:
-    """ASGI middleware: counts and times every request under its route's template."""
-
-    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.app = app
-        self._clock = clock
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started, status = self._clock(), 500
-
-        async def send_and_look(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_and_look)
-        finally:
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            route = route_template(scope)
-            _of_call(method, route, status).note(self._clock() - started)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

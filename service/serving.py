@@ -72,7 +72,7 @@ class ServingProcess:
         batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=watch.batch)
         follower = Follower(context, slot, lease, word, batcher, on_swap=watch.swap)
         traces = Traces.open(settings, "serving")
-        app = create_api(context, n_subjects=lambda: people_held(context))
+        app = create_api(context, n_subjects=lambda: people_held(context), on_answer=watch.answer)
         desk = Desk(slot, batcher, app.state.keys, settings, watch)
         process = cls(context, app, prediction_routes(desk), desk, slot, batcher, follower, watch, traces)
         process._complete_app()
@@ -109,19 +109,15 @@ class ServingProcess:
         self.app.router.routes.insert(0, self.app.router.routes.pop())  # first also in the documents
         _add_health(self.app, self.follower)
         self.app.user_middleware.extend(self._inner_layers())  # within the API's own, which gives each request its id
-        for layer in reversed(self._outer_layers()):
-            self.app.user_middleware.insert(0, layer)
+        if self.traces.on:
+            self.app.add_middleware(TraceCalls, traces=self.traces)
 
     def _surrounded(self, app: ASGIApp) -> ASGIApp:
         """The app with the layers around it that the API has."""
-        log = Middleware(RequestLog, new_id=self.context.new_id)
-        for layer in reversed([*self._outer_layers(), log, *self._inner_layers()]):
+        for layer in reversed(self._inner_layers()):
             app = layer.cls(app, *layer.args, **layer.kwargs)
-        return app
-
-    def _outer_layers(self) -> list[Middleware]:
-        counted = [Middleware(metrics.RequestMetrics)] if self.context.settings.metrics else []
-        return [*([Middleware(TraceCalls, traces=self.traces)] if self.traces.on else []), *counted]
+        app = RequestLog(app, new_id=self.context.new_id, on_answer=self.watch.answer)
+        return TraceCalls(app, traces=self.traces) if self.traces.on else app
 
     def _inner_layers(self) -> list[Middleware]:
         most_bytes = max(self.context.settings.max_image_bytes + FORM_OVERHEAD_BYTES, MAX_BODY_BYTES)
