@@ -274,10 +274,13 @@ def many_row(seed: int) -> ReferenceRow:
     return ReferenceRow(seed, MANY, np.random.default_rng(seed).normal(size=500).astype(np.float32), 0.9, 0.8, 1.0)
 
 
-def build_150_models(folder: Path) -> None:
+N_MANY = 600  # models: two builders are not done before the first of them is killed
+
+
+def build_many_models(folder: Path) -> None:
     store = BankStore(folder)
-    store.begin(KEY, example_ids=MANY, subject_tags=MANY, n_wanted=150, now=NOW)
-    for seed in store.missing_seeds(KEY, 150):
+    store.begin(KEY, example_ids=MANY, subject_tags=MANY, n_wanted=N_MANY, now=NOW)
+    for seed in store.missing_seeds(KEY, N_MANY):
         store.add(KEY, many_row(seed))
 
 
@@ -287,7 +290,7 @@ def test_builders_killed_by_sigkill_lose_no_finished_model(tmp_path: Path) -> No
     store, chance, processes = BankStore(tmp_path), random.Random(0), multiprocessing.get_context("fork")
     n_kept = n_interrupted = 0
     while True:
-        builders = [processes.Process(target=build_150_models, args=(tmp_path,)) for _ in range(2)]
+        builders = [processes.Process(target=build_many_models, args=(tmp_path,)) for _ in range(2)]
         for builder in builders:
             builder.start()
         time.sleep(chance.uniform(0.02, 0.2))
@@ -295,14 +298,14 @@ def test_builders_killed_by_sigkill_lose_no_finished_model(tmp_path: Path) -> No
             builder.kill()
             builder.join()
         n_interrupted += any(builder.exitcode == -signal.SIGKILL for builder in builders)
-        n_there = 150 - len(store.missing_seeds(KEY, 150))
+        n_there = N_MANY - len(store.missing_seeds(KEY, N_MANY))
         assert n_there >= n_kept
         n_kept = n_there
-        if n_kept == 150 or (n_interrupted >= 5 and n_kept):
+        if n_kept == N_MANY or (n_interrupted >= 5 and n_kept):
             break
     assert n_interrupted
-    build_150_models(tmp_path)
-    expected = np.stack([many_row(seed).margins for seed in range(150)])
+    build_many_models(tmp_path)
+    expected = np.stack([many_row(seed).margins for seed in range(N_MANY)])
     np.testing.assert_array_equal(found(store).margins, expected)
     store.drop_subject("example-7")
     np.testing.assert_array_equal(found(store).margins, np.delete(expected, 7, axis=1))
