@@ -40,7 +40,7 @@ from benchmarks.loads.homes import serving, settings_of  # noqa: E402
 from benchmarks.loads.wrk import Burst, Call, burst, need_wrk, write_script  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.demo import prepare_home  # noqa: E402
-from service.processes import Processes, log_file  # noqa: E402
+from service.processes import Processes  # noqa: E402
 from unlearning.faces import read_metadata  # noqa: E402
 
 CONNECTIONS = 16
@@ -56,7 +56,7 @@ class Worker:
         if processes.worker is None:
             raise RuntimeError("Expected the worker to have been started.")
         self._pid = processes.worker.pid
-        self._log = log_file(processes.settings, "worker")
+        self._log = processes.logs / "worker.log"
         self._processes = processes
 
     def family(self) -> list[psutil.Process]:
@@ -87,6 +87,10 @@ class Worker:
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGCONT)
 
+    def is_ready(self) -> bool:
+        """Whether it takes requests."""
+        return "worker.ready" in self._log.read_text()
+
     def stage(self) -> str:
         """The stage begun last, empty before the first."""
         last = ""
@@ -115,7 +119,7 @@ def measure(folder: Path, n_pairs: int, seconds: int) -> dict[str, Any]:
     with serving(context) as (processes, _):
         processes.start_worker()
         worker = Worker(processes)
-        processes.wait_until(lambda: "worker.ready" in log_file(settings, "worker").read_text(), "the worker", 120)
+        processes.wait_until(worker.is_ready, "the worker", 120)
         burst(call, script, CONNECTIONS, seconds)
         told = httpx.post(f"{url}/v1/erasure-requests", json={"user_ids": [PERSON]}, headers=headers, timeout=30)
         number = told.raise_for_status().json()["requests"][0]["id"]

@@ -2,15 +2,18 @@
 
     python benchmarks/watching.py [--quick] [--json FILE]
 
-Starts two services on copies of one home (the AT&T faces, the demo's recipe), one as it comes, one with
-EXPUNGE_METRICS=false and EXPUNGE_LOG_LEVEL=error, and lets wrk send the same photographs to them in turns: on, off,
-off, on, … so that what else the machine does falls on both. Each pair of neighbours gives one ratio; printed are their
-median and the interval of the middle 90 % of medians of resampled pairs. While one service is measured, the other is
-idle; the one that has metrics is scraped every five
-seconds, three times as often as in the example configuration.
+Starts several services of each kind on copies of one home (the AT&T faces, the demo's recipe): some as they come, some
+with EXPUNGE_METRICS=false and EXPUNGE_LOG_LEVEL=error. Several, because two services of the very same kind differ: each
+keeps through its life a speed of its own, which hangs on where the kernel and the allocator put it, and with one of
+each kind that difference would be taken for the cost of watching. They take turns, both kinds alternating, in another
+order each round, so that what else the machine does falls on both. Whose turn it is not is frozen (SIGSTOP). Those with
+metrics are scraped at the beginning of their turn and every five seconds, three times as often as in the example
+configuration.
 
-Beside the rates stand the CPU seconds that the serving processes took for a prediction: where the cores are the limit
-they say the same, and they stay true when others use the machine.
+The ratio is of the kinds' means over all services and rounds; its interval is the middle 90 % of ratios when services
+and rounds are both drawn again (a bootstrap of two levels). Beside the rates stand the CPU seconds that the serving
+processes took for a prediction, and the slowest and the quickest service of each kind, to show what two alike differ
+by.
 
 Needs wrk (Debian's package).
 """
@@ -19,191 +22,168 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Run as a script, this file's own folder comes first on the path and `audit.py` there would hide the package `audit`.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+# The project's root instead of this folder: `audit.py` here would hide the package `audit`.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import httpx  # noqa: E402
 import numpy as np  # noqa: E402
-import psutil  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 from rich.console import Console  # noqa: E402
-from sqlmodel import select  # noqa: E402
 
+from benchmarks.contenders.running import Running, ours, started  # noqa: E402
+from benchmarks.loads.figures import machine, verdict  # noqa: E402
+from benchmarks.loads.homes import serving_pids  # noqa: E402
+from benchmarks.loads.wrk import Call, burst, need_wrk, write_script  # noqa: E402
 from service.context import Context  # noqa: E402
-from service.db import reading  # noqa: E402
 from service.demo import prepare_home  # noqa: E402
-from service.processes import Processes, free_ports  # noqa: E402
+from service.processes import free_ports  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.tables import ServingWorker  # noqa: E402
 from unlearning.faces import read_metadata  # noqa: E402
 
 CONNECTIONS = 32
 SCRAPE_SECONDS = 5.0
-OFF = {"metrics": False, "log_level": "error"}
-
-SCRIPT = """
-local folder, n, key = "{folder}", {n}, "{key}"
-local bodies, next_one = {{}}, 0
-for i = 1, n do
-  local file = io.open(folder .. "/" .. i, "rb")
-  bodies[i] = file:read("*all")
-  file:close()
-end
-request = function()
-  next_one = next_one % n + 1
-  return wrk.format("POST", "/v1/predictions", {{["Authorization"] = "Bearer " .. key}}, bodies[next_one])
-end
-"""
+KINDS: dict[str, dict[str, Any]] = {"on": {}, "off": {"metrics": False, "log_level": "error"}}
 
 
 @dataclass(frozen=True)
-class Served:
-    """A service that answers predictions."""
+class Plan:
+    """How many services of each kind, and how long to look."""
 
-    settings: Settings
-    pid: int
-
-    def cpu_seconds(self) -> float:
-        """Taken so far by the serving processes and their parent."""
-        parent = psutil.Process(self.pid)
-        times = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
-        return sum(each.user + each.system for each in times)
+    n_services: int
+    n_rounds: int
+    seconds: int
 
 
-@dataclass(frozen=True)
-class Turn:
-    """What wrk counted in one turn, and what it cost."""
-
-    per_second: float
-    cpu_seconds: float
-    """For one prediction."""
+QUICK = Plan(n_services=2, n_rounds=2, seconds=2)
+FULL = Plan(n_services=4, n_rounds=6, seconds=4)
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Served]:
-    """The serving processes, ready."""
-    with Processes(settings) as processes:
-        processes.start_serving()
-        context = Context.open(settings)
-
-        def ready() -> bool:
-            with reading(context.engine) as s:
-                rows = s.exec(select(ServingWorker).where(ServingWorker.lease_until > context.now())).all()
-            return sum(row.acknowledged_generation >= 1 for row in rows) >= settings.api_workers
-
-        processes.wait_until(ready, "the serving processes", 120)
-        context.engine.dispose()
-        if processes.serving is None:
-            raise RuntimeError("Expected the serving processes to have been started.")
-        yield Served(settings, processes.serving.pid)
-
-
-def turn(served: Served, script: Path, seconds: float) -> Turn:
-    """One turn of wrk; no answer may be an error."""
-    address = f"http://127.0.0.1:{served.settings.port}"
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), address]
-    before = served.cpu_seconds()
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    cpu_seconds = served.cpu_seconds() - before
-    rate, count = re.search(r"Requests/sec:\s+([\d.]+)", told), re.search(r"(\d+) requests in", told)
-    if rate is None or count is None or "Non-2xx" in told or "Socket errors" in told:
-        raise RuntimeError(f"Expected nothing but answers of 2xx, wrk says:\n{told}")
-    return Turn(float(rate[1]), cpu_seconds / int(count[1]))
-
-
-@contextmanager
-def scraped(settings: Settings) -> Iterator[None]:
-    """Scrapes as a Prometheus would."""
+def scraped(running: Running, kind: str) -> Iterator[None]:
+    """Scrapes as a Prometheus would, if it is a kind that can be."""
     stop = threading.Event()
+    address = str(httpx.URL(running.contender.call.url).join("/metrics"))
 
     def scrape() -> None:
-        while not stop.wait(SCRAPE_SECONDS):
-            httpx.get(f"http://127.0.0.1:{settings.port}/metrics").raise_for_status()
+        while True:
+            httpx.get(address).raise_for_status()
+            if stop.wait(SCRAPE_SECONDS):
+                return
 
     thread = threading.Thread(target=scrape)
-    thread.start()
+    if kind == "on":
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        if kind == "on":
+            thread.join()
 
 
-def measure(folder: Path, n_pairs: int, seconds: float) -> dict[str, Any]:
-    """Rates of both services in turns."""
-    base = Settings(home=folder / "on", log_format="json")
+def turn(running: Running, kind: str, script: Path, seconds: int) -> tuple[float, float]:
+    """Predictions a second and CPU seconds for one of them; no answer may be an error."""
+    call = running.contender.call
+    with running.awake():
+        burst(call, script, CONNECTIONS, 1)  # caches are warm again
+        before = running.cpu_seconds()
+        with scraped(running, kind):
+            seen = burst(call, script, CONNECTIONS, seconds)
+        cpu_seconds = running.cpu_seconds() - before
+    if seen.n_refused or seen.n_broken:
+        raise RuntimeError(f"Expected only answers of 2xx with {kind}, got {seen}.")
+    return seen.per_second, cpu_seconds / (seen.per_second * seconds)
+
+
+def measure(folder: Path, plan: Plan) -> dict[str, Any]:
+    """Rates and CPU seconds of both kinds, each float `(n_services, n_rounds)`."""
+    base = Settings(home=folder / "home", log_format="json")
     key = prepare_home(base, Console(file=sys.stderr))
     rows = [row for row in read_metadata(base.data_folder) if row.split == "test"]
-    (folder / "bodies").mkdir()
-    for number, row in enumerate(rows, 1):
-        shutil.copy(base.data_folder / row.file_name, folder / "bodies" / str(number))
-    script = folder / "predict.lua"
-    script.write_text(SCRIPT.format(folder=folder / "bodies", n=len(rows), key=key))
-    shutil.copytree(base.home, folder / "off")
-    ports = free_ports(2)
-    on = base.model_copy(update={"port": ports[0]})
-    off = base.model_copy(update={"home": folder / "off", "port": ports[1], **OFF})
-    turns: dict[str, list[Turn]] = {"on": [], "off": []}
-    with serving(on) as with_it, serving(off) as without, scraped(on):
-        for served in (with_it, without):
-            turn(served, script, min(seconds, 3.0))
-        for pair in range(n_pairs):
-            for name in ("on", "off") if pair % 2 == 0 else ("off", "on"):
-                turns[name].append(turn(with_it if name == "on" else without, script, seconds))
-    figures = {
-        name: {"per_second": [each.per_second for each in of], "cpu_seconds": [each.cpu_seconds for each in of]}
-        for name, of in turns.items()
+    files = tuple((base.data_folder / row.file_name).read_bytes() for row in rows)
+    seen = {kind: np.zeros((2, plan.n_services, plan.n_rounds)) for kind in KINDS}
+    with ExitStack() as stack:
+        services = []
+        for number in range(plan.n_services):
+            for kind, changes in KINDS.items():
+                place = folder / f"{kind}-{number}"
+                shutil.copytree(base.home, place / "home")
+                (port,) = free_ports(1)
+                settings = base.model_copy(update={"home": place / "home", "port": port, **changes})
+                call = Call(f"http://127.0.0.1:{port}/v1/predictions", {"Authorization": f"Bearer {key}"}, files)
+                context = Context.open(settings)
+                stack.callback(context.engine.dispose)
+                contender = ours(
+                    place.name,
+                    settings,
+                    call,
+                    lambda context=context, n=settings.api_workers: len(serving_pids(context)) == n,  # type: ignore[misc]
+                )
+                running = stack.enter_context(started(contender, place))
+                services.append((kind, number, running, write_script(call, place / "load")))
+                print(f"started {place.name}", file=sys.stderr)
+        for each_round in range(plan.n_rounds):
+            order = services if each_round % 2 == 0 else services[::-1]
+            first = 2 * each_round % len(order)
+            for kind, number, running, script in order[first:] + order[:first]:
+                seen[kind][:, number, each_round] = turn(running, kind, script, plan.seconds)
+            print(f"round {each_round + 1} of {plan.n_rounds}", file=sys.stderr)
+    return {
+        "n_images": len(rows),
+        "per_second": {k: v[0] for k, v in seen.items()},
+        "cpu_seconds": {k: v[1] for k, v in seen.items()},
     }
-    return {"turns": figures, "n_images": len(rows)}
 
 
-def ratio(numerators: list[float], denominators: list[float], seed: int = 0) -> tuple[float, float, float]:
-    """Median ratio of the pairs with its interval (percentile bootstrap over pairs, 90 %)."""
-    ratios = np.array(numerators) / np.array(denominators)
-    medians = np.median(np.random.default_rng(seed).choice(ratios, (4000, len(ratios))), axis=1)
-    low, high = np.quantile(medians, [0.05, 0.95])
-    return float(np.median(ratios)), float(low), float(high)
+def ratio(above: NDArray[np.float64], below: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
+    """Ratio of the means of two `(n_services, n_rounds)`, and the middle 90 % when services and rounds are redrawn."""
+    rng, drawn = np.random.default_rng(seed), []
+    n_services, n_rounds = above.shape
+    for _ in range(4000):
+        rounds = rng.integers(n_rounds, size=n_rounds)
+        means = [each[rng.integers(n_services, size=n_services)][:, rounds].mean() for each in (above, below)]
+        drawn.append(means[0] / means[1])
+    low, high = np.quantile(drawn, [0.05, 0.95])
+    return float(above.mean() / below.mean()), float(low), float(high)
 
 
 def main() -> None:
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="four pairs of two seconds instead of sixteen of six")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--quick", action="store_true", help="two services of each kind instead of four, and briefly")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     arguments = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("Needs wrk: run apt-get install wrk.")
-    with tempfile.TemporaryDirectory() as folder:
-        measured = measure(Path(folder), *((4, 2.0) if arguments.quick else (16, 6.0)))
-    on, off = measured["turns"]["on"], measured["turns"]["off"]
-    machine = (
-        f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python {platform.python_version()}"
-    )
-    print(f"Predictions of {measured['n_images']} photographs over {CONNECTIONS} connections; {machine}")
-    print(f"{len(on['per_second'])} pairs       a second   CPU ms each")
-    for name, turns in (("metrics and logs", on), ("neither", off)):
-        print(f"  {name:16s} {np.median(turns['per_second']):8.0f} {1000 * np.median(turns['cpu_seconds']):10.3f}")
-    ratios = {
-        "throughput": ratio(on["per_second"], off["per_second"]),
-        "of_cpu": ratio(off["cpu_seconds"], on["cpu_seconds"]),
-    }
-    for name, (middle, low, high) in ratios.items():
-        title = "with / without" if name == "throughput" else "by CPU time"
-        print(f"  {title:16s} {middle:8.3f} ({low:.3f} to {high:.3f})")
+    need_wrk()
+    plan = QUICK if arguments.quick else FULL
+    with tempfile.TemporaryDirectory(prefix="watching-") as folder:
+        measured = measure(Path(folder), plan)
+    rates, costs = measured["per_second"], measured["cpu_seconds"]
+    print(f"Predictions of {measured['n_images']} photographs over {CONNECTIONS} connections; {machine()}")
+    print(f"{plan.n_services} services of each kind, {plan.n_rounds} rounds of {plan.seconds} s")
+    print(f"{'':20s}{'a second':>10s}{'slowest and quickest service':>32s}{'CPU ms each':>14s}")
+    for kind, title in (("on", "metrics and logs"), ("off", "neither")):
+        of_service = rates[kind].mean(axis=1)
+        spread = f"{of_service.min():.0f} {of_service.max():.0f}"
+        print(f"  {title:18s}{rates[kind].mean():10.0f}{spread:>32s}{1000 * costs[kind].mean():14.3f}")
+    ratios = {"throughput": ratio(rates["on"], rates["off"]), "cpu": ratio(costs["off"], costs["on"])}
+    for name, title in (("throughput", "with / without"), ("cpu", "by CPU time")):
+        told = "{:.3f} ({:.3f} to {:.3f})".format(*ratios[name])
+        print(f"  {title:18s}{told:>28s}   {verdict(ratios[name][0], least=0.97)}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"ratios": ratios, **measured, "machine": machine}, indent=2))
+        series = {
+            what: {kind: measured[what][kind].tolist() for kind in KINDS} for what in ("per_second", "cpu_seconds")
+        }
+        arguments.json.write_text(json.dumps({"ratios": ratios, **series, "machine": machine()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
-"""Batching while busy: one inference thread a process takes what waits and never waits for more.
+"""Batching while busy: one inference thread a process computes what gathered, and waits for nobody.
 
-While a batch is computed the next one gathers by itself, so batches grow with the load and a lone request is answered
-at once. Images come decoded: a bad one has failed before it got here and spoils no batch. The images of one call stay
-together: one engine answers them all.
+While a batch is computed the next one gathers by itself, so batches grow with the load. A batch starts when it is full
+or when some turns of the event loop brought no further image: whoever was answered a moment ago and asks again at once
+gets in, instead of making up a second group that takes turns with the first, both of half the size. What that waits for
+is only work which the loop has in its hands already, and on one core a process nothing is lost by it: threads that take
+turns at the core would compute no sooner. A lone request waits for these turns alone, 15 µs each.
+
+Images come decoded: a bad one has failed before it got here and spoils no batch. The images of one call stay together:
+one engine answers them all.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import asyncio
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -26,6 +32,7 @@ from service.errors import TryLaterError
 from service.slot import ModelSlot, Passage
 
 MAX_BATCH = 32  # images; larger batches are no cheaper an image, and the first of them waits longer
+QUIET_TURNS = 4  # from an answer to the same client's next image: written, read, parsed and decoded in one turn each
 
 
 class InputChangedError(Exception):
@@ -68,7 +75,7 @@ Job = Callable[[], object]
 
 
 class MicroBatcher:
-    """The inference thread, its queue, and jobs that have to run on it.
+    """The inference thread, what waits for it, and jobs that have to run on it.
 
     Args:
         slot: gives the engine, once a batch.
@@ -89,7 +96,11 @@ class MicroBatcher:
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._on_batch = on_batch
-        self._queue: queue.SimpleQueue[_Waiting | Job | None] = queue.SimpleQueue()  # None ends the thread
+        self._gathered: deque[_Waiting] = deque()
+        self._is_computing = False  # a batch is on the inference thread, or on its way there or back
+        self._looks_in: asyncio.AbstractEventLoop | None = None  # where the next turn looks whether to start
+        self._n_quiet = 0  # turns since the last image
+        self._queue: queue.SimpleQueue[list[_Waiting] | Job | None] = queue.SimpleQueue()  # None ends the thread
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     def start(self) -> None:
@@ -98,6 +109,8 @@ class MicroBatcher:
 
     def stop(self) -> None:
         """Finish what waits, then end the thread."""
+        while batch := self._take():
+            self._queue.put(batch)
         self._queue.put(None)
         self._thread.join()
 
@@ -117,10 +130,12 @@ class MicroBatcher:
         Raises:
             TryLaterError, InputChangedError: as `predict`; the latter if any of the images does not fit.
         """
-        if self._queue.qsize() >= self._max_queue:
+        if len(self._gathered) >= self._max_queue:
             raise TryLaterError(f"Expected fewer than {self._max_queue} images to wait here; send this one again.")
-        answer = asyncio.get_running_loop().create_future()
-        self._queue.put(_Waiting(images, passage, answer, time.perf_counter()))
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        self._gathered.append(_Waiting(images, passage, answer, time.perf_counter()))
+        self._look(loop)
         return await answer
 
     def on_inference_thread(self, job: Job) -> Future[Any]:
@@ -136,36 +151,70 @@ class MicroBatcher:
         self._queue.put(run)
         return done
 
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the event loop, when something changed: look from the next turn on whether a batch is to start."""
+        self._n_quiet = 0
+        if self._looks_in is not loop and not self._is_computing:
+            self._looks_in = loop
+            loop.call_soon(self._turn, loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One turn of the event loop went by."""
+        n_images = sum(len(waiting.images) for waiting in self._gathered)
+        if n_images < self._max_batch and self._n_quiet < QUIET_TURNS:
+            self._n_quiet += 1
+            loop.call_soon(self._turn, loop)
+            return
+        self._looks_in = None
+        if batch := self._take():
+            self._is_computing = True
+            self._queue.put(batch)
+
+    def _take(self) -> list[_Waiting]:
+        """The next batch, out of what gathered."""
+        batch: list[_Waiting] = []
+        n_images = 0
+        while self._gathered and (not batch or n_images + len(self._gathered[0].images) <= self._max_batch):
+            waiting = self._gathered.popleft()
+            if not waiting.answer.cancelled():
+                batch.append(waiting)
+                n_images += len(waiting.images)
+        return batch
+
     def _run(self) -> None:
-        item = self._queue.get()
-        while item is not None:
-            batch: list[_Waiting] = []
-            n_images = 0
-            while isinstance(item, _Waiting) and (not batch or n_images + len(item.images) <= self._max_batch):
-                batch.append(item)
-                n_images += len(item.images)
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    item = _NOTHING
-                    break
-            if batch:
-                self._answer(batch)
-            if item is not None and not isinstance(item, _Waiting):
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, list):
+                self._answer(item)
+            else:
                 item()
-                item = self._queue.get()
 
     def _answer(self, batch: list[_Waiting]) -> None:
-        batch = [waiting for waiting in batch if not waiting.answer.cancelled()]
-        if not batch:
-            return
         try:
             self._predict(batch)
         except Exception as error:
             for waiting in batch:
                 waiting.outcome = error
-        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            batch[0].answer.get_loop().call_soon_threadsafe(_deliver, batch)  # one wake-up for all
+        loop = batch[0].answer.get_loop()
+        try:
+            loop.call_soon_threadsafe(self._deliver, loop, batch)  # one wake-up for all
+        except RuntimeError:  # the loop was closed: nobody waits any more, but for those of a later one
+            self._is_computing = False
+            for later in {waiting.answer.get_loop() for waiting in tuple(self._gathered)} - {loop}:
+                with suppress(RuntimeError):
+                    later.call_soon_threadsafe(self._look, later)
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop, batch: list[_Waiting]) -> None:
+        """In the event loop: resolve what nobody cancelled, then look for the next batch."""
+        for waiting in batch:
+            if waiting.answer.done():
+                continue
+            if isinstance(waiting.outcome, Exception):
+                waiting.answer.set_exception(waiting.outcome)
+            elif waiting.outcome is not None:
+                waiting.answer.set_result(waiting.outcome)
+        self._is_computing = False
+        if self._gathered:
+            self._look(loop)
 
     def _predict(self, batch: list[_Waiting]) -> None:
         engine, began = self._slot.board([waiting.passage for waiting in batch]), time.perf_counter()
@@ -189,21 +238,3 @@ class MicroBatcher:
                 Prediction(row, best, engine, len(images), waited, computed)
                 for row, best in islice(rows, len(waiting.images))
             ]
-
-
-def _nothing() -> None:
-    """Takes the place of a job."""
-
-
-_NOTHING: Job = _nothing
-
-
-def _deliver(batch: list[_Waiting]) -> None:
-    """In the event loop: resolve what nobody cancelled."""
-    for waiting in batch:
-        if waiting.answer.done():
-            continue
-        if isinstance(waiting.outcome, Exception):
-            waiting.answer.set_exception(waiting.outcome)
-        elif waiting.outcome is not None:
-            waiting.answer.set_result(waiting.outcome)
