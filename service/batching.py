@@ -194,17 +194,20 @@ class MicroBatcher:
         except Exception as error:
             for waiting in batch:
                 waiting.outcome = error
+        following = self._take() if len(self._gathered) >= self._max_batch else []
+        if following:  # full already: no need to wait until the event loop has time
+            self._queue.put(following)  # behind jobs that wait
         loop = batch[0].answer.get_loop()
         try:
-            loop.call_soon_threadsafe(self._deliver, loop, batch)  # one wake-up for all
+            loop.call_soon_threadsafe(self._deliver, loop, batch, bool(following))  # one wake-up for all
         except RuntimeError:  # the loop was closed: nobody waits any more, but for those of a later one
-            self._is_computing = False
+            self._is_computing = bool(following)
             for later in {waiting.answer.get_loop() for waiting in tuple(self._gathered)} - {loop}:
                 with suppress(RuntimeError):
                     later.call_soon_threadsafe(self._look, later)
 
-    def _deliver(self, loop: asyncio.AbstractEventLoop, batch: list[_Waiting]) -> None:
-        """In the event loop: resolve what nobody cancelled, then look for the next batch."""
+    def _deliver(self, loop: asyncio.AbstractEventLoop, batch: list[_Waiting], is_computing: bool) -> None:
+        """In the event loop: resolve what nobody cancelled, then look for the next batch, unless one is under way."""
         for waiting in batch:
             if waiting.answer.done():
                 continue
@@ -212,7 +215,7 @@ class MicroBatcher:
                 waiting.answer.set_exception(waiting.outcome)
             elif waiting.outcome is not None:
                 waiting.answer.set_result(waiting.outcome)
-        self._is_computing = False
+        self._is_computing = is_computing
         if self._gathered:
             self._look(loop)
 

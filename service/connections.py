@@ -42,7 +42,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first head."""
-        super().connection_made(transport)  # type: ignore[arg-type]
+        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -115,6 +115,43 @@ class PatientProtocol(HttpToolsProtocol):
         if self._end is not None:
             self._end.cancel()
             self._end = None
+
+
+class _Joining:
+    """A transport that sends an answer's head together with its body: half the system calls, and half the packets.
+
+    What is written first in a turn of the event loop waits for what is written next, at most until the turn ends. So
+    an answer is with the system when its body was written, as without this.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._first = b""
+        self.is_closing = transport.is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send it, or keep it for a moment."""
+        if self._first:
+            first, self._first = self._first, b""
+            self._transport.write(first + data)
+        elif data:
+            self._first = data
+            self._loop.call_soon(self._send_first)
+
+    def close(self) -> None:
+        """End the connection when all was sent."""
+        self._send_first()
+        self._transport.close()
+
+    def _send_first(self) -> None:
+        if self._first:
+            first, self._first = self._first, b""
+            if not self._transport.is_closing():
+                self._transport.write(first)
 
 
 def be_patient_within_limits() -> None:

@@ -61,9 +61,9 @@ class Desk:
         self._decoders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
 
     @property
-    def is_full(self) -> bool:
-        """Whether as many images wait as may."""
-        return self._n_inside >= self._settings.max_queue
+    def n_free(self) -> int:
+        """How many more images may wait."""
+        return max(0, self._settings.max_queue - self._n_inside)
 
     @property
     def full(self) -> TryLaterError:

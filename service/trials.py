@@ -156,6 +156,9 @@ def yield_processor() -> None:
 def _prepare_process(parent: int) -> None:
     """Once a child: one thread, lowest priority, and an end when the process that asked for it is gone.
 
+    It computes only while nobody else would (`SCHED_IDLE`): the lowest priority alone gives it little of the processor,
+    but lets it keep what it has for some milliseconds, in which a request that has just come waits.
+
     It is a session of its own: where the kernel weighs whole sessions, one with the worker would take the worker down
     to its priority, and a worker that waits for the processor while it holds the database's lock stops the serving
     processes' heartbeats.
@@ -165,6 +168,9 @@ def _prepare_process(parent: int) -> None:
         os.setsid()
     os.nice(19 - os.nice(0))
     yield_processor()
+    if hasattr(os, "SCHED_IDLE"):  # on Linux
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
     def watch() -> None:
         while os.getppid() == parent:

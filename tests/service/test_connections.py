@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from service.connections import PatientProtocol
+from service.connections import PatientProtocol, _Joining
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -55,6 +55,53 @@ async def read_answer(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     return await reader.readexactly(5)
+
+
+def test_head_and_body_of_an_answer_are_one_packet_for_the_system() -> None:
+    written: list[bytes] = []
+
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport = Hasty.last.transport._transport  # type: ignore[attr-defined]
+        send = transport.write
+        transport.write = lambda data: (written.append(data), send(data))
+        writer.write(REQUEST)
+        assert await read_answer(reader) == b"hello"
+
+    connected(scene)
+    (answer,) = written
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\nhello")
+
+
+def test_what_nothing_follows_is_sent_when_the_turn_ends_or_the_connection() -> None:
+    class Transport:
+        def __init__(self) -> None:
+            self.done: list[bytes] = []
+
+        def write(self, data: bytes) -> None:
+            self.done.append(data)
+
+        def close(self) -> None:
+            self.done.append(b"closed")
+
+        def is_closing(self) -> bool:
+            return b"closed" in self.done
+
+    async def scene() -> None:
+        real = Transport()
+        joining = _Joining(real, asyncio.get_running_loop())
+        joining.write(b"alone")
+        assert not real.done
+        await asyncio.sleep(0)
+        joining.write(b"head ")
+        joining.write(b"body")
+        joining.write(b"last")
+        joining.close()
+        joining.close()
+        await asyncio.sleep(0)
+        assert real.done[:4] == [b"alone", b"head body", b"last", b"closed"]
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize("n_before", [0, 2])

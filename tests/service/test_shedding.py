@@ -26,20 +26,21 @@ class House:
 
     def __init__(self) -> None:
         self.full = True
+        self.n_free = 100
         self.n_refused = 0
         self.seen: list[bytes] = []
         self.shedding = Shedding(
             PATH,
-            lambda: self.full,
+            lambda: 0 if self.full else self.n_free,
             TryLaterError(SENTENCE),
             most_bytes=10_000,
             new_id=lambda: "made",
-            on_refusal=self._refused,
+            on_refusals=self._refused,
         )
         self.port = 0
 
-    def _refused(self) -> None:
-        self.n_refused += 1
+    def _refused(self, n: int) -> None:
+        self.n_refused += n
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/early":
@@ -139,6 +140,20 @@ def test_a_full_house_refuses_as_the_routes_would() -> None:
     visit(talk)
 
 
+def test_who_was_let_in_a_moment_ago_counts_though_it_has_no_place_yet() -> None:
+    async def scene() -> None:
+        house = House()
+        house.full, house.n_free = False, 2
+        head = request()
+        assert [house.shedding.refusal(head) is None for _ in range(4)] == [True, True, False, False]
+        while house.n_refused < 2:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert house.shedding.refusal(head) is None
+
+    asyncio.run(scene())
+
+
 def test_the_connection_serves_on_when_there_is_room_again() -> None:
     async def talk(house: House, caller: Caller) -> None:
         assert (await caller.post(request()))[0] == 503
@@ -219,7 +234,7 @@ def test_a_connection_that_is_only_refused_is_kept_while_it_is_used() -> None:
 
 def test_a_head_with_two_lengths_is_left_to_the_parser() -> None:
     shedding = Shedding(
-        "/v1/predictions", lambda: True, TryLaterError("Full."), most_bytes=100, new_id=lambda: "i", on_refusal=str
+        "/v1/predictions", lambda: 0, TryLaterError("Full."), most_bytes=100, new_id=lambda: "i", on_refusals=str
     )
     head = b"POST /v1/predictions HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 50\r\n\r\nabc"
     assert shedding.refusal(head) is None
