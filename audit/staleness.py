@@ -47,10 +47,13 @@ class Roster:
             present: digest of each person's rows as they are now, by subject tag; without those in `leaving`.
             leaving: tags of people who are still there, but whose erasure waits.
         """
-        staying = {tag: digest for tag, digest in self.people.items() if tag not in leaving}
-        if staying != dict(present):
-            return None
-        return self.n_gone + len(self.people) - len(staying)
+        n_staying = 0
+        for tag, digest in self.people.items():
+            if tag not in leaving:
+                if present.get(tag) != digest:
+                    return None
+                n_staying += 1
+        return self.n_gone + len(self.people) - n_staying if n_staying == len(present) else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it back. One text and not twenty thousand: an erasure rewrites every roster."""
