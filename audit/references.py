@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import fcntl
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -238,7 +238,7 @@ class BankStore:
                 staleness = _staleness(manifest, key, learned=learned, tested=tested, leaving=leaving)
                 if staleness is None or staleness.share > share_max or (best and best[1].share <= staleness.share):
                     continue
-                if len(self._rows(manifest)) >= (n_models or manifest.n_wanted):
+                if sum(1 for _ in self._rows(manifest)) >= (n_models or manifest.n_wanted):
                     best = manifest.key, staleness
         return best
 
@@ -310,7 +310,7 @@ class BankStore:
         for digest in self._digests():
             with self._lock(digest, exclusive=False):
                 manifest = self._manifest(digest)
-                rows = self._rows(manifest) if manifest else []
+                costs = [row.seconds for row in self._rows(manifest)] if manifest else []
                 files = [path for path in (self.folder / digest).rglob("*") if path.is_file()]
                 size = sum(path.stat().st_size for path in files)
             if manifest is None:
@@ -318,14 +318,14 @@ class BankStore:
             found.append(
                 BankStatus(
                     key=manifest.key,
-                    n_models=len(rows),
+                    n_models=len(costs),
                     n_wanted=manifest.n_wanted,
                     n_examples=len(manifest.example_ids),
                     n_subjects=len(set(manifest.subject_tags)),
                     example_ids=manifest.example_ids,
                     subject_tags=frozenset(manifest.subject_tags),
                     size_bytes=size,
-                    cost_seconds=sum(row.seconds for row in rows),
+                    cost_seconds=sum(costs),
                     age_seconds=(now - manifest.begun_at).total_seconds(),
                     staleness=_counted(manifest),
                 )
@@ -356,10 +356,10 @@ class BankStore:
     def _row_path(self, manifest: Manifest, seed: int) -> Path:
         return self._layout_folder(manifest) / f"{seed}.row"
 
-    def _rows(self, manifest: Manifest) -> list[ReferenceRow]:
+    def _rows(self, manifest: Manifest) -> Iterator[ReferenceRow]:
         """Every whole row of the manifest's layout."""
         rows = (decode_row(path.read_bytes(), manifest) for path in self._layout_folder(manifest).glob("*.row"))
-        return [row for row in rows if row is not None]
+        return (row for row in rows if row is not None)
 
     def _write_manifest(self, manifest: Manifest) -> None:
         folder = self.folder / manifest.key.digest

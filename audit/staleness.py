@@ -10,6 +10,7 @@ that were trained or tested on, under the person's keyed hash. An erased person 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,8 +63,8 @@ class Roster:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Roster:
         """The roster written by `to_dict`; an empty one of an empty mapping."""
-        lines = str(content.get("people", "")).splitlines()
-        return cls(dict(line.split(" ", 1) for line in lines), int(content.get("n_gone", 0)))
+        lines = re.finditer(".+", str(content.get("people", "")))  # one after the other: there may be many
+        return cls(dict(line[0].split(" ", 1) for line in lines), int(content.get("n_gone", 0)))
 
 
 @dataclass(frozen=True)

@@ -89,13 +89,7 @@ def plan_bank(
         staleness_max: largest share of people gone that a bank may have learned from or been tested on.
     """
     settings, keyring, faces = context.settings, context.keyring, open_pictures(pictures)
-    forgotten = set(forget)
-    assigned = blocks(settings, keyring, faces)
-    touched = {assigned[keyring.block_hash(subject)] for subject in forgotten}
-    left_out = forgotten
-    if len(touched) == 1:
-        block = touched.pop()
-        left_out = {s for s in faces.train_subjects() if assigned[keyring.block_hash(s)] == block}
+    left_out = _left_out(settings, keyring, faces, set(forget))
     waiting = set(absent) - left_out
     exact = plan_exact_bank(context, recipe, pictures, left_out, waiting)
     store = BankStore(settings.banks_folder)
@@ -116,6 +110,16 @@ def plan_bank(
     return replace(exact, key=found[0], staleness=found[1])
 
 
+def _left_out(settings: Settings, keyring: Keyring, faces: Faces, forgotten: set[str]) -> set[str]:
+    """Whom the models that judge a forget set never saw: its block, or the set itself where it is of several."""
+    assigned = blocks(settings, keyring, faces)
+    touched = {assigned[keyring.block_hash(subject)] for subject in forgotten}
+    if len(touched) != 1:
+        return forgotten
+    block = touched.pop()
+    return {s for s in faces.train_subjects() if assigned[keyring.block_hash(s)] == block}
+
+
 def plan_exact_bank(
     context: Context, recipe: Recipe, pictures: Pictures, left_out: set[str], absent: set[str]
 ) -> BankPlan:
@@ -134,7 +138,8 @@ def plan_exact_bank(
         device=context.settings.device,
     )  # fmt: skip
     learned, tested = roster(context.keyring, faces, retain), roster(context.keyring, faces, test)
-    tags = tuple(context.keyring.block_hash(faces.people[person]) for person in faces.subject_of[scored])
+    tag_of = {subject: context.keyring.block_hash(subject) for subject in left_out}
+    tags = tuple(tag_of[faces.people[person]] for person in faces.subject_of[scored])
     staleness = Staleness(n_learned=len(learned), n_tested=len(tested))
     return BankPlan(key, scene, example_ids(faces, scored), tags, learned, tested, staleness)
 
