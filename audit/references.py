@@ -231,6 +231,7 @@ class BankStore:
         """
         asked, best = set(example_ids), None
         for digest in self._digests():
+            manifest = None  # before the next is read: rosters are long
             with self._lock(digest, exclusive=False):
                 manifest = self._manifest(digest)
                 if manifest is None or not asked <= set(manifest.example_ids):
@@ -279,25 +280,28 @@ class BankStore:
         A bank whose models learned from one of them, or were tested on one, notes that they are gone. A bank left
         without columns goes altogether, and so does one whose manifest cannot be read. Safe to repeat.
         """
-        gone, n_dropped = frozenset(subject_tags), 0
-        for digest in self._digests():
-            with self._lock(digest, exclusive=True):
-                manifest = self._manifest(digest)
-                if manifest is None:
-                    self._destroy_bank(digest)
-                    continue
-                keep = [i for i, tag in enumerate(manifest.subject_tags) if tag not in gone]
-                n_dropped += len(manifest.subject_tags) - len(keep)
-                if not keep:
-                    self._destroy_bank(digest)
-                    continue
-                stale = manifest.without(gone)
-                if len(keep) < len(manifest.subject_tags):
-                    manifest = self._narrow(stale, keep)
-                elif stale.learned is not manifest.learned or stale.tested is not manifest.tested:
-                    self._write_manifest(stale)
-                self._destroy_remains(manifest)
-        return n_dropped
+        gone = frozenset(subject_tags)
+        return sum(self._drop(digest, gone) for digest in self._digests())
+
+    def _drop(self, digest: str, gone: frozenset[str]) -> int:
+        """`drop_subjects` in one bank."""
+        with self._lock(digest, exclusive=True):
+            manifest = self._manifest(digest)
+            if manifest is None:
+                self._destroy_bank(digest)
+                return 0
+            keep = [i for i, tag in enumerate(manifest.subject_tags) if tag not in gone]
+            n_dropped = len(manifest.subject_tags) - len(keep)
+            if not keep:
+                self._destroy_bank(digest)
+                return n_dropped
+            stale = manifest.without(gone)
+            if n_dropped:
+                manifest = self._narrow(stale, keep)
+            elif stale.learned is not manifest.learned or stale.tested is not manifest.tested:
+                self._write_manifest(stale)
+            self._destroy_remains(manifest)
+            return n_dropped
 
     def discard(self, key: BankKey) -> None:
         """Destroy a bank."""
