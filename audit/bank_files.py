@@ -132,6 +132,7 @@ class Manifest:
             return None
         try:
             content = json.loads(text)
+            del data, text  # rosters are long
             return cls(
                 BankKey(**content["key"]),
                 tuple(content["example_ids"]),

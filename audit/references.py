@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import fcntl
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -231,6 +231,7 @@ class BankStore:
         """
         asked, best = set(example_ids), None
         for digest in self._digests():
+            manifest = None  # before the next is read: rosters are long
             with self._lock(digest, exclusive=False):
                 manifest = self._manifest(digest)
                 if manifest is None or not asked <= set(manifest.example_ids):
@@ -238,7 +239,7 @@ class BankStore:
                 staleness = _staleness(manifest, key, learned=learned, tested=tested, leaving=leaving)
                 if staleness is None or staleness.share > share_max or (best and best[1].share <= staleness.share):
                     continue
-                if len(self._rows(manifest)) >= (n_models or manifest.n_wanted):
+                if sum(1 for _ in self._rows(manifest)) >= (n_models or manifest.n_wanted):
                     best = manifest.key, staleness
         return best
 
@@ -279,25 +280,28 @@ class BankStore:
         A bank whose models learned from one of them, or were tested on one, notes that they are gone. A bank left
         without columns goes altogether, and so does one whose manifest cannot be read. Safe to repeat.
         """
-        gone, n_dropped = frozenset(subject_tags), 0
-        for digest in self._digests():
-            with self._lock(digest, exclusive=True):
-                manifest = self._manifest(digest)
-                if manifest is None:
-                    self._destroy_bank(digest)
-                    continue
-                keep = [i for i, tag in enumerate(manifest.subject_tags) if tag not in gone]
-                n_dropped += len(manifest.subject_tags) - len(keep)
-                if not keep:
-                    self._destroy_bank(digest)
-                    continue
-                stale = manifest.without(gone)
-                if len(keep) < len(manifest.subject_tags):
-                    manifest = self._narrow(stale, keep)
-                elif stale.learned is not manifest.learned or stale.tested is not manifest.tested:
-                    self._write_manifest(stale)
-                self._destroy_remains(manifest)
-        return n_dropped
+        gone = frozenset(subject_tags)
+        return sum(self._drop(digest, gone) for digest in self._digests())
+
+    def _drop(self, digest: str, gone: frozenset[str]) -> int:
+        """`drop_subjects` in one bank."""
+        with self._lock(digest, exclusive=True):
+            manifest = self._manifest(digest)
+            if manifest is None:
+                self._destroy_bank(digest)
+                return 0
+            keep = [i for i, tag in enumerate(manifest.subject_tags) if tag not in gone]
+            n_dropped = len(manifest.subject_tags) - len(keep)
+            if not keep:
+                self._destroy_bank(digest)
+                return n_dropped
+            stale = manifest.without(gone)
+            if n_dropped:
+                manifest = self._narrow(stale, keep)
+            elif stale.learned is not manifest.learned or stale.tested is not manifest.tested:
+                self._write_manifest(stale)
+            self._destroy_remains(manifest)
+            return n_dropped
 
     def discard(self, key: BankKey) -> None:
         """Destroy a bank."""
@@ -310,7 +314,7 @@ class BankStore:
         for digest in self._digests():
             with self._lock(digest, exclusive=False):
                 manifest = self._manifest(digest)
-                rows = self._rows(manifest) if manifest else []
+                costs = [row.seconds for row in self._rows(manifest)] if manifest else []
                 files = [path for path in (self.folder / digest).rglob("*") if path.is_file()]
                 size = sum(path.stat().st_size for path in files)
             if manifest is None:
@@ -318,14 +322,14 @@ class BankStore:
             found.append(
                 BankStatus(
                     key=manifest.key,
-                    n_models=len(rows),
+                    n_models=len(costs),
                     n_wanted=manifest.n_wanted,
                     n_examples=len(manifest.example_ids),
                     n_subjects=len(set(manifest.subject_tags)),
                     example_ids=manifest.example_ids,
                     subject_tags=frozenset(manifest.subject_tags),
                     size_bytes=size,
-                    cost_seconds=sum(row.seconds for row in rows),
+                    cost_seconds=sum(costs),
                     age_seconds=(now - manifest.begun_at).total_seconds(),
                     staleness=_counted(manifest),
                 )
@@ -356,10 +360,10 @@ class BankStore:
     def _row_path(self, manifest: Manifest, seed: int) -> Path:
         return self._layout_folder(manifest) / f"{seed}.row"
 
-    def _rows(self, manifest: Manifest) -> list[ReferenceRow]:
+    def _rows(self, manifest: Manifest) -> Iterator[ReferenceRow]:
         """Every whole row of the manifest's layout."""
         rows = (decode_row(path.read_bytes(), manifest) for path in self._layout_folder(manifest).glob("*.row"))
-        return [row for row in rows if row is not None]
+        return (row for row in rows if row is not None)
 
     def _write_manifest(self, manifest: Manifest) -> None:
         folder = self.folder / manifest.key.digest

@@ -10,6 +10,7 @@ that were trained or tested on, under the person's keyed hash. An erased person 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,10 +48,13 @@ class Roster:
             present: digest of each person's rows as they are now, by subject tag; without those in `leaving`.
             leaving: tags of people who are still there, but whose erasure waits.
         """
-        staying = {tag: digest for tag, digest in self.people.items() if tag not in leaving}
-        if staying != dict(present):
-            return None
-        return self.n_gone + len(self.people) - len(staying)
+        n_staying = 0
+        for tag, digest in self.people.items():
+            if tag not in leaving:
+                if present.get(tag) != digest:
+                    return None
+                n_staying += 1
+        return self.n_gone + len(self.people) - n_staying if n_staying == len(present) else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it back. One text and not twenty thousand: an erasure rewrites every roster."""
@@ -59,8 +63,8 @@ class Roster:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Roster:
         """The roster written by `to_dict`; an empty one of an empty mapping."""
-        lines = str(content.get("people", "")).splitlines()
-        return cls(dict(line.split(" ", 1) for line in lines), int(content.get("n_gone", 0)))
+        lines = re.finditer(".+", str(content.get("people", "")))  # one after the other: there may be many
+        return cls(dict(line[0].split(" ", 1) for line in lines), int(content.get("n_gone", 0)))
 
 
 @dataclass(frozen=True)

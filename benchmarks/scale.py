@@ -12,7 +12,8 @@ processes it started, as if all had been at their highest at once); what it held
   the same after somebody else's erasure;
 * *purge*: a person's columns and roster entries destroyed in all banks, and the block list.
 
-The steps run at a quarter, at half and at all of the pictures, so that growth shows. Bars are printed beside.
+The steps run at a quarter, at half and at all of the pictures, so that growth shows: bytes a picture that a step's most
+memory grows by from the smallest size to the largest. Bars are printed beside.
 """
 
 import argparse
@@ -41,7 +42,7 @@ import psutil  # noqa: E402
 
 STEPS = ("pack", "open", "blocks", "key", "lookup", "stale lookup", "purge")
 BARS = {"blocks": 2.0, "key": 2.0, "lookup": 2.0, "stale lookup": 2.0, "purge": 2.0}
-IMAGES_A_SECOND, MEGABYTES = 10_000, 500
+IMAGES_A_SECOND, MEGABYTES, BYTES_A_PICTURE = 10_000, 500, 100
 N_IMAGES = 10
 
 
@@ -193,6 +194,16 @@ def measure(folder: Path, n_people: int, n_models: int) -> dict[str, dict[str, f
     return found
 
 
+def bytes_a_picture(figures: dict[int, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """By step: what its most memory grows by from the smallest size to the largest, a picture."""
+    smallest, largest = min(figures), max(figures)
+    return {
+        step: (figures[largest][step]["megabytes"] - figures[smallest][step]["megabytes"])
+        * (1 << 20) / ((largest - smallest) * N_IMAGES)
+        for step in STEPS
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the people, one size")
@@ -212,6 +223,10 @@ def main() -> None:
     print(f"packing: {sizes[-1] * N_IMAGES / last['pack']['seconds']:,.0f} pictures/s; bar {IMAGES_A_SECOND:,}")
     largest = max(last, key=lambda step: last[step]["megabytes"])
     print(f"most memory: {last[largest]['megabytes']:.0f} MB ({largest}); bar {MEGABYTES} MB")
+    if len(sizes) > 1:
+        growth = bytes_a_picture(figures)
+        told = ", ".join(f"{step} {growth[step]:.0f}" for step in STEPS)
+        print(f"growth of memory, bytes a picture: {told}; bar {BYTES_A_PICTURE}")
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "people": figures}, indent=1), encoding="utf-8")
 

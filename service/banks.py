@@ -33,6 +33,7 @@ from service.settings import Settings
 from unlearning.faces import Faces
 from unlearning.recipes import Recipe
 
+_CHUNK = 4096  # faces read at a time
 TRAINING_CODE = ("convolution.py", "descent.py", "devices.py", "models.py", "recipes.py", "training.py")
 
 OnProgress = Callable[[int, int], None]
@@ -88,13 +89,7 @@ def plan_bank(
         staleness_max: largest share of people gone that a bank may have learned from or been tested on.
     """
     settings, keyring, faces = context.settings, context.keyring, open_pictures(pictures)
-    forgotten = set(forget)
-    assigned = blocks(settings, keyring, faces)
-    touched = {assigned[keyring.block_hash(subject)] for subject in forgotten}
-    left_out = forgotten
-    if len(touched) == 1:
-        block = touched.pop()
-        left_out = {s for s in faces.train_subjects() if assigned[keyring.block_hash(s)] == block}
+    left_out = _left_out(settings, keyring, faces, set(forget))
     waiting = set(absent) - left_out
     exact = plan_exact_bank(context, recipe, pictures, left_out, waiting)
     store = BankStore(settings.banks_folder)
@@ -115,6 +110,16 @@ def plan_bank(
     return replace(exact, key=found[0], staleness=found[1])
 
 
+def _left_out(settings: Settings, keyring: Keyring, faces: Faces, forgotten: set[str]) -> set[str]:
+    """Whom the models that judge a forget set never saw: its block, or the set itself where it is of several."""
+    assigned = blocks(settings, keyring, faces)
+    touched = {assigned[keyring.block_hash(subject)] for subject in forgotten}
+    if len(touched) != 1:
+        return forgotten
+    block = touched.pop()
+    return {s for s in faces.train_subjects() if assigned[keyring.block_hash(s)] == block}
+
+
 def plan_exact_bank(
     context: Context, recipe: Recipe, pictures: Pictures, left_out: set[str], absent: set[str]
 ) -> BankPlan:
@@ -133,7 +138,8 @@ def plan_exact_bank(
         device=context.settings.device,
     )  # fmt: skip
     learned, tested = roster(context.keyring, faces, retain), roster(context.keyring, faces, test)
-    tags = tuple(context.keyring.block_hash(str(faces.subjects[row])) for row in scored)
+    tag_of = {subject: context.keyring.block_hash(subject) for subject in left_out}
+    tags = tuple(tag_of[faces.people[person]] for person in faces.subject_of[scored])
     staleness = Staleness(n_learned=len(learned), n_tested=len(tested))
     return BankPlan(key, scene, example_ids(faces, scored), tags, learned, tested, staleness)
 
@@ -240,7 +246,7 @@ def example_ids(faces: Faces, rows: Iterable[int]) -> tuple[str, ...]:
     """Content names of packed images, from label and pixels; two equal images of one person get different names."""
     seen: dict[str, int] = {}
     names = []
-    for digest in faces.row_digests[np.asarray(rows, dtype=np.int64)]:
+    for digest in faces.row_digests(np.asarray(rows, dtype=np.int64)):
         name = hashlib.sha256(digest.tobytes()).hexdigest()[:16]
         seen[name] = seen.get(name, 0) + 1
         names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
@@ -250,7 +256,8 @@ def example_ids(faces: Faces, rows: Iterable[int]) -> tuple[str, ...]:
 def rows_digest(faces: Faces, rows: Rows) -> str:
     """Digest of exactly what is trained on, in order: any other pixel, label or row is another bank."""
     digest = hashlib.sha256(_form(faces))
-    digest.update(faces.row_digests[rows].tobytes())
+    for start in range(0, len(rows), _CHUNK):
+        digest.update(faces.row_digests(rows[start : start + _CHUNK]).data)
     return digest.hexdigest()
 
 
@@ -258,14 +265,13 @@ def roster(keyring: Keyring, faces: Faces, rows: Rows) -> dict[str, str]:
     """Digest of each person's part of some rows, by keyed hash; see `audit.staleness.Roster`."""
     if not len(rows):
         return {}
-    people, whose = np.unique(faces.subjects[rows], return_inverse=True)
-    ordered = np.asarray(rows)[np.argsort(whose, kind="stable")]
-    parts = np.split(faces.row_digests[ordered], np.cumsum(np.bincount(whose, minlength=len(people)))[:-1])
-    form = _form(faces)
-    return {
-        keyring.block_hash(str(person)): hashlib.sha256(form + part.tobytes()).hexdigest()[:32]
-        for person, part in zip(people, parts, strict=True)
-    }
+    ordered = rows[np.argsort(faces.subject_of[rows], kind="stable")]
+    people, starts = np.unique(faces.subject_of[ordered], return_index=True)
+    form, learned = _form(faces), {}
+    for person, start, stop in zip(people, starts, [*starts[1:], len(rows)], strict=True):
+        part = faces.row_digests(ordered[start:stop])
+        learned[keyring.block_hash(faces.people[person])] = hashlib.sha256(form + part.tobytes()).hexdigest()[:32]
+    return learned
 
 
 def _form(faces: Faces) -> bytes:

@@ -19,15 +19,15 @@ BLOCK_SHARE = 0.05
 
 def blocks(settings: Settings, keyring: Keyring, faces: Faces) -> dict[str, str]:
     """Block of every training subject, as keyed hash → block; subjects that are new get new blocks, none ever moves."""
-    hashes = sorted({keyring.block_hash(subject) for subject in faces.train_subjects()})
+    people = faces.train_subjects()
     known = _read(settings)
-    if known.keys() >= set(hashes):
+    if all(keyring.block_hash(person) in known for person in people):
         return known
     with durable.lock(_path(settings).with_suffix(".lock"), exclusive=True):
         known = _read(settings)  # another process may have been first
-        new = [value for value in hashes if value not in known]
+        new = sorted(value for person in people if (value := keyring.block_hash(person)) not in known)
         if new:
-            fresh = assign_blocks(new, share=min(1.0, BLOCK_SHARE * len(hashes) / len(new)))
+            fresh = assign_blocks(new, share=min(1.0, BLOCK_SHARE * len(people) / len(new)))
             name = hashlib.sha256("\n".join(new).encode()).hexdigest()[:8]
             known |= {value: f"{name}-{block}" for value, block in fresh.items()}
             _write(settings, known)

@@ -145,7 +145,7 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
         request: len(faces.where(split="train", subjects={subject})) for request, subject in subject_of.items()
     }
     forget = faces.where(split="train", subjects=subjects)
-    trained = {str(subject) for subject in faces.subjects[forget]}
+    trained = {faces.people[person] for person in faces.subject_of[forget]}
     absent = asked_to_go(context, faces) - trained
     retain = faces.where(split="train", without=trained | absent)
     bank: dict[str, Any] = {}

@@ -23,7 +23,7 @@ from unlearning.faces import remove_subjects, synthetic
 def faces_of(n_people):
     """Made-up people, all in the training split."""
     faces = synthetic.draw(n_subjects=n_people, images_per_subject=1, size=(8, 8))
-    return replace(faces, splits=np.full(len(faces), "train"))
+    return replace(faces, split_of=np.zeros(len(faces), dtype=np.uint8))
 
 
 def blocks_of(context, n_people):

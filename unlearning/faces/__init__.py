@@ -4,11 +4,13 @@ Adapters that write a data folder are modules of their own: `att`, `synthetic`, 
 `table`, `casia_surf`, `agedb` and `celeba`.
 """
 
-from unlearning.faces.dataset import Row, check_folder, count_subjects, read_metadata
+from unlearning.faces.dataset import check_folder, count_subjects, read_metadata
 from unlearning.faces.decoding import decode
 from unlearning.faces.packing import Faces, pack
 from unlearning.faces.removal import Removal, remove_subjects
+from unlearning.faces.rows import Row, Rows
 
 __all__ = [
-    "Faces", "Removal", "Row", "check_folder", "count_subjects", "decode", "pack", "read_metadata", "remove_subjects",
+    "Faces", "Removal", "Row", "Rows", "check_folder", "count_subjects", "decode", "pack", "read_metadata",
+    "remove_subjects",
 ]  # fmt: skip

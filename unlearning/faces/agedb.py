@@ -12,9 +12,10 @@ import re
 from pathlib import Path
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import Progress, Row
+from unlearning.faces.dataset import Progress
 from unlearning.faces.decoding import SUFFIXES
 from unlearning.faces.importing import Found, age_bins, write_found
+from unlearning.faces.rows import Rows
 
 LABELS = ("age", "gender")
 _NAME = re.compile(r"(?P<number>\d+)_(?P<person>.+)_(?P<age>\d{1,3})_(?P<gender>[fm])", re.IGNORECASE)
@@ -22,7 +23,7 @@ _NAME = re.compile(r"(?P<number>\d+)_(?P<person>.+)_(?P<age>\d{1,3})_(?P<gender>
 
 def write_folder(
     source: Path, folder: Path, *, label: str = "age", seed: int = 0, progress: Progress | None = None
-) -> tuple[Row, ...]:
+) -> Rows:
     """Write the pictures below `source` as a data folder.
 
     Args:

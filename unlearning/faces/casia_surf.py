@@ -13,15 +13,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import Progress, Row
+from unlearning.faces.dataset import Progress
 from unlearning.faces.importing import Found, age_bins, write_found
+from unlearning.faces.rows import Rows
 from unlearning.faces.writing import refuse_existing
 
 AGES = "Age_Gender.txt"
 _PICTURES = "WBackground/*/*/real.rssdk/color/*.jpg"
 
 
-def write_folder(source: Path, folder: Path, *, seed: int = 0, progress: Progress | None = None) -> tuple[Row, ...]:
+def write_folder(source: Path, folder: Path, *, seed: int = 0, progress: Progress | None = None) -> Rows:
     """Write the colour pictures of real faces as a data folder; the JPEG files are copied as they are.
 
     Args:

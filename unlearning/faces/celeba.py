@@ -13,8 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import SPLITS, Progress, Row
+from unlearning.faces.dataset import SPLITS, Progress
 from unlearning.faces.importing import Found, read_lines, write_found
+from unlearning.faces.rows import Rows
 
 IDENTITIES, ATTRIBUTES, PARTITION = "identity_CelebA.txt", "list_attr_celeba.txt", "list_eval_partition.txt"
 PICTURES = ("img_align_celeba", "Img/img_align_celeba", ".")
@@ -23,7 +24,7 @@ LISTS = (".", "Anno", "Eval")
 
 def write_folder(
     source: Path, folder: Path, *, label: str = "Eyeglasses", seed: int = 0, progress: Progress | None = None
-) -> tuple[Row, ...]:
+) -> Rows:
     """Write the pictures of the list of identities as a data folder.
 
     Args:

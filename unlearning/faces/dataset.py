@@ -20,13 +20,14 @@ import os
 import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from sys import intern
+
+import numpy as np
 
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces.decoding import MAX_BYTES, SUFFIXES, check_picture
+from unlearning.faces.rows import Row, Rows, repeated
 from unlearning.faces.threads import map_spans
 
 METADATA = "metadata.csv"
@@ -36,18 +37,7 @@ SPLITS = ("train", "validation", "test")
 Progress = Callable[[int, int], None]  # (done, total)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One picture of the table; `line` is where it stands in metadata.csv (the header is line 1)."""
-
-    file_name: str
-    user_id: str
-    label: str
-    split: str
-    line: int = field(default=0, compare=False)
-
-
-def read_metadata(folder: Path, *, classes_known: bool = False) -> tuple[Row, ...]:
+def read_metadata(folder: Path, *, classes_known: bool = False) -> Rows:
     """Read metadata.csv and check all that can be seen without the image files.
 
     Args:
@@ -69,7 +59,7 @@ def read_metadata(folder: Path, *, classes_known: bool = False) -> tuple[Row, ..
 def count_subjects(folder: Path) -> int | None:
     """People the folder's table names, whatever rules between rows it breaks; None where no table can be read."""
     try:
-        return len({row.user_id for row in read_rows(folder)})
+        return len(read_rows(folder).user_ids.values)
     except FacesError:
         return None
 
@@ -81,7 +71,7 @@ def check_folder(
     erased: Callable[[str], bool] = lambda user_id: False,
     decode: bool = True,
     progress: Progress | None = None,
-) -> tuple[Row, ...]:
+) -> Rows:
     """Check a whole data folder: the table, the people, and every file.
 
     Args:
@@ -106,7 +96,7 @@ def check_folder(
     return rows
 
 
-def read_rows(folder: Path) -> tuple[Row, ...]:
+def read_rows(folder: Path) -> Rows:
     """Rows of metadata.csv whose fields are clean, without the rules between rows.
 
     An erasure must also get through a folder that breaks those rules, so it starts here.
@@ -117,7 +107,7 @@ def read_rows(folder: Path) -> tuple[Row, ...]:
     path = folder / METADATA
     try:
         with path.open(encoding="utf-8-sig", newline="") as table:  # a line at a time: tables may be long
-            return tuple(_rows(table))
+            return Rows(_rows(table))
     except FileNotFoundError as error:
         raise FacesError(f"Expected {METADATA} in {folder}; make a data folder with `expunge data`.") from error
     except UnicodeDecodeError as error:
@@ -209,7 +199,7 @@ def _row(values: list[str], order: list[int], line: int) -> Row:
     if len(values) != len(COLUMNS):
         raise FacesError(f"Expected {len(COLUMNS)} fields, got {len(values)}.", row=line)
     file_name, user_id, label, split = (values[position] for position in order)
-    row = Row(file_name, intern(user_id), intern(label), intern(split), line)
+    row = Row(file_name, user_id, label, split, line)
     for column in COLUMNS:
         value = getattr(row, column)
         if not value:
@@ -246,11 +236,11 @@ def _check_name(row: Row) -> None:
         raise FacesError(f"Expected a file_name ending in one of {', '.join(SUFFIXES)}.", row=row.line)
 
 
-def _check_table(rows: tuple[Row, ...], classes_known: bool) -> None:
+def _check_table(rows: Rows, classes_known: bool) -> None:
     """The rules between rows."""
     names: dict[str, Row] = {}
     people: dict[str, Row] = {}
-    for row in rows:
+    for row in _doubtful(rows):
         twin = names.setdefault(row.file_name, row)
         if twin is not row:
             raise FacesError(f"This file_name is already in line {twin.line}; take one of the two out.", row=row.line)
@@ -261,27 +251,47 @@ def _check_table(rows: tuple[Row, ...], classes_known: bool) -> None:
                 "pictures of a person one split, else the test set holds people the model has seen.",
                 row=row.line,
             )
-    if not any(row.split == "train" for row in rows):
+    if "train" not in rows.splits.values:
         raise FacesError(f"Expected pictures to train on, got {len(rows)} rows and none with split train.")
-    if not classes_known and len({row.label for row in rows}) < 2:
+    if not classes_known and len(rows.labels.values) < 2:
         raise FacesError("Expected at least two classes, but every row has the same label.")
 
 
-def _check_nobody_erased(rows: tuple[Row, ...], erased: Callable[[str], bool]) -> None:
-    asked: set[str] = set()
-    for row in rows:
-        if row.user_id not in asked:
-            asked.add(row.user_id)
-            if erased(row.user_id):
-                raise FacesError(
-                    "This person was erased and must not come back; remove all their pictures and lines.", row=row.line
-                )
+def _doubtful(rows: Rows) -> Iterator[Row]:
+    """All rows whose name may be another's too, and all of people in several splits: in a sound table none."""
+    splits_of = np.zeros((len(rows.user_ids.values), len(rows.splits.values)), dtype=bool)
+    splits_of[rows.user_ids.positions, rows.splits.positions] = True
+    in_several = splits_of.sum(axis=1) > 1
+    return (rows[index] for index in np.flatnonzero(in_several[rows.user_ids.positions] | repeated(rows.name_hashes())))
 
 
-def _check_files(folder: Path, rows: tuple[Row, ...]) -> None:
+def _check_nobody_erased(rows: Rows, erased: Callable[[str], bool]) -> None:
+    for user_id in rows.user_ids.values:
+        if erased(user_id):
+            raise FacesError(
+                "This person was erased and must not come back; remove all their pictures and lines.",
+                row=rows[rows.user_ids.first(user_id)].line,
+            )
+
+
+def _check_files(folder: Path, rows: Rows) -> None:
     """Every row has a file, and its own."""
+    inodes, done = np.empty(len(rows), np.uint64), 0
+    try:
+        for row in rows:
+            inodes[done] = file_status(folder, row).st_ino
+            done += 1
+    except FacesError:
+        _check_own(folder, rows, inodes[:done])  # what is wrong further up comes first
+        raise
+    _check_own(folder, rows, inodes)
+
+
+def _check_own(folder: Path, rows: Rows, inodes: np.ndarray) -> None:
+    """No two rows have the same file, among the first ones whose inodes `(k,)` are known."""
     seen: dict[tuple[int, int], Row] = {}
-    for row in rows:
+    for index in np.flatnonzero(repeated(inodes)):  # one number on two devices is two files
+        row = rows[index]
         status = file_status(folder, row)
         twin = seen.setdefault((status.st_dev, status.st_ino), row)
         if twin is not row:
@@ -291,26 +301,37 @@ def _check_files(folder: Path, rows: tuple[Row, ...]) -> None:
             )
 
 
-def _check_pictures(folder: Path, rows: tuple[Row, ...], progress: Progress | None) -> None:
+def _check_pictures(folder: Path, rows: Rows, progress: Progress | None) -> None:
     """Every file is a picture that can be decoded, and no picture is two people's."""
 
-    def digests(span: range) -> list[bytes]:
-        return [_check_picture(folder, rows[index]) for index in span]
+    def digests_of(span: range) -> bytes:
+        return b"".join(_check_picture(folder, rows[index]) for index in span)
 
+    digests, done = np.empty((len(rows), 32), np.uint8), 0
+    try:
+        for found in map_spans(digests_of, len(rows)):
+            digests[done : done + len(found) // 32] = np.frombuffer(found, np.uint8).reshape(-1, 32)
+            done += len(found) // 32
+            if progress is not None:
+                progress(done, len(rows))
+    except FacesError:
+        _check_owners(rows, digests[:done])  # what is wrong further up comes first
+        raise
+    _check_owners(rows, digests)
+
+
+def _check_owners(rows: Rows, digests: np.ndarray) -> None:
+    """No picture is two people's, among the first ones whose digests, uint8 `(k, 32)`, are known."""
     seen: dict[bytes, Row] = {}
-    done = 0
-    for found in map_spans(digests, len(rows)):
-        for row, digest in zip(rows[done : done + len(found)], found, strict=True):
-            twin = seen.setdefault(digest, row)
-            if twin.user_id != row.user_id:
-                raise FacesError(
-                    f"The same picture belongs to another person in line {twin.line}; erasing one would leave it with "
-                    "the other, so take one of the two out.",
-                    row=row.line,
-                )
-        done += len(found)
-        if progress is not None:
-            progress(done, len(rows))
+    for index in np.flatnonzero(repeated(np.ascontiguousarray(digests[:, :8]).view(np.int64)[:, 0])):
+        row = rows[index]
+        twin = seen.setdefault(digests[index].tobytes(), row)
+        if twin.user_id != row.user_id:
+            raise FacesError(
+                f"The same picture belongs to another person in line {twin.line}; erasing one would leave it with "
+                "the other, so take one of the two out.",
+                row=row.line,
+            )
 
 
 def _check_picture(folder: Path, row: Row) -> bytes:

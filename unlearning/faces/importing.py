@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from unlearning.errors import FacesError, ImageError
-from unlearning.faces.dataset import SPLITS, Progress, Row, is_clean
+from unlearning.faces.dataset import SPLITS, Progress, is_clean
 from unlearning.faces.decoding import MAX_BYTES, SUFFIXES, check_picture
+from unlearning.faces.rows import Rows
 from unlearning.faces.threads import map_spans
 from unlearning.faces.writing import Picture, refuse_existing, split_people, write_pictures
 
@@ -41,9 +42,7 @@ class Found:
     split: str | None = None
 
 
-def write_found(
-    folder: Path, found: Sequence[Found], *, seed: int = 0, progress: Progress | None = None
-) -> tuple[Row, ...]:
+def write_found(folder: Path, found: Sequence[Found], *, seed: int = 0, progress: Progress | None = None) -> Rows:
     """Write pictures of a source as a data folder; files are copied as they are.
 
     Args:

@@ -25,9 +25,11 @@ import numpy as np
 import PIL
 
 from unlearning.errors import FacesError, ImageError
-from unlearning.faces.dataset import SPLITS, Progress, Row, check_folder, read_picture, read_rows
+from unlearning.faces.dataset import SPLITS, Progress, check_folder, read_picture, read_rows
 from unlearning.faces.decoding import decode
+from unlearning.faces.memory import give_back_memory
 from unlearning.faces.processes import map_calls
+from unlearning.faces.rows import Row, Rows
 from unlearning.faces.threads import map_spans
 
 PACKED = ".packed"
@@ -46,36 +48,46 @@ class Faces:
     Attributes:
         images: uint8 `(n, height, width, channels)`, memory-mapped and read-only when it comes from `pack`.
         labels: int64 `(n,)`, positions in `classes`.
-        subjects: `(n,)` user ids.
-        splits: `(n,)` of train, validation, test.
-        file_names: `(n,)` names in the data folder.
         classes: Names of the labels.
+        subject_of: int32 `(n,)`, positions in `people`.
+        people: User ids, sorted.
+        split_of: uint8 `(n,)`, positions in `SPLITS`.
         manifest_digest: SHA-256 over the table and the content of every file, in hex.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    subjects: np.ndarray
-    splits: np.ndarray
-    file_names: np.ndarray
     classes: tuple[str, ...]
+    subject_of: np.ndarray
+    people: tuple[str, ...]
+    split_of: np.ndarray
     manifest_digest: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @cached_property
-    def row_digests(self) -> np.ndarray:
-        """What each face is, pixels and label: their SHA-256 and the label's position, uint8 `(n, 40)`."""
-        labels = self.labels.astype("<i8").view(np.uint8).reshape(-1, 8)
-        return np.concatenate([self._pixel_digests(), labels], axis=1)
+    @property
+    def subjects(self) -> np.ndarray:
+        """User ids `(n,)`; made at each call, so take `people` and `subject_of` where there are many faces."""
+        return np.array(self.people)[self.subject_of]
 
+    @property
+    def splits(self) -> np.ndarray:
+        """`(n,)` of train, validation, test; made at each call."""
+        return np.array(SPLITS)[self.split_of]
+
+    def row_digests(self, rows: np.ndarray) -> np.ndarray:
+        """What some faces `(k,)` are, pixels and label: their SHA-256 and the label's position, uint8 `(k, 40)`."""
+        labels = self.labels[rows].astype("<i8").view(np.uint8).reshape(-1, 8)
+        return np.concatenate([self._pixel_digests[rows], labels], axis=1)
+
+    @cached_property
     def _pixel_digests(self) -> np.ndarray:
-        """Uint8 `(n, 32)`: those of the pack, if the images are a pack's."""
+        """Uint8 `(n, 32)`: those of the pack, memory-mapped, if the images are a pack's."""
         name = getattr(self.images, "filename", None)
         beside = Path(name).with_name(_DIGESTS) if name else None
         if beside is not None and beside.exists():
-            stored: np.ndarray = np.load(beside, allow_pickle=False)
+            stored: np.ndarray = np.asarray(np.load(beside, mmap_mode="r", allow_pickle=False))
             if stored.shape == (len(self), 32):
                 return stored
         chunks = (np.ascontiguousarray(self.images[i : i + _CHUNK]) for i in range(0, len(self), _CHUNK))
@@ -102,16 +114,23 @@ class Faces:
             raise FacesError("Expected a collection of user ids, got a string; pass [user_id] for one person.")
         chosen = np.ones(len(self), dtype=bool)
         if split is not None:
-            chosen &= self.splits == split
+            chosen &= self.split_of == SPLITS.index(split)
         if subjects is not None:
-            chosen &= np.isin(self.subjects, list(subjects))
+            chosen &= self._are_of(subjects)
         if without is not None:
-            chosen &= ~np.isin(self.subjects, list(without))
+            chosen &= ~self._are_of(without)
         return np.flatnonzero(chosen)
+
+    def _are_of(self, subjects: Collection[str]) -> np.ndarray:
+        """Bool `(n,)`: whether a face is of one of `subjects`."""
+        wanted = set(subjects)
+        return np.array([person in wanted for person in self.people], dtype=bool)[self.subject_of]
 
     def train_subjects(self) -> tuple[str, ...]:
         """User ids of the people with faces to train on, sorted."""
-        return tuple(np.unique(self.subjects[self.splits == "train"]).tolist())
+        trained = np.zeros(len(self.people), dtype=bool)
+        trained[self.subject_of[self.split_of == SPLITS.index("train")]] = True
+        return tuple(self.people[person] for person in np.flatnonzero(trained))
 
 
 def pack(
@@ -147,40 +166,61 @@ def pack(
     if channels not in (1, 3) or min(size) < 1:
         raise FacesError(f"Expected size of at least (1, 1) and channels 1 or 3, got size={size}, channels={channels}.")
     rows = check_folder(folder, decode=False, classes_known=classes is not None)
-    names = tuple(classes) if classes is not None else tuple(sorted({row.label for row in rows}))
-    labels = _labels(rows, names)
-    digests = _file_digests(folder, rows, workers)
-    manifest = manifest_digest(rows, digests)
+    names = tuple(classes) if classes is not None else tuple(sorted(rows.labels.values))
+    _check_labels(rows, names)
     cache = folder / PACKED if cache is None else cache
-    key = sha256(f"{manifest} {size[0]}x{size[1]}x{channels} Pillow {PIL.__version__} pack 2".encode()).hexdigest()
-    place = cache / f"{_FINISHED}{key[:32]}"
     shape = (len(rows), *size, channels)
-    images = _load(place, shape, verify)
-    if images is None:
-        _note(folder, cache)
-        _build(_decoded(folder, rows, digests, shape, workers), place, shape, progress=progress)
-        images = _load(place, shape, verify)
-        if images is None:
-            raise FacesError("The packed faces were damaged while they were written; look at the disk and try again.")
-    elif progress is not None:
-        progress(len(rows), len(rows))
-    return Faces(
+    images, manifest = _packed(folder, rows, shape, cache, verify=verify, workers=workers, progress=progress)
+    people = tuple(sorted(rows.user_ids.values))
+    faces = Faces(
         images=images,
-        labels=labels,
-        subjects=np.array([row.user_id for row in rows]),
-        splits=np.array([row.split for row in rows]),
-        file_names=np.array([row.file_name for row in rows]),
+        labels=rows.labels.positions_in(names, np.int64),
         classes=names,
+        subject_of=rows.user_ids.positions_in(people, np.int32),
+        people=people,
+        split_of=rows.splits.positions_in(SPLITS, np.uint8),
         manifest_digest=manifest,
     )
+    del rows
+    give_back_memory()
+    return faces
 
 
-def manifest_digest(rows: Sequence[Row], file_digests: Sequence[str]) -> str:
-    """SHA-256 in hex over the table's rows in order, each as one line of JSON with its file's SHA-256."""
-    total = sha256(b"expunge faces 1\n")
+def _packed(
+    folder: Path,
+    rows: Rows,
+    shape: tuple[int, ...],
+    cache: Path,
+    *,
+    verify: bool,
+    workers: int | None,
+    progress: Progress | None,
+) -> tuple[np.ndarray, str]:
+    """Pixels of the rows' files, uint8 of `shape`, out of a pack that is made if there is none; the manifest digest."""
+    digests = _file_digests(folder, rows, workers)
+    manifest = manifest_digest(rows, digests)
+    _, height, width, channels = shape
+    key = sha256(f"{manifest} {height}x{width}x{channels} Pillow {PIL.__version__} pack 2".encode()).hexdigest()
+    place = cache / f"{_FINISHED}{key[:32]}"
+    images = _load(place, shape, verify)
+    if images is not None:
+        if progress is not None:
+            progress(len(rows), len(rows))
+        return images, manifest
+    _note(folder, cache)
+    _build(_decoded(folder, rows, digests, shape, workers), place, shape, progress=progress)
+    images = _load(place, shape, verify)
+    if images is None:
+        raise FacesError("The packed faces were damaged while they were written; look at the disk and try again.")
+    return images, manifest
+
+
+def manifest_digest(rows: Sequence[Row], file_digests: np.ndarray) -> str:
+    """SHA-256 in hex over the table's rows in order, each as one line of JSON with its file's SHA-256, `(n, 32)`."""
+    total, encoder = sha256(b"expunge faces 1\n"), json.JSONEncoder(separators=(",", ":"))
     for row, digest in zip(rows, file_digests, strict=True):
-        fields = [row.file_name, row.user_id, row.label, row.split, digest]
-        total.update(json.dumps(fields, separators=(",", ":")).encode() + b"\n")
+        fields = [row.file_name, row.user_id, row.label, row.split, digest.tobytes().hex()]
+        total.update(encoder.encode(fields).encode() + b"\n")
     return total.hexdigest()
 
 
@@ -205,25 +245,26 @@ def find_packs(folder: Path) -> Iterator[Path]:
             yield from sorted(path for path in cache.iterdir() if path.name.startswith((_FINISHED, _UNFINISHED)))
 
 
-def _labels(rows: Sequence[Row], classes: tuple[str, ...]) -> np.ndarray:
-    """int64 `(n,)`: each row's label as its position in `classes`."""
-    positions = {name: position for position, name in enumerate(classes)}
-    for row in rows:
-        if row.label not in positions:
+def _check_labels(rows: Rows, classes: tuple[str, ...]) -> None:
+    for label in rows.labels.values:
+        if label not in classes:
             raise FacesError(
-                f"Expected a label out of {len(classes)} known ones, got {row.label!r}; mend it, or train a new model.",
-                row=row.line,
+                f"Expected a label out of {len(classes)} known ones, got {label!r}; mend it, or train a new model.",
+                row=rows[rows.labels.first(label)].line,
             )
-    return np.array([positions[row.label] for row in rows], dtype=np.int64)
 
 
-def _file_digests(folder: Path, rows: Sequence[Row], workers: int | None) -> list[str]:
-    """SHA-256 of every image file, in hex."""
+def _file_digests(folder: Path, rows: Rows, workers: int | None) -> np.ndarray:
+    """SHA-256 of every image file, uint8 `(n, 32)`."""
 
-    def digests(span: range) -> list[str]:
-        return [sha256(read_picture(folder, rows[index])).hexdigest() for index in span]
+    def digests_of(span: range) -> bytes:
+        return b"".join(sha256(read_picture(folder, rows[index])).digest() for index in span)
 
-    return [digest for done in map_spans(digests, len(rows), workers=workers) for digest in done]
+    digests, done = np.empty((len(rows), 32), np.uint8), 0
+    for found in map_spans(digests_of, len(rows), workers=workers):
+        digests[done : done + len(found) // 32] = np.frombuffer(found, np.uint8).reshape(-1, 32)
+        done += len(found) // 32
+    return digests
 
 
 def _load(place: Path, shape: tuple[int, ...], verify: bool) -> np.ndarray | None:
@@ -239,10 +280,10 @@ def _load(place: Path, shape: tuple[int, ...], verify: bool) -> np.ndarray | Non
     return images if images.shape == shape and images.dtype == np.uint8 else None
 
 
-def _face(folder: Path, row: Row, digest: str, shape: tuple[int, ...]) -> np.ndarray:
+def _face(folder: Path, row: Row, digest: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A row's picture, uint8 `shape[1:]`, once it is sure that it is the one the key was made from."""
     data = read_picture(folder, row)
-    if sha256(data).hexdigest() != digest:
+    if sha256(data).digest() != digest.tobytes():
         raise FacesError("The file changed while it was packed; try again.", row=row.line)
     try:
         return decode(data, size=(shape[1], shape[2]), channels=shape[3])
@@ -251,13 +292,13 @@ def _face(folder: Path, row: Row, digest: str, shape: tuple[int, ...]) -> np.nda
 
 
 def _decoded(
-    folder: Path, rows: Sequence[Row], digests: Sequence[str], shape: tuple[int, ...], workers: int | None
+    folder: Path, rows: Rows, digests: np.ndarray, shape: tuple[int, ...], workers: int | None
 ) -> Iterator[np.ndarray]:
     """Every picture in order, in arrays of uint8 `(k, *shape[1:])`."""
     n_cores = len(os.sched_getaffinity(0))
     if workers is not None or n_cores == 1 or len(rows) < MANY:
         yield from map_spans(
-            lambda span: _faces(folder, [rows[i] for i in span], [digests[i] for i in span], shape),
+            lambda span: _faces(folder, rows[span.start : span.stop], digests[span.start : span.stop], shape),
             len(rows),
             workers=workers,
         )
@@ -267,7 +308,7 @@ def _decoded(
     yield from map_calls(_faces, calls, workers=n_cores)
 
 
-def _faces(folder: Path, rows: Sequence[Row], digests: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+def _faces(folder: Path, rows: Sequence[Row], digests: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Some rows' pictures, uint8 `(k, *shape[1:])`."""
     return np.stack([_face(folder, row, digest, shape) for row, digest in zip(rows, digests, strict=True)])
 
@@ -276,17 +317,17 @@ def _build(decoded: Iterable[np.ndarray], place: Path, shape: tuple[int, ...], *
     """Make a pack of the pictures `decoded` beside `place`, then move it there at once."""
     temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
     try:
-        with (temporary / "images.npy").open("wb") as file:
-            # Written, not mapped: a full disk is then an error here and no signal that kills the process.
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            done, digests = 0, []
+        # Written, not mapped: a full disk is then an error here and no signal that kills the process.
+        with (temporary / "images.npy").open("wb") as images, (temporary / _DIGESTS).open("wb") as digests:
+            for file, of_file in ((images, shape), (digests, (shape[0], 32))):
+                np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": of_file})
+            done = 0
             for pixels in decoded:
-                file.write(pixels.data)
-                digests.append(_digests_of(pixels))
+                images.write(pixels.data)
+                digests.write(_digests_of(pixels).data)
                 done += len(pixels)
                 if progress is not None:
                     progress(done, shape[0])
-        np.save(temporary / _DIGESTS, np.concatenate(digests))
         about = {f"{name}_sha256": _digest(temporary / f"{name}.npy") for name in ("images", "digests")}
         (temporary / "pack.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from typing import Any, TypeVar
+
+from unlearning.faces.ahead import map_ahead
 
 Result = TypeVar("Result")
 
-_AHEAD = 3  # calls handed out, a process
 _IDLE_SECONDS = 10  # then a process ends by itself, should this one be killed before it could end it
 
 
@@ -22,19 +21,9 @@ def map_calls(function: Callable[..., Result], calls: Iterable[tuple[Any, ...]],
         workers: Processes.
 
     Yields:
-        What `function` returned, in order. The first error in order is raised, and what has not begun is dropped.
+        As `map_ahead`.
     """
     from joblib.externals.loky import ProcessPoolExecutor  # most folders are packed without
 
-    waiting: deque[Future[Result]] = deque()
     with ProcessPoolExecutor(workers, timeout=_IDLE_SECONDS) as pool:
-        try:
-            for call in calls:
-                waiting.append(pool.submit(function, *call))
-                if len(waiting) == _AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from map_ahead(pool, function, calls, workers=workers)

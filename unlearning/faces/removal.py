@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import METADATA, Row, file_status, read_rows
+from unlearning.faces.dataset import METADATA, file_status, read_rows
 from unlearning.faces.packing import find_packs
+from unlearning.faces.rows import Row
 from unlearning.faces.writing import NEW_TABLE, stage_table, sync_folder
 
 OLD_TABLE = ".metadata.csv.old"
@@ -72,7 +73,7 @@ def remove_subjects(folder: Path, user_ids: Collection[str], *, reached: Reached
     n_packed = _destroy_packs(folder, reached)
     n_bytes = _destroy_images(folder, leaving, reached)
     if leaving:
-        _replace_table(folder, [row for row in rows if row.user_id not in user_ids], reached)
+        _replace_table(folder, (row for row in rows if row.user_id not in user_ids), reached)
     return Removal(n_images=len(leaving), n_bytes=n_bytes, n_packed=n_packed)
 
 
@@ -161,7 +162,7 @@ def _destroy_images(folder: Path, rows: list[Row], reached: Reached) -> int:
     return n_bytes
 
 
-def _replace_table(folder: Path, rows: list[Row], reached: Reached) -> None:
+def _replace_table(folder: Path, rows: Iterable[Row], reached: Reached) -> None:
     """Put a table of `rows` in place and destroy the old one; it keeps a name until then, so no kill can lose it."""
     table, old = folder / METADATA, folder / OLD_TABLE
     stage_table(folder, rows)

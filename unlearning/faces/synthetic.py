@@ -23,9 +23,10 @@ import numpy as np
 from PIL import Image
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import Progress, Row
+from unlearning.faces.dataset import SPLITS, Progress
 from unlearning.faces.packing import Faces
 from unlearning.faces.portraits import N_POSE, N_TRAITS, draw_faces
+from unlearning.faces.rows import Rows
 from unlearning.faces.writing import Picture, refuse_existing, split_people, write_pictures
 
 N_GROUPS = 10
@@ -87,8 +88,7 @@ def draw(
 
     Returns:
         Faces with uint8 images `(n, height, width, 3)`, four fifths of the people for training and a tenth each for
-        validation and test. Files exist only once `write_folder` made them; here names are numbers and the digest is
-        that of the settings.
+        validation and test. Files exist only once `write_folder` made them; here the digest is that of the settings.
 
     Raises:
         FacesError: a setting out of range.
@@ -104,13 +104,13 @@ def draw(
         start = stop
         if progress is not None:
             progress(stop, n)
-    people = np.repeat(np.arange(n_subjects), images_per_subject)
+    people = np.repeat(np.arange(n_subjects, dtype=np.int32), images_per_subject)
     return Faces(
         images=images,
         labels=labels,
-        subjects=np.array([user_id(person) for person in range(n_subjects)])[people],
-        splits=split_people(n_subjects, seed=seed)[people],
-        file_names=np.array([f"{number:09d}.png" for number in range(n)]),
+        people=tuple(user_id(person) for person in range(n_subjects)),
+        subject_of=people,
+        split_of=np.array([SPLITS.index(split) for split in split_people(n_subjects, seed=seed)], np.uint8)[people],
         classes=CLASSES,
         manifest_digest=sha256(f"synthetic faces 1 {asdict(settings)}".encode()).hexdigest(),
     )
@@ -126,7 +126,7 @@ def write_folder(
     person_noise: float = 0.1,
     picture_noise: float = 0.02,
     progress: Progress | None = None,
-) -> tuple[Row, ...]:
+) -> Rows:
     """Write the faces of `draw` as a data folder of PNG files; memory stays flat.
 
     Raises:

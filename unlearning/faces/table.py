@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import METADATA, Progress, Row
+from unlearning.faces.dataset import METADATA, Progress
 from unlearning.faces.importing import Found, read_lines, write_found
+from unlearning.faces.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def write_folder(
     columns: Columns | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> tuple[Row, ...]:
+) -> Rows:
     """Write the pictures a CSV names as a data folder.
 
     Args:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from unlearning.faces.ahead import map_ahead
+
 Result = TypeVar("Result")
 
 _SPAN = 32  # pictures a task: one a task costs more in hand-overs between threads than the picture itself
@@ -21,8 +23,9 @@ def map_spans(function: Callable[[range], Result], n: int, *, workers: int | Non
         workers: Threads; None for one a core this process may use.
 
     Yields:
-        What `function` returned, in order. The first error in order is raised, and what has not begun is dropped.
+        As `map_ahead`.
     """
-    spans = [range(start, min(start + _SPAN, n)) for start in range(0, n, _SPAN)]
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        yield from pool.map(function, spans)
+    workers = workers or len(os.sched_getaffinity(0))
+    spans = ((range(start, min(start + _SPAN, n)),) for start in range(0, n, _SPAN))
+    with ThreadPoolExecutor(workers) as pool:
+        yield from map_ahead(pool, function, spans, workers=workers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import COLUMNS, METADATA, Progress, Row
+from unlearning.faces.dataset import COLUMNS, METADATA, Progress
+from unlearning.faces.rows import Row, Rows
 
 IMAGES = "images"
 NEW_TABLE = ".metadata.csv.new"
@@ -42,9 +43,7 @@ class Picture:
     named_by: bytes | None = None
 
 
-def write_pictures(
-    folder: Path, pictures: Iterable[Picture], *, total: int, progress: Progress | None = None
-) -> tuple[Row, ...]:
+def write_pictures(folder: Path, pictures: Iterable[Picture], *, total: int, progress: Progress | None = None) -> Rows:
     """Write pictures and their table into a new data folder.
 
     Args:
@@ -61,20 +60,23 @@ def write_pictures(
     """
     refuse_existing(folder)
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
     taken: dict[str, int] = {}
-    for done, picture in enumerate(pictures, start=1):
-        stem = sha256(picture.content if picture.named_by is None else picture.named_by).hexdigest()[:16]
-        copy = taken[stem] = taken.get(stem, 0) + 1
-        name = f"{IMAGES}/{stem}{'' if copy == 1 else f'-{copy}'}{picture.suffix}"
-        (folder / name).write_bytes(picture.content)
-        rows.append(Row(name, picture.user_id, picture.label, picture.split, line=done + 1))
-        if progress is not None:
-            progress(done, total)
+
+    def written() -> Iterator[Row]:
+        for done, picture in enumerate(pictures, start=1):
+            stem = sha256(picture.content if picture.named_by is None else picture.named_by).hexdigest()[:16]
+            copy = taken[stem] = taken.get(stem, 0) + 1
+            name = f"{IMAGES}/{stem}{'' if copy == 1 else f'-{copy}'}{picture.suffix}"
+            (folder / name).write_bytes(picture.content)
+            yield Row(name, picture.user_id, picture.label, picture.split, line=done + 1)
+            if progress is not None:
+                progress(done, total)
+
+    rows = Rows(written())
     stage_table(folder, rows)
     os.replace(folder / NEW_TABLE, folder / METADATA)
     sync_folder(folder)
-    return tuple(rows)
+    return rows
 
 
 def refuse_existing(folder: Path) -> None:
@@ -87,7 +89,7 @@ def refuse_existing(folder: Path) -> None:
         raise FacesError(f"{folder} already is a data folder; name another one, or delete it first.")
 
 
-def stage_table(folder: Path, rows: Sequence[Row]) -> None:
+def stage_table(folder: Path, rows: Iterable[Row]) -> None:
     """Write `rows` to NEW_TABLE, on the disk when this returns; a rename makes it the table."""
     with (folder / NEW_TABLE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from tests.unlearning.faces.folders import TABLE, picture, write_table
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import Row, check_folder, count_subjects, read_metadata
+from unlearning.faces import dataset
+from unlearning.faces.dataset import check_folder, count_subjects, read_metadata
+from unlearning.faces.rows import Row
 
 
 def refused(folder, *, row, match, check=check_folder):
@@ -170,6 +172,29 @@ def test_a_hard_link_is_refused(make_folder):
     refused(folder, row=4, match="hard link to the file of line 2")
 
 
+def test_the_first_line_that_is_wrong_is_named(make_folder):
+    folder = make_folder()
+    (folder / "images/b1.png").unlink()
+    (folder / "images/c1.png").unlink()
+    os.link(folder / "images/a1.png", folder / "images/b1.png")
+    refused(folder, row=4, match="hard link to the file of line 2")  # and line 6 has no file
+    (folder / "images/a2.png").unlink()
+    refused(folder, row=3, match="missing")
+
+
+def test_one_inode_number_on_two_devices_is_two_files(make_folder, monkeypatch):
+    folder = make_folder()
+    there = dataset.file_status
+
+    def status(folder, row):
+        fields = list(there(folder, row))
+        fields[1], fields[2] = 7, row.line  # inode, device
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(dataset, "file_status", status)
+    assert len(check_folder(folder, decode=False)) == 5
+
+
 @pytest.mark.parametrize(
     "damage",
     [lambda data: b"", lambda data: b"hello", lambda data: data[:-30], lambda data: data[:60] + b"x" + data[61:]],
@@ -187,6 +212,20 @@ def test_one_picture_under_two_people(make_folder):
     folder = make_folder()
     (folder / "images/c1.png").write_bytes((folder / "images/a1.png").read_bytes())
     refused(folder, row=6, match="another person in line 2")
+
+
+def test_one_picture_twice_is_allowed_to_one_person(make_folder):
+    folder = make_folder()
+    (folder / "images/a2.png").write_bytes((folder / "images/a1.png").read_bytes())
+    assert len(check_folder(folder)) == 5
+
+
+def test_one_picture_under_two_people_is_named_before_a_damaged_one_far_below(make_folder):
+    table = [(f"images/{n:03d}.png", f"p{n}", str(n % 2), "train") for n in range(70)]
+    folder = make_folder(table)
+    (folder / table[5][0]).write_bytes((folder / table[3][0]).read_bytes())
+    (folder / table[60][0]).write_bytes(b"no picture")
+    refused(folder, row=7, match="another person in line 5")
 
 
 def test_erased_people_are_refused_and_asked_for_once(make_folder):
