@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import joblib
 import numpy as np
+import psutil
 import torch
 from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
 from numpy.typing import NDArray
@@ -70,7 +71,9 @@ def run_trials(
 def run_apart(scene: Scene, seed: int, keep_weights: Path) -> Outcome:
     """One trial in a process started for it alone, so that nothing earlier trials left there can matter."""
     with ProcessPoolExecutor(max_workers=1) as executor:
-        outcome: Outcome = executor.submit(_in_child, run_trial, (scene, seed, keep_weights), os.getpid()).result()
+        with _children_yield():
+            future = executor.submit(_in_child, run_trial, (scene, seed, keep_weights), os.getpid())
+        outcome: Outcome = future.result()
     return outcome
 
 
@@ -87,7 +90,9 @@ def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settin
     parallel = joblib.Parallel(
         n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered", max_nbytes=None
     )  # no file outside of the home
-    yield from parallel(joblib.delayed(_in_child)(task, call, parent) for call in calls)
+    with _children_yield():
+        outcomes = parallel(joblib.delayed(_in_child)(task, call, parent) for call in calls)
+    yield from outcomes
 
 
 def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
@@ -152,6 +157,23 @@ def yield_processor() -> None:
             autogroup.write_text("19")
 
 
+@contextmanager
+def _children_yield() -> Iterator[None]:
+    """Let what is started within go last from its first moment: it loads PyTorch before it can say so itself."""
+    before = {child.pid for child in psutil.Process().children()}
+    yield
+    for child in psutil.Process().children():
+        if child.pid not in before:
+            _go_last(child.pid)
+
+
+def _go_last(pid: int) -> None:
+    """A process computes only while nobody else would, on Linux."""
+    if hasattr(os, "SCHED_IDLE"):
+        with suppress(OSError):
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+
+
 @lru_cache(maxsize=1)
 def _prepare_process(parent: int) -> None:
     """Once a child: one thread, lowest priority, and an end when the process that asked for it is gone.
@@ -168,9 +190,7 @@ def _prepare_process(parent: int) -> None:
         os.setsid()
     os.nice(19 - os.nice(0))
     yield_processor()
-    if hasattr(os, "SCHED_IDLE"):  # on Linux
-        with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    _go_last(os.getpid())
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -20,7 +20,7 @@ from service.deployment import pointer
 from service.engine import build_model
 from service.errors import DataFolderError
 from service.scenes import open_pictures
-from service.trials import release_processes, run_trial, run_trials, score
+from service.trials import _children_yield, release_processes, run_trial, run_trials, score
 from service.worker import is_alive
 from tests.service import tiny
 from unlearning.errors import WeightsError
@@ -119,6 +119,16 @@ def test_pictures_that_changed_are_refused(scene):
         open_pictures(replace(scene.pictures, manifest_digest="0" * 64))
 
 
+def test_children_go_last_from_the_moment_they_start():
+    with _children_yield():
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    finally:
+        child.communicate(b"\n")
+
+
 def test_releasing_ends_the_children():
     joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(os.getpid)() for _ in range(4))
     children = [child for child in psutil.Process().children() if is_alive(child.pid)]
@@ -150,6 +160,8 @@ def test_children_work_like_this_process_and_end_with_their_parent(parent, scene
     children = told[-1]["children"]  # those that train are nice; joblib's own tracker of resources is not
     orphans = [int(pid) for pid in children]
     assert list(children.values()).count(19) >= 1
+    policies = {os.sched_getscheduler(int(pid)) for pid, nice in children.items() if nice == 19}
+    assert policies == {os.SCHED_IDLE}
     parent.kill()  # SIGKILL: the parent cannot say goodbye
     parent.wait()
     deadline = time.monotonic() + PATIENCE_SECONDS
