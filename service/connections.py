@@ -7,6 +7,7 @@ process may get them all; it waits for a request's head as long as the client li
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 from weakref import WeakSet
 
@@ -34,6 +35,7 @@ class PatientProtocol(HttpToolsProtocol):
     _head_seconds, _most_head_bytes, _last_seconds = HEAD_SECONDS, HEAD_BYTES, LAST_SECONDS
     _is_last = False  # the process ends: one more answer at most
     shedding: Shedding | None = None  # the same for all connections of the process
+    _refused_at = -math.inf  # on the loop's clock
     _n_head_bytes = 0
     _n_unread = 0  # bytes of a refused body that are still to come
     _is_between = True  # two requests, as far as the parser read
@@ -102,10 +104,22 @@ class PatientProtocol(HttpToolsProtocol):
             return False
         answer, self._n_unread = found
         self._head_is_there()
-        self._unset_keepalive_if_required()
-        self.transport.write(answer)
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.transport.write_at_once(answer)  # type: ignore[attr-defined]
+        self._refused_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._keep_alive_for(self.timeout_keep_alive)
         return True
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection that said nothing for long; one that was only refused has a timer from before."""
+        left = self._refused_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._keep_alive_for(left)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _keep_alive_for(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _wait_for_head(self) -> None:
         self._end = self.loop.call_later(self._head_seconds, self.transport.close)
@@ -141,6 +155,11 @@ class _Joining:
         elif data:
             self._first = data
             self._loop.call_soon(self._send_first)
+
+    def write_at_once(self, data: bytes) -> None:
+        """Send it: nothing follows."""
+        self._send_first()
+        self._transport.write(data)
 
     def close(self) -> None:
         """End the connection when all was sent."""

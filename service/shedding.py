@@ -26,9 +26,11 @@ from service.problems import problem_of
 log = structlog.get_logger()
 
 _ID = "{request_id}"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
-_GIVEN_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*\r\n", re.IGNORECASE)
-_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|connection|upgrade|content-length[^:]+):", re.IGNORECASE)
+_FIELDS = re.compile(
+    rb"\r\n(?:content-length:[ \t]*(\d{1,9})[ \t]*(?=\r\n)|x-request-id:[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*(?=\r\n)|"
+    rb"((?:transfer-encoding|expect|connection|upgrade|content-length[^:]*):))",
+    re.IGNORECASE,
+)
 _LOG_SECONDS = 1.0
 _REST_SECONDS = float(__import__("os").environ.get("REST", "0.004"))
 
@@ -82,14 +84,20 @@ class Shedding:
                 asyncio.get_running_loop().call_soon(self._soon)
             return None
         end = data.find(b"\r\n\r\n")
-        lengths = _LENGTH.findall(data, 0, end + 2) if end >= 0 else []
-        if len(lengths) != 1 or _OTHERWISE.search(data, 0, end + 2):
+        length, given = None, b""
+        for field in _FIELDS.finditer(data, 0, end + 2) if end >= 0 else ():
+            if field[2]:
+                given = field[2]
+            elif length is None and field[1]:
+                length = int(field[1])
+            else:  # a second length, or what makes this more than one plain request
+                return None
+        if length is None or length > self._most_bytes:
             return None
-        n_missing = end + 4 + int(lengths[0]) - len(data)
-        if int(lengths[0]) > self._most_bytes or n_missing < 0:  # negative: another request follows at once
+        n_missing = end + 4 + length - len(data)
+        if n_missing < 0:  # another request follows at once
             return None
-        given = _GIVEN_ID.search(data, 0, end + 2)
-        request_id = given[1] if given else self._new_id().encode()
+        request_id = given or self._new_id().encode()
         body = self._before_id + request_id + self._after_id
         self._count()
         return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (
