@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -122,13 +123,22 @@ class TorchModel:
         if device.type == "cpu":
             shape = (PACKED_FOR, manifest.channels, *manifest.image_size)
             self._model = pack(self._model, to_inputs(torch.zeros(shape, dtype=torch.uint8), dtype))
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            # A stream of its own: not behind what this process does besides, such as loading the next version.
+            self._stream = torch.cuda.Stream(device)
+            torch.cuda.synchronize(device)  # the weights are there before that stream reads them
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Model`."""
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device)
-        logits: NDArray[np.float32] = self._model(to_inputs(pixels, self._dtype)).float().cpu().numpy()
+        with self._on_stream():
+            pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device)
+            logits: NDArray[np.float32] = self._model(to_inputs(pixels, self._dtype)).float().cpu().numpy()
         return logits
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
 
 def build_model(weights: CheckedWeights) -> nn.Module:

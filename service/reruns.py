@@ -114,7 +114,7 @@ def _make_again(context: Context, attempt: Attempt, *, asked_by: str) -> tuple[s
     first = str(outcome["weights_digest"])
     scene = scene_of(context, planning.load(context, run_id), load_run(context, run_id), attempt.method)
     weights = folder.path / f"again-{asked_by}.safetensors"
-    again = str(run_apart(scene, attempt.seed, weights).weights_digest)
+    again = str(run_apart(scene, attempt.seed, context.settings, weights).weights_digest)
     overwrite_and_remove(weights)
     with session(context.engine) as s:
         now = context.now()

@@ -47,6 +47,12 @@ class Settings(BaseSettings):
         "torch", description="What computes predictions; openvino needs the extra openvino, and serves on the CPU."
     )
     jobs: int = Field(0, ge=0, description="Training processes in parallel; 0: as many as cores.")
+    training_gpu_share: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="Part of a GPU's memory for all training processes together; too many jobs get too little each.",
+    )
 
     cluster: str = Field(
         "",

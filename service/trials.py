@@ -28,6 +28,7 @@ import audit
 from service.cluster import disconnect, on_cluster
 from service.scenes import Rows, Scene, open_pictures
 from service.settings import Settings
+from unlearning.devices import bound_memory, resolve_device
 from unlearning.methods import find_method, unlearn
 from unlearning.models import build, load_weights, save_weights
 from unlearning.training import Examples, logits, train
@@ -68,11 +69,12 @@ def run_trials(
     return in_children(run_trial, ((scene, seed, keep_weights) for seed in seeds), settings)
 
 
-def run_apart(scene: Scene, seed: int, keep_weights: Path) -> Outcome:
+def run_apart(scene: Scene, seed: int, settings: Settings, keep_weights: Path) -> Outcome:
     """One trial in a process started for it alone, so that nothing earlier trials left there can matter."""
     with ProcessPoolExecutor(max_workers=1) as executor:
         with _children_yield():
-            future = executor.submit(_in_child, run_trial, (scene, seed, keep_weights), os.getpid())
+            bound = settings.device, settings.training_gpu_share
+            future = executor.submit(_in_child, run_trial, (scene, seed, keep_weights), os.getpid(), bound)
         outcome: Outcome = future.result()
     return outcome
 
@@ -86,12 +88,12 @@ def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settin
         yield from on_cluster(task, calls, settings)
         return
     jobs = settings.jobs or os.cpu_count() or 1
-    parent = os.getpid()
+    parent, bound = os.getpid(), (settings.device, settings.training_gpu_share / jobs)
     parallel = joblib.Parallel(
         n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered", max_nbytes=None
     )  # no file outside of the home
     with _children_yield():
-        outcomes = parallel(joblib.delayed(_in_child)(task, call, parent) for call in calls)
+        outcomes = parallel(joblib.delayed(_in_child)(task, call, parent, bound) for call in calls)
     yield from outcomes
 
 
@@ -108,11 +110,14 @@ def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], fl
     return judge(scene.scored)[0].astype(np.float32), judge(scene.retain_scored)[1], judge(scene.test)[1]
 
 
-def _in_child(task: Callable[..., T], call: tuple[Any, ...], parent: int) -> T:
+def _in_child(task: Callable[..., T], call: tuple[Any, ...], parent: int, bound: tuple[str, float]) -> T:
+    """The task's result; `bound` is a device and the share of its memory that this process may take."""
     if os.getpid() == parent:  # with one job there is no child, and nobody to end with
         torch.set_num_threads(1)
     else:
         _prepare_process(parent)
+    device, share = bound
+    bound_memory(resolve_device(device), share)
     return task(*call)
 
 

@@ -48,6 +48,15 @@ def resolve_dtype(choice: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if choice == "bfloat16" else torch.float32
 
 
+def bound_memory(device: torch.device, share: float) -> None:
+    """Lets this process take at most a share, in (0, 1], of a CUDA device's memory; elsewhere nothing is bounded.
+
+    Beyond it torch raises its out-of-memory error here, and other processes keep theirs.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share, device.index)  # None: the current one
+
+
 def describe_device(device: torch.device) -> str:
     """Gives the machine's own name of the device, for manifests and benchmarks."""
     if device.type == "cuda":

@@ -90,3 +90,11 @@ def test_weights_of_something_else_are_refused(context, content, changes):
     with pytest.raises(WeightsError, match="Expected weights of") as caught:
         Engine.load(wrong, 1, "cpu")
     assert "\n" not in caught.value.detail
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_computes_what_the_reference_does(context, images):
+    digest = add_version(context, 1)
+    engine = Engine.load(registry.load_checked(context, digest), 1, "cuda")
+    np.testing.assert_allclose(engine.predict(images), reference_probabilities(context, digest, images), atol=TOLERANCE)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unlearning import devices
-from unlearning.devices import describe_device, resolve_device, resolve_dtype, seeded, stopwatch
+from unlearning.devices import bound_memory, describe_device, resolve_device, resolve_dtype, seeded, stopwatch
 from unlearning.errors import RecipeError
 
 CPU = torch.device("cpu")
@@ -89,3 +89,12 @@ def test_stopwatch_counts_work_and_not_waiting():
         n += 1
     assert slept < 0.1
     assert n > 0
+
+
+def test_memory_is_bounded_on_cuda_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: asked.append(given))
+    bound_memory(torch.device("cpu"), 0.5)
+    bound_memory(torch.device("cuda", 1), 0.25)
+    bound_memory(torch.device("cuda"), 0.25)
+    assert asked == [(0.25, 1), (0.25, None)]
