@@ -1,4 +1,4 @@
-"""Batching while busy: one inference thread a process computes what gathered, and waits for nobody.
+"""Batching while busy: one inference thread a process computes what gathered, and waits for no clock.
 
 While a batch is computed the next one gathers by itself, so batches grow with the load. A batch starts when it is full
 or when some turns of the event loop brought no further image: whoever was answered a moment ago and asks again at once

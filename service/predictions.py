@@ -70,10 +70,6 @@ class Desk:
         """What is said to whoever comes then."""
         return TryLaterError(f"Expected fewer than {self._settings.max_queue} images to wait here; send it again.")
 
-    def n_inside(self) -> int:
-        """Images that wait here now."""
-        return self._n_inside
-
     async def answer_one(self, request: Request) -> Response:
         """The response to a call with one image."""
         return await self._answer(request, self._one)
@@ -119,7 +115,7 @@ class Desk:
         return _json(predictions_json(found, request_id_of(request), top), found, seconds)
 
     def _find_room(self, n: int = 1) -> None:
-        if self._n_inside + n > self._settings.max_queue:
+        if n > self.n_free:
             raise self.full
 
     @contextmanager
