@@ -40,8 +40,9 @@ from audit.comparison import DO_NOTHING  # noqa: E402
 from audit.exchangeability import exchangeability, leave_one_out  # noqa: E402
 from audit.intervals import clopper_pearson  # noqa: E402
 from service.context import Context  # noqa: E402
-from service.experiments import Experiment, draw_candidates, draw_references, set_stage  # noqa: E402
+from service.experiments import Experiment, draw_candidates, draw_references  # noqa: E402
 from service.settings import Settings  # noqa: E402
+from service.stages import set_stage  # noqa: E402
 from service.trials import release_processes  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
 from unlearning.faces import att  # noqa: E402

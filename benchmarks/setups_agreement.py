@@ -37,8 +37,9 @@ from audit.comparison import ANCHORS  # noqa: E402
 from audit.experiments import Experiments, Setup, agreement, run_experiments  # noqa: E402
 from audit.statement import json_ready  # noqa: E402
 from service.context import Context  # noqa: E402
-from service.experiments import Experiment, draw, set_stage  # noqa: E402
+from service.experiments import Experiment, draw  # noqa: E402
 from service.settings import Settings  # noqa: E402
+from service.stages import set_stage  # noqa: E402
 from service.trials import release_processes  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
 from unlearning.faces import att  # noqa: E402

@@ -39,9 +39,10 @@ from torch import nn  # noqa: E402
 
 from audit.forgetting import mean_ratio, quick_ratio  # noqa: E402
 from audit.references import Bank  # noqa: E402
-from service.experiments import Stage, draw_references, set_stage  # noqa: E402
+from service.experiments import draw_references  # noqa: E402
 from service.scenes import open_pictures  # noqa: E402
 from service.settings import Settings  # noqa: E402
+from service.stages import Stage, set_stage  # noqa: E402
 from service.trials import release_processes, score  # noqa: E402
 from service.worlds import WORLDS, open_world  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402

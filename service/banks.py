@@ -36,6 +36,9 @@ from unlearning.recipes import Recipe
 _CHUNK = 4096  # faces read at a time
 TRAINING_CODE = ("convolution.py", "descent.py", "devices.py", "models.py", "recipes.py", "training.py")
 
+MARGIN = "margin"
+"""What a reference bank's columns hold: `BankKey.statistic`."""
+
 OnProgress = Callable[[int, int], None]
 """Called with (models there, models wanted)."""
 
@@ -78,6 +81,7 @@ def plan_bank(
     absent: Iterable[str] = (),
     n_models: int | None = None,
     staleness_max: float = 0.0,
+    statistic: str = MARGIN,
 ) -> BankPlan:
     """The bank that judges a forget set: the exact one, or a stale one that is there and within the bar.
 
@@ -87,11 +91,13 @@ def plan_bank(
             before is stale by them.
         n_models: fewest models that will do; by default those a bank was begun with.
         staleness_max: largest share of people gone that a bank may have learned from or been tested on.
+        statistic: of the key; another than the auditor's for the banks of `service.oracles`.
     """
     settings, keyring, faces = context.settings, context.keyring, open_pictures(pictures)
     left_out = _left_out(settings, keyring, faces, set(forget))
     waiting = set(absent) - left_out
     exact = plan_exact_bank(context, recipe, pictures, left_out, waiting)
+    exact = replace(exact, key=replace(exact.key, statistic=statistic))
     store = BankStore(settings.banks_folder)
     bank = store.find(exact.key, n_models=n_models)
     if bank is not None and set(exact.example_ids) <= set(bank.example_ids):

@@ -216,7 +216,10 @@ def scene_of(context: Context, plan: planning.RunPlan, run: Run, method: str) ->
         return scene
     weights = registry.bring_here(context, run.base_digest)
     options = plan.methods.get(method)
-    return replace(scene, method=method, options=options, base_weights=weights, base_digest=run.base_digest)
+    oracles = planning.oracles(context, plan) if METHODS[method].needs_oracles else None
+    return replace(
+        scene, method=method, options=options, oracles=oracles, base_weights=weights, base_digest=run.base_digest
+    )
 
 
 def _unlearned_plan(context: Context, plan: planning.RunPlan, scene: Scene, run: Run) -> BankPlan:

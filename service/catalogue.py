@@ -29,6 +29,7 @@ class Entry:
     title: str
     source: str
     needs_forget: bool
+    needs_oracles: bool
     exact: bool
     cost: str
     cost_share: float | None
@@ -41,6 +42,8 @@ class Entry:
         """In words."""
         if self.exact:
             return "retain set only, not the model"
+        if self.needs_oracles:
+            return "forget and retain set, oracles’ margins"
         return "forget and retain set" if self.needs_forget else "retain set only"
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,6 +63,7 @@ def describe(name: str, recipe: Recipe, file: Path | None = None) -> Entry:
         title=method.title,
         source=method.source,
         needs_forget=method.needs_forget,
+        needs_oracles=method.needs_oracles,
         exact=method.exact,
         cost=documented_cost(name),
         cost_share=1.0 if method.exact else found["record"]["cost_share"] if found else None,

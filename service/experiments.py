@@ -1,51 +1,46 @@
 """Methods compared on the home's own data: banks drawn in one of three ways, and the figures of each method.
 
 What is drawn for a forget set lies in `evaluations/<digest>` of the home, as margins, never weights: an evaluation that
-was killed goes on where it was, and one with more models, experiments or methods draws only what it lacks. An original
-knows the people to forget, so it lives in the memory of the process that trains it, long enough to be unlearned by
-every method, and nowhere else. The first models of a `full` evaluation are those of `reuse_n_n`.
+was killed goes on where it was, and one with more models, experiments or methods draws only what it lacks. The first
+models of a `full` evaluation are those of `reuse_n_n`.
 
-The reference models and those of the anchor `retrain` have seeds of their own; so have originals and unlearning runs.
+The reference models and those of the anchor `retrain` have seeds of their own; so have oracles, originals and runs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 import unlearning.methods
 from audit.comparison import DO_NOTHING, RETRAIN, Candidates, Comparison, compare
 from audit.experiments import SETUPS, Pool, Setup
 from audit.references import Bank, BankKey, BankStore, ReferenceRow
-from service.banks import BankPlan, build_bank, plan_exact_bank, rows_digest, training_code_version
+from service.banks import BankPlan, build_bank, training_code_version
 from service.context import Context
-from service.errors import ConflictError, InvalidInputError
-from service.planning import asked_to_go, pictures_in_service, recipe_of
+from service.errors import InvalidInputError
+from service.oracles import FIRST_SEED as FIRST_ORACLE
+from service.oracles import build_oracles, n_wanted, oracle_plan
 from service.production import library_versions
-from service.scenes import Rows, Scene, open_pictures
-from service.trials import Outcome, in_children, score
+from service.stages import Origin, Stage, Task, digest_of, original_of, run_original, set_stage
+from service.trials import Outcome, in_children
 from unlearning.devices import describe_device, resolve_device
-from unlearning.errors import MethodError
-from unlearning.methods import Settings as MethodSettings
-from unlearning.methods import find_method, settings_for, unlearn
-from unlearning.training import Examples, train
+from unlearning.methods import find_method, settings_for
 
 FEWEST_MODELS = 8  # fewer cannot be halved and still have a spread
-ORIGINAL_SEEDS, UNLEARNING_SEEDS = 1_000_003, 2_000_003  # references start at 0
 
 OnProgress = Callable[[int, int], None]
 """Called with (models there, models wanted)."""
 
 
-OnFailure = Callable[["Task", str], None]
+OnFailure = Callable[[Task, str], None]
 """Called with a task and why it gave no model."""
 
 
@@ -105,34 +100,6 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What originals learn from; equal and hashed by its digest, so that forget sets share their originals.
-
-    Attributes:
-        scene: pictures, recipe and device; its rows are of no matter here.
-        everybody: rows learned from, the forget set among them.
-    """
-
-    digest: str
-    scene: Scene = field(compare=False, repr=False)
-    everybody: Rows = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A forget set and all that its models have in common; equal and hashed by its digest.
-
-    Attributes:
-        plan: bank of models that never saw the forget set; `plan.scene.forget` is the forget set.
-        origin: of the originals.
-    """
-
-    digest: str
-    plan: BankPlan = field(compare=False, repr=False)
-    origin: Origin = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True)
 class Workload:
     """What an experiment still has to train, and seconds a model if any was trained here before."""
 
@@ -154,32 +121,6 @@ class Workload:
         return sentence + (f"; {self.n_there} models are here already." if self.n_there else ".")
 
 
-def set_stage(context: Context, people: Iterable[str]) -> Stage:
-    """The stage on which people are forgotten; who asked to be erased is in no model of it.
-
-    Raises:
-        InvalidInputError: somebody is not of the training split.
-        ConflictError: somebody asked to be erased.
-        FacesError: the data folder breaks a rule.
-    """
-    recipe = recipe_of(context)
-    pictures = pictures_in_service(context, recipe)
-    faces = open_pictures(pictures)
-    known, wanted = set(faces.train_subjects()), set(people)
-    if unknown := wanted - known:
-        raise InvalidInputError(f"Expected people of the training split, but {len(unknown)} of those named are not.")
-    absent = asked_to_go(context, faces)
-    if erased := wanted & absent:
-        raise ConflictError(
-            f"Expected people who may be trained on, but {len(erased)} of those named asked to be erased; name others."
-        )
-    plan = plan_exact_bank(context, recipe, pictures, wanted, absent)
-    plan = replace(plan, scene=replace(plan.scene, forget=plan.scene.scored))
-    everybody = faces.where(split="train", without=absent)
-    origin = Origin(_digest(recipe.digest, rows_digest(faces, everybody)), plan.scene, everybody)
-    return Stage(_digest(plan.key.digest, rows_digest(faces, everybody)), plan, origin)
-
-
 def store_of(context: Context, stage: Stage) -> BankStore:
     """The banks drawn on a stage."""
     return BankStore(context.settings.evaluations_folder / stage.digest[:32])
@@ -193,14 +134,16 @@ def workload(context: Context, experiment: Experiment, stage: Stage) -> Workload
     missing = [store.missing_seeds(key, n) for key in keys]
     originals = {seed if experiment.setup != "reuse_n_1" else 0 for seeds in missing for seed in seeds}
     n_runs = sum(map(len, missing))
+    n_oracles = _n_oracles(context, stage, experiment)
+    oracles_missing = store.missing_seeds(oracle_plan(stage.plan).key, n_oracles, first=FIRST_ORACLE)
     here, ahead = (bank.status(now=context.now()) for bank in (store, BankStore(context.settings.banks_folder)))
     known = [status for status in here if status.key == stage.plan.key and status.n_models] or [
         status for status in ahead if status.key.recipe_digest == stage.plan.key.recipe_digest and status.n_models
     ]
     return Workload(
-        n_trainings=n_references + len(originals),
+        n_trainings=n_references + len(originals) + len(oracles_missing),
         n_runs=n_runs,
-        n_there=2 * n + len(missing) * n - n_references - n_runs,
+        n_there=2 * n + len(missing) * n - n_references - n_runs + n_oracles - len(oracles_missing),
         training_seconds=known[0].cost_seconds / known[0].n_models if known else None,
     )
 
@@ -273,6 +216,14 @@ def draw_references(context: Context, stage: Stage, n_models: int, on_progress: 
     return build_bank(store_of(context, stage), stage.plan, n_models, context.settings, on_progress, now=context.now())
 
 
+def draw_oracles(context: Context, stage: Stage, n_oracles: int, on_progress: OnProgress) -> NDArray[np.float32]:
+    """What so many oracles say of the forget set, `(n_oracles, n_forget)`."""
+    bank = build_oracles(
+        store_of(context, stage), oracle_plan(stage.plan), n_oracles, context.settings, on_progress, now=context.now()
+    )
+    return bank.margins[:n_oracles]
+
+
 def draw_candidates(context: Context, experiment: Experiment, stage: Stage, on_progress: OnProgress) -> dict[str, Bank]:
     """By name, the bank of every method and of the originals themselves."""
     return draw_together(context, [(experiment, stage)], on_progress)[0]
@@ -297,12 +248,16 @@ def draw_together(
     for (experiment, stage), keys in zip(asked, keys_of, strict=True):
         store, n, plan = store_of(context, stage), experiment.n_each, stage.plan
         wanted += len(keys) * n
+        n_oracles = _n_oracles(context, stage, experiment)
+        oracles = draw_oracles(context, stage, n_oracles, lambda done, wanted: None) if n_oracles else None
         for name, key in keys.items():
             store.begin(key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n, now=context.now())
             settings = None if name == DO_NOTHING else settings_for(name, plan.scene.recipe, context.settings.tuned)
             for seed in store.missing_seeds(key, n):
                 original = 0 if experiment.setup == "reuse_n_1" else seed
-                lacking.setdefault((stage.origin, original, seed), []).append(Task(stage, name, settings, key))
+                said = oracles if name != DO_NOTHING and find_method(name).needs_oracles else None
+                task = Task(stage, name, settings, key, said)
+                lacking.setdefault((stage.origin, original, seed), []).append(task)
                 n_lacking += 1
     done = wanted - n_lacking
     on_progress(done, wanted)
@@ -320,7 +275,7 @@ def draw_together(
             done += len(outcomes)
             on_progress(done, wanted)
     finally:
-        _original.cache_clear()  # with one job it was this process that trained it
+        original_of.cache_clear()  # with one job it was this process that trained it
     return [
         {
             name: _found(store_of(context, stage), key, experiment.n_each)
@@ -331,60 +286,10 @@ def draw_together(
     ]
 
 
-@dataclass(frozen=True)
-class Task:
-    """One method to run on an original, and the bank its figures go to; `settings` is None for `DO_NOTHING`."""
-
-    stage: Stage
-    method: str
-    settings: MethodSettings | None
-    key: BankKey
-
-
-def run_original(
-    origin: Origin, original: int, seed: int, tasks: Sequence[Task]
-) -> list[tuple[Task, Outcome | MethodError]]:
-    """Train an original, unlearn it by each task in turn, and score what came out; of a diverged run the error.
-
-    Args:
-        origin: what it learns from.
-        original: number of the original.
-        seed: number of the run; of its row in the banks.
-        tasks: methods and the forget sets they forget.
-    """
-    model = _original(origin, original)
-    outcomes: list[tuple[Task, Outcome | MethodError]] = []
-    for task in tasks:
-        scene = task.stage.plan.scene
-        if task.method == DO_NOTHING:
-            outcomes.append((task, Outcome(seed, *score(scene, model), 0.0, 0, 0)))
-            continue
-        faces = open_pictures(scene.pictures)
-        forget, retain = (
-            Examples.from_arrays(faces.images[rows], faces.labels[rows]) for rows in (scene.scored, scene.retain)
-        )
-        try:
-            done = unlearn(
-                task.method, model, forget, retain, recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed,
-                device=scene.device, settings=task.settings,
-            )  # fmt: skip
-        except MethodError as error:
-            outcomes.append((task, error))
-            continue
-        cost = done.cost
-        outcome = Outcome(seed, *score(scene, done.model), cost.seconds, cost.n_forward, cost.n_backward)
-        outcomes.append((task, outcome))
-    return outcomes
-
-
-@lru_cache(maxsize=1)
-def _original(origin: Origin, original: int) -> torch.nn.Module:
-    """The original of that number; kept until the next one, for the runs of `reuse_n_1` start from the same."""
-    scene = origin.scene
-    faces = open_pictures(scene.pictures)
-    data = Examples.from_arrays(faces.images[origin.everybody], faces.labels[origin.everybody])
-    n_classes = len(faces.classes)
-    return train(scene.recipe, data, n_classes=n_classes, seed=ORIGINAL_SEEDS + original, device=scene.device).model
+def _n_oracles(context: Context, stage: Stage, experiment: Experiment) -> int:
+    """Oracles that the experiment's methods read."""
+    recipe, tuned = stage.plan.scene.recipe, context.settings.tuned
+    return n_wanted({name: settings_for(name, recipe, tuned).to_dict() for name in experiment.methods})
 
 
 def _keys(context: Context, stage: Stage, experiment: Experiment) -> dict[str, BankKey]:
@@ -395,7 +300,7 @@ def _keys(context: Context, stage: Stage, experiment: Experiment) -> dict[str, B
     for name in experiment.candidates:
         options = {} if name == DO_NOTHING else settings_for(name, recipe, context.settings.tuned).to_dict()
         code = training_code_version() if name == DO_NOTHING else method_code_version(name)
-        made_by = _digest(stage.digest, name, json.dumps(options, sort_keys=True), origin)
+        made_by = digest_of(stage.digest, name, json.dumps(options, sort_keys=True), origin)
         keys[name] = replace(stage.plan.key, code_version=code, training_digest=made_by)
     return keys
 
@@ -411,7 +316,7 @@ def method_code_version(name: str) -> str:
             continue
         files[module] = (package / f"{module}.py").read_text(encoding="utf-8")
         waiting += re.findall(r"^from unlearning\.methods\.(\w+) import", files[module], flags=re.MULTILINE)
-    return _digest(training_code_version(), *(files[module] for module in sorted(files)))
+    return digest_of(training_code_version(), *(files[module] for module in sorted(files)))
 
 
 def _candidates(bank: Bank, rows: slice, experiment: Experiment) -> Candidates:
@@ -433,7 +338,3 @@ def _found(store: BankStore, key: BankKey, n_models: int) -> Bank:
     if bank is None:
         raise RuntimeError(f"Expected a complete bank {key.digest[:12]} after drawing it; its files were changed.")
     return bank
-
-
-def _digest(*words: str) -> str:
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()

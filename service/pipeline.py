@@ -133,14 +133,17 @@ class Pipeline(DBOSConfiguredInstance):
     @discreet
     @watched
     def gather_references(self, run_id: str) -> None:
-        """The bank of models that never saw these people, built now if nobody built it ahead."""
+        """The bank of models that never saw these people, and the oracles methods read; built now if not ahead."""
 
         def progress(done: int, wanted: int) -> None:
             note(self.context, run_id, f"reference models {done}/{wanted}")
             if done == wanted // 2:
                 self.context.reached("unlearning.references")
 
-        planning.gather(self.context, self.policy, run_id, progress)
+        def oracles(done: int, wanted: int) -> None:
+            note(self.context, run_id, f"oracles {done}/{wanted}")
+
+        planning.gather(self.context, self.policy, run_id, progress, oracles)
         self.context.reached("unlearning.references_built")
 
     @DBOS.step(**STEP)

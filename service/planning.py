@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlmodel import select
 
 from audit.policy import Policy
 from audit.references import Bank, BankKey, BankStore, Staleness
 from service import registry
-from service.banks import BankPlan, OnProgress, build_bank, plan_bank
+from service.banks import BankPlan, OnProgress, build_bank, example_ids, plan_bank
 from service.context import LINE, Context
 from service.db import reading
+from service.oracles import STATISTIC, build_oracles, margins_of, n_wanted
 from service.runs import RunFolder, load_run, requests_of
 from service.scenes import Pictures, Rows, Scene, open_pictures
 from service.settings import Settings
@@ -36,6 +40,8 @@ class RunPlan:
         trained_of: by request id, how many of these the model learned from.
         bank: key, rows, example ids, tags, rosters and staleness of the bank that judges.
         methods: by name, the settings of each method of the ladder as they were when the run was planned.
+        oracles: key, staleness and number of the oracles (`service.oracles`); empty if no method of the ladder reads
+            any.
     """
 
     manifest_digest: str
@@ -46,6 +52,7 @@ class RunPlan:
     trained_of: dict[str, int]
     bank: dict[str, Any]
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    oracles: dict[str, Any] = field(default_factory=dict)
 
     @property
     def must_unlearn(self) -> bool:
@@ -105,17 +112,38 @@ def plan(context: Context, policy: Policy, run_id: str) -> RunPlan:
     return RunPlan(**stored)
 
 
-def gather(context: Context, policy: Policy, run_id: str, on_progress: OnProgress) -> Bank:
-    """The bank that judges the run, complete; built now if nobody built it ahead.
+def gather(
+    context: Context,
+    policy: Policy,
+    run_id: str,
+    on_progress: OnProgress,
+    on_oracles: OnProgress = lambda done, wanted: None,
+) -> Bank:
+    """The bank that judges the run, complete, and the oracles it needs; built now if nobody built them ahead.
 
     A stale bank that was damaged since the plan was made cannot be mended; the plan is then made again.
     """
-    store = BankStore(context.settings.banks_folder)
-    planned = bank_plan(context, load(context, run_id))
-    if planned.staleness.share > 0 and store.find(planned.key, n_models=policy.n_models) is None:
-        RunFolder(context.settings, run_id).write("plan", asdict(_make(context, policy, run_id)))
-        planned = bank_plan(context, load(context, run_id))
-    return build_bank(store, planned, policy.n_models, context.settings, on_progress, now=context.now())
+    store, settings = BankStore(context.settings.banks_folder), context.settings
+    if any(_is_damaged(store, *asked) for asked in _asked(context, policy, load(context, run_id))):
+        RunFolder(settings, run_id).write("plan", asdict(_make(context, policy, run_id)))
+    run_plan = load(context, run_id)
+    if run_plan.oracles:
+        build_oracles(
+            store, oracle_bank_plan(context, run_plan), run_plan.oracles["n"], settings, on_oracles, now=context.now()
+        )
+    return build_bank(store, bank_plan(context, run_plan), policy.n_models, settings, on_progress, now=context.now())
+
+
+def _asked(context: Context, policy: Policy, run_plan: RunPlan) -> Iterator[tuple[BankPlan, int]]:
+    """The banks of a plan, and how many models each must have."""
+    yield bank_plan(context, run_plan), policy.n_models
+    if run_plan.oracles:
+        yield oracle_bank_plan(context, run_plan), run_plan.oracles["n"]
+
+
+def _is_damaged(store: BankStore, planned: BankPlan, n_models: int) -> bool:
+    """Whether a stale bank, which nobody can build again, is not complete any more."""
+    return planned.staleness.share > 0 and store.find(planned.key, n_models=n_models) is None
 
 
 def load(context: Context, run_id: str) -> RunPlan:
@@ -148,12 +176,17 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
     trained = {faces.people[person] for person in faces.subject_of[forget]}
     absent = asked_to_go(context, faces) - trained
     retain = faces.where(split="train", without=trained | absent)
+    methods = {name: settings_for(name, recipe, settings.tuned).to_dict() for name in policy.ladder}
     bank: dict[str, Any] = {}
+    oracles: dict[str, Any] = {}
     if trained and base_digest:
-        judged_by = plan_bank(
-            context, recipe, pictures, forget=trained, absent=absent, n_models=policy.n_models,
-            staleness_max=policy.staleness_max,
-        )  # fmt: skip
+        find = partial(
+            plan_bank, context, recipe, pictures, forget=trained, absent=absent, staleness_max=policy.staleness_max
+        )
+        judged_by = find(n_models=policy.n_models)
+        if n_oracles := n_wanted(methods):
+            asked = find(n_models=n_oracles, statistic=STATISTIC)
+            oracles = {"n": n_oracles, "key": asdict(asked.key), "staleness": asdict(asked.staleness)}
         bank = {
             "key": asdict(judged_by.key),
             "retain": judged_by.scene.retain.tolist(),
@@ -167,7 +200,7 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
         }
     return RunPlan(
         faces.manifest_digest, list(faces.classes), forget.tolist(), retain.tolist(), images_of, trained_of, bank,
-        methods={name: settings_for(name, recipe, settings.tuned).to_dict() for name in policy.ladder},
+        methods=methods, oracles=oracles,
     )  # fmt: skip
 
 
@@ -183,6 +216,28 @@ def bank_plan(context: Context, run_plan: RunPlan) -> BankPlan:
         key=BankKey(**bank["key"]), scene=scene, example_ids=tuple(bank["example_ids"]), tags=tuple(bank["tags"]),
         learned=bank["learned"], tested=bank["tested"], staleness=Staleness(**bank["staleness"]),
     )  # fmt: skip
+
+
+def oracle_bank_plan(context: Context, run_plan: RunPlan) -> BankPlan:
+    """The oracle bank of a plan that has one, ready to be found or built."""
+    oracles = run_plan.oracles
+    return replace(
+        bank_plan(context, run_plan), key=BankKey(**oracles["key"]), staleness=Staleness(**oracles["staleness"])
+    )
+
+
+def oracles(context: Context, run_plan: RunPlan) -> NDArray[np.float32]:
+    """What the oracles say of the run's forget rows, `(n_oracles, n_forget)`.
+
+    Raises:
+        FileNotFoundError: they are not there, or not all.
+    """
+    n_oracles = run_plan.oracles.get("n", 0)
+    store = BankStore(context.settings.banks_folder)
+    bank = store.find(oracle_bank_plan(context, run_plan).key, n_models=n_oracles) if n_oracles else None
+    if bank is None:
+        raise FileNotFoundError(f"Expected {n_oracles} complete oracles, found fewer; the run's step is repeated.")
+    return margins_of(bank, example_ids(faces_at(context, run_plan), run_plan.forget), n_oracles)
 
 
 def forget_scene(context: Context, run_plan: RunPlan) -> Scene:

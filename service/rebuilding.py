@@ -30,6 +30,7 @@ from service.banks import BankPlan, OnProgress, build_bank, plan_exact_bank
 from service.blocks import blocks
 from service.context import LINE, Context
 from service.db import session
+from service.oracles import FIRST_SEED, build_oracles, n_asked_for, oracle_plan
 from service.planning import asked_to_go, pictures_in_service, recipe_of
 from service.processes import environment
 from service.scenes import open_pictures
@@ -125,7 +126,7 @@ def rebuild(
     missing_too: bool,
     on_block: Callable[[str, int, int], OnProgress] | None = None,
 ) -> int:
-    """Bring banks up to date, what would make a request wait first; gives how many were built.
+    """Bring banks up to date, what would make a request wait first, then oracles; gives how many banks were built.
 
     Args:
         missing_too: also blocks that never had a bank.
@@ -148,6 +149,12 @@ def rebuild(
 
         build_bank(store, block.plan, policy.n_models, settings, progress, now=context.now())
         _discard_superseded(store, block.plan, context)
+    n_oracles = n_asked_for(settings, policy)
+    for block in surveyed if n_oracles else []:
+        plan = oracle_plan(block.plan)
+        if (missing_too or block.had_bank) and store.missing_seeds(plan.key, n_oracles, first=FIRST_SEED):
+            build_oracles(store, plan, n_oracles, settings, lambda done, wanted: None, now=context.now())
+            _discard_superseded(store, plan, context)
     stored_banks.publish(context)
     publish(context, survey(context, policy))
     return len(todo)

@@ -56,6 +56,7 @@ class Scene:
         method: unlearning method, or none for training from scratch.
         options: the method's settings as plain values; none for those of the recipe.
         forget: rows to forget, `(n_forget,)`; with a method only.
+        oracles: margins of `forget` by models that never saw it, `(n_oracles, n_forget)`; for methods that need them.
         base_weights: file of the model to start from; with a method only.
     """
 
@@ -69,6 +70,7 @@ class Scene:
     method: str | None = None
     options: Mapping[str, Any] | None = None
     forget: Rows | None = None
+    oracles: NDArray[np.float32] | None = None
     base_weights: Path | None = None
     base_digest: str | None = None
 

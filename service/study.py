@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from audit.experiments import Setup
 from audit.study import Cell, Study
 from service.context import Context
-from service.experiments import Experiment, OnProgress, Stage, Task, draw_references, draw_together, evaluate, set_stage
+from service.experiments import Experiment, OnProgress, draw_references, draw_together, evaluate
+from service.stages import Stage, Task, set_stage
 
 SETUPS: tuple[Setup, ...] = ("reuse_n_1", "reuse_n_n")
 FIRST_ROUND = 16

@@ -30,6 +30,7 @@ from service.scenes import Rows, Scene, open_pictures
 from service.settings import Settings
 from unlearning.devices import bound_memory, resolve_device
 from unlearning.methods import find_method, unlearn
+from unlearning.methods.oracles import with_oracles
 from unlearning.models import build, load_weights, save_weights
 from unlearning.training import Examples, logits, train
 
@@ -135,6 +136,8 @@ def run_trial(scene: Scene, seed: int, keep_weights: Path | None = None) -> Outc
         base = build(scene.recipe.architecture, n_classes, channels=scene.recipe.channels, width=scene.recipe.width)
         load_weights(base, scene.base_weights, digest=scene.base_digest)
         forget = Examples.from_arrays(faces.images[scene.forget], faces.labels[scene.forget])
+        if scene.oracles is not None:
+            forget = with_oracles(forget, scene.oracles)
         options = scene.options
         chosen = None if options is None else find_method(scene.method).settings.from_dict(dict(options))
         done = unlearn(

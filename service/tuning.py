@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from audit.exchangeability import exchangeability
 from audit.forgetting import mean_ratio, quick_ratio
 from audit.references import Bank
 from service.context import Context
 from service.errors import InvalidInputError
-from service.experiments import Stage, Task, draw_references, method_code_version, run_original, set_stage
+from service.experiments import draw_oracles, draw_references, method_code_version
 from service.production import library_versions
+from service.stages import Stage, Task, run_original, set_stage
 from service.trials import Outcome, in_children
 from unlearning.devices import describe_device, resolve_device
 from unlearning.errors import MethodError
@@ -147,12 +149,16 @@ def tune(context: Context, search: Search, *, on_trial: OnTrial = lambda done, w
     stages = [set_stage(context, people) for people in search.forget_sets]
     banks = [draw_references(context, stage, 2 * search.n_models, lambda done, wanted: None) for stage in stages]
     space = find_space(search.method)
+    oracles: list[NDArray[np.float32] | None] = [None] * len(stages)
+    if find_method(search.method).needs_oracles:
+        n_oracles = int(space.settings(search.method, space.guess).to_dict()["n_oracles"])
+        oracles = [draw_oracles(context, stage, n_oracles, lambda done, wanted: None) for stage in stages]
     study, is_pruned = _study(context, search, stages, space)
 
     def measure(settings: MethodSettings, *, original: int, n: int, trial: optuna.Trial | None = None) -> Figures:
         pairs: list[tuple[Sequence[Outcome], Bank]] = []
-        for step, (stage, bank) in enumerate(zip(stages, banks, strict=True)):
-            task = Task(stage, search.method, settings, bank.key)
+        for step, (stage, bank, said) in enumerate(zip(stages, banks, oracles, strict=True)):
+            task = Task(stage, search.method, settings, bank.key, said)
             first = original * 1_000_000  # other seeds from another original
             calls = ((stage.origin, original, first + seed, [task]) for seed in range(n))
             drawn = []

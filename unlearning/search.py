@@ -69,32 +69,43 @@ SPACES: dict[str, Space] = {
     "dilute": Space(
         _CYCLE,
         {"epochs": 2.25, "learning_rate": 0.075, "confidence": 0.8, "noise_share": 0.6},
-        {**REPAIR, "noise_share": Range(0.3, 0.8, step=0.05)},
+        {**REPAIR, "noise_share": Range(0.05, 0.8, step=0.05)},
     ),
     "remix": Space(
         {},
         {"epochs": 1.2, "learning_rate": 0.085, "confidence": 0.8, "mixed_share": 0.55},
         {
             "epochs": Range(0.8, 1.2, step=0.2),
-            "learning_rate": Range(0.05, 0.2, log=True),
+            "learning_rate": Range(0.02, 0.2, log=True),
             "confidence": CONFIDENCE,
-            "mixed_share": Range(0.4, 0.7, step=0.05),
+            "mixed_share": Range(0.05, 0.7, step=0.05),
+        },
+    ),
+    "oracle_matching": Space(
+        {},
+        {"mixed_share": 0.4, "epochs": 0.2, "learning_rate": 0.08, "confidence": 0.8, "n_kept": 8},
+        {
+            "mixed_share": Range(0.0, 0.6, step=0.05),
+            "epochs": Range(0.2, 0.8, step=0.2),
+            "learning_rate": Range(0.01, 0.1, log=True),
+            "confidence": CONFIDENCE,
+            "n_kept": Range(8, 64, step=8),
         },
     ),
     "seif": Space(
         {**_CYCLE, "class_weight_power": 0.0},
         {"epochs": 2.25, "learning_rate": 0.1, "confidence": 0.6, "noise": 0.06},
-        {**REPAIR, "noise": Range(0.02, 0.2, log=True)},
+        {**REPAIR, "noise": Range(0.005, 0.2, log=True)},
     ),
     "kookmin": Space(
         {**_SETTLED, "multipliers": (0.5, 1.0, 1.0, 0.5, 0.1)},
         {"epochs": 1.75, "learning_rate": 0.174, "confidence": 0.5, "redrawn_share": 0.4, "kept_gradient": 0.6},
-        {**REPAIR, "redrawn_share": Range(0.1, 0.7, step=0.05), "kept_gradient": Range(0.1, 1.0, step=0.1)},
+        {**REPAIR, "redrawn_share": Range(0.05, 0.7, step=0.05), "kept_gradient": Range(0.1, 1.0, step=0.1)},
     ),
     "random_mask": Space(
         _CYCLE,
         {"epochs": 2.25, "learning_rate": 3e-3, "confidence": 0.7, "masked_share": 0.4},
-        {**REPAIR, "learning_rate": Range(1e-3, 3e-2, log=True), "masked_share": Range(0.1, 0.7, step=0.05)},
+        {**REPAIR, "learning_rate": Range(1e-3, 3e-2, log=True), "masked_share": Range(0.05, 0.7, step=0.05)},
     ),
     "finetune": Space(
         {**_CYCLE, "weight_decay": 5e-4}, {"epochs": 2.5, "learning_rate": 0.35, "confidence": 0.8}, REPAIR
@@ -112,7 +123,7 @@ SPACES: dict[str, Space] = {
     "sebastian": Space(
         _CYCLE,
         {"epochs": 1.75, "learning_rate": 0.15, "confidence": 0.6, "pruned_share": 0.6},
-        {**REPAIR, "epochs": Range(1.0, 2.0, step=0.25), "pruned_share": Range(0.3, 0.99, step=0.03)},
+        {**REPAIR, "epochs": Range(1.0, 2.0, step=0.25), "pruned_share": Range(0.06, 0.99, step=0.03)},
     ),
     "toshi": Space(
         {**_CYCLE, "procedure": "transpose"}, {"epochs": 2.25, "learning_rate": 0.1, "confidence": 0.6}, REPAIR
@@ -135,7 +146,7 @@ SPACES: dict[str, Space] = {
             "first_rates": RATE,
             "noisy_rates": RATE,
             "last_rates": Range(0.002, 0.1, log=True),
-            "noise": Range(0.02, 0.2, log=True),
+            "noise": Range(0.005, 0.2, log=True),
             "confidence": CONFIDENCE,
         },
     ),

@@ -42,8 +42,9 @@ def evaluate(
     from audit.comparison import write
     from audit.wording import number
     from service.context import Context
-    from service.experiments import Experiment, set_stage, workload
+    from service.experiments import Experiment, workload
     from service.experiments import evaluate as run_evaluation
+    from service.stages import set_stage
     from service.trials import release_processes
 
     context = Context.open(Settings())

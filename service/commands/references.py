@@ -14,6 +14,8 @@ from service.errors import StartupError
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from service.banks import OnProgress
 
 references_app = typer.Typer(no_args_is_help=True, help="Reference banks: models that never saw a person.")
@@ -27,13 +29,14 @@ def references_build(
 ) -> None:
     """Build reference banks ahead, so that a request need not wait for them.
 
-    Several of these commands at once share the work.
+    Also the oracles, if a method of the policy's ladder reads any. Several of these commands at once share the work.
     """
     from audit.policy import load_policy
     from audit.references import BankStore
     from service import stored_banks
     from service.banks import build_bank, plan_bank
     from service.context import Context
+    from service.oracles import build_oracles, n_asked_for, oracle_plan
     from service.planning import asked_to_go, pictures_in_service, recipe_of
     from service.rebuilding import publish, survey
     from service.scenes import open_pictures
@@ -51,21 +54,25 @@ def references_build(
     for subject in subjects or known:
         plan = plan_bank(context, recipe, pictures, forget={subject}, absent=absent, n_models=policy.n_models)
         plans[plan.key.digest] = plan
-    store = BankStore(settings.banks_folder)
+    store, n_oracles = BankStore(settings.banks_folder), n_asked_for(settings, policy)
     with progress_bar() as bar:
-        task = bar.add_task(f"reference models, {len(plans)} banks", total=len(plans) * policy.n_models)
 
-        def advance(before: int, done: int, _: int) -> None:
+        def advance(task: TaskID, before: int, done: int, _: int) -> None:
             bar.update(task, completed=before + done)
 
+        task = bar.add_task(f"reference models, {len(plans)} banks", total=len(plans) * policy.n_models)
         for i, plan in enumerate(plans.values()):
-            build_bank(
-                store, plan, policy.n_models, settings, partial(advance, i * policy.n_models),
-                now=context.now(),
-            )  # fmt: skip
+            told = partial(advance, task, i * policy.n_models)
+            build_bank(store, plan, policy.n_models, settings, told, now=context.now())
+        if n_oracles:
+            task = bar.add_task(f"oracles, {len(plans)} banks", total=len(plans) * n_oracles)
+            for i, plan in enumerate(plans.values()):
+                told = partial(advance, task, i * n_oracles)
+                build_oracles(store, oracle_plan(plan), n_oracles, settings, told, now=context.now())
     stored_banks.publish(context)
     publish(context, survey(context, policy))
-    console.print(f"{len(plans)} banks of {policy.n_models} models each in {settings.banks_folder}")
+    beside = f", and as many of {n_oracles} oracles," if n_oracles else ""
+    console.print(f"{len(plans)} banks of {policy.n_models} models each{beside} in {settings.banks_folder}")
 
 
 @references_app.command("refresh")

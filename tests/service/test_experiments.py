@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from audit.comparison import DO_NOTHING, RETRAIN, render_html, write
-from service import experiments
+from service import experiments, stages
 from service.banks import stores
 from service.cli import app
 from service.context import Context
@@ -20,19 +20,16 @@ from service.db import session
 from service.errors import ConflictError, InvalidInputError
 from service.experiments import (
     Experiment,
-    Stage,
-    Task,
     draw,
     draw_candidates,
     draw_references,
     draw_together,
     evaluate,
-    run_original,
-    set_stage,
     store_of,
     workload,
 )
 from service.settings import Settings
+from service.stages import Stage, Task, original_of, run_original, set_stage
 from service.tables import Tombstone
 from service.trials import release_processes
 from unlearning.errors import MethodError
@@ -78,11 +75,9 @@ def quiet(done: int, wanted: int) -> None:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Seeds of the originals trained from here on."""
     seeds: list[int] = []
-    train = experiments.train
-    monkeypatch.setattr(
-        experiments, "train", lambda *args, seed, **kw: seeds.append(seed) or train(*args, seed=seed, **kw)
-    )
-    experiments._original.cache_clear()
+    train = stages.train
+    monkeypatch.setattr(stages, "train", lambda *args, seed, **kw: seeds.append(seed) or train(*args, seed=seed, **kw))
+    original_of.cache_clear()
     return seeds
 
 
@@ -197,7 +192,7 @@ def test_a_run_is_the_same_in_any_company(context: Context, people: list[str]) -
         for name in ("finetune", "random_mask")
     ]
     both = run_original(stage.origin, 0, 3, tasks)
-    experiments._original.cache_clear()
+    original_of.cache_clear()
     alone = run_original(stage.origin, 0, 3, tasks[1:])
     np.testing.assert_array_equal(both[1][1].margins, alone[0][1].margins)
 

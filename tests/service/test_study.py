@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from service import experiments, study
+from service import stages, study
 from service.cli import app
 from service.context import Context
 from service.errors import InvalidInputError
@@ -62,9 +62,9 @@ def test_every_method_in_every_cell_and_a_stopped_study_goes_on(field: Field, mo
     with pytest.raises(KeyboardInterrupt):
         study.study([field], on_step=stop, **ask)
     trained: list[int] = []
-    train = experiments.train
+    train = stages.train
     monkeypatch.setattr(
-        experiments, "train", lambda *args, seed, **kw: trained.append(seed) or train(*args, seed=seed, **kw)
+        stages, "train", lambda *args, seed, **kw: trained.append(seed) or train(*args, seed=seed, **kw)
     )
     done = study.study([field], on_step=lambda *step: seen.append(step), **ask)
     assert 0 < len(trained) < 8  # originals of some seeds were there; none of `reuse_n_1` was trained again
@@ -75,14 +75,14 @@ def test_every_method_in_every_cell_and_a_stopped_study_goes_on(field: Field, mo
 
 
 def test_a_method_that_diverges_is_left_out_and_told(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlearn = experiments.unlearn
+    unlearn = stages.unlearn
 
     def diverge(name: str, *args: Any, **options: Any) -> Any:
         if name == "seif":
             raise MethodError("seif diverged: lower its learning rates.")
         return unlearn(name, *args, **options)
 
-    monkeypatch.setattr(experiments, "unlearn", diverge)
+    monkeypatch.setattr(stages, "unlearn", diverge)
     done = study.study([field], ("finetune", "seif"), n_models=8, n_experiments=2, setups=("reuse_n_1",))
     assert "seif" not in {row.name for row in done.rows("reuse_n_1")}
     assert all(cell.failed == {"seif": "seif diverged: lower its learning rates."} for cell in done.cells)

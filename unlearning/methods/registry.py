@@ -18,6 +18,7 @@ from unlearning.methods import (
     kookmin,
     l1_sparse,
     neggrad_plus,
+    oracle_matching,
     random_label,
     random_mask,
     remix,
@@ -43,6 +44,7 @@ class Method:
         title: what people call it.
         source: whose it is.
         needs_forget: reads the forget set; the others run without one.
+        needs_oracles: reads what oracles say of the forget set, see `unlearning.methods.oracles`.
         exact: never reads the original's weights, so nothing of the forget set can be left.
     """
 
@@ -52,6 +54,7 @@ class Method:
     source: str
     needs_forget: bool
     exact: bool = False
+    needs_oracles: bool = False
 
 
 _CHALLENGE = "NeurIPS 2023 machine unlearning challenge"
@@ -133,6 +136,14 @@ METHODS: dict[str, Method] = {
     "cf_k": Method(cf_k.cf_k, cf_k.LastBlocksSettings, "CF-k", "arXiv 2201.06640", needs_forget=False),
     "dilute": Method(dilute.dilute, dilute.DiluteSettings, "Dilute", "ours", needs_forget=False),
     "remix": Method(remix.remix, remix.RemixSettings, "Remix", "ours", needs_forget=False),
+    "oracle_matching": Method(
+        oracle_matching.oracle_matching,
+        oracle_matching.OracleMatchingSettings,
+        "Oracle matching",
+        "ours, after arXiv 2410.23232",
+        needs_forget=True,
+        needs_oracles=True,
+    ),
     "eu_k": Method(cf_k.eu_k, cf_k.LastBlocksSettings, "EU-k", "arXiv 2201.06640", needs_forget=False),
 }
 

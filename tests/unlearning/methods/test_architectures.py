@@ -9,6 +9,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from unlearning.errors import MethodError
 from unlearning.methods import METHODS, unlearn
+from unlearning.methods.oracles import with_oracles
 from unlearning.models import build
 from unlearning.recipes import Recipe
 from unlearning.training import Examples
@@ -73,6 +74,8 @@ def test_method_works_or_says_why_not(name, architecture, networks, faces):
 
     def run() -> nn.Module:
         forget, retain = faces.subset(range(3)), faces.subset(range(3, 8))
+        if METHODS[name].needs_oracles:
+            forget = with_oracles(forget, [[1.0, -2.0, 0.5]])
         return unlearn(name, network, forget, retain, recipe=recipe, seed=1, device="cpu", settings=settings).model
 
     if architecture == "perceptron" and name in NEED_CONVOLUTIONS:

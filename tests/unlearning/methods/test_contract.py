@@ -14,6 +14,7 @@ import torch
 
 from unlearning.errors import MethodError
 from unlearning.methods import METHODS, Unlearned, find_method, settings_for, unlearn
+from unlearning.methods.oracles import with_oracles
 from unlearning.methods.settings import Settings
 from unlearning.models import build
 from unlearning.recipes import RECIPES
@@ -38,6 +39,7 @@ CANONICAL = {
     "bad_teacher": {"batch_size": 16},
     "dilute": {"epochs": 2, "batch_size": 16, "confidence": 0.5},
     "remix": {"epochs": 2, "batch_size": 16},
+    "oracle_matching": {"epochs": 2, "n_kept": 4, "n_steps": 2},
     "retrain": {},
 }
 """Settings that run in a moment and pass through every part; methods not named get two epochs of batches of 16."""
@@ -67,6 +69,8 @@ COSTS = {
     "eu_k": (2 * R, 2 * R),
     "dilute": (2 * R + 3 * R, 2 * R),  # settled, and confidence compared with the original's
     "remix": (2 * R + 3 * R, 2 * R),
+    # remix; where margins are; in two steps each image's gradient, and a pass through all
+    "oracle_matching": (2 * R + 3 * R + (S + 4) + 4 * (S + 4), 2 * R + 4 * (S + 4)),
 }
 """Examples forwarded and backwarded under the canonical settings, from the methods' descriptions."""
 
@@ -85,8 +89,11 @@ def name(request) -> str:
 def run_anew(model, forget, retain, recipe):
     """Gives a function that runs a method under its canonical settings, on other arguments where told."""
     world = {"model": model, "forget": forget, "retain": retain, "recipe": recipe, "device": "cpu"}
+    oracles = torch.randn((6, len(forget)), generator=torch.Generator().manual_seed(3))
 
     def run(name: str, seed: int = 1, **changed) -> Unlearned:
+        if name in METHODS and METHODS[name].needs_oracles and "forget" not in changed:
+            changed["forget"] = with_oracles(forget, oracles)
         return unlearn(
             name, seed=seed, **{"settings": canonical(name) if name in METHODS else None, **world, **changed}
         )
@@ -233,6 +240,12 @@ def test_runs_without_forget_set_or_says_that_it_cannot(name, run_anew, model, r
             METHODS[name].function(model, None, retain, settings=canonical(name), seed=1, device="cpu")
     else:
         assert run_anew(name, forget=None).model is not model
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs_oracles])
+def test_methods_that_need_oracles_say_that_none_came(name, run_anew, forget):
+    with pytest.raises(MethodError, match="what oracles say of the forget set"):
+        run_anew(name, forget=forget)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.needs_forget])
