@@ -20,7 +20,7 @@ from service import ledger, planning
 from service.context import LINE, Context
 from service.production import made_with
 from service.tables import Attempt, CertificateRecord, ErasureRequest, Run
-from unlearning.methods import settings_for
+from unlearning.methods import find_method, settings_for
 
 NO_MODEL = "0" * 64  # digest where a service has data but no model
 
@@ -97,6 +97,8 @@ class Issuer:
         settings = self.plan.methods.get(attempt.method)
         if settings is None:  # planned by a version that did not write them down
             settings = settings_for(attempt.method, planning.recipe_of(self.context)).to_dict()
+        if find_method(attempt.method).needs_oracles:
+            settings = {**settings, "oracle_bank": planning.oracle_bank_plan(self.context, self.plan).key.digest}
         procedure = self._procedure(
             data_digest_after, method=attempt.method, rung=attempt.step, settings=settings, seed=attempt.seed,
             **figures.pop("made_with"),

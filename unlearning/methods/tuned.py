@@ -2,8 +2,7 @@
 
 `tuned.json` maps a recipe's name to its digest and, by method, to `settings` (only what differs from the authors'
 values) and `record` (who was forgotten while tuning, how many models, what came out). A recipe whose digest differs
-from the recorded one is another recipe: its methods run with the authors' values. Instead of `methods` a recipe
-may have `settings_of`, the name of another whose settings it takes over untuned.
+from the recorded one is another recipe: its methods run with the authors' values.
 """
 
 import functools
@@ -35,9 +34,9 @@ def tuned_record(method: str, recipe: Recipe, file: Path | None = None) -> dict[
         MethodError: the file is not there or not JSON of that form.
     """
     for tables in (_read(file) if file else {}, _tables()):
-        for name, entry in tables.items():
+        for entry in tables.values():
             if entry["recipe_digest"] == recipe.digest:
-                found = tables[entry.get("settings_of", name)]["methods"].get(method)
+                found = entry["methods"].get(method)
                 if found is not None:
                     return dict(found)
     return None

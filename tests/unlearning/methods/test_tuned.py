@@ -18,26 +18,15 @@ def test_file_belongs_to_the_recipes_as_they_are(name):
     assert TABLES[name]["recipe_digest"] == RECIPES[name].digest, f"tune the methods for {name} again"
 
 
-@pytest.mark.parametrize(
-    ("name", "method"), [(name, method) for name in TABLES for method in TABLES[name].get("methods", ())]
-)
+@pytest.mark.parametrize(("name", "method"), [(name, method) for name in TABLES for method in TABLES[name]["methods"]])
 def test_every_entry_is_valid_and_says_how_it_was_found(name, method):
     entry = TABLES[name]["methods"][method]
     authors = METHODS[method].settings().to_dict()
     assert METHODS[method].settings.from_dict(entry["settings"])
     assert all(authors[key] != value for key, value in entry["settings"].items()), "only what differs is written down"
     assert {"command", "people", "n_retrained", "n_unlearned", "forgetting_ratio"} <= entry["record"].keys()
-    reported = {person for people in WORLDS["att"].reported.values() for person in people}
+    reported = {person for world in WORLDS.values() for people in world.reported.values() for person in people}
     assert not reported & set(np.ravel(entry["record"]["people"]))
-
-
-def test_settings_of_another_recipe_can_be_taken_over(monkeypatch, recipe):
-    found = {"settings": {"learning_rate": 0.125}, "record": {"cost_share": 0.5}}
-    mine = {"recipe_digest": recipe.digest, "settings_of": "other"}
-    other = {"recipe_digest": "another", "methods": {"finetune": found}}
-    monkeypatch.setattr(tuned, "_tables", lambda: {"mine": mine, "other": other})
-    assert settings_for("finetune", recipe).learning_rate == 0.125
-    assert tuned_record("seif", recipe) is None
 
 
 def test_a_file_of_one_s_own_goes_before_the_package_s(tmp_path, monkeypatch, recipe):
