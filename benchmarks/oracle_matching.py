@@ -29,7 +29,6 @@ import json  # noqa: E402
 import platform  # noqa: E402
 import tempfile  # noqa: E402
 from dataclasses import dataclass, replace  # noqa: E402
-from functools import lru_cache  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -41,7 +40,7 @@ from audit.margins import margins  # noqa: E402
 from service.oracles import FIRST_SEED  # noqa: E402
 from service.scenes import Rows, open_pictures  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.stages import ORIGINAL_SEEDS, UNLEARNING_SEEDS, Stage, set_stage  # noqa: E402
+from service.stages import UNLEARNING_SEEDS, Stage, original_of, set_stage  # noqa: E402
 from service.trials import in_children, release_processes, score  # noqa: E402
 from service.worlds import WORLDS, open_world  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
@@ -97,19 +96,10 @@ def unlearned(stage: Stage, seed: int, method: str, oracles: NDArray[np.float32]
     if isinstance(settings, OracleMatchingSettings):
         settings = replace(settings, n_oracles=len(oracles))
     done = unlearn(
-        method, original(stage), with_oracles(examples(stage, scene.scored), oracles), examples(stage, scene.retain),
+        method, original_of(stage.origin, 0), with_oracles(examples(stage, scene.scored), oracles), examples(stage, scene.retain),
         recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed, device="cpu", settings=settings,
     )  # fmt: skip
     return see(stage, seed, done.model)
-
-
-@lru_cache(maxsize=1)
-def original(stage: Stage) -> torch.nn.Module:
-    """The model that knows everybody."""
-    scene = stage.plan.scene
-    n_classes = len(open_pictures(scene.pictures).classes)
-    everybody = examples(stage, stage.origin.everybody)
-    return train(scene.recipe, everybody, n_classes=n_classes, seed=ORIGINAL_SEEDS, device="cpu").model
 
 
 def draw(task: Any, calls: Any, settings: Settings) -> list[Seen]:
