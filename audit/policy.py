@@ -16,6 +16,8 @@ Presets (`PRESETS`):
 | cost / retraining's                      | ≤ 20 %           | ≤ 20 %           | ≤ 20 %      |
 | people erased since the bank was trained | ≤ 5 %            | ≤ 2 %            | 0           |
 | exact retraining, attempts               | 3                | 3                | 3           |
+| ladder before it                         | remix,           | oracle_matching  | remix,      |
+|                                          | random_mask      |                  | random_mask |
 
 **α and the ladder.** Two errors are possible, and they pull in opposite directions.
 
@@ -155,7 +157,7 @@ _STRICT = Policy(
     exchangeability_alpha=0.1,
     forgetting_ratio_min=0.8,
     cost_share_max=0.2,
-    ladder=("remix", "random_mask", RETRAIN),
+    ladder=("oracle_matching", RETRAIN),
     detection_alpha=0.01,
     staleness_max=0.02,
 )
