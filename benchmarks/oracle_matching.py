@@ -95,8 +95,9 @@ def unlearned(stage: Stage, seed: int, method: str, oracles: NDArray[np.float32]
     settings = settings_for(method, scene.recipe)
     if isinstance(settings, OracleMatchingSettings):
         settings = replace(settings, n_oracles=len(oracles))
+    forget = with_oracles(examples(stage, scene.scored), oracles)
     done = unlearn(
-        method, original_of(stage.origin, 0), with_oracles(examples(stage, scene.scored), oracles), examples(stage, scene.retain),
+        method, original_of(stage.origin, 0), forget, examples(stage, scene.retain),
         recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed, device="cpu", settings=settings,
     )  # fmt: skip
     return see(stage, seed, done.model)

@@ -122,35 +122,42 @@ def match(student: nn.Module, images: Tensor, labels: Tensor, target: Tensor, *,
         target: margins `(n,)`.
         damping: see `OracleMatchingSettings`.
     """
-    weights = {name: p.detach() for name, p in student.named_parameters()}
+    groups = _groups(student, _LARGEST_JACOBIAN // len(images))
     products = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)  # J Jᵀ
-    for group in _groups(weights, _LARGEST_JACOBIAN // len(images)):
-        jacobian = margin_gradients(student, group, images, labels).double()
+    for names in groups:
+        jacobian, now = margin_gradients(student, names, images, labels)
         products += jacobian @ jacobian.T
-    weighed = list(student.parameters())
-    now = margins(student(images).float(), labels)
     damped = products + damping * products.diagonal().mean() * torch.eye(len(images), device=images.device)
-    factors = torch.linalg.solve(damped, (target - now.detach()).double())
-    changes = torch.autograd.grad(now, weighed, grad_outputs=factors.to(now.dtype), allow_unused=True)  # Jᵀ · factors
+    factors = torch.linalg.solve(damped, (target - now).double()).float()
+    if len(groups) == 1:
+        change = jacobian.T @ factors
+    else:  # Jᵀ · factors is the gradient of the margins' sum, weighed by them
+        weighed = factors @ margins(student(images).float(), labels)
+        change = torch.cat([part.flatten() for part in torch.autograd.grad(weighed, list(student.parameters()))])
     with torch.no_grad():
-        for weight, change in zip(weighed, changes, strict=True):
-            if change is not None:
-                weight.add_(change)
+        for weight, part in zip(student.parameters(), _parts(change, student), strict=True):
+            weight.add_(part)
 
 
-def margin_gradients(student: nn.Module, names: list[str], images: Tensor, labels: Tensor) -> Tensor:
-    """Gives the gradient of each image's margin by some parameters, a row an image: `(n, n_weights)`, float32."""
+def margin_gradients(student: nn.Module, names: list[str], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Gives the gradient of each image's margin by some parameters, a row an image, and the margins themselves.
+
+    Returns:
+        float32 `(n, n_weights)` and `(n,)`.
+    """
     bare = _Bare(student)
     inner = {name: f"student.{name}" for name in names}
     varied = {inner[name]: student.get_parameter(name).detach() for name in names}
 
-    def margin(varied: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        return margins(functional_call(bare, varied, (image[None],)).float(), label[None]).squeeze(0)
+    def margin(varied: dict[str, Tensor], image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        found = margins(functional_call(bare, varied, (image[None],)).float(), label[None]).squeeze(0)
+        return found, found
 
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention cannot be differentiated for each image
-        rows = vmap(grad(margin), in_dims=(None, 0, 0), chunk_size=_IMAGES_AT_ONCE)(varied, images, labels)
+        one = grad(margin, has_aux=True)
+        rows, now = vmap(one, in_dims=(None, 0, 0), chunk_size=_IMAGES_AT_ONCE)(varied, images, labels)
     report(n_forward=len(images), n_backward=len(images))
-    return torch.cat([rows[inner[name]].flatten(1) for name in names], dim=1)
+    return torch.cat([rows[inner[name]].detach().flatten(1) for name in names], dim=1), now.detach()
 
 
 class _Bare(nn.Module):
@@ -166,14 +173,20 @@ class _Bare(nn.Module):
         return logits
 
 
-def _groups(weights: dict[str, Tensor], largest: int) -> list[list[str]]:
+def _groups(student: nn.Module, largest: int) -> list[list[str]]:
     """Names of parameters, in order, in groups of at most `largest` entries; a larger one stands alone."""
     groups: list[list[str]] = []
     size = 0
-    for name, weight in weights.items():
+    for name, weight in student.named_parameters():
         if not groups or size + weight.numel() > largest:
             groups.append([])
             size = 0
         groups[-1].append(name)
         size += weight.numel()
     return groups
+
+
+def _parts(flat: Tensor, student: nn.Module) -> list[Tensor]:
+    """A vector over all weights, cut into the parameters' shapes."""
+    sizes = [parameter.numel() for parameter in student.parameters()]
+    return [part.view_as(p) for part, p in zip(flat.split(sizes), student.parameters(), strict=True)]

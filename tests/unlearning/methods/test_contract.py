@@ -69,8 +69,8 @@ COSTS = {
     "eu_k": (2 * R, 2 * R),
     "dilute": (2 * R + 3 * R, 2 * R),  # settled, and confidence compared with the original's
     "remix": (2 * R + 3 * R, 2 * R),
-    # remix; where margins are; in two steps each image's gradient, and a pass through all
-    "oracle_matching": (2 * R + 3 * R + (S + 4) + 4 * (S + 4), 2 * R + 4 * (S + 4)),
+    # remix; where margins are; in two steps each image's gradient
+    "oracle_matching": (2 * R + 3 * R + (S + 4) + 2 * (S + 4), 2 * R + 2 * (S + 4)),
 }
 """Examples forwarded and backwarded under the canonical settings, from the methods' descriptions."""
 

@@ -67,7 +67,8 @@ def test_gradients_of_margins_are_those_of_one_image_after_the_other(model, forg
     names = ["stem.0.weight"] if "stem.0.weight" in dict(network.named_parameters()) else [
         name for name, _ in network.named_parameters()
     ][:3]  # fmt: skip
-    found = margin_gradients(network, names, to_inputs(forget.images), forget.labels)
+    found, now = margin_gradients(network, names, to_inputs(forget.images), forget.labels)
+    np.testing.assert_allclose(now.numpy(), margins_of(network, forget), atol=1e-5)
     for row, image, label in zip(found, to_inputs(forget.images), forget.labels, strict=True):
         network.zero_grad()
         margins(network(image[None]), label[None]).sum().backward()
@@ -79,7 +80,7 @@ def test_a_step_is_the_damped_least_squares_solution(model, forget):
     """Against the textbook's ridge regression on all weights at once."""
     network, images = copy.deepcopy(model).eval(), to_inputs(forget.images)
     names = [name for name, _ in network.named_parameters()]
-    jacobian = margin_gradients(network, names, images, forget.labels).double()
+    jacobian = margin_gradients(network, names, images, forget.labels)[0].double()
     residual = 1.0 - torch.from_numpy(margins_of(network, forget)).double()
     damping = 0.1 * jacobian.square().sum(dim=1).mean()
     ridge = torch.linalg.solve(jacobian.T @ jacobian + damping * torch.eye(jacobian.shape[1]), jacobian.T @ residual)
