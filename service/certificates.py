@@ -80,6 +80,7 @@ class Issuer:
             destroyed = {
                 "image files": self.plan.images_of.get(request.id, 0),
                 "reference columns": n_trained if self.plan.bank else 0,
+                **({"oracle columns": n_trained} if self.plan.oracles else {}),
                 "older model versions": purged.n_older_versions if n_trained else 0,
             }
             return Certificate(
