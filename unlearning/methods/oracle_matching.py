@@ -19,9 +19,9 @@ oracles than runs targets repeat, and the audit sees it.
 What it reads: the model, both sets, the oracles' margins of the forget set. Never the reference bank: the oracles'
 seeds and folder are others, and methods open no file.
 
-Cost: a part of a pass over the retain set and its settling, the comparison of confidence, and for each step a gradient
-an image to forget or to keep. The oracles' trainings are not in it: they are paid ahead, once for all erasures of the
-block. Defaults: found on the AT&T faces with people who are not reported on. Known failure: matched are the images that
+Cost: a part of a pass over the retain set, settling and the comparison of confidence on 128 images of it, and for each
+step a gradient an image to forget or to keep. The oracles' trainings are not in it: they are paid ahead, once for all
+erasures of the block. Defaults: found on the AT&T faces with people who are not reported on. Known failure: matched are the images that
 were learned from. What the model says of other pictures of the person, mirrored ones say, comes from the first part
 alone, and with little mixing more of the person is left there (docs/methods.md has figures). Oracles cost as many
 trainings as there are of them, so it pays where the audit's bank, which costs the same, is built ahead anyway.
@@ -45,6 +45,7 @@ from unlearning.training import Examples
 
 _LARGEST_JACOBIAN = 2**26  # entries of a part of J that are held at once, 256 MB
 _IMAGES_AT_ONCE = 64
+_SETTLED_ON = 128  # retained images, drawn for the run, that tell the norms' statistics well enough before the steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,10 +99,10 @@ def oracle_matching(
     targets = oracle_margins(forget)[: settings.n_oracles]
     student = remix(model, None, retain, settings=settings.loosening, seed=seed, device=device)
     where = next(student.parameters()).device
-    finish(student, model, retain, settings=settings.loosening, seed=seed, device=where)
-    student.eval()
     with feeding(settings, seed, device) as feed:
-        kept = sample(retain, settings.n_kept, feed)
+        settled_on, kept = sample(retain, _SETTLED_ON, feed), sample(retain, settings.n_kept, feed)
+    finish(student, model, settled_on, settings=settings.loosening, seed=seed, device=where)
+    student.eval()
     images = torch.cat([to_inputs(part.images.to(where)) for part in (forget, kept)])
     labels = torch.cat([part.labels.to(where) for part in (forget, kept)])
     with torch.no_grad():
