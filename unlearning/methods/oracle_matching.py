@@ -22,10 +22,9 @@ seeds and folder are others, and methods open no file.
 Cost: a part of a pass over the retain set, settling and the comparison of confidence on 128 images of it, and for each
 step a gradient an image to forget or to keep. The oracles' trainings are not in it: they are paid ahead, once for all
 erasures of the block. Defaults: found on the AT&T faces with people who are not reported on. Known failure: matched are
-the images that were learned from. What the model says of other pictures of the person, mirrored ones say, comes from
-the first part alone, and with little mixing more of the person is left there (docs/methods.md has figures). Oracles
-cost as many trainings as there are of them, so it pays where the audit's bank, which costs the same, is built ahead
-anyway.
+the images that were learned from. What the model says of other pictures of the person, mirrored ones say, moves along
+only in part, and more of the person is left there (docs/methods.md has figures). Oracles cost as many trainings as
+there are of them, so it pays where the audit's bank, which costs the same, is built ahead anyway.
 """
 
 import dataclasses
