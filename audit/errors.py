@@ -21,7 +21,7 @@ class BankError(AuditError):
 class NotANumberError(BankError):
     """A value is NaN; `model` and `example` are its row and column (`example` is None for a per-model value)."""
 
-    def __init__(self, message: str, *, model: int | None, example: int | None) -> None:
+    def __init__(self, message: str, *, model: int | None = None, example: int | None = None) -> None:
         super().__init__(message)
         self.model = model
         self.example = example

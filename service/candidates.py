@@ -31,6 +31,7 @@ from service.scenes import Scene
 from service.tables import Attempt, Run
 from service.trials import Outcome, run_trials, score
 from unlearning.devices import describe_device, resolve_device
+from unlearning.errors import MethodError, RecipeError
 from unlearning.methods import METHODS
 
 log = structlog.get_logger()
@@ -41,16 +42,31 @@ def steps(policy: Policy) -> tuple[str, ...]:
     return policy.ladder[:-1] + policy.ladder[-1:] * policy.retrain_attempts
 
 
-def unlearn(context: Context, policy: Policy, run_id: str, step: int) -> None:
+def unlearn(context: Context, policy: Policy, run_id: str, step: int) -> str | None:
     """Make the step's candidate, and for an approximate method the bank of its other seeds.
 
     The candidate is the first trial, whatever the others show: a candidate chosen after the audit would be selection.
+
+    Returns:
+        None, or why there is nothing to judge: the method diverged, with the candidate's seed or another, or cannot
+        work on this network. The attempt is then ended as undetermined, and the next step is to be tried.
     """
-    method, plan, folder = steps(policy)[step], planning.load(context, run_id), RunFolder(context.settings, run_id)
-    run = load_run(context, run_id)
-    seed = seed_of(run, step)
-    _open_attempt(context, run_id, step, method, seed)
+    method, run = steps(policy)[step], load_run(context, run_id)
+    attempt = _open_attempt(context, run_id, step, method, seed_of(run, step))
+    if attempt.verdict is not None:  # ended before a repetition of this step
+        return None if attempt.candidate_digest else " ".join(attempt.reasons)
     context.reached("unlearning.attempt")
+    try:
+        _make_models(context, policy, run, step)
+    except (MethodError, RecipeError) as error:
+        _give_up_attempt(context, run_id, step, str(error))
+        return str(error)
+    return None
+
+
+def _make_models(context: Context, policy: Policy, run: Run, step: int) -> None:
+    run_id, method, seed = run.id, steps(policy)[step], seed_of(run, step)
+    plan, folder = planning.load(context, run_id), RunFolder(context.settings, run_id)
     scene = scene_of(context, plan, run, method)
     if folder.read(f"step-{step}") is None:
         note(context, run_id, f"{method}: making the candidate")
@@ -230,11 +246,25 @@ def _unlearned_plan(context: Context, plan: planning.RunPlan, scene: Scene, run:
     return BankPlan(key, scene, ids, ("forget",) * len(ids))
 
 
-def _open_attempt(context: Context, run_id: str, step: int, method: str, seed: int) -> None:
+def _open_attempt(context: Context, run_id: str, step: int, method: str, seed: int) -> Attempt:
     with session(context.engine) as s:
-        if s.exec(select(Attempt).where(Attempt.run_id == run_id, Attempt.step == step)).first() is None:
-            s.add(Attempt(run_id=run_id, step=step, method=method, seed=seed, started_at=context.now()))
+        attempt = s.exec(select(Attempt).where(Attempt.run_id == run_id, Attempt.step == step)).first()
+        if attempt is None:
+            attempt = Attempt(run_id=run_id, step=step, method=method, seed=seed, started_at=context.now())
+            s.add(attempt)
             s.commit()
+            s.refresh(attempt)
+        return attempt
+
+
+def _give_up_attempt(context: Context, run_id: str, step: int, reason: str) -> None:
+    """End an attempt that made nothing to judge; `reason` is a sentence of ours, which names nobody."""
+    with session(context.engine) as s:
+        attempt = _attempt(s, run_id, step)
+        attempt.verdict, attempt.reasons, attempt.finished_at = "UNDETERMINED", [reason], context.now()
+        s.add(attempt)
+        s.commit()
+    log.warning("unlearning.no_candidate", step=step, method=attempt.method, reason=reason)
 
 
 def _attempt(s: Session, run_id: str, step: int) -> Attempt:

@@ -113,8 +113,7 @@ class Pipeline(DBOSConfiguredInstance):
 
     def try_step(self, run_id: str, step: int) -> bool:
         """One method of the ladder: unlearn, then audit what it made."""
-        self.unlearn(run_id, step)
-        return self.audit(run_id, step)
+        return self.unlearn(run_id, step) is None and self.audit(run_id, step)
 
     @DBOS.step(**STEP)
     @discreet
@@ -149,11 +148,15 @@ class Pipeline(DBOSConfiguredInstance):
     @DBOS.step(**STEP)
     @discreet
     @watched
-    def unlearn(self, run_id: str, step: int) -> None:
-        """A candidate by this step's method, chosen before any audit, and the bank of its other seeds."""
+    def unlearn(self, run_id: str, step: int) -> str | None:
+        """A candidate by this step's method, chosen before any audit, and the bank of its other seeds.
+
+        A sentence if the method cannot make one.
+        """
         advance(self.context, run_id, "unlearning")
-        candidates.unlearn(self.context, self.policy, run_id, step)
+        reason = candidates.unlearn(self.context, self.policy, run_id, step)
         self.context.reached("unlearning.end")
+        return reason
 
     @DBOS.step(**STEP)
     @discreet

@@ -22,7 +22,7 @@ from service.context import Context
 from service.errors import ConflictError, InvalidInputError
 from service.planning import asked_to_go, pictures_in_service, recipe_of
 from service.scenes import Rows, Scene, open_pictures
-from service.trials import Outcome, score
+from service.trials import Outcome, score, score_unlearned
 from unlearning.errors import MethodError
 from unlearning.methods import Settings as MethodSettings
 from unlearning.methods import unlearn
@@ -131,11 +131,12 @@ def run_original(
                 task.method, model, forget, retain, recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed,
                 device=scene.device, settings=task.settings,
             )  # fmt: skip
+            scored = score_unlearned(scene, task.method, done.model)
         except MethodError as error:
             outcomes.append((task, error))
             continue
         cost = done.cost
-        outcome = Outcome(seed, *score(scene, done.model), cost.seconds, cost.n_forward, cost.n_backward)
+        outcome = Outcome(seed, *scored, cost.seconds, cost.n_forward, cost.n_backward)
         outcomes.append((task, outcome))
     return outcomes
 

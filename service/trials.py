@@ -25,10 +25,12 @@ from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
 from numpy.typing import NDArray
 
 import audit
+from audit.errors import NotANumberError
 from service.cluster import disconnect, on_cluster
 from service.scenes import Rows, Scene, open_pictures
 from service.settings import Settings
 from unlearning.devices import bound_memory, resolve_device
+from unlearning.errors import MethodError
 from unlearning.methods import find_method, unlearn
 from unlearning.methods.oracles import with_oracles
 from unlearning.models import build, load_weights, save_weights
@@ -111,6 +113,18 @@ def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], fl
     return judge(scene.scored)[0].astype(np.float32), judge(scene.retain_scored)[1], judge(scene.test)[1]
 
 
+def score_unlearned(scene: Scene, method: str, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
+    """`score` of what a method made.
+
+    Raises:
+        MethodError: the weights are numbers, what the model answers is not.
+    """
+    try:
+        return score(scene, model)
+    except NotANumberError as error:
+        raise MethodError(f"{method} diverged: answers that are not numbers; lower its learning rates.") from error
+
+
 def _in_child(task: Callable[..., T], call: tuple[Any, ...], parent: int, bound: tuple[str, float]) -> T:
     """The task's result; `bound` is a device and the share of its memory that this process may take."""
     if os.getpid() == parent:  # with one job there is no child, and nobody to end with
@@ -145,9 +159,9 @@ def run_trial(scene: Scene, seed: int, keep_weights: Path | None = None) -> Outc
         )
         model, cost = done.model, done.cost
         seconds, n_forward, n_backward = cost.seconds, cost.n_forward, cost.n_backward
-    margins, retain_accuracy, test_accuracy = score(scene, model)
+    scored = score(scene, model) if scene.method is None else score_unlearned(scene, scene.method, model)
     digest = save_weights(model, keep_weights) if keep_weights is not None else None
-    return Outcome(seed, margins, retain_accuracy, test_accuracy, seconds, n_forward, n_backward, digest)
+    return Outcome(seed, *scored, seconds, n_forward, n_backward, digest)
 
 
 def release_processes() -> None:

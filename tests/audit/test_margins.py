@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,9 @@ def test_a_nan_in_a_bank_names_model_and_example():
     with pytest.raises(NotANumberError, match="model 2 on example 1 in unlearned") as error:
         as_banks(bank, np.zeros((4, 3)))
     assert (error.value.model, error.value.example) == (2, 1)
+    from_a_child = copy.copy(error.value)  # by the same way as pickle
+    assert str(from_a_child) == str(error.value)
+    assert (from_a_child.model, from_a_child.example) == (2, 1)
 
 
 def test_banks_of_other_shapes_are_refused():

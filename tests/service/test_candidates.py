@@ -9,13 +9,15 @@ from sqlmodel import select
 
 from audit.certificate import verify
 from audit.references import BankStore
-from service import completion, deployment, planning, registry
+from service import completion, deployment, planning, registry, trials
 from service.candidates import deploy, judge, original_outcome, seed_of, steps, unlearn
 from service.db import session
 from service.errors import ConflictError
 from service.runs import RunFolder
 from service.tables import Attempt
+from service.trials import run_trial
 from tests.service import tiny
+from unlearning.errors import MethodError
 
 
 @pytest.fixture
@@ -115,6 +117,45 @@ def test_an_undetermined_audit_does_not_pass(tiny_context, person):
     (record,) = tiny.certificates(tiny_context)
     assert record.verdict == "UNDETERMINED"
     assert verify(record.envelope).valid
+
+
+@pytest.fixture
+def diverging(tiny_context, tmp_path):
+    """A home where fine-tuning multiplies the weights at every step until they are no numbers any more."""
+    recipe = planning.recipe_of(tiny_context)
+    found = {"settings": {"learning_rate": 10.0, "weight_decay": 1.0, "epochs": 40.0}, "record": {"cost_share": 0.5}}
+    tuned = tmp_path / "tuned.json"
+    tuned.write_text(json.dumps({"tiny": {"recipe_digest": recipe.digest, "methods": {"finetune": found}}}))
+    return replace(tiny_context, settings=tiny_context.settings.model_copy(update={"tuned": tuned}))
+
+
+def test_a_method_that_diverges_leaves_the_rest_of_the_ladder_to_be_tried(diverging, person):
+    run_id = tiny.plan_run(diverging, person)
+    reason = unlearn(diverging, tiny.POLICY, run_id, tiny.FINETUNE)
+    assert "finetune diverged" in reason
+    (attempt,) = tiny.attempts(diverging)
+    assert (attempt.verdict, attempt.reasons) == ("UNDETERMINED", [reason])
+    assert attempt.finished_at is not None
+    assert tiny.certificates(diverging) == []  # nothing was audited
+    before = tiny.attempts(diverging)
+    assert unlearn(diverging, tiny.POLICY, run_id, tiny.FINETUNE) == reason  # a kill before the step was recorded
+    assert tiny.attempts(diverging) == before
+    assert tiny.try_step(diverging, run_id, tiny.RETRAIN)
+    tiny.finish(diverging, run_id)
+    assert [record.verdict for record in tiny.certificates(diverging)] == ["PASSED"]
+
+
+def test_a_method_one_of_whose_other_seeds_diverges_is_not_judged(tiny_context, run_id, monkeypatch):
+    def some_diverge(scene, seed, keep_weights=None):
+        if keep_weights is None and seed == 2:
+            raise MethodError("finetune diverged.")
+        return run_trial(scene, seed, keep_weights)
+
+    monkeypatch.setattr(trials, "run_trial", some_diverge)
+    assert unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE) == "finetune diverged."
+    (attempt,) = tiny.attempts(tiny_context)
+    assert (attempt.verdict, attempt.candidate_digest) == ("UNDETERMINED", None)
+    assert RunFolder(tiny_context.settings, run_id).read("step-0") is not None
 
 
 @pytest.mark.parametrize("step", [tiny.FINETUNE, tiny.RETRAIN])

@@ -11,7 +11,7 @@ import pytest
 from dbos import error as dbos_error
 from sqlmodel import select
 
-from service import deployment, registry
+from service import candidates, deployment, registry
 from service.completion import complete, purge
 from service.context import LINE
 from service.db import reading
@@ -19,6 +19,7 @@ from service.pipeline import Pipeline, StepError, place_of
 from service.tables import OpenLine, RequestEvent
 from tests.service import tiny
 from tests.service.versions import add_version
+from unlearning.errors import MethodError
 
 SECRET = "p0000007 was here"
 
@@ -102,6 +103,21 @@ def test_every_step_may_be_repeated_and_the_end_is_the_same(pipeline, tiny_conte
     assert [record.verdict for record in tiny.certificates(tiny_context)] == ["FAILED", "PASSED"]
     assert [version.state for version in registry.versions(tiny_context)] == ["destroyed", "active"]
     assert list(tiny_context.settings.runs_folder.iterdir()) == []
+
+
+def test_a_step_whose_method_makes_nothing_is_not_audited_and_the_next_one_is_tried(
+    pipeline, tiny_context, monkeypatch
+):
+    run_id = tiny.plan_run(tiny_context, tiny.people(tiny_context)[0])
+
+    def diverge(*arguments, **options):
+        raise MethodError("finetune diverged.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(candidates, "build_bank", diverge)
+        assert not pipeline.try_step(run_id, tiny.FINETUNE)
+    assert pipeline.try_step(run_id, tiny.RETRAIN)
+    assert [attempt.verdict for attempt in tiny.attempts(tiny_context)] == ["UNDETERMINED", "PASSED"]
 
 
 def test_a_run_without_anything_to_unlearn_says_so(pipeline, tiny_context):

@@ -20,10 +20,10 @@ from service.deployment import pointer
 from service.engine import build_model
 from service.errors import DataFolderError
 from service.scenes import open_pictures
-from service.trials import _children_yield, release_processes, run_trial, run_trials, score
+from service.trials import _children_yield, release_processes, run_trial, run_trials, score, score_unlearned
 from service.worker import is_alive
 from tests.service import tiny
-from unlearning.errors import WeightsError
+from unlearning.errors import MethodError, WeightsError
 from unlearning.models import build, load_weights
 from unlearning.recipes import recipe_from_dict
 from unlearning.training import Examples, logits, train
@@ -96,6 +96,14 @@ def test_other_base_weights_than_named_are_refused(tuning):
 def test_a_method_needs_what_it_starts_from(tuning, missing):
     with pytest.raises(ValueError, match="Expected forget rows and base weights"):
         run_trial(replace(tuning, **{missing: None}), 1)
+
+
+def test_answers_that_are_no_numbers_are_the_method_s_failure(tiny_context, scene):
+    model = build_model(registry.load_checked(tiny_context, pointer(tiny_context).committed_digest))
+    for parameter in model.parameters():
+        parameter.data.fill_(3e38)  # finite, but sums of products are not
+    with pytest.raises(MethodError, match="finetune diverged: answers that are not numbers"):
+        score_unlearned(scene, "finetune", model)
 
 
 def test_one_job_runs_in_this_process_and_leaves_it_alive(scene, tmp_path):

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
 from audit.policy import load_policy
 from service import auth, intake, states
@@ -38,8 +39,8 @@ def request_id(context: Context) -> str:
             created_at=now, updated_at=now, stage_note="reference models 3/64",
         )  # fmt: skip
         failed = Attempt(
-            run_id="run-1", step=0, method="remix", seed=1, verdict="FAILED", reasons=[EVIL], started_at=now,
-            finished_at=now, figures={"checks": [
+            run_id="run-1", step=0, method="remix", seed=1, candidate_digest="c" * 64, verdict="FAILED",
+            reasons=[EVIL], started_at=now, finished_at=now, figures={"checks": [
                 {"name": "cost_share", "value": 0.5, "bar": 0.2, "passed": False, "sentence": EVIL, "applicable": True}
             ]},
         )  # fmt: skip
@@ -76,6 +77,23 @@ def test_a_request_tells_its_way(signed_in: Callable[..., Browser], request_id: 
     ):  # fmt: skip
         assert words in page, words
     assert 'data-poll="1000"' in page
+
+
+def test_an_attempt_that_made_nothing_to_audit_has_no_report(
+    signed_in: Callable[..., Browser], request_id: str, context: Context
+) -> None:
+    with session(context.engine) as s:
+        attempt = s.exec(select(Attempt)).one()
+        attempt.verdict, attempt.candidate_digest, attempt.figures = "UNDETERMINED", None, {}
+        attempt.reasons = ["remix diverged."]
+        s.add(attempt)
+        s.commit()
+    browser = signed_in(auth.AUDIT)
+    for place in (f"/requests/{request_id}", "/runs/run-1"):
+        page = browser.get(place).text
+        assert "remix diverged." in page
+        assert "undetermined" in page
+        assert "/runs/run-1/reports/0" not in page
 
 
 def test_a_page_that_did_not_change_is_not_sent_again(
