@@ -83,13 +83,13 @@ SPACES: dict[str, Space] = {
     ),
     "oracle_matching": Space(
         {},
-        {"mixed_share": 0.4, "epochs": 0.2, "learning_rate": 0.08, "confidence": 0.8, "n_kept": 8},
+        {"mixed_share": 0.45, "epochs": 0.2, "learning_rate": 0.085, "hold": 0.3, "decay": 3e-3},
         {
             "mixed_share": Range(0.0, 0.6, step=0.05),
-            "epochs": Range(0.2, 0.8, step=0.2),
-            "learning_rate": Range(0.01, 0.1, log=True),
-            "confidence": CONFIDENCE,
-            "n_kept": Range(8, 64, step=8),
+            "epochs": Range(0.2, 0.6, step=0.1),
+            "learning_rate": Range(0.05, 0.4, log=True),
+            "hold": Range(0.1, 1.0, log=True),
+            "decay": Range(3e-4, 1e-2, log=True),
         },
     ),
     "seif": Space(

@@ -39,7 +39,7 @@ CANONICAL = {
     "bad_teacher": {"batch_size": 16},
     "dilute": {"epochs": 2, "batch_size": 16, "confidence": 0.5},
     "remix": {"epochs": 2, "batch_size": 16},
-    "oracle_matching": {"epochs": 2, "n_kept": 4, "n_steps": 2},
+    "oracle_matching": {"epochs": 2},
     "retrain": {},
 }
 """Settings that run in a moment and pass through every part; methods not named get two epochs of batches of 16."""
@@ -69,8 +69,7 @@ COSTS = {
     "eu_k": (2 * R, 2 * R),
     "dilute": (2 * R + 3 * R, 2 * R),  # settled, and confidence compared with the original's
     "remix": (2 * R + 3 * R, 2 * R),
-    # remix; where margins are; in two steps each image's gradient
-    "oracle_matching": (2 * R + 3 * R + (S + 4) + 2 * (S + 4), 2 * R + 2 * (S + 4)),
+    "oracle_matching": (2 * R + R + (R + S), 2 * R),  # remix, settled; what comes into the last layer
 }
 """Examples forwarded and backwarded under the canonical settings, from the methods' descriptions."""
 
