@@ -8,10 +8,12 @@ On the tuning people of the AT&T faces and of the drawn ones, N runs each of `re
 * on the forget set as it is, which is what an audit sees;
 * on its mirror images;
 * on its pictures moved by two pixels up, down, left and right, the mean of the four;
+* on its pictures turned by six degrees, the mean of both ways;
 
 and how far the mean margin lies from the retrained models', in their standard deviations over models, averaged over
-images; accuracies as ratios to retraining. Mirroring and moving are what training varies pictures by, so a model knows
-them nearly as well as the pictures themselves. All runs start from one original. Everybody's models are trained here.
+images; accuracies as ratios to retraining, seconds as a share of its. Mirroring and moving are what training varies
+pictures by, so a model knows them nearly as well as the pictures themselves; turned they were learned by no model. All
+runs start from one original. Everybody's models are trained here.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
+from torchvision.transforms.functional import InterpolationMode, rotate  # noqa: E402
 
 from audit.forgetting import mean_ratio, quick_ratio  # noqa: E402
 from audit.margins import margins  # noqa: E402
@@ -50,7 +53,7 @@ from unlearning.methods.oracles import with_oracles  # noqa: E402
 from unlearning.training import Examples, logits, train  # noqa: E402
 
 MOVES = ((2, 0), (-2, 0), (0, 2), (0, -2))
-VIEWS = {"as they are": slice(0, 1), "mirrored": slice(1, 2), "moved": slice(2, 6)}
+VIEWS = {"as they are": slice(0, 1), "mirrored": slice(1, 2), "moved": slice(2, 6), "turned": slice(6, 8)}
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,20 @@ class Seen:
     margins: NDArray[np.float32]
     retain_accuracy: float
     test_accuracy: float
+    seconds: float
 
 
 def views(images: torch.Tensor) -> list[torch.Tensor]:
-    """Pictures `(n, c, h, w)` as they are, mirrored, and moved each way, what leaves coming back on the other side."""
-    return [images, images.flip(3), *(torch.roll(images, move, (2, 3)) for move in MOVES)]
+    """Pictures `(n, c, h, w)` as they are, mirrored, moved each way, what leaves coming back, and turned both ways."""
+    turned = (rotate(images, angle, interpolation=InterpolationMode.BILINEAR) for angle in (6.0, -6.0))
+    return [images, images.flip(3), *(torch.roll(images, move, (2, 3)) for move in MOVES), *turned]
 
 
-def see(stage: Stage, seed: int, model: torch.nn.Module) -> Seen:
+def see(stage: Stage, seed: int, model: torch.nn.Module, seconds: float) -> Seen:
     """A model's figures."""
     forget = examples(stage, stage.plan.scene.scored)
     found = [margins(logits(model, view.contiguous()), forget.labels.numpy()) for view in views(forget.images)]
-    return Seen(seed, np.stack(found).astype(np.float32), *score(stage.plan.scene, model)[1:])
+    return Seen(seed, np.stack(found).astype(np.float32), *score(stage.plan.scene, model)[1:], seconds)
 
 
 def examples(stage: Stage, rows: Rows) -> Examples:
@@ -86,7 +91,7 @@ def retrained(stage: Stage, seed: int) -> Seen:
     scene = stage.plan.scene
     n_classes = len(open_pictures(scene.pictures).classes)
     trained = train(scene.recipe, examples(stage, scene.retain), n_classes=n_classes, seed=seed, device="cpu")
-    return see(stage, seed, trained.model)
+    return see(stage, seed, trained.model, trained.seconds)
 
 
 def unlearned(stage: Stage, seed: int, method: str, oracles: NDArray[np.float32]) -> Seen:
@@ -100,7 +105,7 @@ def unlearned(stage: Stage, seed: int, method: str, oracles: NDArray[np.float32]
         method, original_of(stage.origin, 0), forget, examples(stage, scene.retain),
         recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed, device="cpu", settings=settings,
     )  # fmt: skip
-    return see(stage, seed, done.model)
+    return see(stage, seed, done.model, done.cost.seconds)
 
 
 def draw(task: Any, calls: Any, settings: Settings) -> list[Seen]:
@@ -118,6 +123,7 @@ def figures(runs: list[Seen], references: list[Seen]) -> dict[str, float]:
         found[name] = float(np.mean(ratios))
         found[f"{name}, off"] = float(np.abs((m.mean(axis=0) - t.mean(axis=0)) / t.std(axis=0, ddof=1)).mean())
     found["retain"] = mean_ratio([s.retain_accuracy for s in runs], [s.retain_accuracy for s in references])
+    found["cost"] = float(np.median([s.seconds for s in runs]) / np.median([s.seconds for s in references]))
     found["test"] = mean_ratio([s.test_accuracy for s in runs], [s.test_accuracy for s in references])
     return found
 
@@ -126,7 +132,8 @@ def sentence(label: str, rows: list[dict[str, float]]) -> str:
     """Means over forget sets in a line."""
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     parts = [f"{name} {means[name]:.2f} (off {means[f'{name}, off']:.2f})" for name in VIEWS]
-    return f"{label:32} {'  '.join(parts)}  retain {means['retain']:.3f}  test {means['test']:.3f}"
+    shares = [f"{name} {means[name]:.3f}" for name in ("retain", "test", "cost")]
+    return "  ".join([f"{label:32}", *parts, *shares])
 
 
 def main() -> None:
