@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import numpy as np
@@ -7,6 +8,7 @@ from torch import nn
 
 from unlearning.errors import MethodError
 from unlearning.methods import oracle_matching as module
+from unlearning.methods import unlearn
 from unlearning.methods.finishing import finish, margins
 from unlearning.methods.modules import layout
 from unlearning.methods.oracle_matching import OracleMatchingSettings, oracle_matching
@@ -81,6 +83,16 @@ def test_the_fit_moves_the_last_layer_alone_and_brings_accuracy_back(run, run_wi
     }
     assert moved == {f"{layout(fitted).classifier}.{kind}" for kind in ("weight", "bias")}
     assert accuracy(fitted) > accuracy(loose)
+
+
+def test_a_run_that_diverges_says_so(model, forget, retain, oracles, as_bound):
+    settings, broken = as_bound(OracleMatchingSettings), copy.deepcopy(model)
+    broken.get_parameter("stem.weight").data.fill_(3e38)
+    with pytest.raises(MethodError, match="oracle_matching diverged"):
+        unlearn(
+            "oracle_matching", broken, with_oracles(forget, oracles), retain,
+            recipe=settings.recipe, seed=1, device="cpu", settings=settings,
+        )  # fmt: skip
 
 
 def test_a_network_without_a_linear_end_is_told_so(forget, retain, oracles, as_bound):
