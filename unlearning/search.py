@@ -83,7 +83,7 @@ SPACES: dict[str, Space] = {
     ),
     "oracle_matching": Space(
         {},
-        {"mixed_share": 0.45, "epochs": 0.2, "learning_rate": 0.085, "hold": 0.3, "decay": 3e-3},
+        {"mixed_share": 0.35, "epochs": 0.2, "learning_rate": 0.085, "hold": 0.3, "decay": 1e-3},
         {
             "mixed_share": Range(0.0, 0.6, step=0.05),
             "epochs": Range(0.2, 0.6, step=0.1),

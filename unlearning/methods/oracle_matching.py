@@ -60,13 +60,13 @@ class OracleMatchingSettings(Settings):
         n_oracles: oracles to train ahead, and to take targets from.
     """
 
-    mixed_share: float = ranged(0.45, 0.0, 1.0)
+    mixed_share: float = ranged(0.35, 0.0, 1.0)
     epochs: float = ranged(0.2, 0.0, 1_000.0)
     learning_rate: float = ranged(0.085, 0.0, 10.0)
     n_fitted: int = ranged(2048, 1, 65_536)
     n_iterations: int = ranged(60, 1, 10_000)
     hold: float = ranged(0.3, 0.0, 1_000.0)
-    decay: float = ranged(3e-3, 0.0, 10.0)
+    decay: float = ranged(1e-3, 0.0, 10.0)
     n_oracles: int = ranged(128, 1, 65_536)
 
     @property
