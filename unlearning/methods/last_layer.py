@@ -80,6 +80,10 @@ def fit_last_layer(
 
     Args:
         target: margins `(n_held,)`.
+        n_iterations: at most.
+
+    Raises:
+        MethodError: the last layer is not linear.
     """
     classifier = last_layer(model)
     weight = torch.cat([classifier.weight.detach(), classifier.bias.detach()[:, None]], dim=1)  # (c, n_features + 1)

@@ -55,7 +55,7 @@ class OracleMatchingSettings(Settings):
     Attributes:
         mixed_share, epochs, learning_rate: of the first part, see `RemixSettings`.
         n_fitted: retained images, drawn for the run, that the last layer is fitted to at most.
-        n_iterations: of the fit; sixty have nearly arrived.
+        n_iterations: of the fit, at most; one that ends early stays nearer to the layer it began with.
         hold, decay: weights in the fit of the forget set's margins, and of the last layer's size.
         n_oracles: oracles to train ahead, and to take targets from.
     """
