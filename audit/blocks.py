@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from audit.bank_files import ReferencesError
+from audit.errors import OptionError
 
 
 def assign_blocks(subject_hashes: Iterable[str], *, share: float = 0.05) -> dict[str, int]:
@@ -19,7 +19,7 @@ def assign_blocks(subject_hashes: Iterable[str], *, share: float = 0.05) -> dict
         share: largest share of the subjects in one block, in (0, 1].
     """
     if not 0 < share <= 1:
-        raise ReferencesError(f"Expected share={share} in (0, 1].")
+        raise OptionError(f"Expected share={share} in (0, 1].")
     ordered = sorted(set(subject_hashes))
     size = max(1, math.floor(share * len(ordered)))
     n_blocks = math.ceil(len(ordered) / size)

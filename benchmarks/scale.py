@@ -91,7 +91,7 @@ def most_megabytes(process: str = "self") -> float:
 
 def prepare(step: str, home: Path, n_models: int) -> tuple[Callable[[], Any], dict[str, float]]:
     """What a step has open before it is timed, and the step."""
-    from audit.references import BankStore
+    from service.bank_store import BankStore
     from service.banks import plan_bank, plan_exact_bank
     from service.blocks import blocks, forget_from_blocks
     from service.context import Context
@@ -148,7 +148,7 @@ def prepare(step: str, home: Path, n_models: int) -> tuple[Callable[[], Any], di
 
 def fill(context: Any, recipe: Any, pictures: Any, assigned: dict[str, str], n_models: int) -> None:
     """Complete banks of made-up margins for every block."""
-    from audit.references import BankStore, ReferenceRow
+    from service.bank_store import BankStore, ReferenceRow
     from service.banks import plan_exact_bank
     from service.scenes import open_pictures
 

@@ -38,7 +38,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from audit.forgetting import mean_ratio, quick_ratio  # noqa: E402
-from audit.references import Bank  # noqa: E402
+from service.bank_store import Bank  # noqa: E402
 from service.experiments import draw_references  # noqa: E402
 from service.scenes import open_pictures  # noqa: E402
 from service.settings import Settings  # noqa: E402

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import unlearning
-from audit.references import Bank, BankKey, BankStore, Claim, ReferenceRow, ReferencesError, Staleness
+from service.bank_store import Bank, BankKey, BankStore, Claim, ReferenceRow, ReferencesError, Staleness
 from service.blocks import blocks
 from service.context import Context
 from service.keyring import Keyring

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from audit import durable
 from audit.blocks import assign_blocks
 from service.errors import DataFolderError
 from service.keyring import Keyring
 from service.settings import Settings
+from unlearning import files
 from unlearning.faces import Faces
 
 BLOCK_SHARE = 0.05
@@ -23,7 +23,7 @@ def blocks(settings: Settings, keyring: Keyring, faces: Faces) -> dict[str, str]
     known = _read(settings)
     if all(keyring.block_hash(person) in known for person in people):
         return known
-    with durable.lock(_path(settings).with_suffix(".lock"), exclusive=True):
+    with files.lock(_path(settings).with_suffix(".lock"), exclusive=True):
         known = _read(settings)  # another process may have been first
         new = sorted(value for person in people if (value := keyring.block_hash(person)) not in known)
         if new:
@@ -37,7 +37,7 @@ def blocks(settings: Settings, keyring: Keyring, faces: Faces) -> dict[str, str]
 def forget_from_blocks(settings: Settings, tags: Iterable[str]) -> None:
     """Take erased subjects out of the block list."""
     gone = set(tags)
-    with durable.lock(_path(settings).with_suffix(".lock"), exclusive=True):
+    with files.lock(_path(settings).with_suffix(".lock"), exclusive=True):
         known = _read(settings)
         if gone & known.keys():
             _write(settings, {value: block for value, block in known.items() if value not in gone})
@@ -62,4 +62,4 @@ def _read(settings: Settings) -> dict[str, str]:
 
 def _write(settings: Settings, known: dict[str, str]) -> None:
     settings.banks_folder.mkdir(parents=True, exist_ok=True)
-    durable.overwrite(_path(settings), json.dumps(known, indent=0, sort_keys=True).encode())
+    files.overwrite(_path(settings), json.dumps(known, indent=0, sort_keys=True).encode())

@@ -13,10 +13,10 @@ from sqlmodel import Session, col, select
 
 from audit.evaluation import Evaluation, Evidence, evaluate
 from audit.policy import Policy
-from audit.references import Bank, BankStore
 from audit.report import report_of
 from audit.report_page import render_html, write
 from service import ledger, planning, registry
+from service.bank_store import Bank, BankStore
 from service.banks import BankPlan, build_bank, columns_of, example_ids
 from service.certificates import Issuer
 from service.context import LINE, Context

@@ -7,7 +7,6 @@ from datetime import datetime
 import structlog
 from sqlmodel import select
 
-from audit import durable
 from audit.policy import Policy
 from service import banks, ledger, planning, registry, states, stored_banks
 from service.blocks import forget_from_blocks
@@ -18,6 +17,7 @@ from service.evidence import forget_reports
 from service.runs import RunFolder, get_run, release_line, requests_of
 from service.tables import Attempt
 from service.trials import release_processes
+from unlearning import files
 from unlearning.faces import remove_subjects
 from unlearning.faces.dataset import METADATA
 from unlearning.faces.packing import folder_digest
@@ -53,7 +53,7 @@ def purge(context: Context, run_id: str) -> None:
     registry.confirm_destroyed(context)
     context.reached("purging.weights")
     for path in sorted([*folder.path.glob("*.safetensors"), *folder.path.glob("*.html")]):
-        durable.zero(path)
+        files.zero(path)
         path.unlink()
     forget_reports(settings)
     context.reached("purging.candidates")

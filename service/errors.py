@@ -11,6 +11,7 @@ ExpungeError
 ├── TryLaterError          503  wait `retry_after_seconds`
 │   └── TooManyAtOnceError     429  send fewer at the same time
 ├── DataFolderError             mend the data folder
+├── ReferencesError             a reference bank that cannot answer what it is asked
 ├── WeightsError                weights that must not be loaded
 ├── StorageError                the shared storage did not do as asked
 └── StartupError                the process cannot start as configured
@@ -104,6 +105,10 @@ class DataFolderError(ExpungeError):
     """The data folder breaks one of its rules; the message names the row."""
 
     title = "Data folder"
+
+
+class ReferencesError(ExpungeError):
+    """A row or a question that does not fit the reference bank."""
 
 
 class WeightsError(ExpungeError):

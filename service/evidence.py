@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, Final
 
-from audit import durable
 from service.settings import Settings
+from unlearning import files
 
 OF_PHOTOGRAPHS: Final = frozenset({
     "exact_epsilons", "score.forgetting.epsilons", "score.forgetting.points", "bounds.bounds", "band.low", "band.high",
@@ -33,7 +33,7 @@ def forget_reports(settings: Settings) -> None:
         return
     for path in settings.reports_folder.rglob("*"):
         if path.is_file():
-            durable.zero(path)
+            files.zero(path)
     shutil.rmtree(settings.reports_folder)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import unlearning.methods
 from audit.comparison import DO_NOTHING, RETRAIN, Candidates, Comparison, compare
 from audit.experiments import SETUPS, Pool, Setup
-from audit.references import Bank, BankKey, BankStore, ReferenceRow
+from service.bank_store import Bank, BankKey, BankStore, ReferenceRow
 from service.banks import BankPlan, build_bank, training_code_version
 from service.context import Context
 from service.errors import InvalidInputError

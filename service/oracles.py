@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit.policy import Policy
-from audit.references import Bank, BankStore
+from service.bank_store import Bank, BankStore
 from service.banks import BankPlan, OnProgress, build_bank
 from service.settings import Settings
 

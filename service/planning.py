@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sqlmodel import select
 
 from audit.policy import Policy
-from audit.references import Bank, BankKey, BankStore, Staleness
 from service import registry
+from service.bank_store import Bank, BankKey, BankStore, Staleness
 from service.banks import BankPlan, OnProgress, build_bank, example_ids, plan_bank
 from service.context import LINE, Context
 from service.db import reading

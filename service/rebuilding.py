@@ -24,8 +24,8 @@ import structlog
 from sqlmodel import col, delete
 
 from audit.policy import Policy
-from audit.references import BankKey, BankStatus, BankStore, Staleness
 from service import stored_banks
+from service.bank_store import BankKey, BankStatus, BankStore, Staleness
 from service.banks import BankPlan, OnProgress, build_bank, plan_exact_bank
 from service.blocks import blocks
 from service.context import LINE, Context

@@ -16,13 +16,13 @@ from pathlib import Path
 import psutil
 from sqlmodel import Session, col, or_, select
 
-from audit import durable
 from service.context import LINE, Context
 from service.db import reading, session
 from service.errors import ConflictError, NotFoundError, WeightsError
 from service.manifest import Manifest
 from service.settings import Settings
 from service.tables import Deployment, ModelVersion
+from unlearning import files
 
 _STORED = "models"  # folder of the shared storage
 _NOT_SIGNED = (
@@ -299,7 +299,7 @@ def _store(file: Path, content: bytes, before_rename: Callable[[], None]) -> Non
         os.fsync(stream.fileno())
     before_rename()
     partial.replace(file)
-    durable.flush_folder(file.parent)
+    files.flush_folder(file.parent)
 
 
 def _partials(file: Path) -> list[Path]:
@@ -323,8 +323,8 @@ def _signed_bytes(digest: str, manifest: Manifest) -> bytes:
 def overwrite_and_remove(file: Path) -> None:
     """Replace a file's bytes by zeros on disk, then remove it; nothing happens if it is not there."""
     try:
-        durable.zero(file)
+        files.zero(file)
     except FileNotFoundError:
         return
     file.unlink()
-    durable.flush_folder(file.parent)
+    files.flush_folder(file.parent)

@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from audit import durable
 from service import states
 from service.context import LINE, Context
 from service.db import reading, session
 from service.errors import NotFoundError
 from service.settings import Settings
 from service.tables import ErasureRequest, OpenLine, Run
+from unlearning import files
 
 
 class RunFolder:
@@ -40,13 +40,13 @@ class RunFolder:
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
-        durable.overwrite(self.path / f"{name}.json", json.dumps(content).encode())
+        files.overwrite(self.path / f"{name}.json", json.dumps(content).encode())
 
     def destroy(self) -> None:
         """Overwrite every file with zeros, then remove the folder."""
         for path in self.path.rglob("*"):
             if path.is_file():
-                durable.zero(path)
+                files.zero(path)
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from audit import durable
 from audit.envelope import key_id, public_keys_pem, read_public_keys
 from service.errors import StartupError
+from unlearning import files
 
 _LINE = re.compile(r"^(valid-from|valid-until): (\S+)$", re.MULTILINE)
 
@@ -120,13 +120,13 @@ class SigningKeys:
 def write_once(path: Path, content: bytes) -> bytes:
     """Content of `path`, which is made with `content` if it is not there; two racing processes agree on one."""
     if not path.exists():
-        durable.place(path, content, is_whole=lambda _: True)
+        files.place(path, content, is_whole=lambda _: True)
     return path.read_bytes()
 
 
 def _write(path: Path, content: bytes) -> None:
     if not path.exists() or path.read_bytes() != content:
-        durable.overwrite(path, content)
+        files.overwrite(path, content)
 
 
 def _private_text(key: Ed25519PrivateKey, valid_from: datetime) -> bytes:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from audit.comparison import DO_NOTHING
-from audit.references import BankKey
+from service.bank_store import BankKey
 from service.banks import BankPlan, plan_exact_bank, rows_digest
 from service.context import Context
 from service.errors import ConflictError, InvalidInputError

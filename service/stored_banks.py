@@ -2,7 +2,7 @@
 
 Each bank is one object, `banks/<digest of the key>/<SHA-256 of the object>.tar`, and `blocks.json` another. The files
 in the home are the truth; a signed row says which object is their copy. Banks are rewritten where they lie when a
-person is erased (`audit.references`), and then published anew under another name: the older object is destroyed and
+person is erased (`service.bank_store`), and then published anew under another name: the older object is destroyed and
 looked for in a listing, before any request of the run is completed.
 
 All of it happens under one lock of the home, so that no copy made before an erasure is published after it.
@@ -21,12 +21,12 @@ from pathlib import Path
 import structlog
 from sqlmodel import select
 
-from audit import durable
 from service.context import Context
 from service.db import reading, session
 from service.errors import StorageError
 from service.storage import Storage
 from service.tables import StoredBank
+from unlearning import files
 
 log = structlog.get_logger()
 
@@ -97,7 +97,7 @@ def bring_here(context: Context) -> int:
 
 @contextmanager
 def _alone(context: Context) -> Iterator[None]:
-    with durable.lock(context.settings.banks_folder / "locks" / "storage.lock", exclusive=True):
+    with files.lock(context.settings.banks_folder / "locks" / "storage.lock", exclusive=True):
         yield
 
 
@@ -114,7 +114,7 @@ def _rows(context: Context) -> dict[str, StoredBank]:
 
 def _publish(context: Context, storage: Storage, name: str) -> None:
     folder = context.settings.banks_folder
-    with durable.lock(folder / "locks" / f"{name}.lock", exclusive=False):  # the bank store's own lock
+    with files.lock(folder / "locks" / f"{name}.lock", exclusive=False):  # the bank store's own lock
         content = _pack(folder / name)
     if content is None:
         return
@@ -153,13 +153,13 @@ def _signed_bytes(name: str, sha256: str) -> bytes:
 
 def _pack(path: Path) -> bytes | None:
     """A bank's folder or a file as one archive; the same content gives the same bytes. None if it went meanwhile."""
-    files = {"": path} if path.is_file() else {str(each.relative_to(path)): each for each in path.rglob("*")}
+    parts = {"": path} if path.is_file() else {str(each.relative_to(path)): each for each in path.rglob("*")}
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in sorted(files):
+        for name in sorted(parts):
             if name and not _INSIDE.fullmatch(name):
                 continue  # folders, work of others
-            content = files[name].read_bytes()
+            content = parts[name].read_bytes()
             entry = tarfile.TarInfo(name or path.name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
@@ -177,4 +177,4 @@ def _unpack(path: Path, content: bytes) -> None:
                 continue
             target = path if entry.name == path.name else path / entry.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            durable.overwrite(target, stream.read())
+            files.overwrite(target, stream.read())

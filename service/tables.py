@@ -334,7 +334,7 @@ class ReferenceBlock(SQLModel, table=True):
     n_next: int = 0  # finished models of the bank of the present data: n_wanted of them when it is fresh
     n_learned: int = 0  # people its models learned from
     n_gone: int = 0  # of these, how many were erased since or wait to be
-    staleness: float = 0.0  # share in [0, 1]; see `audit.references.Staleness`
+    staleness: float = 0.0  # share in [0, 1]; see `service.bank_store.Staleness`
     size_bytes: int = 0
     cost_seconds: float = 0.0  # training time of its models
     begun_at: datetime | None = instant(nullable=True)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from audit.exchangeability import exchangeability
 from audit.forgetting import mean_ratio, quick_ratio
-from audit.references import Bank
+from service.bank_store import Bank
 from service.context import Context
 from service.errors import InvalidInputError
 from service.experiments import draw_oracles, draw_references, method_code_version

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from audit.block_bias import Bias, Curve, Point, bias, svg, table
-from audit.references import Bank, BankStore
+from service.bank_store import Bank, BankStore
 from service.banks import OnProgress, build_bank, columns_of, example_ids, plan_exact_bank
 from service.context import Context
 from service.errors import InvalidInputError

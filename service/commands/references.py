@@ -32,8 +32,8 @@ def references_build(
     Also the oracles, if a method of the policy's ladder reads any. Several of these commands at once share the work.
     """
     from audit.policy import load_policy
-    from audit.references import BankStore
     from service import stored_banks
+    from service.bank_store import BankStore
     from service.banks import build_bank, plan_bank
     from service.context import Context
     from service.oracles import build_oracles, n_asked_for, oracle_plan

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit.bank_files import ReferencesError
 from audit.blocks import assign_blocks
+from audit.errors import OptionError
 
 
 @settings(max_examples=100, deadline=None)
@@ -30,5 +30,5 @@ def test_a_few_people_are_blocks_of_their_own() -> None:
 
 
 def test_a_share_of_nobody_is_refused() -> None:
-    with pytest.raises(ReferencesError, match="share"):
+    with pytest.raises(OptionError, match="share"):
         assign_blocks(["a"], share=0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from audit import Evaluation, Evidence, evaluate, load_policy
-from audit.references import Bank, BankStore
+from service.bank_store import Bank, BankStore
 from service.banks import BankPlan, build_bank, plan_bank
 from service.context import Context
 from service.planning import pictures_of, recipe_of

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import unlearning
-from audit.references import BankStore, ReferenceRow
 from service import banks
+from service.bank_store import BankStore, ReferenceRow
 from service.banks import TRAINING_CODE, build_bank, columns_of, example_ids
 from service.blocks import BLOCK_SHARE, blocks, forget_from_blocks
 from service.scenes import open_pictures

@@ -8,8 +8,8 @@ import pytest
 from sqlmodel import select
 
 from audit.certificate import verify
-from audit.references import BankStore
 from service import completion, deployment, planning, registry, trials
+from service.bank_store import BankStore
 from service.candidates import deploy, judge, original_outcome, seed_of, steps, unlearn
 from service.db import session
 from service.errors import ConflictError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit.references import BankStore
+from service.bank_store import BankStore
 from service.banks import build_bank
 from service.cluster import disconnect
 from service.errors import StartupError

@@ -6,8 +6,8 @@ import pytest
 from sqlmodel import select
 
 from audit.certificate import verify
-from audit.references import BankStore
 from service import planning, registry
+from service.bank_store import BankStore
 from service.completion import complete, purge, tidy
 from service.context import LINE
 from service.db import reading

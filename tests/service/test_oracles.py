@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from audit.certificate import verify
-from audit.references import BankStore
 from service import completion, planning
+from service.bank_store import BankStore
 from service.candidates import unlearn
 from service.cli import app
 from service.context import Context

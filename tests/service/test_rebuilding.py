@@ -9,9 +9,9 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from audit.references import BankStore
 from service import planning, rebuilding
 from service.bank_overview import overview
+from service.bank_store import BankStore
 from service.blocks import forget_from_blocks
 from service.completion import complete, purge
 from service.rebuilding import Rebuilder, publish, rebuild, survey

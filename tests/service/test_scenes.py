@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audit.references import BankStore, ReferenceRow
+from service.bank_store import BankStore, ReferenceRow
 from service.banks import plan_bank
 from service.blocks import forget_from_blocks
 from service.context import Context

@@ -9,11 +9,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from audit import durable
 from audit.envelope import key_id, read_public_keys
 from service import signing
 from service.errors import StartupError
 from service.signing import SigningKeys
+from unlearning import files
 
 NOW = datetime(2126, 11, 23, 12, 0, tzinfo=UTC)  # after the first key, which is made now
 
@@ -68,14 +68,14 @@ def test_nothing_of_the_old_private_key_stays(tmp_path: Path) -> None:
 
 def test_a_kill_before_the_new_key_is_in_place_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = SigningKeys(tmp_path)
-    first, whole = keys.current().published.key_id, durable.overwrite
+    first, whole = keys.current().published.key_id, files.overwrite
 
     def killed(path: Path, data: bytes) -> None:
         if path.name == "signing.pem":
             raise KeyboardInterrupt
         whole(path, data)
 
-    monkeypatch.setattr(signing.durable, "overwrite", killed)
+    monkeypatch.setattr(signing.files, "overwrite", killed)
     with pytest.raises(KeyboardInterrupt):
         rotated(keys)
     monkeypatch.undo()

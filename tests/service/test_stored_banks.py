@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from sqlmodel import select
 
-from audit.references import Bank, BankKey, BankStore, ReferenceRow
 from service import key_marks, registry, stored_banks
+from service.bank_store import Bank, BankKey, BankStore, ReferenceRow
 from service.completion import purge
 from service.context import Context
 from service.db import reading, session

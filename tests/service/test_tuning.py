@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from audit.references import Bank, BankKey
 from service import tuning
+from service.bank_store import Bank, BankKey
 from service.cli import app
 from service.context import Context
 from service.errors import InvalidInputError

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from audit.references import BankStore
 from service import validation
+from service.bank_store import BankStore
 from service.errors import InvalidInputError
 from service.validation import EXACT_SEEDS, Sizes, validate_own, validate_synthetic, write_report
 from tests.service import tiny

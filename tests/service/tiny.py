@@ -20,9 +20,9 @@ from PIL import Image
 from sqlmodel import col, select
 
 from audit.policy import Policy
-from audit.references import Bank, BankStore
 from service import auth, candidates, completion, intake, planning
 from service.auth import Client
+from service.bank_store import Bank, BankStore
 from service.banks import BankPlan, build_bank, plan_bank
 from service.blocks import blocks
 from service.context import Context

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit.references import BankKey, BankStore, ReferenceRow
 from audit.staleness import Roster, Staleness
+from service.bank_store import BankKey, BankStore, ReferenceRow
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 OLD, NEW = BankKey("recipe", "1.0", "train-1", "test"), BankKey("recipe", "1.0", "train-2", "test")

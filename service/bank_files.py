@@ -16,16 +16,11 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from audit.errors import AuditError
 from audit.log import canonical_json
 from audit.staleness import Roster
 
 _MAGIC = b"EXPROW1\n"
 _HEADER = struct.Struct("<8s32s32sqqddd")  # magic, key, layout, seed, n_examples, retain and test accuracy, seconds
-
-
-class ReferencesError(AuditError):
-    """A row or a question that does not fit the bank."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ never a stale hit. One folder a bank:
     <store>/locks/<key digest>.lock                  shared by readers and builders, exclusive to whoever drops columns
     <store>/locks/<key digest>.<seed>                held by the builder that trains this seed
 
-Rows are placed whole (`durable`), so a process killed at any point leaves whole rows only, and several builders may
-fill one bank: each claims a seed before it trains it, and of two rows of one seed the first stays. A row that is cut
-off, altered or of another bank counts as missing, and is replaced when it is built again.
+Rows are placed whole (`unlearning.files`), so a process killed at any point leaves whole rows only, and several
+builders may fill one bank: each claims a seed before it trains it, and of two rows of one seed the first stays. A row
+that is cut off, altered or of another bank counts as missing, and is replaced when it is built again.
 
 Dropping a person writes rows without the person's columns into a new layout, moves the manifest over, then overwrites
 and unlinks everything else; repeated after a kill it finishes the work. Banks whose models learned from the person, or
@@ -33,9 +33,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from audit import durable
-from audit.bank_files import BankKey, Manifest, ReferenceRow, ReferencesError, decode_row, encode_row
 from audit.staleness import Roster, Staleness
+from service.bank_files import BankKey, Manifest, ReferenceRow, decode_row, encode_row
+from service.errors import ReferencesError
+from unlearning import files
 
 __all__ = ["Bank", "BankKey", "BankStatus", "BankStore", "Claim", "ReferenceRow", "ReferencesError", "Staleness"]
 
@@ -183,7 +184,7 @@ class BankStore:
             data = encode_row(replace(row, margins=values), key.digest, manifest.layout)
             path = self._row_path(manifest, row.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
-            return durable.place(path, data, is_whole=lambda there: decode_row(there, manifest) is not None)
+            return files.place(path, data, is_whole=lambda there: decode_row(there, manifest) is not None)
 
     def find(self, key: BankKey, *, n_models: int | None = None) -> Bank | None:
         """The bank if it is complete, else none.
@@ -315,8 +316,8 @@ class BankStore:
             with self._lock(digest, exclusive=False):
                 manifest = self._manifest(digest)
                 costs = [row.seconds for row in self._rows(manifest)] if manifest else []
-                files = [path for path in (self.folder / digest).rglob("*") if path.is_file()]
-                size = sum(path.stat().st_size for path in files)
+                paths = [path for path in (self.folder / digest).rglob("*") if path.is_file()]
+                size = sum(path.stat().st_size for path in paths)
             if manifest is None:
                 continue
             found.append(
@@ -345,7 +346,7 @@ class BankStore:
         return sorted(name for name in names if len(name) == 64)
 
     def _lock(self, digest: str, *, exclusive: bool) -> AbstractContextManager[None]:
-        return durable.lock(self.folder / "locks" / f"{digest}.lock", exclusive=exclusive)
+        return files.lock(self.folder / "locks" / f"{digest}.lock", exclusive=exclusive)
 
     def _manifest(self, digest: str) -> Manifest | None:
         try:
@@ -368,7 +369,7 @@ class BankStore:
     def _write_manifest(self, manifest: Manifest) -> None:
         folder = self.folder / manifest.key.digest
         folder.mkdir(parents=True, exist_ok=True)
-        durable.overwrite(folder / "manifest", manifest.encode())
+        files.overwrite(folder / "manifest", manifest.encode())
 
     def _narrow(self, manifest: Manifest, keep: list[int]) -> Manifest:
         """Rows with the kept columns only, in a layout of their own; then the manifest moves over to it."""
@@ -377,7 +378,7 @@ class BankStore:
         for row in self._rows(manifest):
             data = encode_row(replace(row, margins=row.margins[keep]), manifest.key.digest, narrow.layout)
             path = self._row_path(narrow, row.seed)
-            durable.place(path, data, is_whole=lambda there: decode_row(there, narrow) is not None)
+            files.place(path, data, is_whole=lambda there: decode_row(there, narrow) is not None)
         self._write_manifest(narrow)
         return narrow
 
@@ -389,7 +390,7 @@ class BankStore:
                 if path != layout:
                     path.rmdir()
             elif path.name != "manifest" and not (path.parent == layout and path.suffix == ".row"):
-                durable.destroy(path)
+                files.destroy(path)
 
     def _destroy_bank(self, digest: str) -> None:
         """Rows first, manifest last: killed in between, the bank is still known and can be finished off."""
@@ -401,7 +402,7 @@ class BankStore:
             if path.is_dir():
                 path.rmdir()
             else:
-                durable.destroy(path)
+                files.destroy(path)
         folder.rmdir()
 
 

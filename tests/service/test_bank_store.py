@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit.references import Bank, BankKey, BankStore, ReferenceRow, ReferencesError
+from service.bank_store import Bank, BankKey, BankStore, ReferenceRow, ReferencesError
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 KEY = BankKey("recipe", "1.0", "train", "test")
