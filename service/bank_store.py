@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -303,6 +304,16 @@ class BankStore:
                 self._write_manifest(stale)
             self._destroy_remains(manifest)
             return n_dropped
+
+    def count_columns(self, subject_tags: Iterable[str]) -> Counter[tuple[str, str]]:
+        """How many columns some subjects have in all banks together, by subject tag and the key's statistic."""
+        asked, counts = set(subject_tags), Counter[tuple[str, str]]()
+        for digest in self._digests():
+            with self._lock(digest, exclusive=False):
+                manifest = self._manifest(digest)
+            if manifest is not None:
+                counts.update((tag, manifest.key.statistic) for tag in manifest.subject_tags if tag in asked)
+        return counts
 
     def discard(self, key: BankKey) -> None:
         """Destroy a bank."""

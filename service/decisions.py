@@ -6,7 +6,7 @@ import re
 
 from sqlmodel import Session, col, select
 
-from service import states
+from service import runs, states
 from service.auth import Client
 from service.context import Context
 from service.db import session
@@ -69,6 +69,8 @@ def extend(context: Context, client: Client, request_id: str, extension: Extensi
 def approve(context: Context, client: Client, request_id: str, decision: Decision) -> RequestDetail:
     """Let a request that waits for a human go on: back to the queue, a legal hold lifted.
 
+    If its run has begun to destroy, that run goes on instead, with all of its requests.
+
     Raises:
         NotFoundError: no such request.
         ConflictError: it waits for nobody, or follows another one.
@@ -127,6 +129,9 @@ def _approve(s: Session, context: Context, client: Client, request: ErasureReque
     if request.state != "needs_attention":
         raise ConflictError(f"Expected a request that needs attention, this one is {request.state}.")
     note = f"Approved by {client.id}: {decision.reason}"
+    if request.run_id is not None and runs.must_be_resumed(s, request.run_id):
+        runs.resume(s, request.run_id, now=context.now(), note=note, legal_hold=False)
+        return
     states.move(s, request, "queued", now=context.now(), note=note, legal_hold=False)
 
 

@@ -13,6 +13,7 @@ ExpungeError
 ├── DataFolderError             mend the data folder
 ├── ReferencesError             a reference bank that cannot answer what it is asked
 ├── WeightsError                weights that must not be loaded
+├── RunStoppedError             a run cannot go on; `detail` is for the human who must look, and names nobody
 ├── StorageError                the shared storage did not do as asked
 └── StartupError                the process cannot start as configured
 """
@@ -109,6 +110,10 @@ class DataFolderError(ExpungeError):
 
 class ReferencesError(ExpungeError):
     """A row or a question that does not fit the reference bank."""
+
+
+class RunStoppedError(ExpungeError):
+    """A run cannot go on; the sentence is for the human who must look, and names nobody."""
 
 
 class WeightsError(ExpungeError):

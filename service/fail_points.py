@@ -43,6 +43,7 @@ FAIL_POINTS: Final = (
     "deploying.barrier",  # reached, not recorded
     "deploying.end",
     "purging.start",
+    "purging.begun",  # what there is to destroy is recorded, nothing destroyed
     "purging.overwritten",  # a file of packed pictures is zeros
     "purging.pack_destroyed",
     "purging.image_destroyed",  # the first of the person's files, the others there

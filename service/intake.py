@@ -25,7 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
-from service import states
+from service import runs, states
 from service.auth import Client
 from service.context import Context
 from service.db import session
@@ -183,6 +183,8 @@ def _settle_with(s: Session, leader: ErasureRequest, held_for: str | None, *, no
     if held_for is None and leader.attention_reason == MASS_DELETION:
         states.move(s, leader, "queued", now=now, note="The person was also asked for outside of the held batch.")
     elif held_for == LEGAL_HOLD != leader.attention_reason and leader.state in ("queued", "needs_attention"):
+        if leader.run_id is not None and runs.must_be_resumed(s, leader.run_id):
+            return  # what is being destroyed cannot be held any more
         note = "A later request for the same person came with a legal hold."
         if leader.state == "needs_attention":  # by way of the queue, in this transaction: its reason changes
             states.move(s, leader, "queued", now=now, note=note)

@@ -14,9 +14,10 @@ from sqlmodel import select
 from audit.policy import Policy
 from service import registry
 from service.bank_store import Bank, BankKey, BankStore, Staleness
-from service.banks import BankPlan, OnProgress, build_bank, example_ids, plan_bank
+from service.banks import BankPlan, OnProgress, build_bank, example_ids, plan_bank, training_code_version
 from service.context import LINE, Context
 from service.db import reading
+from service.errors import RunStoppedError
 from service.oracles import STATISTIC, build_oracles, margins_of, n_wanted
 from service.runs import RunFolder, load_run, requests_of
 from service.scenes import Pictures, Rows, Scene, open_pictures
@@ -53,6 +54,8 @@ class RunPlan:
     bank: dict[str, Any]
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     oracles: dict[str, Any] = field(default_factory=dict)
+    policy_name: str = ""
+    recipe_digest: str = ""
 
     @property
     def must_unlearn(self) -> bool:
@@ -109,7 +112,7 @@ def plan(context: Context, policy: Policy, run_id: str) -> RunPlan:
     if stored is None:
         stored = asdict(_make(context, policy, run_id))
         folder.write("plan", stored)
-    return RunPlan(**stored)
+    return load(context, run_id)
 
 
 def gather(
@@ -147,11 +150,23 @@ def _is_damaged(store: BankStore, planned: BankPlan, n_models: int) -> bool:
 
 
 def load(context: Context, run_id: str) -> RunPlan:
-    """The plan made before."""
+    """The plan made before.
+
+    Raises:
+        RunStoppedError: the recipe or the code that trains is another one now, so that a model made now would not be
+            what the plan, its bank and a certificate say.
+    """
     stored = RunFolder(context.settings, run_id).read("plan")
     if stored is None:
         raise FileNotFoundError(f"Expected the plan of run {run_id} in its folder; the folder was removed.")
-    return RunPlan(**stored)
+    run_plan = RunPlan(**stored)
+    is_old = run_plan.bank and run_plan.bank["key"]["code_version"] != training_code_version()
+    if is_old or run_plan.recipe_digest != recipe_of(context).digest:
+        raise RunStoppedError(
+            f"Expected the {'training code' if is_old else 'recipe'} this run was planned with, but it changed "
+            "meanwhile. Approve: the request is then planned anew."
+        )
+    return run_plan
 
 
 def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
@@ -161,7 +176,8 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
     with reading(context.engine) as s:
         subject_of = {request.id: request.user_id or "" for request in requests_of(s, run_id)}
     if not (settings.data_folder / METADATA).exists():
-        return RunPlan("", [], [], [], dict.fromkeys(subject_of, 0), dict.fromkeys(subject_of, 0), {})
+        nothing = dict.fromkeys(subject_of, 0)
+        return RunPlan("", [], [], [], nothing, nothing, {}, policy_name=policy.name, recipe_digest=recipe.digest)
     base_digest = load_run(context, run_id).base_digest
     classes = tuple(registry.get(context, base_digest).manifest["classes"]) if base_digest else None
     pictures = pictures_of(settings, recipe, classes)
@@ -200,7 +216,7 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
         }
     return RunPlan(
         faces.manifest_digest, list(faces.classes), forget.tolist(), retain.tolist(), images_of, trained_of, bank,
-        methods=methods, oracles=oracles,
+        methods=methods, oracles=oracles, policy_name=policy.name, recipe_digest=recipe.digest,
     )  # fmt: skip
 
 

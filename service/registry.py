@@ -216,7 +216,7 @@ def destroy_older_than(context: Context, generation: int) -> tuple[str, ...]:
     From the same call on, an older generation is refused for ever (`oldest_allowed_generation`).
 
     Returns:
-        digests of all that came before and are destroyed by now, also by an interrupted earlier call.
+        digests of those that this call destroyed.
 
     Raises:
         NotFoundError: no version has the generation.
@@ -229,6 +229,34 @@ def destroy_older_than(context: Context, generation: int) -> tuple[str, ...]:
         pointer.oldest_allowed_generation = max(pointer.oldest_allowed_generation, generation)
         s.add(pointer)
         s.commit()
+    return _destroy_all(context, _older_than(context, generation))
+
+
+def destroy_refused(context: Context) -> tuple[str, ...]:
+    """Destroy what came before the oldest generation allowed; see `destroy_older_than`."""
+    oldest = _oldest_allowed(context)
+    return destroy_older_than(context, oldest) if oldest else ()
+
+
+def refused(context: Context) -> list[ModelVersion]:
+    """Versions that came before the oldest generation allowed, destroyed or not, oldest first."""
+    oldest = _oldest_allowed(context)
+    return _older_than(context, oldest) if oldest else []
+
+
+def _oldest_allowed(context: Context) -> int:
+    """Generation below which nothing may be served again; 0 while nobody was erased."""
+    with reading(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+    return pointer.oldest_allowed_generation if pointer else 0
+
+
+def _older_than(context: Context, generation: int) -> list[ModelVersion]:
+    """Versions before the one of a generation, candidates never deployed included, oldest first.
+
+    Raises:
+        NotFoundError: no version has the generation.
+    """
     with reading(context.engine) as s:
         of_line = select(ModelVersion).where(ModelVersion.line == LINE)
         kept = s.exec(of_line.where(ModelVersion.generation == generation)).one_or_none()
@@ -236,21 +264,8 @@ def destroy_older_than(context: Context, generation: int) -> tuple[str, ...]:
             raise NotFoundError(f"Expected a model version of generation {generation} on line {LINE!r}, found none.")
         never_deployed = col(ModelVersion.generation).is_(None) & (col(ModelVersion.created_at) <= kept.created_at)
         before = of_line.where(or_(col(ModelVersion.generation) < generation, never_deployed))
-        older = [
-            row
-            for row in s.exec(before.order_by(col(ModelVersion.created_at), col(ModelVersion.digest)))
-            if row.digest != kept.digest
-        ]
-    return _destroy_all(context, older)
-
-
-def destroy_refused(context: Context) -> tuple[str, ...]:
-    """Destroy what came before the oldest generation allowed; see `destroy_older_than`."""
-    with reading(context.engine) as s:
-        pointer = s.get(Deployment, LINE)
-    if pointer is None or not pointer.oldest_allowed_generation:
-        return ()
-    return destroy_older_than(context, pointer.oldest_allowed_generation)
+        rows = s.exec(before.order_by(col(ModelVersion.created_at), col(ModelVersion.digest)))
+        return [row for row in rows if row.digest != kept.digest]
 
 
 def confirm_destroyed(context: Context) -> None:
@@ -279,10 +294,10 @@ def destroy_candidates(context: Context) -> tuple[str, ...]:
 
 
 def _destroy_all(context: Context, rows: list[ModelVersion]) -> tuple[str, ...]:
-    for row in rows:
-        if row.destroyed_at is None:
-            destroy(context, row.digest)
-    return tuple(row.digest for row in rows)
+    remaining = [row.digest for row in rows if row.destroyed_at is None]
+    for digest in remaining:
+        destroy(context, digest)
+    return tuple(remaining)
 
 
 def _store(file: Path, content: bytes, before_rename: Callable[[], None]) -> None:

@@ -79,7 +79,7 @@ def repeat(context: Context, run_id: str) -> tuple[str, str]:
         ConflictError: there is nothing left to make it from, or no candidate yet.
     """
     run = load_run(context, run_id)
-    if run.stage in ("purging", "completed"):
+    if run.purge is not None:
         raise ConflictError(
             f"Expected a run whose inputs are still here; run {run_id} is {run.stage}: the photographs, the weights it "
             "began from and its working files are destroyed, so it cannot be made again. Its certificate says whether "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,10 @@ def note(context: Context, run_id: str, text: str) -> None:
 
 
 def give_up(context: Context, run_id: str, reason: str) -> None:
-    """End a run that cannot go on; its requests need attention and keep their deadlines. A run that ended stays so."""
+    """End a run that cannot go on; its requests need attention and keep their deadlines. A run that ended stays so.
+
+    A run whose purge has begun does not end: it keeps the line, and goes on when its requests are approved (`resume`).
+    """
     with session(context.engine) as s:
         now = context.now()
         run = get_run(s, run_id)
@@ -101,10 +105,33 @@ def give_up(context: Context, run_id: str, reason: str) -> None:
         moving = [request for request in requests_of(s, run_id) if request.state != "needs_attention"]
         why = {"attention_reason": reason}
         states.move_all(s, [(request, why) for request in moving], "needs_attention", now=now, note=reason)
-        run.stage, run.stage_note, run.updated_at, run.finished_at = "needs_attention", reason, now, now
+        run.stage, run.stage_note, run.updated_at = "needs_attention", reason, now
+        if run.purge is None:
+            run.finished_at = now
+            release_line(s, run_id)
         s.add(run)
-        release_line(s, run_id)
         s.commit()
+
+
+def must_be_resumed(s: Session, run_id: str) -> bool:
+    """Whether a run waits for a human with its purge begun: no other run can do what it has left to do."""
+    run = get_run(s, run_id)
+    return run.purge is not None and run.finished_at is None and run.stage == "needs_attention"
+
+
+def resume(s: Session, run_id: str, *, now: datetime, note: str, **fields: Any) -> None:
+    """Let a run go on with its purge, all its requests together, in the caller's transaction."""
+    run = get_run(s, run_id)
+    waiting = [request for request in requests_of(s, run_id) if request.state == "needs_attention"]
+    states.move_all(s, [(request, fields) for request in waiting], "purging", now=now, note=note)
+    run.stage, run.stage_note, run.updated_at = "purging", "", now
+    run.n_resumptions += 1
+    s.add(run)
+
+
+def workflow_id(run: Run) -> str:
+    """Id of the workflow that carries the run out now; each resumption has one of its own."""
+    return f"{run.id}.{run.n_resumptions}" if run.n_resumptions else run.id
 
 
 def release_line(s: Session, run_id: str) -> None:

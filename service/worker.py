@@ -24,7 +24,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 from sqlmodel import Session, col, select
 
 from audit.policy import Policy
-from service import deployment, head_count, intake, ledger, registry, rollbacks, states, stored_banks
+from service import deployment, head_count, intake, ledger, registry, rollbacks, runs, states, stored_banks
 from service.barrier import this_host
 from service.console.listener import Listener
 from service.context import LINE, Context, utc_now
@@ -285,25 +285,27 @@ def start_open_run(context: Context, pipeline: Pipeline) -> None:
     """Start the workflow of the open run if it has none; DBOS itself resumes the one that has.
 
     A workflow that ended while its run is open could not even say so (its disk was full), or took the worker down with
-    it again and again: then a human must look.
+    it again and again: then a human must look. A run that waits for a human with its purge begun has none until then.
     """
-    with reading(context.engine) as s:
-        open_line = s.get(OpenLine, LINE)
-    if open_line is None:
+    run = _open_run(context)
+    if run is None or run.stage == "needs_attention":
         return
-    status = DBOS.get_workflow_status(open_line.run_id)
+    workflow_id = runs.workflow_id(run)
+    status = DBOS.get_workflow_status(workflow_id)
     if status is None:
-        with SetWorkflowID(open_line.run_id):
-            DBOS.start_workflow(pipeline.erase, open_line.run_id)
-    elif status.status in _ENDED and _is_open(context, open_line.run_id):  # it may have ended well just now
-        log.error("run.abandoned", run_id=open_line.run_id, workflow=status.status)
-        abandon(context, open_line.run_id, _ENDED[status.status])
+        with SetWorkflowID(workflow_id):
+            DBOS.start_workflow(pipeline.erase if run.purge is None else pipeline.finish, run.id)
+    elif status.status in _ENDED:
+        now = _open_run(context)  # it may have ended well, or asked for help, just now
+        if now is not None and (now.id, now.n_resumptions) == (run.id, run.n_resumptions) and now.stage == run.stage:
+            log.error("run.abandoned", run_id=run.id, workflow=status.status)
+            abandon(context, run.id, _ENDED[status.status])
 
 
-def _is_open(context: Context, run_id: str) -> bool:
+def _open_run(context: Context) -> Run | None:
     with reading(context.engine) as s:
         open_line = s.get(OpenLine, LINE)
-    return open_line is not None and open_line.run_id == run_id
+        return runs.get_run(s, open_line.run_id) if open_line is not None else None
 
 
 def _launch(context: Context, policy: Policy, traces: Traces) -> Pipeline:

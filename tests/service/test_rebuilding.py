@@ -104,7 +104,7 @@ def test_a_stale_bank_judges_and_the_certificate_says_so(tiny_context, built):
     others = [person for person in tiny.people(tiny_context) if person not in built]
     first = tiny.deploy_run(tiny_context, others[0])
     purge(tiny_context, first)
-    complete(tiny_context, tiny.POLICY, first)
+    complete(tiny_context, first)
     run_id = tiny.claim_run(tiny_context, built[0], policy=POLICY)
     plan = planning.plan(tiny_context, POLICY, run_id)
     assert plan.bank["staleness"] == {"n_learned": 38, "n_learned_gone": 1, "n_tested": 5, "n_tested_gone": 0}

@@ -51,6 +51,32 @@ class Removal:
     n_packed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a data folder holds of one person, by names relative to the folder.
+
+    Attributes:
+        images: Image files that the table names.
+        copies: Files with the same bytes that no row names.
+    """
+
+    images: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
+
+
+def find_held(folder: Path, user_ids: Collection[str]) -> dict[str, Held]:
+    """What there is of each of some people; it destroys nothing.
+
+    Raises:
+        FacesError: no readable table.
+    """
+    names: dict[str, list[str]] = {user_id: [] for user_id in user_ids}
+    for row in read_rows(folder):
+        if row.user_id in names and (folder / row.file_name).exists():
+            names[row.user_id].append(row.file_name)
+    return {user_id: Held(tuple(of_person)) for user_id, of_person in names.items()}
+
+
 def remove_subjects(folder: Path, user_ids: Collection[str], *, reached: Reached = lambda point: None) -> Removal:
     """Destroy all pictures of some people, and every packed copy of the folder.
 
