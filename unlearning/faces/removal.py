@@ -23,13 +23,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import METADATA, file_status, read_rows
 from unlearning.faces.packing import find_packs
-from unlearning.faces.rows import Row
+from unlearning.faces.rows import Row, Rows
+from unlearning.faces.unnamed import OLD_TABLE, find_copies
 from unlearning.faces.writing import NEW_TABLE, stage_table, sync_folder
 
-OLD_TABLE = ".metadata.csv.old"
 _ZEROS = bytes(1 << 20)
 _FLUSHES_AT_ONCE = 16
 
@@ -51,6 +53,51 @@ class Removal:
     n_packed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Files of one subject that exist in a data folder, by their names relative to it.
+
+    Attributes:
+        images: Those that the subject's rows name; a row whose file is missing has none.
+        copies: Those that no row names and that are equal to one of `images` byte for byte.
+    """
+
+    images: tuple[str, ...]
+    copies: tuple[str, ...]
+
+
+def find_held(folder: Path, user_ids: Collection[str]) -> dict[str, Held]:
+    """What a data folder holds of some subjects; it reads, and changes nothing.
+
+    To be asked before `remove_subjects`: once an image is destroyed, its copies cannot be told from other files.
+
+    Args:
+        folder: The data folder. Its table must be readable; the rules between rows need not hold.
+        user_ids: The subjects. Unknown ones hold nothing.
+
+    Returns:
+        Each user id's files, all in one search through the folder.
+
+    Raises:
+        FacesError: no readable table, or one of the subjects' files is not a plain file inside the folder.
+    """
+    _check_collection(user_ids)
+    rows = read_rows(folder)
+    there = [
+        (row, file_status(folder, row))
+        for row in _of_subjects(rows, user_ids)
+        if os.path.lexists(folder / row.file_name)
+    ]
+    copies = find_copies(folder, rows, [(row.file_name, status.st_size) for row, status in there])
+    images: dict[str, list[str]] = {user_id: [] for user_id in user_ids}
+    for row, _ in there:
+        images[row.user_id].append(row.file_name)
+    return {
+        user_id: Held(tuple(names), tuple(sorted({copy for name in names for copy in copies.get(name, ())})))
+        for user_id, names in images.items()
+    }
+
+
 def remove_subjects(folder: Path, user_ids: Collection[str], *, reached: Reached = lambda point: None) -> Removal:
     """Destroy all pictures of some people, and every packed copy of the folder.
 
@@ -65,16 +112,26 @@ def remove_subjects(folder: Path, user_ids: Collection[str], *, reached: Reached
     Raises:
         FacesError: no readable table, or one of the people's files is not a plain file inside the folder.
     """
-    if isinstance(user_ids, str):
-        raise FacesError("Expected a collection of user ids, got a string; pass [user_id] for one person.")
+    _check_collection(user_ids)
     _sweep(folder, reached)
     rows = read_rows(folder)
-    leaving = [row for row in rows if row.user_id in user_ids]
+    leaving = _of_subjects(rows, user_ids)
     n_packed = _destroy_packs(folder, reached)
     n_bytes = _destroy_images(folder, leaving, reached)
     if leaving:
         _replace_table(folder, (row for row in rows if row.user_id not in user_ids), reached)
     return Removal(n_images=len(leaving), n_bytes=n_bytes, n_packed=n_packed)
+
+
+def _check_collection(user_ids: Collection[str]) -> None:
+    if isinstance(user_ids, str):
+        raise FacesError("Expected a collection of user ids, got a string; pass [user_id] for one person.")
+
+
+def _of_subjects(rows: Rows, user_ids: Collection[str]) -> list[Row]:
+    wanted = set(user_ids)
+    is_wanted = np.array([value in wanted for value in rows.user_ids.values], dtype=bool)
+    return [rows[index] for index in np.flatnonzero(is_wanted[rows.user_ids.positions])]
 
 
 def destroy_file(path: Path, *, reached: Reached = lambda point: None) -> int:

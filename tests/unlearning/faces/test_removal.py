@@ -12,7 +12,7 @@ import pytest
 
 from tests.unlearning.faces.folders import TABLE, write_table
 from unlearning.errors import FacesError
-from unlearning.faces import Removal, check_folder, pack, remove_subjects
+from unlearning.faces import Held, Removal, check_folder, find_held, pack, remove_subjects
 from unlearning.faces.removal import destroy_file
 
 SIZE = (6, 5)
@@ -124,6 +124,43 @@ def test_a_link_in_place_of_a_picture_is_not_followed(make_folder, tmp_path):
         remove_subjects(folder, ["ann"])
     assert caught.value.row == 2
     assert (tmp_path / "precious.png").read_bytes() == b"precious"
+
+
+def test_what_is_held_of_a_subject_is_found_and_left_as_it_is(make_folder, tmp_path):
+    folder = make_folder()
+    pack(folder, size=SIZE, channels=1)
+    image = (folder / "images/a1.png").read_bytes()
+    (folder / "old").mkdir()
+    for name in ("old/whatever", "images/.a1.png~"):
+        (folder / name).write_bytes(image)
+    os.link(folder / "images/a2.png", folder / "a2 again.png")
+    (folder / "other.png").write_bytes(image[:-1] + b"x")  # of the same size
+    (folder / "link.png").symlink_to(folder / "images/a1.png")
+    os.mkfifo(folder / "pipe")
+    before = contents_of_plain(folder)
+    assert find_held(folder, ["ann", "cleo", "nobody"]) == {
+        "ann": Held(("images/a1.png", "images/a2.png"), ("a2 again.png", "images/.a1.png~", "old/whatever")),
+        "cleo": Held(("images/c1.png",), ()),
+        "nobody": Held((), ()),
+    }
+    assert contents_of_plain(folder) == before
+
+
+def test_a_missing_file_is_not_held_and_nothing_is_a_copy_of_an_empty_or_an_overwritten_one(make_folder):
+    folder = make_folder()
+    (folder / "images/a1.png").unlink()
+    (folder / "images/a2.png").write_bytes(bytes(5))
+    (folder / "images/b1.png").write_bytes(b"")
+    (folder / ".gitkeep").write_bytes(b"")
+    (folder / "zeros").write_bytes(bytes(5))
+    assert find_held(folder, ["ann", "bob"]) == {
+        "ann": Held(("images/a2.png",), ()),
+        "bob": Held(("images/b1.png", "images/b2.png"), ()),
+    }
+
+
+def contents_of_plain(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_large_file_is_overwritten_whole(tmp_path):
