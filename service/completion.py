@@ -8,7 +8,7 @@ import structlog
 from sqlmodel import select
 
 from audit.policy import Policy
-from service import banks, ledger, planning, registry, states, stored_banks
+from service import banks, ledger, leftovers, planning, registry, states, stored_banks
 from service.blocks import forget_from_blocks
 from service.certificates import Issuer, Purged
 from service.context import Context
@@ -38,9 +38,10 @@ def purge(context: Context, run_id: str) -> None:
         subjects = [request.user_id for request in requests_of(s, run_id) if request.user_id is not None]
     release_processes()
     if (settings.data_folder / METADATA).exists():
-        remove_subjects(
+        removal = remove_subjects(
             settings.data_folder, subjects, reached=lambda point: context.reached(f"purging.{point.replace(' ', '_')}")
         )
+        log.info("purge.data_folder", n_copies=removal.n_copies, n_files_no_row_names=removal.n_unnamed)
     context.reached("purging.images")
     tags = [context.keyring.block_hash(subject) for subject in subjects]
     for store in banks.stores(settings):
@@ -52,11 +53,11 @@ def purge(context: Context, run_id: str) -> None:
     older = registry.destroy_refused(context)  # also what an earlier run of these people, stopped here, left behind
     registry.confirm_destroyed(context)
     context.reached("purging.weights")
-    for path in sorted([*folder.path.glob("*.safetensors"), *folder.path.glob("*.html")]):
-        files.zero(path)
-        path.unlink()
+    files.destroy(*folder.path.glob("*.safetensors"), *folder.path.glob("*.html"))
     forget_reports(settings)
     context.reached("purging.candidates")
+    leftovers.sweep(context)
+    context.reached("purging.leftovers")
     data_digest = folder_digest(settings.data_folder) if (settings.data_folder / METADATA).exists() else ""
     at = context.now().isoformat()
     folder.write("purged", {"n_older_versions": len(older), "data_digest_after": data_digest, "finished_at": at})

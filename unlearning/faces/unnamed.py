@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -25,7 +26,14 @@ from unlearning.faces.rows import Rows
 from unlearning.faces.writing import NEW_TABLE
 
 OLD_TABLE = ".metadata.csv.old"
-_OWN = frozenset({METADATA, NEW_TABLE, OLD_TABLE, f"{PACKED}/{ELSEWHERE}"})
+LOOKED_THROUGH: Final = (
+    "The files of the data folder that no row of its table names were compared with the subject's images byte for "
+    "byte, and equal ones were destroyed. Not looked for: the same images in another encoding or size or inside an "
+    "archive, texts that mention the subject, images that had been taken out of the table before, and anything outside "
+    "the data folder that the service did not write."
+)
+"""What an erasure looks through for copies and what it does not, as certificates may say it."""
+_OWN = frozenset({METADATA, NEW_TABLE, OLD_TABLE, f"{PACKED}/{ELSEWHERE}", ".removals"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,21 @@ class Unnamed:
 
     name: str
     status: os.stat_result
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search through a data folder found.
+
+    Attributes:
+        copies: For each image that has copies their names, sorted.
+        known: Those of the copies found earlier that are there and that no row names.
+        n_unnamed: Files that no row names, copies included.
+    """
+
+    copies: dict[str, tuple[str, ...]]
+    known: tuple[str, ...]
+    n_unnamed: int
 
 
 def find_unnamed(folder: Path, rows: Rows) -> Iterator[Unnamed]:
@@ -51,8 +74,8 @@ def find_unnamed(folder: Path, rows: Rows) -> Iterator[Unnamed]:
             yield Unnamed(name, entry.stat(follow_symlinks=False))
 
 
-def find_copies(folder: Path, rows: Rows, images: Sequence[tuple[str, int]]) -> dict[str, tuple[str, ...]]:
-    """Names of the files that no row names and that are equal to one of some images byte for byte.
+def find_copies(folder: Path, rows: Rows, images: Sequence[tuple[str, int]], *, known: Collection[str] = ()) -> Found:
+    """The files that no row names, and which of them are equal to one of some images byte for byte.
 
     Sizes are compared first, so that few files are read: those of an image's size, and the images of that size.
 
@@ -60,16 +83,18 @@ def find_copies(folder: Path, rows: Rows, images: Sequence[tuple[str, int]]) -> 
         folder: The data folder.
         rows: All rows of its table.
         images: Name and size in bytes of each image, all of them plain files that are there.
-
-    Returns:
-        For each image that has copies their names, sorted.
+        known: Names of copies found earlier, whatever they hold now.
     """
     of_size: dict[int, list[str]] = defaultdict(list)
     for name, n_bytes in images:
         if n_bytes:  # every empty file is equal to every other, and a copy of nothing
             of_size[n_bytes].append(name)
     suspects: dict[int, list[str]] = defaultdict(list)
-    for file in find_unnamed(folder, rows) if of_size else ():
+    known, known_there, n_unnamed = frozenset(known), [], 0
+    for file in find_unnamed(folder, rows):
+        n_unnamed += 1
+        if file.name in known:
+            known_there.append(file.name)
         if stat.S_ISREG(file.status.st_mode) and file.status.st_size in of_size:
             suspects[file.status.st_size].append(file.name)
     copies: dict[str, tuple[str, ...]] = {}
@@ -81,7 +106,7 @@ def find_copies(folder: Path, rows: Rows, images: Sequence[tuple[str, int]]) -> 
             equal = by_digest.get(_digest(folder / image), ())
             if equal and not _is_zeros(folder / image):  # an image whose destruction was cut short: equal to any zeros
                 copies[image] = tuple(equal)
-    return copies
+    return Found(copies, tuple(known_there), n_unnamed)
 
 
 def _walk(folder: Path, leave_out: Iterable[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
