@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -31,7 +31,7 @@ Reached = Callable[[str], None]
 
 _ZEROS = memoryview(bytes(1 << 20))
 _FLUSHES_AT_ONCE = 16
-_LEFT_BEHIND = re.compile(r"\..*\.(tmp|old|partial)", re.DOTALL)  # partial: of earlier versions
+_LEFT_BEHIND = re.compile(r"\.(?P<of>.+)\.[0-9a-f]{16}\.(tmp|old)", re.DOTALL)
 _LOCK = "lock"
 
 
@@ -100,14 +100,11 @@ def destroy(*paths: Path, keep_linked: bool = False, reached: Reached = lambda p
         OSError: a file cannot be written or removed. All others are zeros; the call may be repeated.
     """
     n_bytes, there = 0, []
-    with ThreadPoolExecutor(_FLUSHES_AT_ONCE, thread_name_prefix="destroy") as pool:
-        # Submitted, not mapped: an error of one must not keep the others from being overwritten.
-        futures = [pool.submit(_zero, path, keep_linked) for path in paths]
-        for path, future in zip(paths, futures, strict=True):
-            if (size := future.result()) is not None:
-                n_bytes += size
-                there.append(path)
-                reached("overwritten")
+    for path, size in zip(paths, _zero_all(paths, keep_linked), strict=True):
+        if size is not None:
+            n_bytes += size
+            there.append(path)
+            reached("overwritten")
     for path in there:
         path.unlink(missing_ok=True)
         reached("unlinked")
@@ -151,25 +148,14 @@ def destroy_folder(folder: Path, *, reached: Reached = lambda point: None) -> in
 
 def left_beside(path: Path) -> list[Path]:
     """Temporary files of a file, in use or not: they hold what it was to hold or held before."""
-    name = re.escape(path.name)
-    mine = re.compile(rf"\.{name}\.\w+\.(tmp|old|partial)")
-    try:
-        return sorted(each for each in path.parent.iterdir() if mine.fullmatch(each.name))
-    except FileNotFoundError:
-        return []
+    return [each for each in _left_behind(path.parent) if _LEFT_BEHIND.sub(r"\g<of>", each.name) == path.name]
 
 
 def sweep(folder: Path) -> int:
-    """Destroy the temporary files in a folder that no living process uses; gives how many there were.
-
-    The folder is one in which nobody but this package makes files whose names begin with a dot and end in .tmp or .old.
-    """
-    try:
-        left = sorted(path for path in folder.iterdir() if _LEFT_BEHIND.fullmatch(path.name) and not path.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
+    """Destroy the temporary files in a folder that no living process uses; gives how many there were."""
     n_swept = 0
-    for path in left:  # .old before .tmp: until the rename, a living process's .old has a .tmp beside it that is locked
+    for path in _left_behind(folder):
+        # Until its rename a living process's .old has a .tmp beside it, which is locked.
         lock_of = path.with_suffix(".tmp") if path.suffix == ".old" else path
         with _unused(lock_of) as is_unused:
             if is_unused and os.path.lexists(path):
@@ -205,6 +191,14 @@ def flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _left_behind(folder: Path) -> list[Path]:
+    """Temporary files of a folder, in use or not, sorted."""
+    try:
+        return sorted(path for path in folder.iterdir() if _LEFT_BEHIND.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
 
 
 @contextmanager
@@ -250,7 +244,7 @@ def _sweep_scratch(folder: Path) -> bool:
         with suppress(OSError):
             folder.rmdir()
         return False
-    if not os.path.lexists(held):  # the lock is there before all else, unless an earlier version made the folder
+    if not os.path.lexists(held):  # made before all else, so it is gone: somebody began to destroy the folder
         destroy_folder(folder)
         return True
     with _unused(held) as is_unused:
@@ -297,6 +291,16 @@ def _move_over(temporary: Path, path: Path, reached: Reached) -> None:
     flush_folder(path.parent)
     reached("replaced")
     destroy(old)
+
+
+def _zero_all(paths: Sequence[Path], keep_linked: bool) -> Iterator[int | None]:
+    """`_zero` of each path; an error of one keeps none of the others from being overwritten."""
+    if len(paths) < 2:  # a thread takes longer to start than most such calls have to do
+        yield from (_zero(path, keep_linked) for path in paths)
+        return
+    with ThreadPoolExecutor(_FLUSHES_AT_ONCE, thread_name_prefix="destroy") as pool:
+        for future in [pool.submit(_zero, path, keep_linked) for path in paths]:
+            yield future.result()
 
 
 def _zero(path: Path, keep_linked: bool) -> int | None:

@@ -68,7 +68,7 @@ def test_what_is_in_use_stays(tiny_context):
 
 
 def test_operators_files_in_the_data_folder_stay(tiny_context):
-    mine = tiny_context.settings.data_folder / ".draft.old"
+    mine = tiny_context.settings.data_folder / ".draft.0123456789abcdef.old"
     mine.write_text("s31")
     leftovers.sweep(tiny_context)
     assert mine.exists()
@@ -79,7 +79,7 @@ def test_working_files_of_a_run_that_ended_go_and_of_an_open_one_stay(tiny_conte
     run_id = claim(tiny_context, tiny.POLICY)
     folder = RunFolder(tiny_context.settings, run_id)
     folder.write("plan", {"forget": [1]})
-    (folder.path / ".step-0.safetensors.0123.tmp").write_bytes(b"weights")
+    (folder.path / ".step-0.safetensors.0123456789abcdef.tmp").write_bytes(b"weights")
     assert leftovers.sweep(tiny_context) == 1
     assert folder.read("plan") is not None
     give_up(tiny_context, run_id, "killed before it could tidy")
@@ -93,6 +93,6 @@ def test_a_purge_sweeps_before_anything_is_completed(tiny_context):
     for folder in (settings.home / ".training-dead", settings.packed_folder / ".packing-dead"):
         folder.mkdir(parents=True)
         (folder / "images.npy").write_bytes(b"somebody's pixels")
-    (settings.keys_folder / ".abcdefgh.old").write_bytes(b"a private key")
+    (settings.keys_folder / ".signing.pem.0123456789abcdef.old").write_bytes(b"a private key")
     purge(tiny_context, run_id)
     assert hidden(settings.home) == []

@@ -185,18 +185,19 @@ def test_what_a_living_process_uses_stays_and_what_a_killed_one_left_goes(
     assert (tmp_path / "key").read_bytes() == left
 
 
-def test_what_earlier_versions_left_is_swept_too(tmp_path: Path) -> None:
+def test_a_second_name_goes_without_what_it_names_and_other_people_s_files_stay(tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(b"model")
-    (tmp_path / ".abcdefgh.tmp").write_bytes(b"secret")
-    os.link(tmp_path / "model", tmp_path / ".ijklmnop.tmp")  # killed between two names
-    (tmp_path / ".abcdefgh.old").write_bytes(b"secret")
-    (tmp_path / ".model.123.partial").write_bytes(b"secret")
-    (tmp_path / ".training-abcdefgh").mkdir()
-    (tmp_path / ".training-abcdefgh" / "weights").write_bytes(b"secret")
-    assert files.left_beside(tmp_path / "model") == [tmp_path / ".model.123.partial"]
-    assert files.sweep(tmp_path) == 4
+    os.link(tmp_path / "model", tmp_path / ".model.0123456789abcdef.tmp")  # killed between giving one and taking one
+    (tmp_path / ".model.0123456789abcdef.old").write_bytes(b"secret")
+    (tmp_path / ".other.0123456789abcdef.tmp").write_bytes(b"secret")
+    (tmp_path / ".draft.tmp").write_bytes(b"an editor's")
+    (tmp_path / ".training-1" / "below").mkdir(parents=True)
+    (tmp_path / ".training-1" / "below" / "weights").write_bytes(bytes(6))  # killed while it was destroyed
+    (tmp_path / ".training-2").mkdir()  # killed before it took the lock
+    assert [path.suffix for path in files.left_beside(tmp_path / "model")] == [".old", ".tmp"]
+    assert files.sweep(tmp_path) == 3
     assert files.sweep_scratch(tmp_path, ".training-") == 1
-    assert names(tmp_path) == ["model"]
+    assert names(tmp_path) == [".draft.tmp", "model"]
     assert (tmp_path / "model").read_bytes() == b"model"
     assert files.sweep(tmp_path / "nothing") == files.sweep_scratch(tmp_path / "nothing", ".x") == 0
 
