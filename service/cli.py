@@ -18,7 +18,7 @@ from rich.console import Console
 
 from service import __version__
 from service.commands.compare import compare
-from service.commands.data import data_app
+from service.commands.data import data_app, tell_unnamed
 from service.commands.database import database_app
 from service.commands.evaluate import evaluate
 from service.commands.keys import keys_app
@@ -121,6 +121,7 @@ def train(
         f"{done.train_accuracy:.1%} of the images it learned from, on {done.test_accuracy:.1%} of those of people it "
         "never saw."
     )
+    tell_unnamed(context.settings.data_folder)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from sqlmodel import select
 
-from service import banks, ledger, purge_record, registry, states, stored_banks
+from service import banks, ledger, leftovers, purge_record, registry, states, stored_banks
 from service.blocks import forget_from_blocks
 from service.certificates import Issuer
 from service.context import Context
@@ -39,9 +39,11 @@ def purge(context: Context, run_id: str) -> None:
     release_processes()
     has_data = bool(record.facts.manifest_digest)
     if has_data:
-        remove_subjects(
-            settings.data_folder, subjects, reached=lambda point: context.reached(f"purging.{point.replace(' ', '_')}")
-        )
+        removal = remove_subjects(
+            settings.data_folder, subjects, copies=[name for held in record.held.values() for name in held.copies],
+            reached=lambda point: context.reached(f"purging.{point.replace(' ', '_')}"),
+        )  # fmt: skip
+        log.info("purge.data_folder", n_copies=removal.n_copies, n_files_no_row_names=removal.n_unnamed)
     context.reached("purging.images")
     tags = [context.keyring.block_hash(subject) for subject in subjects]
     for store in banks.stores(settings):
@@ -56,6 +58,8 @@ def purge(context: Context, run_id: str) -> None:
     RunFolder(settings, run_id).destroy()  # candidates, the banks of their other seeds, the plan
     forget_reports(settings)
     context.reached("purging.candidates")
+    leftovers.sweep(context)
+    context.reached("purging.leftovers")
     data_digest_after = folder_digest(settings.data_folder) if has_data else ""
     purge_record.finish(context, run_id, record, data_digest_after=data_digest_after)
     context.reached("purging.recorded")

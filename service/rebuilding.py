@@ -144,6 +144,8 @@ def rebuild(
 
         def progress(done: int, wanted: int, row: ReferenceBlock = block.row, told: OnProgress | None = told) -> None:
             _note(context, row, done)
+            if done:
+                context.reached("building.model")
             if told is not None:
                 told(done, wanted)
 

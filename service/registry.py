@@ -8,12 +8,10 @@ kill at any point and ends in the same state.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from sqlmodel import Session, col, or_, select
 
 from service.context import LINE, Context
@@ -98,7 +96,7 @@ def add(context: Context, weights: Path, manifest: Manifest) -> str:
             )  # fmt: skip
             s.commit()  # the row first: no file without a row that leads to its destruction
     context.reached("deploying.row")
-    _store(path(context.settings, digest), content, before_rename=lambda: context.reached("deploying.written"))
+    _store(path(context.settings, digest), content, reached=lambda point: context.reached(f"deploying.{point}"))
     publish(context, digest)
     return digest
 
@@ -130,7 +128,7 @@ def bring_here(context: Context, digest: str) -> Path:
     """
     file = path(context.settings, digest)
     if not file.exists():
-        _store(file, load_checked(context, digest).content, before_rename=lambda: None)
+        _store(file, load_checked(context, digest).content)
     return file
 
 
@@ -199,8 +197,7 @@ def destroy(context: Context, digest: str) -> None:
         s.commit()
     context.reached("purging.marked")
     file = path(context.settings, digest)
-    for remains in (file, *_partials(file)):  # what a killed `add` left, too
-        overwrite_and_remove(remains)
+    files.destroy(file, *files.left_beside(file))  # what a killed `add` left, too
     if context.storage is not None:
         context.storage.destroy(_stored_name(digest))
     with session(context.engine) as s:
@@ -279,7 +276,7 @@ def confirm_destroyed(context: Context) -> None:
     gone = [version.digest for version in versions(context) if version.destroyed_at is not None]
     stored = context.storage.names(_STORED) if context.storage is not None else set()
     for digest in gone:
-        overwrite_and_remove(path(context.settings, digest))
+        files.destroy(path(context.settings, digest))
         if context.storage is not None and _stored_name(digest) in stored:
             context.storage.destroy(_stored_name(digest))
 
@@ -300,25 +297,10 @@ def _destroy_all(context: Context, rows: list[ModelVersion]) -> tuple[str, ...]:
     return tuple(remaining)
 
 
-def _store(file: Path, content: bytes, before_rename: Callable[[], None]) -> None:
-    if file.exists() and file.read_bytes() == content:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for remains in _partials(file):
-        if not psutil.pid_exists(int(remains.suffixes[-2].removeprefix("."))):  # of a killed `add`
-            overwrite_and_remove(remains)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    before_rename()
-    partial.replace(file)
-    files.flush_folder(file.parent)
-
-
-def _partials(file: Path) -> list[Path]:
-    return sorted(file.parent.glob(f".{file.name}.*.partial"))
+def _store(file: Path, content: bytes, reached: Callable[[str], None] = lambda point: None) -> None:
+    if not file.exists() or file.read_bytes() != content:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.overwrite(file, content, mode=0o666, reached=reached)
 
 
 def _verify(context: Context, row: ModelVersion) -> Manifest:
@@ -333,13 +315,3 @@ def _verify(context: Context, row: ModelVersion) -> Manifest:
 
 def _signed_bytes(digest: str, manifest: Manifest) -> bytes:
     return f"expunge model version\n{digest}\n{manifest.digest}\n".encode()
-
-
-def overwrite_and_remove(file: Path) -> None:
-    """Replace a file's bytes by zeros on disk, then remove it; nothing happens if it is not there."""
-    try:
-        files.zero(file)
-    except FileNotFoundError:
-        return
-    file.unlink()
-    files.flush_folder(file.parent)

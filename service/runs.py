@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,8 @@ class RunFolder:
         files.overwrite(self.path / f"{name}.json", json.dumps(content).encode())
 
     def destroy(self) -> None:
-        """Overwrite every file with zeros, then remove the folder."""
-        for path in self.path.rglob("*"):
-            if path.is_file():
-                files.zero(path)
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Destroy every file, then the folder."""
+        files.destroy_folder(self.path)
 
 
 def get_run(s: Session, run_id: str) -> Run:

@@ -24,7 +24,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 from sqlmodel import Session, col, select
 
 from audit.policy import Policy
-from service import deployment, head_count, intake, ledger, registry, rollbacks, runs, states, stored_banks
+from service import deployment, head_count, intake, ledger, leftovers, registry, rollbacks, runs, states, stored_banks
 from service.barrier import this_host
 from service.console.listener import Listener
 from service.context import LINE, Context, utc_now
@@ -241,6 +241,7 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
     with Lease(context), Listener(context), Deliverer(context):
         if settings.jobs == 1:  # training is done in this process; else its children yield, and this one never waits
             yield_processor()
+        leftovers.sweep(context)
         _settle_storage(context)
         traces = Traces.open(settings, "worker")
         pipeline = _launch(context, policy, traces)
@@ -252,6 +253,7 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
                     if time.monotonic() >= tidy_at:
                         intake.forget_old_answers(context)
                         head_count.write_down(context)
+                        leftovers.sweep(context)
                         tidy_at += TIDY_SECONDS
                     rollbacks.carry_out(context)  # before a claim: only between two runs
                     if claim(context, policy):

@@ -11,6 +11,8 @@ import typer
 from service.commands.screen import console, progress_bar
 from service.settings import Settings
 
+MOST_NAMES = 50  # of files that no row names
+
 
 class Layout(StrEnum):
     """Layouts that can be taken over."""
@@ -124,3 +126,32 @@ def data_check() -> None:
         erased = set(s.exec(select(Tombstone.subject_hash)))
     rows = check_folder(context.settings.data_folder, erased=lambda user: context.keyring.subject_hash(user) in erased)
     console.print(f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds.")
+    tell_unnamed(context.settings.data_folder)
+
+
+def tell_unnamed(folder: Path) -> None:
+    """Say which files of the data folder no row names: on a terminal by name, elsewhere, as in a log, how many."""
+    from unlearning.faces.dataset import read_rows
+    from unlearning.faces.unnamed import find_unnamed
+
+    names: list[str] = []
+    n_unnamed = 0
+    for file in find_unnamed(folder, read_rows(folder)):
+        n_unnamed += 1
+        if len(names) < MOST_NAMES:
+            names.append(file.name)
+    if not n_unnamed:
+        return
+    console.print(
+        f"{n_unnamed} {'file' if n_unnamed == 1 else 'files'} in the data folder that no row names. An erasure "
+        "destroys what is equal, byte for byte, to an image of the person, and looks into nothing else: take away what "
+        "may hold people's data.",
+        soft_wrap=True,
+    )
+    if not console.is_terminal:
+        console.print("Their names may be telling: run `expunge data check` in a terminal to see them.", soft_wrap=True)
+        return
+    for name in sorted(names):
+        console.print(f"  {name if name.isprintable() else ascii(name)[1:-1]}", markup=False, soft_wrap=True)
+    if n_unnamed > len(names):
+        console.print(f"  … and {n_unnamed - len(names)} more")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from service.fail_points import FAIL_POINTS
+from service.fail_points import FAIL_POINTS, OUTSIDE_RUNS
 from tests.faults import scenarios
 from tests.faults.bench import Bench, Tally, memory_folder
 from tests.faults.disk import NoDiskError, small_disk
@@ -74,6 +74,13 @@ def full_disks(folder: Path, seed: int, share: float) -> Tally:
         return bench.conclude()
 
 
+def commands(folder: Path, seed: int, share: float) -> Tally:
+    """Training, key rotation and building at every point, each before somebody is erased."""
+    with Bench.running(folder, n_subjects=40, seed=seed) as bench:
+        scenarios.left_behind(bench, OUTSIDE_RUNS[:: max(1, round(1 / share))])
+        return bench.conclude()
+
+
 def databases(folder: Path, seed: int, share: float) -> Tally:
     """PostgreSQL: restarts in the middle, and the worker at some points."""
     some = ("unlearning.references", "auditing.signed", "deploying.pointer", "purging.columns", "completed")
@@ -87,7 +94,7 @@ def databases(folder: Path, seed: int, share: float) -> Tally:
 
 PARTS: dict[str, Callable[[Path, int, float], Tally]] = {
     "points": points, "random": random_times, "serving": serving, "clock": clocks, "disk": full_disks,
-    "postgres": databases,
+    "commands": commands, "postgres": databases,
 }  # fmt: skip
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from threading import Timer
 
 import httpx
 
-from service.fail_points import FAIL_POINTS
+from service import registry
+from service.fail_points import FAIL_POINTS, OUTSIDE_RUNS
+from service.processes import environment
 from tests.faults.bench import Bench
 from tests.faults.disk import SmallDisk
+from tests.faults.watch import Person, found_in
 from tests.postgres import PostgresServer
 
 FULL_BEFORE = {  # what is written next, by the point at which the disk is full
@@ -124,6 +130,41 @@ def clock_set_back(bench: Bench, seconds: float, points: Iterable[str]) -> None:
         bench.finish(request_ids)
         bench.stop_worker()
     bench.clock.unlink()
+
+
+def left_behind(bench: Bench, points: Iterable[str] = OUTSIDE_RUNS) -> None:
+    """A command dies at a point; then somebody it learned from is erased, and nothing of what it left is there."""
+    commands = {
+        "training": ["train", "--seed", "5"], "rotation": ["keys", "rotate-signing"],
+        "building": ["references", "refresh", "--all"],
+    }  # fmt: skip
+    for point in points:
+        (bench.settings.home / f"failed-at-{point}").unlink(missing_ok=True)
+        command = [sys.executable, "-m", "service.cli", *commands[point.partition(".")[0]]]
+        env = {**environment(bench.settings), "EXPUNGE_FAIL_AT": point}
+        if subprocess.run(command, env=env, capture_output=True, check=False).returncode != -signal.SIGKILL:
+            bench.tally.violations.append(f"the command never passed {point}")
+        bench.tally.kills[f"command at {point}"] += 1
+        left = Person("", tuple(_left_by_commands(bench)))
+        bench.finish(bench.file(bench.next_person()))
+        bench.stop_worker()
+        bench.tally.violations += [
+            f"what a command left at {point} in {name}"
+            for name in found_in(bench.places(), [left] if left.needles else [])
+        ]
+
+
+def _left_by_commands(bench: Bench) -> list[bytes]:
+    """Pieces of weights and private keys that are not in use."""
+    settings = bench.settings
+    weights = [*settings.home.glob(".training-*/*.safetensors"), *settings.models_folder.glob("*.safetensors")]
+    active = {version.digest for version in registry.versions(bench.context) if version.state == "active"}
+    keys = settings.keys_folder.glob(".signing.pem.*")
+    idle = [path for path in keys if not path.samefile(settings.keys_folder / "signing.pem")]
+    return [
+        *(path.read_bytes()[-80:] for path in weights if path.stem not in active),
+        *(path.read_bytes().splitlines()[-2][24:] for path in idle),  # what does not stand in every key
+    ]
 
 
 def _complete_whatever_happens(bench: Bench, request_ids: list[str]) -> None:

@@ -93,7 +93,7 @@ def test_destroyed_weights_are_overwritten_gone_and_do_not_come_back(context, tm
     path = registry.path(context.settings, digest)
     keeper = tmp_path / "hard-link"  # shows what the blocks of the file hold after its removal
     keeper.hardlink_to(path)
-    partial = path.with_name(f".{path.name}.123.partial")
+    partial = path.with_name(f".{path.name}.0123456789abcdef.tmp")
     partial.write_bytes(path.read_bytes())
     registry.destroy(context, digest)
     assert not path.exists()
