@@ -177,6 +177,17 @@ def test_what_was_gone_before_is_not_counted(tiny_context, pair, run_id):
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES - 1
 
 
+def test_copies_that_no_row_names_are_destroyed_and_counted(tiny_context, pair, run_id):
+    first, *_ = tiny.pictures_of(tiny_context, pair[0])
+    copy = tiny_context.settings.data_folder / "old" / "again.png"
+    copy.parent.mkdir()
+    copy.write_bytes(first.read_bytes())
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    assert not copy.exists()
+    assert destroyed_of(tiny.certificates(tiny_context)[0])["copies of image files"] == 1
+
+
 def test_columns_of_every_bank_are_counted(tiny_context, pair, run_id):
     """Also those of a bank that did not judge this run."""
     plan = tiny.plan_for(tiny_context, *pair, tiny.people(tiny_context)[-1])
