@@ -81,7 +81,7 @@ class Issuer:
                 "image files": self.plan.images_of.get(request.id, 0),
                 "reference columns": n_trained if self.plan.bank else 0,
                 **({"oracle columns": n_trained} if self.plan.oracles else {}),
-                "older model versions": purged.n_older_versions if n_trained else 0,
+                "older model versions": purged.n_older_versions if n_trained else self.plan.older_of.get(request.id, 0),
             }
             return Certificate(
                 request_id=request.id, subject_commitments=(request.commitment,),

@@ -35,7 +35,8 @@ def purge(context: Context, run_id: str) -> None:
     if folder.read("purged") is not None:
         return
     with reading(context.engine) as s:
-        subjects = [request.user_id for request in requests_of(s, run_id) if request.user_id is not None]
+        requests = requests_of(s, run_id)
+        subjects = [request.user_id for request in requests if request.user_id is not None]
     release_processes()
     if (settings.data_folder / METADATA).exists():
         remove_subjects(
@@ -50,6 +51,7 @@ def purge(context: Context, run_id: str) -> None:
     context.reached("purging.blocks")
     stored_banks.follow_erasure(context)
     older = registry.destroy_refused(context)  # also what an earlier run of these people, stopped here, left behind
+    registry.destroy_remembering(context, [request.subject_hash for request in requests])
     registry.confirm_destroyed(context)
     context.reached("purging.weights")
     for path in sorted([*folder.path.glob("*.safetensors"), *folder.path.glob("*.html")]):
@@ -94,7 +96,7 @@ def complete(context: Context, policy: Policy, run_id: str) -> None:
 
 def outcome_of(plan: planning.RunPlan, request_id: str) -> str:
     """What became of a completed request."""
-    return "erased" if plan.images_of.get(request_id) else "no_data_held"
+    return "erased" if plan.images_of.get(request_id) or plan.older_of.get(request_id) else "no_data_held"
 
 
 def tidy(context: Context, run_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from service import __version__, deployment, registry
+from service import __version__, deployment, registry, rosters
 from service.context import LINE, Context
 from service.db import reading
 from service.errors import ConflictError
@@ -88,7 +88,7 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
         weights = Path(folder) / "model.safetensors"
         save_weights(trained.model, weights)
         _refuse_beside_erasures(context, faces, absent)
-        digest = registry.add(context, weights, manifest)
+        digest = registry.add(context, weights, manifest, rosters.of_rows(context.keyring, faces, rows))
     try:
         generation = _put_into_service(context, digest, lambda: _refuse_beside_erasures(context, faces, absent))
     except ConflictError:

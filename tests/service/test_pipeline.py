@@ -65,7 +65,7 @@ def test_the_place_of_a_step_tried_too_often_is_that_of_its_last_error(raised):
 def test_a_steps_error_says_where_and_nothing_else(pipeline, tiny_context):
     """DBOS pickles errors into its tables."""
     run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0])
-    (tiny_context.settings.data_folder / "metadata.csv").write_text(SECRET)
+    tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0].write_text(SECRET)
     with pytest.raises(StepError) as caught:
         pipeline.plan(run_id)
     assert SECRET.encode() not in pickle.dumps(caught.value)
