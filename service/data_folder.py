@@ -168,7 +168,7 @@ def _settle_rosters(context: Context, held: Held) -> bool:
         return False
     with session(context.engine) as s:
         led_to = _led_to(s, now)
-        for version in (proven := [each for each in lacking if each.manifest["data_manifest_digest"] in led_to]):
+        for version in (proven := [each for each in lacking if each.manifest.get("data_manifest_digest") in led_to]):
             rosters.write(s, version.digest, _roster(context, held))
         s.commit()
     return len(proven) == len(lacking)
@@ -209,12 +209,12 @@ class Watch:
         if seen == self._seen and self._clock() < self._due_at:
             return
         found = look(self._context)
-        self._seen, self._due_at = seen, self._clock() + LOOK_AGAIN_SECONDS
         self.obstacle = found if isinstance(found, str) else ""
         if self._write_down() and self.obstacle:
             log.error("data_folder.obstacle", reason=self.obstacle)
         if not self.obstacle and (n_released := release(self._context)):
             log.info("data_folder.released", n_requests=n_released)
+        self._seen, self._due_at = seen, self._clock() + LOOK_AGAIN_SECONDS
 
     def _write_down(self) -> bool:
         """Whether it is news."""

@@ -45,9 +45,10 @@ ALL_SET_ASIDE: Final = "Each request of the run waits for a human; its page says
 
 def set_aside(context: Context, run_id: str, held: Held) -> dict[str, str]:
     """Move doubtful requests out of the run; gives user ids of those that stay, by request id."""
+    with reading(context.engine) as s:  # the look takes a while: no lock yet
+        doubtful = _doubtful(s, context, requests_of(s, run_id), held)
     with session(context.engine) as s:
         requests = requests_of(s, run_id)
-        doubtful = _doubtful(s, context, requests, held)
         for doubt in sorted(set(doubtful.values())):
             moves = [(each, _fields(doubt)) for each in requests if doubtful.get(each.id) == doubt]
             states.move_all(s, moves, "needs_attention", now=context.now(), note=doubt)
