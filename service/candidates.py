@@ -15,7 +15,7 @@ from audit.evaluation import Evaluation, Evidence, evaluate
 from audit.policy import Policy
 from audit.report import report_of
 from audit.report_page import render_html, write
-from service import ledger, planning, registry
+from service import ledger, planning, registry, rosters
 from service.bank_store import Bank, BankStore
 from service.banks import BankPlan, build_bank, columns_of, example_ids
 from service.certificates import Issuer
@@ -148,7 +148,8 @@ def deploy(context: Context, run_id: str) -> None:
             "lineage": {"method": attempt.method, "parent": run.base_digest, "run_id": run_id},
         }
     )
-    digest = registry.add(context, folder.weights(attempt.step), manifest)
+    learned_from = _learned_from(context, planning.load(context, run_id), run, attempt.method)
+    digest = registry.add(context, folder.weights(attempt.step), manifest, learned_from)
     if digest != attempt.candidate_digest:
         raise ValueError("Expected the audited weights in the run's folder, found others; nothing was deployed.")
     context.reached("deploying.registered")
@@ -162,6 +163,19 @@ def deploy(context: Context, run_id: str) -> None:
         s.add(row)
         s.commit()
     log.info("run.deployed", generation=barrier.generation)
+
+
+def _learned_from(context: Context, plan: planning.RunPlan, run: Run, method: str) -> dict[str, int] | None:
+    """The candidate's roster: who was retrained on and, unless that is all it knows, whom its parent learned from."""
+    retained = rosters.of_rows(context.keyring, planning.faces_at(context, plan), planning.rows(plan.retain))
+    if METHODS[method].exact:
+        return retained
+    with reading(context.engine) as s:
+        parents = rosters.read(s, run.base_digest)
+        gone = {request.subject_hash for request in requests_of(s, run.id)}
+    if not parents:
+        return None
+    return {each: n for each, n in (retained | parents).items() if each not in gone}
 
 
 def _evaluate(context: Context, policy: Policy, run_id: str, step: int) -> Evaluation:

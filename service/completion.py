@@ -35,15 +35,14 @@ def purge(context: Context, run_id: str) -> None:
         return
     context.reached("purging.begun")
     with reading(context.engine) as s:
-        subjects = [request.user_id for request in requests_of(s, run_id) if request.user_id is not None]
+        requests = requests_of(s, run_id)
+        subjects = [request.user_id for request in requests if request.user_id is not None]
     release_processes()
-    has_data = bool(record.facts.manifest_digest)
-    if has_data:
-        removal = remove_subjects(
-            settings.data_folder, subjects, copies=[name for held in record.held.values() for name in held.copies],
-            reached=lambda point: context.reached(f"purging.{point.replace(' ', '_')}"),
-        )  # fmt: skip
-        log.info("purge.data_folder", n_copies=removal.n_copies, n_files_no_row_names=removal.n_unnamed)
+    removal = remove_subjects(
+        settings.data_folder, subjects, copies=[name for held in record.held.values() for name in held.copies],
+        reached=lambda point: context.reached(f"purging.{point.replace(' ', '_')}"),
+    )  # fmt: skip
+    log.info("purge.data_folder", n_copies=removal.n_copies, n_files_no_row_names=removal.n_unnamed)
     context.reached("purging.images")
     tags = [context.keyring.block_hash(subject) for subject in subjects]
     for store in banks.stores(settings):
@@ -53,6 +52,7 @@ def purge(context: Context, run_id: str) -> None:
     context.reached("purging.blocks")
     stored_banks.follow_erasure(context)
     registry.destroy_refused(context)
+    registry.destroy_remembering(context, [request.subject_hash for request in requests])
     registry.confirm_destroyed(context)
     context.reached("purging.weights")
     RunFolder(settings, run_id).destroy()  # candidates, the banks of their other seeds, the plan
@@ -60,8 +60,7 @@ def purge(context: Context, run_id: str) -> None:
     context.reached("purging.candidates")
     leftovers.sweep(context)
     context.reached("purging.leftovers")
-    data_digest_after = folder_digest(settings.data_folder) if has_data else ""
-    purge_record.finish(context, run_id, record, data_digest_after=data_digest_after)
+    purge_record.finish(context, run_id, record, data_digest_after=folder_digest(settings.data_folder))
     context.reached("purging.recorded")
 
 

@@ -10,6 +10,7 @@ from service import runs, states
 from service.auth import Client
 from service.context import Context
 from service.db import session
+from service.doubts import APPROVED
 from service.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
 from service.intake import MASS_DELETION, due_at, unbury
 from service.readings import detail, fit_id, visible
@@ -128,7 +129,7 @@ def _approve(s: Session, context: Context, client: Client, request: ErasureReque
     _refuse_naming(request, decision.reason)
     if request.state != "needs_attention":
         raise ConflictError(f"Expected a request that needs attention, this one is {request.state}.")
-    note = f"Approved by {client.id}: {decision.reason}"
+    note = f"{APPROVED}{client.id}: {decision.reason}"
     if request.run_id is not None and runs.must_be_resumed(s, request.run_id):
         runs.resume(s, request.run_id, now=context.now(), note=note, legal_hold=False)
         return

@@ -80,6 +80,17 @@ WORKER: Final[Mapping[str, Measure]] = {
     "expunge_oldest_open_request_timestamp_seconds": Measure(
         "gauge", "Unix time at which the oldest open request was received; absent: none is open."
     ),
+    "expunge_data_obstacle": Measure(
+        "gauge",
+        "1: nothing true can be said of who is in the data folder, as the worker last looked; 0: it can; absent: it "
+        "has not looked yet.",
+    ),
+    "expunge_requests_set_aside_total": Measure(
+        "counter",
+        "Requests that wait, or waited, for a human to confirm something of the person: `alike`, an id like a known "
+        "one; `unnamed`, images in no row; `fewer`, images of a known person gone.",
+        ("reason",),
+    ),
     "expunge_request_duration_seconds": Measure(
         "histogram", "From receipt to completion, by outcome.", ("outcome",), LONG
     ),

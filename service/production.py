@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from service import __version__, deployment, registry
+from service import __version__, deployment, registry, rosters
 from service.context import LINE, Context
 from service.db import reading
 from service.errors import ConflictError
@@ -91,7 +91,7 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
         save_weights(trained.model, weights)
         context.reached("training.saved")
         _refuse_beside_erasures(context, faces, absent)
-        digest = registry.add(context, weights, manifest)
+        digest = registry.add(context, weights, manifest, rosters.of_rows(context.keyring, faces, rows))
     context.reached("training.registered")
     try:
         generation = _put_into_service(context, digest, lambda: _refuse_beside_erasures(context, faces, absent))

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from service import banks, oracles, planning, registry
+from service import banks, oracles, planning, registry, rosters
 from service.context import Context
 from service.db import reading, session
 from service.errors import RunStoppedError
@@ -36,8 +36,7 @@ class Facts:
     """What a certificate states of a run's plan and policy.
 
     Attributes:
-        policy_name, recipe_digest, manifest_digest: of the policy, the recipe and the data folder of the plan; no
-            manifest digest where the service has no data folder.
+        policy_name, recipe_digest, manifest_digest: of the policy, the recipe and the data folder of the plan.
         forget_commitment: HMAC-SHA-256 of the rows to be forgotten, in hex.
         trained_of: images a model learned from, by request.
         bank_digest, oracle_bank_digest: keys of the banks, or none.
@@ -77,16 +76,18 @@ class Holding:
         images: image files that the table names.
         copies: files of the data folder with the same bytes that no row names.
         columns: of reference banks, number by kind.
+        versions: digests of weights out of service that remember the person.
     """
 
     images: Sequence[str] = ()
     copies: Sequence[str] = ()
     columns: Mapping[str, int] = field(default_factory=dict)
+    versions: Sequence[str] = ()
 
     def counts(self) -> dict[str, int]:
         """Number of things by kind."""
         copies = {COPIES: len(self.copies)} if self.copies else {}
-        return {IMAGES: len(self.images), **copies, REFERENCES: 0, **self.columns}
+        return {IMAGES: len(self.images), **copies, REFERENCES: 0, **self.columns, VERSIONS: len(self.versions)}
 
 
 @dataclass(frozen=True)
@@ -95,18 +96,16 @@ class PurgeRecord:
 
     Attributes:
         held: before the purge, by request; empty once the request is completed.
-        older_versions: digests of weights that were there before and remember the run's people.
         barrier: `Barrier.to_dict()` of the swap; none where nothing was deployed.
         rerun: the fields of `service.reruns.Rerun`; none where nothing was deployed.
         destroyed: seen to be destroyed, number by kind and request; none before the end.
-        data_digest_after: manifest digest of the data folder without the people; empty where there is none.
+        data_digest_after: manifest digest of the data folder without the people; empty before the end.
         finished_at: ISO 8601; none before the end.
     """
 
     facts: Facts
     began_at: str
     held: Mapping[str, Holding]
-    older_versions: Sequence[str]
     barrier: Mapping[str, Any] | None = None
     rerun: Mapping[str, Any] | None = None
     destroyed: Mapping[str, Mapping[str, int]] | None = None
@@ -130,22 +129,16 @@ def of(run: Run) -> PurgeRecord | None:
 
 
 def begin(context: Context, run_id: str) -> PurgeRecord:
-    """Record what there is to be destroyed; gives the record that is there if the purge has begun.
-
-    Raises:
-        RunStoppedError: the data folder is not there though the run was planned with one, or the other way round.
-    """
+    """Record what there is to be destroyed; gives the record that is there if the purge has begun."""
     with reading(context.engine) as s:
         run = get_run(s, run_id)
-        subject_of = {request.id: request.user_id or "" for request in requests_of(s, run_id)}
     if (there := of(run)) is not None:
         return there
     plan, folder = planning.load(context, run_id), RunFolder(context.settings, run_id)
     record = PurgeRecord(
         facts=Facts.of(context, plan),
         began_at=context.now().isoformat(),
-        held=_held(context, subject_of, with_data=bool(plan.manifest_digest)),
-        older_versions=[row.digest for row in registry.refused(context) if row.destroyed_at is None],
+        held=_held(context, run_id, plan.trained_of),
         barrier=folder.read("barrier"),
         rerun=folder.read("rerun"),
     )
@@ -159,25 +152,21 @@ def finish(context: Context, run_id: str, record: PurgeRecord, *, data_digest_af
     Raises:
         RunStoppedError: something is still there.
     """
-    with reading(context.engine) as s:
-        subject_of = {request.id: request.user_id or "" for request in requests_of(s, run_id)}
     left: Counter[str] = Counter()
-    for holding in _held(context, subject_of, with_data=bool(record.facts.manifest_digest)).values():
+    for holding in _held(context, run_id, record.facts.trained_of).values():
         left.update(holding.counts())
     folder = context.settings.data_folder
     for holding in record.held.values():
         left[IMAGES] += sum((folder / name).exists() for name in holding.images)
         left[COPIES] += sum((folder / name).exists() for name in holding.copies)
-    left[VERSIONS] = sum(not _is_destroyed(context, digest) for digest in record.older_versions)
+    versions = {digest for holding in record.held.values() for digest in holding.versions}
+    left[VERSIONS] = sum(not _is_destroyed(context, digest) for digest in versions)
     if still := ", ".join(f"{count} {kind}" for kind, count in left.items() if count):
         raise RunStoppedError(
             f"Expected everything to be gone after the purge, found {still}. See whether the home can be written to "
             "and nobody restores files from a backup, then approve: the purge goes on where it stopped."
         )
-    destroyed = {}
-    for request_id, holding in record.held.items():
-        has_learned = bool(record.facts.trained_of.get(request_id))
-        destroyed[request_id] = {**holding.counts(), VERSIONS: len(record.older_versions) if has_learned else 0}
+    destroyed = {request_id: holding.counts() for request_id, holding in record.held.items()}
     ended = {
         **record.to_dict(), "destroyed": destroyed, "data_digest_after": data_digest_after,
         "finished_at": context.now().isoformat(),
@@ -190,22 +179,28 @@ def without_names(run: Run) -> dict[str, Any]:
     return {**(run.purge or {}), "held": {}}
 
 
-def _held(context: Context, subject_of: Mapping[str, str], *, with_data: bool) -> dict[str, Holding]:
+def _held(context: Context, run_id: str, trained_of: Mapping[str, int]) -> dict[str, Holding]:
     """What there is of each request's person now."""
     settings = context.settings
-    in_folder = find_held(settings.data_folder, set(subject_of.values())) if with_data else {}
+    with reading(context.engine) as s:
+        requests = requests_of(s, run_id)
+        remembering = rosters.naming(s, [request.subject_hash for request in requests])
+    refused = {row.digest for row in registry.refused(context) if row.destroyed_at is None}
+    subject_of = {request.id: request.user_id or "" for request in requests}
+    in_folder = find_held(settings.data_folder, set(subject_of.values()))
     tag_of = {request_id: context.keyring.block_hash(subject) for request_id, subject in subject_of.items()}
     columns: Counter[tuple[str, str]] = Counter()
     for store in banks.stores(settings):
         columns.update(store.count_columns(tag_of.values()))
     holdings = {}
-    for request_id, subject in subject_of.items():
+    for request in requests:
         counts: Counter[str] = Counter()
         for (tag, statistic), count in columns.items():
-            if tag == tag_of[request_id]:
+            if tag == tag_of[request.id]:
                 counts[ORACLES if statistic == oracles.STATISTIC else REFERENCES] += count
-        files = in_folder.get(subject)
-        holdings[request_id] = Holding(files.images if files else (), files.copies if files else (), dict(counts))
+        versions = remembering.get(request.subject_hash, set()) | (refused if trained_of.get(request.id) else set())
+        files = in_folder[subject_of[request.id]]
+        holdings[request.id] = Holding(files.images, files.copies, dict(counts), sorted(versions))
     return holdings
 
 

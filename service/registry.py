@@ -8,15 +8,16 @@ kill at any point and ends in the same state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlmodel import Session, col, or_, select
 
+from service import rosters
 from service.context import LINE, Context
 from service.db import reading, session
-from service.errors import ConflictError, NotFoundError, WeightsError
+from service.errors import ConflictError, NotFoundError, StorageError, WeightsError
 from service.manifest import Manifest
 from service.settings import Settings
 from service.tables import Deployment, ModelVersion
@@ -71,10 +72,13 @@ def versions(context: Context) -> list[ModelVersion]:
         return list(s.exec(query))
 
 
-def add(context: Context, weights: Path, manifest: Manifest) -> str:
+def add(context: Context, weights: Path, manifest: Manifest, learned_from: Mapping[str, int] | None = None) -> str:
     """Take a copy of a weights file into the registry as a candidate and give its digest.
 
-    Adding the same weights again changes nothing.
+    Adding the same weights again changes nothing, but for a roster that was missing.
+
+    Args:
+        learned_from: the version's roster, see `rosters`; none where it is not known.
 
     Raises:
         WeightsError: these very weights were destroyed here; they do not come back.
@@ -94,7 +98,9 @@ def add(context: Context, weights: Path, manifest: Manifest) -> str:
                     created_at=context.now(),
                 )
             )  # fmt: skip
-            s.commit()  # the row first: no file without a row that leads to its destruction
+        if learned_from is not None and not rosters.read(s, digest):
+            rosters.write(s, digest, learned_from)
+        s.commit()  # the rows first: no file without a row that leads to its destruction
     context.reached("deploying.row")
     _store(path(context.settings, digest), content, reached=lambda point: context.reached(f"deploying.{point}"))
     publish(context, digest)
@@ -198,12 +204,13 @@ def destroy(context: Context, digest: str) -> None:
     context.reached("purging.marked")
     file = path(context.settings, digest)
     files.destroy(file, *files.left_beside(file))  # what a killed `add` left, too
-    if context.storage is not None:
+    if context.storage is not None and _stored_name(digest) in _stored(context):
         context.storage.destroy(_stored_name(digest))
     with session(context.engine) as s:
         row = find(s, digest)
         row.destroyed_at = row.destroyed_at or context.now()
         s.add(row)
+        rosters.forget(s, digest)
         s.commit()
 
 
@@ -265,6 +272,23 @@ def _older_than(context: Context, generation: int) -> list[ModelVersion]:
         return [row for row in rows if row.digest != kept.digest]
 
 
+def destroy_remembering(context: Context, subject_hashes: Iterable[str]) -> tuple[str, ...]:
+    """Destroy every version that learned from one of these people; gives the digests.
+
+    What replaced the model in service destroyed all that came before it. Where no model had to be replaced, because the
+    one in service never knew the person, an older one that did may still be kept to go back to.
+
+    Raises:
+        ConflictError: the version in service learned from one of them.
+        StorageError: as `destroy`.
+    """
+    with reading(context.engine) as s:
+        remembering = sorted({digest for found in rosters.naming(s, subject_hashes).values() for digest in found})
+    for digest in remembering:
+        destroy(context, digest)
+    return tuple(remembering)
+
+
 def confirm_destroyed(context: Context) -> None:
     """Look once more for destroyed weights, here and in the shared storage, and destroy what is there again.
 
@@ -274,11 +298,33 @@ def confirm_destroyed(context: Context) -> None:
         StorageError: the storage keeps what it was told to destroy.
     """
     gone = [version.digest for version in versions(context) if version.destroyed_at is not None]
-    stored = context.storage.names(_STORED) if context.storage is not None else set()
+    stored = _stored(context) if gone else set()
     for digest in gone:
         files.destroy(path(context.settings, digest))
         if context.storage is not None and _stored_name(digest) in stored:
             context.storage.destroy(_stored_name(digest))
+
+
+def _stored(context: Context) -> set[str]:
+    """Names of the weights in the shared storage.
+
+    What a listing lacks is taken for destroyed, so the weights in service, which were put there, must be in it.
+
+    Raises:
+        StorageError: the storage could not be reached, or lists something else than this service's weights.
+    """
+    if context.storage is None:
+        return set()
+    names = context.storage.names(_STORED)
+    with reading(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+    if pointer is not None and pointer.committed_digest and _stored_name(pointer.committed_digest) not in names:
+        raise StorageError(
+            f"Expected the shared storage to list the weights in service, {pointer.committed_digest}, among its "
+            f"{len(names)} weights: what else it does not list cannot be taken for destroyed. See whether "
+            "EXPUNGE_STORAGE_URL leads to this service's store; the worker puts missing weights there when it starts."
+        )
+    return names
 
 
 def destroy_candidates(context: Context) -> tuple[str, ...]:

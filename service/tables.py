@@ -164,6 +164,16 @@ class ModelVersion(SQLModel, table=True):
     destroyed_at: datetime | None = instant(nullable=True)
 
 
+class LearnedSubject(SQLModel, table=True):
+    """Somebody whose images a model version learned from; see `rosters`. Goes with the version's weights."""
+
+    __tablename__ = "learned_subjects"
+
+    digest: str = Field(primary_key=True)  # of the model version
+    subject_hash: str = Field(primary_key=True, index=True)  # as in `ErasureRequest`
+    n_images: int
+
+
 class Deployment(SQLModel, table=True):
     """Pointer of a model line: what is being staged and what is committed."""
 
@@ -317,6 +327,7 @@ class WorkerLease(SQLModel, table=True):
     pid: int
     fencing_token: int
     n_subjects: int | None = None  # people it holds data of, for serving processes without a data folder
+    data_obstacle: str | None = None  # as it last looked, see `data_folder`; "": none, null: it has not looked yet
     heartbeat_at: datetime = instant()
     lease_until: datetime = instant()
 

@@ -28,6 +28,7 @@ from service import deployment, head_count, intake, ledger, leftovers, registry,
 from service.barrier import this_host
 from service.console.listener import Listener
 from service.context import LINE, Context, utc_now
+from service.data_folder import Watch
 from service.db import reading, session
 from service.errors import StartupError
 from service.pipeline import Pipeline, abandon
@@ -246,7 +247,7 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
         traces = Traces.open(settings, "worker")
         pipeline = _launch(context, policy, traces)
         log.info("worker.ready", home=str(settings.home), policy=policy.name)
-        tidy_at = time.monotonic()
+        tidy_at, watch = time.monotonic(), Watch(context)
         with Rebuilder(context) as rebuilder:
             while not stop.is_set():
                 try:
@@ -255,10 +256,12 @@ def work(context: Context, policy: Policy, stop: threading.Event) -> None:
                         head_count.write_down(context)
                         leftovers.sweep(context)
                         tidy_at += TIDY_SECONDS
+                    watch.tend()
                     rollbacks.carry_out(context)  # before a claim: only between two runs
                     if claim(context, policy):
                         context.reached("claimed")
-                    rebuilder.tend(busy=is_busy(context))  # before a run starts: it will destroy what the child reads
+                    # before a run starts, which will destroy what the child reads; and never from half the people
+                    rebuilder.tend(busy=is_busy(context) or bool(watch.obstacle))
                     start_open_run(context, pipeline)
                 except (sa.exc.SQLAlchemyError, OSError) as error:  # the database restarts, or the disk is full
                     log.error("worker.disturbed", error=type(error).__name__)

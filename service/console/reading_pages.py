@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 from typing import Annotated, Any
 
@@ -55,7 +56,7 @@ def _add_requests(router: APIRouter, context: Context, pages: Pages) -> None:
         return pages.page(
             request, visitor, "requests.html", poll_ms=LIVE_MS if run else IDLE_MS, requests=rows, more=more,
             search=search, overview=counts, ended=ended, run=run, open_states=queries.OPEN,
-            progress=views.progress_of(run.stage_note) if run else None,
+            progress=views.progress_of(run.stage_note) if run else None, told=partial(readings.reason_for, client),
         )  # fmt: skip
 
     @router.get("/requests/{request_id}")
@@ -82,7 +83,8 @@ def request_page(
     return pages.page(
         request, visitor, "request.html", status=status, erasure=view, is_open=is_open, run=run, n_held=n_held,
         poll_ms=LIVE_MS if is_open else IDLE_MS if is_pending else 0,
-        timeline=views.timeline(events, now), rungs=_rungs(context, run, attempts), methods=METHODS,
+        timeline=views.timeline(events, now, partial(readings.note_for, client)),
+        rungs=_rungs(context, run, attempts), methods=METHODS,
         progress=views.progress_of(view.progress), said=said, refused=refused, reasons=LegalReason.__args__,  # type: ignore[attr-defined]
         may_cancel=visitor.files and view.cancellable,
         may_approve=visitor.decides and is_held, may_reject=visitor.decides and (is_held or row.state == "queued"),

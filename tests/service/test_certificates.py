@@ -36,7 +36,7 @@ def purged(context, facts, request, barrier=None):
     """The record of a purge that was seen to destroy these things for one request, and nothing for others."""
     at = context.now().isoformat()
     return PurgeRecord(
-        facts, began_at=at, held={}, older_versions=[], barrier=barrier, destroyed={request.id: DESTROYED},
+        facts, began_at=at, held={}, barrier=barrier, destroyed={request.id: DESTROYED},
         data_digest_after="d" * 64, finished_at=at,
     )  # fmt: skip
 

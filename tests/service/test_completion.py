@@ -16,6 +16,7 @@ from service.runs import RunFolder, advance
 from service.tables import OpenLine, RequestEvent, Tombstone
 from tests.service import tiny
 from unlearning.faces import read_metadata
+from unlearning.faces.dataset import METADATA
 
 
 @pytest.fixture
@@ -162,6 +163,8 @@ def test_a_run_without_anything_to_unlearn_keeps_the_model(tiny_context):
 
 
 def test_a_service_without_data_completes_too(context, clock):
+    context.settings.data_folder.mkdir()
+    (context.settings.data_folder / METADATA).write_text("file_name,user_id,label,split\n")
     tiny.file(context, "s31")
     clock.advance(seconds=context.settings.hold_seconds)
     run_id = tiny.claim(context, tiny.POLICY)

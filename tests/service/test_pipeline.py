@@ -66,7 +66,7 @@ def test_the_place_of_a_step_tried_too_often_is_that_of_its_last_error(raised):
 def test_a_steps_error_says_where_and_nothing_else(pipeline, tiny_context):
     """DBOS pickles errors into its tables."""
     run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0])
-    (tiny_context.settings.data_folder / "metadata.csv").write_text(SECRET)
+    tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0].write_text(SECRET)
     with pytest.raises(StepError) as caught:
         pipeline.plan(run_id)
     assert SECRET.encode() not in pickle.dumps(caught.value)
@@ -114,6 +114,12 @@ def test_a_run_is_not_carried_on_by_another_recipe_or_code_than_it_was_planned_w
     with pytest.raises(StoppedError, match=f"the {what} this run was planned with"):
         pipeline.unlearn(run_id, tiny.RETRAIN)
     assert tiny.certificates(tiny_context) == []
+
+
+def test_no_run_is_planned_by_another_recipe_than_that_of_the_model_in_service(pipeline, tiny_context):
+    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0])
+    (tiny_context.settings.home / "recipe.json").write_text(json.dumps({**tiny.RECIPE, "epochs": 4}))
+    assert "recipe the model in service was trained with" in pipeline.plan(run_id)
 
 
 def test_an_error_that_was_never_raised_has_no_place():

@@ -16,6 +16,8 @@ from service.auth import Client
 from service.console.rendering import HEADERS
 from service.context import Context
 from service.db import session
+from service.doubts import ALIKE
+from service.readings import A_HUMAN_MUST_LOOK
 from service.schemas import Filing
 from service.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlock, Run, ServingWorker
 from tests.service.console.conftest import Browser
@@ -147,6 +149,22 @@ def test_a_client_sees_its_own_requests_and_no_other_pages(signed_in: Callable[.
     for path in ("/runs", "/runs/run-1", "/models", "/banks", "/methods"):
         assert owner.get(path).status_code == 403
         assert f'href="{path}"' not in page
+
+
+def test_why_a_run_stopped_is_for_operators(
+    signed_in: Callable[..., Browser], request_id: str, context: Context
+) -> None:
+    """From the reason a client could learn who is in the data."""
+    with session(context.engine) as s:
+        request = s.get_one(ErasureRequest, request_id)
+        states.move(s, request, "needs_attention", now=context.now(), note=ALIKE, attention_reason=ALIKE)
+        s.commit()
+    browsers = signed_in(auth.READ, key_id="client"), signed_in(auth.ADMIN)
+    for browser, told, not_told in zip(browsers, (A_HUMAN_MUST_LOOK, ALIKE), (ALIKE, A_HUMAN_MUST_LOOK), strict=True):
+        for place, times in (("/", 1), (f"/requests/{request_id}", 2)):
+            page = browser.get(place).text
+            assert page.count(told) == times
+            assert not_told not in page
 
 
 def test_banks_show_how_far_they_are_and_what_they_are_worth(
