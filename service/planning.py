@@ -28,8 +28,9 @@ from unlearning.faces.packing import folder_digest
 from unlearning.recipes import Recipe, load_recipe
 
 OTHER_RECIPE = (
-    "Expected the recipe the model in service was trained with, got another one: reference models and a retrained model "
-    "would be of another kind. Set EXPUNGE_RECIPE to that recipe again, or train anew with `expunge train`; then approve."
+    "Expected the recipe the model in service was trained with, got another one: reference models and a retrained "
+    "model would be of another kind. Set EXPUNGE_RECIPE to that recipe again, or train anew with `expunge train`; then "
+    "approve."
 )
 
 
