@@ -33,7 +33,7 @@ LOOKED_THROUGH: Final = (
     "the data folder that the service did not write."
 )
 """What an erasure looks through for copies and what it does not, as certificates may say it."""
-_OWN = frozenset({METADATA, NEW_TABLE, OLD_TABLE, f"{PACKED}/{ELSEWHERE}", ".removals"})
+_OWN = frozenset({METADATA, NEW_TABLE, OLD_TABLE, f"{PACKED}/{ELSEWHERE}", ".removals"})  # the last: a lock file
 
 
 @dataclass(frozen=True, slots=True)
