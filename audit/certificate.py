@@ -193,7 +193,7 @@ def _verify_content(
         VerificationCheck("signature", True, "The certificate is unaltered since it was signed with Ed25519."),
         _key_check(signer, pinned),
     ]
-    statement = _parse(dsse.read_payload(content["envelope"]))
+    statement = log.parse_json(dsse.read_payload(content["envelope"]))
     checks.append(_statement_check(statement))
     checks += _retired_check(statement, retired_at.get(dsse.key_id(signer)))
     checks += _rerun_check(statement)
@@ -321,18 +321,4 @@ def _read_file(path: Path) -> Any:
         data = file.read(LARGEST_FILE_BYTES + 1)
     if len(data) > LARGEST_FILE_BYTES:
         raise CertificateError(f"it is larger than {LARGEST_FILE_BYTES} bytes.")
-    return _parse(data)
-
-
-def _parse(data: bytes) -> Any:
-    """JSON in which no name stands twice (else two readers could read two things) and numbers are finite."""
-
-    def refuse_constant(text: str) -> None:
-        raise CertificateError(f"it holds {text}, which is not JSON.")
-
-    def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(names := dict(pairs)) != len(pairs):
-            raise CertificateError("a name stands twice in one of its objects.")
-        return names
-
-    return json.loads(data, parse_constant=refuse_constant, object_pairs_hook=refuse_twins)
+    return log.parse_json(data)

@@ -7,7 +7,6 @@ over the pre-authentication encoding `pae`, so that neither payload nor type can
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -109,7 +108,7 @@ def read_published_keys(content: bytes) -> tuple[tuple[Ed25519PublicKey, ...], d
     if not content.lstrip().startswith(b"{"):
         return read_public_keys(content), {}
     try:
-        rows = json.loads(content)["keys"]
+        rows = log.parse_json(content)["keys"]
         keys = tuple(key for row in rows for key in read_public_keys(str(row["pem"])))
         until = [row.get("valid_until") for row in rows]
         return keys, {key_id(k): datetime.fromisoformat(u) for k, u in zip(keys, until, strict=True) if u}

@@ -190,11 +190,12 @@ class Desk:
 
 def _top(request: Request) -> int | None:
     """How many classes the caller wants; none: all."""
-    if not request.scope.get("query_string") or (given := request.query_params.get("top")) is None:
+    if not request.scope.get("query_string") or not (found := request.query_params.getlist("top")):
         return None
+    given = found[0] if len(found) == 1 else ""
     if not (given.isascii() and given.isdigit() and 0 < len(given) < 7 and int(given) > 0):
         raise RequestValidationError(
-            [{"type": "top", "loc": ("query", "top"), "msg": "Expected a whole number from 1 to 999999"}]
+            [{"type": "top", "loc": ("query", "top"), "msg": "Expected one whole number from 1 to 999999"}]
         )
     return int(given)
 

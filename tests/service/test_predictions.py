@@ -260,7 +260,7 @@ def test_the_most_probable_classes_alone(client):
     assert list(body["predictions"][0]["probabilities"].items()) == ranked[:1]
 
 
-@pytest.mark.parametrize("top", ["0", "-1", "x", "", "1.5", "1" * 9, "%D9%A3"])
+@pytest.mark.parametrize("top", ["0", "-1", "x", "", "1.5", "1" * 9, "%D9%A3", "1&top=2", "1&top=1"])
 def test_a_top_that_is_no_number_is_named(client, assert_problem, top):
     body = assert_problem(client.post(f"/predictions?top={top}", content=picture(3), headers=PNG), 422)
     assert body["errors"][0]["pointer"] == "query/top"

@@ -63,7 +63,7 @@ def test_destroying_overwrites_every_file_and_leaves_no_folder(settings, tmp_pat
 
 
 def test_a_run_that_is_not_there(context):
-    with reading(context.engine) as s, pytest.raises(NotFoundError, match="Expected run nothing"):
+    with reading(context.engine) as s, pytest.raises(NotFoundError, match="Expected run 'nothing'"):
         get_run(s, "nothing")
 
 
