@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.commands.screen import console, progress_bar
+from service.commands.screen import console, progress_bar, stating
 from service.settings import Settings
 
 
@@ -111,16 +111,23 @@ def data_import(
 
 @data_app.command("check")
 def data_check() -> None:
-    """Check every rule of the data folder; a broken one is named with its row."""
-    from sqlmodel import select
+    """Check every rule of the data folder; a broken one is named with its row.
 
-    from service.context import Context
-    from service.db import reading
-    from service.tables import Tombstone
-    from unlearning.faces import check_folder
+    Status 0: every rule holds. 1: one is broken. 2: the folder was not checked.
+    """
+    from unlearning.errors import FacesError
 
-    context = Context.open(Settings())
-    with reading(context.engine) as s:
-        erased = set(s.exec(select(Tombstone.subject_hash)))
-    rows = check_folder(context.settings.data_folder, erased=lambda user: context.keyring.subject_hash(user) in erased)
-    console.print(f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds.")
+    with stating(found_by=(FacesError,)) as findings:
+        from sqlmodel import select
+
+        from service.context import Context
+        from service.db import reading
+        from service.tables import Tombstone
+        from unlearning.faces import check_folder
+
+        context = Context.open(Settings())
+        with reading(context.engine) as s:
+            erased = set(s.exec(select(Tombstone.subject_hash)))
+        folder, subject_hash = context.settings.data_folder, context.keyring.subject_hash
+        rows = check_folder(folder, erased=lambda user: subject_hash(user) in erased)
+        findings.say(f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds.")
