@@ -14,6 +14,7 @@ ExpungeError
 ├── ReferencesError             a reference bank that cannot answer what it is asked
 ├── WeightsError                weights that must not be loaded
 ├── StorageError                the shared storage did not do as asked
+├── EngineError                 what computes predictions did not do as asked
 └── StartupError                the process cannot start as configured
 """
 
@@ -121,6 +122,12 @@ class StorageError(ExpungeError):
     """The shared storage could not be reached, or holds other bytes than it should."""
 
     title = "Shared storage"
+
+
+class EngineError(ExpungeError):
+    """A model was used, or answered, in a way from which no image could be told its own answer."""
+
+    title = "Engine"
 
 
 class StartupError(ExpungeError):
