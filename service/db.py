@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from service.errors import StartupError, TryLaterError
 from service.settings import Settings
 
 _PATIENCE_SECONDS: Final = 30.0  # for SQLite's lock
+_FIT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,80}")
 
 
 def connect(settings: Settings) -> sa.Engine:
@@ -107,6 +109,13 @@ def _write_ahead(cursor: sqlite3.Cursor) -> None:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+def fit_id(text: str) -> bool:
+    """Whether a text from outside could be an id at all. Others are not looked for: PostgreSQL refuses NUL, and neither
+    database takes halves of surrogate pairs.
+    """
+    return _FIT_ID.fullmatch(text) is not None
 
 
 def session(engine: sa.Engine) -> Session:

@@ -9,11 +9,11 @@ from sqlmodel import Session, col, select
 from service import runs, states
 from service.auth import Client
 from service.context import Context
-from service.db import session
+from service.db import fit_id, session
 from service.doubts import APPROVED
 from service.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
 from service.intake import MASS_DELETION, due_at, unbury
-from service.readings import detail, fit_id, visible
+from service.readings import detail, visible
 from service.schemas import BatchDecided, Decision, Extension, Rejection, RequestDetail
 from service.tables import ErasureRequest, RequestEvent
 

@@ -15,6 +15,7 @@ ExpungeError
 ├── WeightsError                weights that must not be loaded
 ├── RunStoppedError             a run cannot go on; `detail` is for the human who must look, and names nobody
 ├── StorageError                the shared storage did not do as asked
+├── EngineError                 what computes predictions did not do as asked
 └── StartupError                the process cannot start as configured
 """
 
@@ -126,6 +127,12 @@ class StorageError(ExpungeError):
     """The shared storage could not be reached, or holds other bytes than it should."""
 
     title = "Shared storage"
+
+
+class EngineError(ExpungeError):
+    """A model was used, or answered, in a way from which no image could be told its own answer."""
+
+    title = "Engine"
 
 
 class StartupError(ExpungeError):

@@ -85,7 +85,9 @@ def file_requests(
     if complaint and idempotency_key is None:
         raise InvalidInputError(complaint)
     if idempotency_key is not None and not _is_fit_key(idempotency_key):
-        raise InvalidInputError(f"Expected an Idempotency-Key of 1 to {MOST_KEY_CHARS} visible ASCII characters.")
+        raise InvalidInputError(
+            f"Expected one Idempotency-Key of 1 to {MOST_KEY_CHARS} visible ASCII characters, without a comma."
+        )
     together = len(filing.user_ids) > 1 or context.settings.mass_deletion_hours > 0
     most_unheld = context.settings.mass_deletion_share * max(1, n_subjects()) if together else 1.0
     body_hash = _keyed_hash(context.keyring, filing)
@@ -290,4 +292,5 @@ def _names_someone(url: str | None, user_ids: Collection[str]) -> bool:
 
 
 def _is_fit_key(key: str) -> bool:
-    return 1 <= len(key) <= MOST_KEY_CHARS and key.isascii() and all(33 <= ord(character) <= 126 for character in key)
+    """A comma is how two headers are joined on their way, and which of the two keys was meant nobody knows."""
+    return 1 <= len(key) <= MOST_KEY_CHARS and all(33 <= ord(each) <= 126 and each != "," for each in key)

@@ -16,7 +16,7 @@ from sqlmodel import Session, col, or_, select
 
 from service import rosters
 from service.context import LINE, Context
-from service.db import reading, session
+from service.db import fit_id, reading, session
 from service.errors import ConflictError, NotFoundError, StorageError, WeightsError
 from service.manifest import Manifest
 from service.settings import Settings
@@ -59,7 +59,7 @@ def find(s: Session, digest: str) -> ModelVersion:
     Raises:
         NotFoundError: no such version on this line.
     """
-    row = s.get(ModelVersion, digest)
+    row = s.get(ModelVersion, digest) if fit_id(digest) else None
     if row is None or row.line != LINE:
         raise NotFoundError(f"Expected a model version of line {LINE!r}, found none named {digest}.")
     return row

@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from service import states
 from service.context import LINE, Context
-from service.db import reading, session
+from service.db import fit_id, reading, session
 from service.errors import NotFoundError
 from service.settings import Settings
 from service.tables import ErasureRequest, OpenLine, Run
@@ -49,9 +49,9 @@ class RunFolder:
 
 def get_run(s: Session, run_id: str) -> Run:
     """The run's row."""
-    run = s.get(Run, run_id)
+    run = s.get(Run, run_id) if fit_id(run_id) else None
     if run is None:
-        raise NotFoundError(f"Expected run {run_id} in the database, found none.")
+        raise NotFoundError(f"Expected run {run_id!a} in the database, found none.")
     return run
 
 

@@ -14,8 +14,8 @@ from sqlmodel import Session, col, or_, select
 from service import states
 from service.auth import Client
 from service.context import LINE
+from service.db import fit_id
 from service.intake import MASS_DELETION
-from service.readings import fit_id
 from service.schemas import State
 from service.tables import (
     Attempt,

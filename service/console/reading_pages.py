@@ -18,7 +18,7 @@ from service.console import comparisons, queries, views
 from service.console.rendering import IDLE_MS, LIVE_MS, Pages
 from service.console.sessions import Visitor, visitor_of
 from service.context import Context
-from service.db import reading
+from service.db import fit_id, reading
 from service.errors import NotFoundError
 from service.schemas import Ground, LegalReason, Regulation
 from service.states import ENDS
@@ -106,7 +106,7 @@ def _add_runs(router: APIRouter, context: Context, pages: Pages) -> None:
     def one_run(request: Request, visitor: At, run_id: str) -> Response:
         visitor.client.demand(auth.AUDIT, auth.ADMIN)
         with reading(context.engine) as s:
-            run = s.get(Run, run_id) if readings.fit_id(run_id) else None
+            run = s.get(Run, run_id) if fit_id(run_id) else None
             if run is None:
                 raise NotFoundError("There is no run with this number.")
             attempts = queries.attempts_of(s, run.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from service import registry
 from service.engine import Engine
-from service.errors import WeightsError
+from service.errors import EngineError, WeightsError
 from service.openvino_model import _empty
 from service.registry import CheckedWeights
 from tests.service.versions import add_version, manifest, pixels_of
@@ -118,3 +119,25 @@ def att_model(context):
         decode((folder / row.file_name).read_bytes(), size=size, channels=channels) for row in read_metadata(folder)
     ]
     return weights, np.stack(images)
+
+
+def test_two_threads_at_a_time_are_refused(context):
+    """OpenVINO would give one of them the other's answer."""
+    _, engine = both(registry.load_checked(context, add_version(context, 1)))
+    many, one = np.stack([pixels_of(seed % 50) for seed in range(1500)]), pixels_of(3)[None]
+    expected, expected_one = engine.logits(many), engine.logits(one)
+    n_refused = 0
+    with ThreadPoolExecutor(1) as other:
+        for _ in range(50):
+            large = other.submit(engine.logits, many)
+            while not large.done():
+                try:
+                    np.testing.assert_array_equal(engine.logits(one), expected_one)
+                except EngineError:
+                    n_refused += 1
+            if large.exception() is None:
+                np.testing.assert_array_equal(large.result(), expected)
+            if n_refused:
+                break
+    assert n_refused
+    np.testing.assert_array_equal(engine.logits(one), expected_one)

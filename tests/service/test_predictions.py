@@ -14,8 +14,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from service import auth
+from service import auth, images
 from service.deployment import activate_first, commit, deploy, stage
 from service.predictions import MOST_IMAGES
 from service.serving import ServingProcess
@@ -260,7 +261,7 @@ def test_the_most_probable_classes_alone(client):
     assert list(body["predictions"][0]["probabilities"].items()) == ranked[:1]
 
 
-@pytest.mark.parametrize("top", ["0", "-1", "x", "", "1.5", "1" * 9, "%D9%A3"])
+@pytest.mark.parametrize("top", ["0", "-1", "x", "", "1.5", "1" * 9, "%D9%A3", "1&top=2", "1&top=1"])
 def test_a_top_that_is_no_number_is_named(client, assert_problem, top):
     body = assert_problem(client.post(f"/predictions?top={top}", content=picture(3), headers=PNG), 422)
     assert body["errors"][0]["pointer"] == "query/top"
@@ -343,3 +344,23 @@ def test_openapi_describes_the_route(client):
     assert {"200", "401", "403", "413", "415", "422", "503"} <= operation["responses"].keys()
     assert operation["security"]
     assert json.dumps(operation["responses"]["200"]).count("PredictionAnswer")
+
+
+def test_texts_in_a_png_are_inflated_off_the_event_loop(client, monkeypatch):
+    threads, opened = [], images.opened
+
+    def noting(*args, **options):
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return opened(*args, **options)
+
+    monkeypatch.setattr(images, "opened", noting)
+    text = PngInfo()
+    text.add_text("a", "b" * 100_000, zip=True)
+    stream = io.BytesIO()
+    Image.fromarray(pixels_of(1)).save(stream, "PNG", pnginfo=text)
+    plain, with_text = (
+        client.post("/predictions", content=each, headers=PNG) for each in (picture(1), stream.getvalue())
+    )
+    assert plain.json()["probabilities"] == with_text.json()["probabilities"]
+    assert threads[0] != "decode"
+    assert threads[1:] == ["decode"]

@@ -74,7 +74,7 @@ def test_destroying_follows_no_link(settings, tmp_path):
 
 
 def test_a_run_that_is_not_there(context):
-    with reading(context.engine) as s, pytest.raises(NotFoundError, match="Expected run nothing"):
+    with reading(context.engine) as s, pytest.raises(NotFoundError, match="Expected run 'nothing'"):
         get_run(s, "nothing")
 
 
