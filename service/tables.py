@@ -305,7 +305,7 @@ class StoredBank(SQLModel, table=True):
 
 
 class WorkerLease(SQLModel, table=True):
-    """The one worker of a model line; a second one refuses to start while this is fresh."""
+    """The one worker of a model line; a second one refuses to start while this is renewed. See `service.lease`."""
 
     __tablename__ = "worker_leases"
 
@@ -313,10 +313,13 @@ class WorkerLease(SQLModel, table=True):
     holder: str
     host: str
     pid: int
+    process: str | None = None  # tells the process from others of the same number; none: the system does not say
     fencing_token: int
     n_subjects: int | None = None  # people it holds data of, for serving processes without a data folder
+    waits_for: str | None = None  # what keeps it from working, in words for operators; none: nothing
+    waits_since: datetime | None = instant(nullable=True)
     heartbeat_at: datetime = instant()
-    lease_until: datetime = instant()
+    lease_until: datetime = instant()  # not later than `heartbeat_at`: the worker let go of it
 
 
 class ReferenceBlock(SQLModel, table=True):
