@@ -6,7 +6,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -89,6 +89,17 @@ def engine_of(settings: Settings) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def write_ahead(url: str) -> None:
+    """Turn the file of a SQLite URL to WAL mode, for a library that opens it in whatever mode it is; else nothing.
+
+    In any other mode somebody who reads it, such as a backup, keeps everybody from writing.
+    """
+    database = sa.make_url(url)
+    if database.get_backend_name() == "sqlite" and database.database:
+        with closing(sqlite3.connect(database.database)) as connection:
+            _write_ahead(connection.cursor())
 
 
 def _write_ahead(cursor: sqlite3.Cursor) -> None:

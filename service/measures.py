@@ -135,6 +135,11 @@ WORKER: Final[Mapping[str, Measure]] = {
     "expunge_worker_heartbeat_timestamp_seconds": Measure(
         "gauge", "Unix time of the worker's last heartbeat; 0: never."
     ),
+    "expunge_worker_waits_since_timestamp_seconds": Measure(
+        "gauge",
+        "Unix time since which the worker can do nothing but try again, by what fails; absent: it works.",
+        ("reason",),
+    ),
 }  # fmt: skip
 """On `/metrics` of the operators' listener, read from the database at each scrape."""
 

@@ -317,7 +317,7 @@ class StoredBank(SQLModel, table=True):
 
 
 class WorkerLease(SQLModel, table=True):
-    """The one worker of a model line; a second one refuses to start while this is fresh."""
+    """The one worker of a model line; a second one refuses to start while this is renewed. See `service.lease`."""
 
     __tablename__ = "worker_leases"
 
@@ -325,11 +325,14 @@ class WorkerLease(SQLModel, table=True):
     holder: str
     host: str
     pid: int
+    process: str | None = None  # tells the process from others of the same number; none: the system does not say
     fencing_token: int
     n_subjects: int | None = None  # people it holds data of, for serving processes without a data folder
     data_obstacle: str | None = None  # as it last looked, see `data_folder`; "": none, null: it has not looked yet
+    waits_for: str | None = None  # what keeps it from working, in words for operators; none: nothing
+    waits_since: datetime | None = instant(nullable=True)
     heartbeat_at: datetime = instant()
-    lease_until: datetime = instant()
+    lease_until: datetime = instant()  # not later than `heartbeat_at`: the worker let go of it
 
 
 class ReferenceBlock(SQLModel, table=True):

@@ -133,6 +133,9 @@ def _run(s: Session) -> dict[str, Labelled]:
         "expunge_run_started_timestamp_seconds": _one(_unix(run.created_at) if run else None),
         "expunge_run_progress_timestamp_seconds": _one(_unix(run.updated_at) if run else None),
         "expunge_worker_heartbeat_timestamp_seconds": _one(lease.heartbeat_at.timestamp() if lease else 0),
+        "expunge_worker_waits_since_timestamp_seconds": (
+            {(lease.waits_for,): _unix(lease.waits_since)} if lease and lease.waits_for else {}
+        ),
     }
 
 

@@ -123,10 +123,10 @@ def _add_runs(router: APIRouter, context: Context, pages: Pages) -> None:
     def runs(request: Request, visitor: At) -> Response:
         visitor.client.demand(auth.AUDIT, auth.ADMIN)
         with reading(context.engine) as s:
-            rows, open_run = queries.lately_run(s), queries.open_run(s)
+            rows, open_run, waiting = queries.lately_run(s), queries.open_run(s), queries.waiting_worker(s)
         return pages.page(
             request, visitor, "runs.html", poll_ms=LIVE_MS if open_run else IDLE_MS, runs=rows,
-            progress=views.progress_of(open_run.stage_note) if open_run else None,
+            progress=views.progress_of(open_run.stage_note) if open_run else None, waiting=waiting,
         )  # fmt: skip
 
 

@@ -24,10 +24,10 @@ from service.db import reading
 from service.processes import Processes, environment
 from service.settings import Settings
 from service.tables import ServingWorker
-from service.worker import is_alive
 from tests.faults.home import SIZE, make_home, people
 from tests.faults.watch import Person, Watcher, check_answers, check_completed, client_of, found_in, person_of
 from tests.faults.zygote import Zygote
+from tests.processes import is_alive
 
 RUN_SECONDS = 300.0
 GRACE_SECONDS = 15.0  # from the last thing seen from the outside to the last fail point, on a busy machine

@@ -18,8 +18,8 @@ from service.context import Context
 from service.db import reading, session
 from service.processes import environment
 from service.tables import Attempt, CertificateRecord, LogLeaf, ModelVersion, RequestEvent, ServingWorker
-from service.worker import is_alive
 from tests.journey.conftest import Service, copy_of, starting
+from tests.processes import is_alive
 from unlearning.faces import read_metadata
 
 pytestmark = pytest.mark.journey

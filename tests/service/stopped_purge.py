@@ -29,6 +29,7 @@ from audit.certificate import verify  # noqa: E402
 from service import decisions, runs, stored_banks, worker  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.errors import StorageError  # noqa: E402
+from service.pipeline import Pipeline  # noqa: E402
 from service.schemas import Decision  # noqa: E402
 from service.tracing import Traces  # noqa: E402
 from tests.service import tiny  # noqa: E402
@@ -48,7 +49,8 @@ def main(home: Path) -> None:
     refuses.set()
     policy = replace(tiny.POLICY, ladder=("retrain",))
     (request_id,) = tiny.file(context, tiny.people(context)[0])
-    pipeline = worker._launch(context, policy, Traces())
+    pipeline = Pipeline(context, policy, Traces())
+    worker.launch(context.settings)
     seen: list[str] = []
 
     def work_until(state: str) -> None:
