@@ -113,25 +113,19 @@ class Pipeline(DBOSConfiguredInstance):
     def erase(self, run_id: str) -> str:
         """Forget the people of a run; gives the run's end: `completed` or `needs_attention`."""
         try:
-            if isinstance(planned := self.plan(run_id), str):
-                return self.ask_for_help(run_id, planned)
-            if planned:
-                self.gather_references(run_id)
-                if not any(self.try_step(run_id, step) for step in range(len(candidates.steps(self.policy)))):
-                    return self.ask_for_help(run_id, "No step of the ladder passed the audit.")
-                if (mismatch := self.rerun(run_id)) is not None:
-                    return self.ask_for_help(run_id, mismatch)
+            stage = self.stage(run_id)
+            if stage in ("unlearning", "auditing"):
+                if isinstance(planned := self.plan(run_id), str):
+                    return self.ask_for_help(run_id, planned)
+                if planned:
+                    self.gather_references(run_id)
+                    if not any(self.try_step(run_id, step) for step in range(len(candidates.steps(self.policy)))):
+                        return self.ask_for_help(run_id, "No step of the ladder passed the audit.")
+                    if (mismatch := self.rerun(run_id)) is not None:
+                        return self.ask_for_help(run_id, mismatch)
+                    stage = "deploying"
+            if stage == "deploying":
                 self.deploy(run_id)
-            self.purge(run_id)
-            self.complete(run_id)
-        except Exception as error:
-            return self.stop(run_id, error)
-        return "completed"
-
-    @DBOS.workflow(max_recovery_attempts=MOST_RECOVERIES)
-    def finish(self, run_id: str) -> str:
-        """The rest of a run that had begun to destroy when it stopped, after a human let it go on."""
-        try:
             self.purge(run_id)
             self.complete(run_id)
         except Exception as error:
@@ -147,6 +141,16 @@ class Pipeline(DBOSConfiguredInstance):
     def try_step(self, run_id: str, step: int) -> bool:
         """One method of the ladder: unlearn, then audit what it made."""
         return self.unlearn(run_id, step) is None and self.audit(run_id, step)
+
+    @DBOS.step(**STEP)
+    @discreet
+    def stage(self, run_id: str) -> str:
+        """How far the run is when its workflow begins: not at its start if an earlier workflow brought it there.
+
+        Another version of this program began that one, or it stopped in the purge and a human let the run go on. From
+        `deploying` on there is no way back to what its models are made from.
+        """
+        return load_run(self.context, run_id).stage
 
     @DBOS.step(**STEP)
     @discreet
