@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-import time
 import warnings
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from service.deployment import activate_first, commit, deploy, stage
 from service.predictions import MOST_IMAGES
 from service.serving import ServingProcess
 from tests.service.versions import CLASSES, add_version, picture, pixels_of, reference_probabilities
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -170,9 +170,12 @@ def test_a_swap_changes_version_and_answers_together(context, process, client):
     other = add_version(context, 2)
     before = client.post("/predictions", content=picture(5), headers=PNG).json()
     commit(context, stage(context, other))
-    while (after := client.post("/predictions", content=picture(5), headers=PNG)).status_code == 503:
-        pass  # committed without waiting for this process to stage, as no coordinator would
-    body = after.json()
+
+    def answered():  # committed without waiting for this process to stage, as no coordinator would
+        after = client.post("/predictions", content=picture(5), headers=PNG)
+        return after if after.status_code != 503 else None
+
+    body = wait_until(answered, "an answer after the swap").json()
     assert (body["model_version"], body["generation"]) == (other, 2)
     assert body["probabilities"] != before["probabilities"]
     expected = reference_probabilities(context, other, pixels_of(5)[None])[0]
@@ -193,15 +196,13 @@ def test_a_process_with_enough_to_do_refuses_more(context, digest, new_key, asse
             def send() -> None:
                 answers.append(client.post("/predictions", content=picture(1), headers=PNG))
 
-            process.batcher.on_inference_thread(lambda: gate.wait(30))
+            process.batcher.on_inference_thread(lambda: gate.wait(PATIENCE_SECONDS))
             threads = [threading.Thread(target=send) for _ in range(2)]
             for thread in threads:
                 thread.start()
-            while not answers:  # the second is refused at once, the first waits
-                time.sleep(0.01)
+            wait_until(lambda: answers, "one of the two to be refused while the other waits")
             gate.set()
-            for thread in threads:
-                thread.join()
+            join(*threads)
             refused, answered = answers
             assert assert_problem(refused, 503)["detail"].startswith("Expected fewer than 1 images")
             assert answered.status_code == 200
@@ -300,13 +301,13 @@ def test_one_client_may_not_take_every_place(context, digest, new_key, assert_pr
     headers = [{**PNG, "Authorization": f"Bearer {new_key(auth.PREDICT, key_id=name)}"} for name in ("a", "b")]
     with serving(context, max_client_queue=1) as (process, client), ThreadPoolExecutor() as pool:
         gate = threading.Event()
-        process.batcher.on_inference_thread(lambda: gate.wait(30))
+        process.batcher.on_inference_thread(lambda: gate.wait(PATIENCE_SECONDS))
         both = [pool.submit(client.post, "/predictions", content=picture(1), headers=headers[0]) for _ in range(2)]
-        done, (waiting,) = wait(both, return_when=FIRST_COMPLETED)  # one is refused at once, the other waits
+        done, (waiting,) = wait(both, PATIENCE_SECONDS, FIRST_COMPLETED)  # one is refused, the other waits
         other = pool.submit(client.post, "/predictions", content=picture(1), headers=headers[1])
         gate.set()
         assert "one client" in assert_problem(done.pop().result(), 429)["detail"]
-        assert (waiting.result().status_code, other.result().status_code) == (200, 200)
+        assert [each.result(PATIENCE_SECONDS).status_code for each in (waiting, other)] == [200, 200]
         assert client.post("/predictions", content=picture(1), headers=headers[0]).status_code == 200
 
 
