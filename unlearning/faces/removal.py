@@ -25,6 +25,7 @@ from pathlib import Path
 
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import METADATA, file_status, read_rows
+from unlearning.faces.exclusion import removing
 from unlearning.faces.packing import find_packs
 from unlearning.faces.rows import Row
 from unlearning.faces.writing import NEW_TABLE, stage_table, sync_folder
@@ -54,8 +55,8 @@ class Removal:
 def remove_subjects(folder: Path, user_ids: Collection[str], *, reached: Reached = lambda point: None) -> Removal:
     """Destroy all pictures of some people, and every packed copy of the folder.
 
-    Can be called again: after a kill it finishes, after success it does nothing but drop packs. Nobody else may use
-    the folder meanwhile: whoever still maps a pack sees zeros.
+    Can be called again: after a kill it finishes, after success it does nothing but drop packs. It waits for packs that
+    are being made, not for those who read one: they see zeros, and `Faces.is_intact` tells them.
 
     Args:
         folder: The data folder. Its table must be readable; the rules between rows need not hold.
@@ -67,13 +68,14 @@ def remove_subjects(folder: Path, user_ids: Collection[str], *, reached: Reached
     """
     if isinstance(user_ids, str):
         raise FacesError("Expected a collection of user ids, got a string; pass [user_id] for one person.")
-    _sweep(folder, reached)
-    rows = read_rows(folder)
-    leaving = [row for row in rows if row.user_id in user_ids]
-    n_packed = _destroy_packs(folder, reached)
-    n_bytes = _destroy_images(folder, leaving, reached)
-    if leaving:
-        _replace_table(folder, (row for row in rows if row.user_id not in user_ids), reached)
+    with removing(folder):
+        _sweep(folder, reached)
+        rows = read_rows(folder)
+        leaving = [row for row in rows if row.user_id in user_ids]
+        n_packed = _destroy_packs(folder, reached)
+        n_bytes = _destroy_images(folder, leaving, reached)
+        if leaving:
+            _replace_table(folder, (row for row in rows if row.user_id not in user_ids), reached)
     return Removal(n_images=len(leaving), n_bytes=n_bytes, n_packed=n_packed)
 
 
