@@ -71,7 +71,7 @@ def test_a_bank_is_complete_though_a_node_died(tiny_context, cluster):
     plan, store = tiny.plan_for(tiny_context, a), BankStore(settings.banks_folder)
     told, stored = [], []
     add = store.add
-    store.add = lambda key, row: stored.append(row.seed) or add(key, row)
+    store.add = lambda key, row, **kept: stored.append(row.seed) or add(key, row, **kept)
 
     def watch(done, wanted):
         told.append(done)
