@@ -23,14 +23,31 @@ from service.processes import Processes, environment, free_ports
 from service.schemas import Filing
 from service.settings import Settings
 from service.tables import ErasureRequest, OpenLine, WorkerLease
-from tests.journey.conftest import TINY_POLICY
-from unlearning.faces import read_metadata
+from tests.faults.home import POLICY, make_home, people
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
 SECONDS = 240  # for what takes a few on a quiet machine
 CLIENT = Client("operator", "operator", frozenset(auth.SCOPES))
 OTHER_VERSION = "from service import cli, worker; worker.WORKFLOW_VERSION = 'other'; cli.main()"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home whose runs take a second."""
+    settings = make_home(tmp_path_factory.mktemp("made") / "home", n_subjects=24, seed=1)
+    shutil.rmtree(settings.packed_folder)
+    shutil.rmtree(settings.data_folder / ".packed")  # says where the packs of this very folder lie
+    return settings
+
+
+@pytest.fixture
+def settings(made: Settings, tmp_path: Path) -> Settings:
+    """Settings of a fresh copy of it."""
+    shutil.copytree(made.home, tmp_path / "home")
+    home = tmp_path / "home"
+    changed = {"home": home, "policy": str(home / "policy.json"), "console_port": free_ports(1)[0]}
+    return made.model_copy(update=changed)
 
 
 @contextmanager
@@ -57,8 +74,7 @@ def has_said(settings: Settings, event: str) -> bool:
 
 def file(context: Context) -> str:
     """A request of somebody in the training split; gives its id."""
-    rows = read_metadata(context.settings.data_folder)
-    filing = Filing(user_ids=[min(row.user_id for row in rows if row.split == "train")])
+    filing = Filing(user_ids=people(context.settings)[:1])
     return intake.file_requests(context, CLIENT, filing, n_subjects=lambda: 20, most_open=9).requests[0].id
 
 
@@ -73,16 +89,16 @@ def run_worker(settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def test_of_two_workers_with_two_homes_one_works(tiny_settings: Settings, tmp_path: Path) -> None:
+def test_of_two_workers_with_two_homes_one_works(settings: Settings, tmp_path: Path) -> None:
     """On one machine and one database, by whose URL each is told of it."""
-    url = tiny_settings.effective_database_url
-    other = tiny_settings.model_copy(
+    url = settings.effective_database_url
+    other = settings.model_copy(
         update={"home": tmp_path / "other", "database_url": url, "console_port": free_ports(1)[0]}
     )
-    shutil.copytree(tiny_settings.keys_folder, other.keys_folder)
-    with opened(tiny_settings) as context, Processes(tiny_settings) as first, Processes(other) as second:
+    shutil.copytree(settings.keys_folder, other.keys_folder)
+    with opened(settings) as context, Processes(settings) as first, Processes(other) as second:
         first.start_worker()
-        first.wait_until(lambda: has_said(tiny_settings, "worker.ready"), "the first worker", SECONDS)
+        first.wait_until(lambda: has_said(settings, "worker.ready"), "the first worker", SECONDS)
         held = lease_of(context)
         refused = run_worker(other)
         said, _ = refused.communicate()
@@ -101,11 +117,11 @@ def test_of_two_workers_with_two_homes_one_works(tiny_settings: Settings, tmp_pa
 
 
 def test_a_worker_without_its_object_store_says_so_and_goes_on_when_it_is_back(
-    tiny_settings: Settings, tmp_path: Path
+    settings: Settings, tmp_path: Path
 ) -> None:
     in_the_way = tmp_path / "store"
     in_the_way.write_text("a file where a folder is expected")
-    settings = tiny_settings.model_copy(update={"storage_url": f"file://{in_the_way}/expunge"})
+    settings = settings.model_copy(update={"storage_url": f"file://{in_the_way}/expunge"})
     with opened(settings) as context, Processes(settings) as processes:
         processes.start_worker()
 
@@ -126,11 +142,10 @@ def test_a_worker_without_its_object_store_says_so_and_goes_on_when_it_is_back(
         assert lease_of(context).holder == held.holder
 
 
-def test_sigterm_ends_the_step_that_is_under_way_with_the_worker(tiny_settings: Settings) -> None:
+def test_sigterm_ends_the_step_that_is_under_way_with_the_worker(settings: Settings) -> None:
     """A worker that waited for the end of its step would work on without a lease."""
-    endless = {**TINY_POLICY, "n_models": 1_000_000}
-    (tiny_settings.home / "policy.json").write_text(json.dumps(endless))
-    settings = tiny_settings.model_copy(update={"jobs": 1})
+    endless = {**POLICY, "n_models": 1_000_000}
+    Path(settings.policy).write_text(json.dumps(endless))
     with opened(settings) as context, Processes(settings) as processes:
         file(context)
         processes.start_worker()
@@ -146,13 +161,13 @@ def test_sigterm_ends_the_step_that_is_under_way_with_the_worker(tiny_settings: 
 
 
 @pytest.mark.parametrize("point", ["unlearning.references_built", "deploying.pointer", "purging.images"])
-def test_a_run_that_another_version_began_begins_anew(tiny_settings: Settings, point: str) -> None:
-    with opened(tiny_settings) as context, Processes(tiny_settings) as processes:
+def test_a_run_that_another_version_began_begins_anew(settings: Settings, point: str) -> None:
+    with opened(settings) as context, Processes(settings) as processes:
         request_id = file(context)
         processes.start_worker(EXPUNGE_FAIL_AT=point)
         assert processes.worker is not None
         assert processes.worker.wait(SECONDS) == -signal.SIGKILL
         command = [sys.executable, "-c", OTHER_VERSION, "worker"]
-        processes.worker = processes._start(command, environment(tiny_settings), "worker.log")
+        processes.worker = processes._start(command, environment(settings), "worker.log")
         processes.wait_until(lambda: state_of(context, request_id) == "completed", "the request's end", SECONDS)
-        assert has_said(tiny_settings, "run.begins_anew")
+        assert has_said(settings, "run.begins_anew")

@@ -83,7 +83,7 @@ def start(context: Context, tmp_path: Path) -> Iterator[Start]:
     url = context.settings.effective_database_url
     with ExitStack() as stack:
 
-        def begin(home: str, *, seconds: float = 10.0) -> subprocess.Popen[str]:
+        def begin(home: str, *, seconds: float = 30.0) -> subprocess.Popen[str]:
             settings = Settings(home=tmp_path / home, database_url=url)
             settings.home.mkdir(exist_ok=True)
             process = subprocess.Popen(
@@ -255,7 +255,7 @@ def test_who_cannot_renew_ends_itself_though_the_renewal_waits(context: Context,
 def test_a_renewal_that_waits_for_a_takeover_does_not_renew_what_is_anothers(
     context: Context, start: Start, dialect: str
 ) -> None:
-    holder = start("a", seconds=8)
+    holder = start("a", seconds=60)
     assert working(holder)
     with session(context.engine) as s:
         row = s.get_one(WorkerLease, LINE, with_for_update=True)
