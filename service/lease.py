@@ -1,6 +1,6 @@
 """The right to work on a model line: two workers never write one run, on whatever machines and in whatever homes.
 
-It is a row of the database, renewed twelve times in its length. Three rules make it exclusive:
+It is a row of the database, renewed 24 times in its length. Three rules make it exclusive:
 
 1. A holder that has not renewed the row for one length ends itself, by a thread that waits for nothing else.
 2. A newcomer takes the row only if its holder let go of it, is known to have ended, or has not renewed it for one and a
@@ -12,7 +12,7 @@ Both lengths are measured on the steady clock of the machine that measures. What
 people and compared with nothing, so one that was set back or forward neither lets two work nor stops one for ever.
 
 What is left open: a machine that is stopped as a whole (a virtual machine, a laptop that sleeps) may not see the time
-pass, and when it is back its worker goes on until it renews, a twelfth of a length later at the most.
+pass, and when it is back its worker goes on until it renews, 2.5 seconds later at the most.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from service.tables import OpenLine, WorkerLease
 
 log = structlog.get_logger()
 
-LEASE_SECONDS = 30.0  # a worker that gives way to the serving processes of a busy machine stands still for seconds
-_BEATS = 12  # renewals in one length
+LEASE_SECONDS = 60.0  # a worker that gives way to the serving processes of a busy machine stands still for seconds
+_BEATS = 24  # renewals in one length
 _WATCHED = 1.5  # lengths of silence after which the row is free: half of one for the end of the holder
-_LOOKS = 12  # of a watching newcomer, in one length
+_LOOKS = 24  # of a watching newcomer, in one length
 
 
 class LineLease:

@@ -81,7 +81,13 @@ class Waiting:
         self._since = self._since or self._context.now()
         rest = rest_after(self._n_failures) * (1 + JITTER * self._rng.random())
         kind = kind_of(error)
-        log.error("worker.waits", waits_for=kind, error=describe(error), n_failures=self._n_failures, rest_seconds=rest)
+        log.error(
+            "worker.waits",
+            waits_for=kind,
+            error=describe(error),
+            n_failures=self._n_failures,
+            rest_seconds=round(rest, 1),
+        )
         with suppress(SQLAlchemyError):  # the database is away: then nobody can read the row either
             self._write(kind, self._since)
         return rest

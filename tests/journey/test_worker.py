@@ -46,7 +46,12 @@ def settings(made: Settings, tmp_path: Path) -> Settings:
     """Settings of a fresh copy of it."""
     shutil.copytree(made.home, tmp_path / "home")
     home = tmp_path / "home"
-    changed = {"home": home, "policy": str(home / "policy.json"), "console_port": free_ports(1)[0]}
+    changed: dict[str, Any] = {
+        "home": home,
+        "policy": str(home / "policy.json"),
+        "jobs": 2,
+        "console_port": free_ports(1)[0],
+    }
     return made.model_copy(update=changed)
 
 

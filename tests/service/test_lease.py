@@ -83,7 +83,7 @@ def start(context: Context, tmp_path: Path) -> Iterator[Start]:
     url = context.settings.effective_database_url
     with ExitStack() as stack:
 
-        def begin(home: str, *, seconds: float = 30.0) -> subprocess.Popen[str]:
+        def begin(home: str, *, seconds: float = 60.0) -> subprocess.Popen[str]:
             settings = Settings(home=tmp_path / home, database_url=url)
             settings.home.mkdir(exist_ok=True)
             process = subprocess.Popen(
@@ -243,7 +243,7 @@ def test_a_renewal_between_the_last_look_and_the_taking_is_seen(context: Context
 
 
 def test_who_cannot_renew_ends_itself_though_the_renewal_waits(context: Context, start: Start) -> None:
-    holder = start("a", seconds=2)
+    holder = start("a", seconds=10)
     assert working(holder)
     with session(context.engine) as s:
         s.get_one(WorkerLease, LINE, with_for_update=True)

@@ -17,7 +17,7 @@ from service.console.rendering import HEADERS
 from service.context import Context
 from service.db import session
 from service.schemas import Filing
-from service.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlock, Run, ServingWorker
+from service.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlock, Run, ServingWorker, WorkerLease
 from tests.service.console.conftest import Browser
 
 CANARY = "canary-77aa"
@@ -179,6 +179,20 @@ def test_models_name_a_process_that_must_not_answer(signed_in: Callable[..., Bro
     page = signed_in(auth.AUDIT).get("/models").text
     assert "ran out" in page
     assert EVIL not in page
+
+
+def test_runs_say_what_the_worker_waits_for(signed_in: Callable[..., Browser], context: Context) -> None:
+    browser, now = signed_in(auth.AUDIT), context.now()
+    assert "The worker has waited" not in browser.get("/runs").text
+    with session(context.engine) as s:
+        s.add(
+            WorkerLease(
+                line="default", holder="x", host="h", pid=1, fencing_token=1, waits_for="Shared storage",
+                waits_since=now, heartbeat_at=now, lease_until=now + timedelta(seconds=60),
+            )
+        )  # fmt: skip
+        s.commit()
+    assert "shared storage fails" in browser.get("/runs").text
 
 
 def test_methods_show_the_ladder_in_force_and_what_it_did_here(
