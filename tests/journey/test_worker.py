@@ -7,8 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from service import auth, intake
 from service.auth import Client
 from service.context import LINE, Context
 from service.db import reading
-from service.processes import Processes, environment, free_ports
+from service.processes import environment, free_ports
 from service.schemas import Filing
 from service.settings import Settings
 from service.tables import ErasureRequest, OpenLine, WorkerLease
@@ -29,6 +30,14 @@ pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
 SECONDS = 240  # for what takes a few on a quiet machine
 CLIENT = Client("operator", "operator", frozenset(auth.SCOPES))
+CANARY = "canary-4e1f"
+MISTAKEN = f"""
+from service import cli, worker
+def claim(*_):
+    raise KeyError("{CANARY}")
+worker.claim = claim
+cli.main()
+"""
 OTHER_VERSION = "from service import cli, worker; worker.WORKFLOW_VERSION = 'other'; cli.main()"
 
 
@@ -46,13 +55,8 @@ def settings(made: Settings, tmp_path: Path) -> Settings:
     """Settings of a fresh copy of it."""
     shutil.copytree(made.home, tmp_path / "home")
     home = tmp_path / "home"
-    changed: dict[str, Any] = {
-        "home": home,
-        "policy": str(home / "policy.json"),
-        "jobs": 2,
-        "console_port": free_ports(1)[0],
-    }
-    return made.model_copy(update=changed)
+    changed = {"policy": str(home / "policy.json"), "console_port": free_ports(1)[0]}
+    return made.model_copy(update={"home": home, **changed})
 
 
 @contextmanager
@@ -88,91 +92,120 @@ def state_of(context: Context, request_id: str) -> str:
         return s.get_one(ErasureRequest, request_id).state
 
 
-def run_worker(settings: Settings) -> subprocess.Popen[bytes]:
-    """A worker that is expected to end by itself."""
-    command = [sys.executable, "-m", "service.cli", "worker"]
-    return subprocess.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+Start = Callable[..., subprocess.Popen[bytes]]
 
 
-def test_of_two_workers_with_two_homes_one_works(settings: Settings, tmp_path: Path) -> None:
-    """On one machine and one database, by whose URL each is told of it."""
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a worker: `start(settings)`, `start(settings, "-c", program)`; further names are environment variables.
+
+    In the session of the tests, so that it does not yield to what else the machine does.
+    """
+    with ExitStack() as stack:
+
+        def begin(settings: Settings, *program: str, **variables: str) -> subprocess.Popen[bytes]:
+            path = settings.home / "logs" / "worker.log"
+            path.parent.mkdir(exist_ok=True)
+            command = [sys.executable, *(program or ("-m", "service.cli")), "worker"]
+            with path.open("ab") as log:
+                process = subprocess.Popen(command, env={**environment(settings), **variables}, stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        yield begin
+
+
+def wait_until(condition: Callable[[], bool], *working: subprocess.Popen[bytes]) -> None:
+    """Wait for a condition while processes work."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert [process.poll() for process in working] == [None] * len(working)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_of_two_workers_with_two_homes_one_works(settings: Settings, tmp_path: Path, start: Start) -> None:
+    """On one machine and one database, of which both are told by its URL."""
     url = settings.effective_database_url
     other = settings.model_copy(
         update={"home": tmp_path / "other", "database_url": url, "console_port": free_ports(1)[0]}
     )
     shutil.copytree(settings.keys_folder, other.keys_folder)
-    with opened(settings) as context, Processes(settings) as first, Processes(other) as second:
-        first.start_worker()
-        first.wait_until(lambda: has_said(settings, "worker.ready"), "the first worker", SECONDS)
+    with opened(settings) as context:
+        first = start(settings)
+        wait_until(lambda: has_said(settings, "worker.ready"), first)
         held = lease_of(context)
-        refused = run_worker(other)
-        said, _ = refused.communicate()
-        assert f"Expected no other worker on model line '{LINE}', found process {held.pid}" in " ".join(
-            said.decode().split()
-        )
-        assert refused.returncode == 1
-        first.check()
+        second = start(other)
+        assert second.wait(SECONDS) == 1
+        said = (other.home / "logs" / "worker.log").read_text()
+        assert f"Expected no other worker on model line '{LINE}', found process {first.pid}" in said
+        assert first.poll() is None
         assert lease_of(context).holder == held.holder
-        assert first.worker is not None
-        first.worker.kill()
-        second.start_worker()
-        second.wait_until(lambda: has_said(other, "worker.ready"), "the second worker", SECONDS)
-        assert second.worker is not None
-        assert lease_of(context).pid == second.worker.pid
+        first.kill()
+        third = start(other)
+        wait_until(lambda: has_said(other, "worker.ready"), third)
+        assert lease_of(context).pid == third.pid
 
 
 def test_a_worker_without_its_object_store_says_so_and_goes_on_when_it_is_back(
-    settings: Settings, tmp_path: Path
+    settings: Settings, tmp_path: Path, start: Start
 ) -> None:
     in_the_way = tmp_path / "store"
     in_the_way.write_text("a file where a folder is expected")
     settings = settings.model_copy(update={"storage_url": f"file://{in_the_way}/expunge"})
-    with opened(settings) as context, Processes(settings) as processes:
-        processes.start_worker()
+    with opened(settings) as context:
+        worker = start(settings)
 
         def waits_for() -> str | None:
             with reading(context.engine) as s:
                 row = s.get(WorkerLease, LINE)
             return row and row.waits_for
 
-        processes.wait_until(lambda: waits_for() == "Shared storage", "the worker to wait", SECONDS)
+        wait_until(lambda: waits_for() == "Shared storage", worker)
         held = lease_of(context)
-        processes.wait_until(lambda: lease_of(context).heartbeat_at > held.heartbeat_at, "a heartbeat", SECONDS)
-        metrics = httpx.get(f"http://127.0.0.1:{settings.console_port}/metrics", timeout=30).text
+        wait_until(lambda: lease_of(context).heartbeat_at > held.heartbeat_at, worker)
+        metrics = httpx.get(f"http://127.0.0.1:{settings.console_port}/metrics", timeout=SECONDS).text
         assert 'expunge_worker_waits_since_timestamp_seconds{reason="Shared storage"}' in metrics
         assert not has_said(settings, "worker.ready")
         in_the_way.unlink()
-        processes.wait_until(lambda: has_said(settings, "worker.ready"), "the worker to go on", SECONDS)
-        processes.wait_until(lambda: waits_for() is None, "the worker to say so", SECONDS)
+        wait_until(lambda: has_said(settings, "worker.ready"), worker)
+        wait_until(lambda: waits_for() is None, worker)
         assert lease_of(context).holder == held.holder
 
 
-def test_sigterm_ends_the_step_that_is_under_way_with_the_worker(settings: Settings) -> None:
+def test_sigterm_ends_the_step_that_is_under_way_with_the_worker(settings: Settings, start: Start) -> None:
     """A worker that waited for the end of its step would work on without a lease."""
     endless = {**POLICY, "n_models": 1_000_000}
     Path(settings.policy).write_text(json.dumps(endless))
-    with opened(settings) as context, Processes(settings) as processes:
+    with opened(settings) as context:
         file(context)
-        processes.start_worker()
-        banks = settings.banks_folder
-        processes.wait_until(lambda: any(banks.rglob("*.row")), "a reference model", SECONDS)
-        assert processes.worker is not None
-        processes.worker.send_signal(signal.SIGTERM)
-        assert processes.worker.wait(SECONDS) == 0
+        worker = start(settings)
+        wait_until(lambda: any(settings.banks_folder.rglob("*.row")), worker)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(SECONDS) == 0
         with reading(context.engine) as s:
             assert s.get(OpenLine, LINE) is not None
         lease = lease_of(context)
         assert lease.lease_until > lease.heartbeat_at  # its end is what frees the line
 
 
+def test_a_mistake_of_the_program_ends_the_worker_and_is_told_without_its_message(
+    settings: Settings, start: Start
+) -> None:
+    worker = start(settings, "-c", MISTAKEN)
+    assert worker.wait(SECONDS) == 1
+    (said,) = [line for line in lines(settings) if line["event"] == "worker.failed"]
+    assert said["error"].startswith("KeyError at <string>:")
+    assert CANARY not in (settings.home / "logs" / "worker.log").read_text()
+
+
 @pytest.mark.parametrize("point", ["unlearning.references_built", "deploying.pointer", "purging.images"])
-def test_a_run_that_another_version_began_begins_anew(settings: Settings, point: str) -> None:
-    with opened(settings) as context, Processes(settings) as processes:
+def test_a_run_that_another_version_began_begins_anew(settings: Settings, point: str, start: Start) -> None:
+    with opened(settings) as context:
         request_id = file(context)
-        processes.start_worker(EXPUNGE_FAIL_AT=point)
-        assert processes.worker is not None
-        assert processes.worker.wait(SECONDS) == -signal.SIGKILL
-        command = [sys.executable, "-c", OTHER_VERSION, "worker"]
-        processes.worker = processes._start(command, environment(settings), "worker.log")
-        processes.wait_until(lambda: state_of(context, request_id) == "completed", "the request's end", SECONDS)
+        assert start(settings, EXPUNGE_FAIL_AT=point).wait(SECONDS) == -signal.SIGKILL
+        upgraded = start(settings, "-c", OTHER_VERSION)
+        wait_until(lambda: state_of(context, request_id) in ("completed", "needs_attention"), upgraded)
+        assert state_of(context, request_id) == "completed"
         assert has_said(settings, "run.begins_anew")
