@@ -21,7 +21,7 @@ from audit.policy import Policy
 from service import candidates, completion, planning, registry, reruns
 from service.context import LINE, Context
 from service.db import reading
-from service.runs import RunFolder, advance, give_up, note, requests_of
+from service.runs import RunFolder, advance, give_up, load_run, note, requests_of
 from service.tracing import Traces
 
 P = ParamSpec("P")
@@ -94,14 +94,18 @@ class Pipeline(DBOSConfiguredInstance):
     def erase(self, run_id: str) -> str:
         """Forget the people of a run; gives the run's end: `completed` or `needs_attention`."""
         try:
-            if isinstance(planned := self.plan(run_id), str):
-                return self.ask_for_help(run_id, planned)
-            if planned:
-                self.gather_references(run_id)
-                if not any(self.try_step(run_id, step) for step in range(len(candidates.steps(self.policy)))):
-                    return self.ask_for_help(run_id, "No step of the ladder passed the audit.")
-                if (mismatch := self.rerun(run_id)) is not None:
-                    return self.ask_for_help(run_id, mismatch)
+            stage = self.stage(run_id)
+            if stage in ("unlearning", "auditing"):
+                if isinstance(planned := self.plan(run_id), str):
+                    return self.ask_for_help(run_id, planned)
+                if planned:
+                    self.gather_references(run_id)
+                    if not any(self.try_step(run_id, step) for step in range(len(candidates.steps(self.policy)))):
+                        return self.ask_for_help(run_id, "No step of the ladder passed the audit.")
+                    if (mismatch := self.rerun(run_id)) is not None:
+                        return self.ask_for_help(run_id, mismatch)
+                    stage = "deploying"
+            if stage == "deploying":
                 self.deploy(run_id)
             self.purge(run_id)
             self.complete(run_id)
@@ -114,6 +118,15 @@ class Pipeline(DBOSConfiguredInstance):
     def try_step(self, run_id: str, step: int) -> bool:
         """One method of the ladder: unlearn, then audit what it made."""
         return self.unlearn(run_id, step) is None and self.audit(run_id, step)
+
+    @DBOS.step(**STEP)
+    @discreet
+    def stage(self, run_id: str) -> str:
+        """How far the run is when its workflow begins: not at its start if another version's workflow brought it there.
+
+        From `deploying` on there is no way back to what its models are made from.
+        """
+        return load_run(self.context, run_id).stage
 
     @DBOS.step(**STEP)
     @discreet

@@ -51,7 +51,7 @@ _ENDED = {  # by status of the workflow, why a human must look
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "The run ended its worker too many times; see the worker's log.",
 }
 
-WORKFLOW_VERSION = "2"  # set by hand when the order of steps changes: open runs of another version begin anew
+WORKFLOW_VERSION = "3"  # set by hand when the order of steps changes: open runs of another version begin anew
 
 
 def claim(context: Context, policy: Policy) -> str | None:
@@ -184,8 +184,8 @@ def start_open_run(context: Context, pipeline: Pipeline) -> None:
 def workflow_status(workflow_id: str) -> WorkflowStatus | None:
     """What DBOS has of a workflow; none also if another version of this program began it: then it begins anew.
 
-    DBOS resumes what its own version began and leaves the rest as it is, for ever. Every step may be repeated, and
-    finds what it made before; nobody else is at it, since this worker has the line.
+    DBOS resumes what its own version began and leaves the rest as it is, for ever. A workflow that begins anew takes up
+    the stage that its run is in, whose steps may be repeated; nobody else is at it, since this worker has the line.
     """
     status = DBOS.get_workflow_status(workflow_id)
     if status is None or status.status in _ENDED or status.app_version == WORKFLOW_VERSION:

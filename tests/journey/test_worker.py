@@ -160,7 +160,7 @@ def test_a_worker_without_its_object_store_says_so_and_goes_on_when_it_is_back(
         def waits_for() -> str | None:
             with reading(context.engine) as s:
                 row = s.get(WorkerLease, LINE)
-            return row and row.waits_for
+            return row.waits_for if row else None
 
         wait_until(lambda: waits_for() == "Shared storage", worker)
         held = lease_of(context)
