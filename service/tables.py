@@ -222,6 +222,7 @@ class ServingWorker(SQLModel, table=True):
     line: str = Field(index=True)
     host: str
     pid: int
+    process: str | None = None  # tells the process from others of the same number; none: the system does not say
     expected: int  # serving processes its service was started with
     staged_generation: int = -1
     acknowledged_generation: int = -1

@@ -22,7 +22,7 @@ from service.processes import environment
 from service.rebuilding import Rebuilder, publish, rebuild, survey
 from service.runs import RunFolder
 from service.trials import release_processes
-from service.worker import is_alive
+from tests.processes import is_alive
 from tests.service import tiny
 from tests.waiting import wait_until
 from unlearning.faces import remove_subjects
