@@ -17,6 +17,7 @@ from service.bank_store import Bank, BankKey, BankStore, Staleness
 from service.banks import BankPlan, OnProgress, build_bank, example_ids, plan_bank
 from service.context import LINE, Context
 from service.db import reading
+from service.errors import DataFolderError
 from service.oracles import STATISTIC, build_oracles, margins_of, n_wanted
 from service.runs import RunFolder, load_run, requests_of
 from service.scenes import Pictures, Rows, Scene, open_pictures
@@ -128,11 +129,17 @@ def gather(
     """The bank that judges the run, complete, and the oracles it needs; built now if nobody built them ahead.
 
     A stale bank that was damaged since the plan was made cannot be mended; the plan is then made again.
+
+    Raises:
+        DataFolderError: it cannot be made again.
     """
     store, settings = BankStore(context.settings.banks_folder), context.settings
-    if any(_is_damaged(store, *asked) for asked in _asked(context, policy, load(context, run_id))):
-        RunFolder(settings, run_id).write("plan", asdict(_make(context, policy, run_id)))
     run_plan = load(context, run_id)
+    if not run_plan.obstacle and any(_is_damaged(store, *asked) for asked in _asked(context, policy, run_plan)):
+        RunFolder(settings, run_id).write("plan", asdict(_make(context, policy, run_id)))
+        run_plan = load(context, run_id)
+    if run_plan.obstacle:
+        raise DataFolderError(run_plan.obstacle)
     if run_plan.oracles:
         build_oracles(
             store, oracle_bank_plan(context, run_plan), run_plan.oracles["n"], settings, on_oracles, now=context.now()
