@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlmodel import col, delete
 
 from service import planning, rebuilding
 from service.bank_overview import overview
@@ -18,9 +19,11 @@ from service.bank_store import BankStore
 from service.blocks import forget_from_blocks
 from service.candidates import unlearn
 from service.completion import complete, purge, tidy
+from service.db import session
 from service.processes import environment
 from service.rebuilding import Rebuilder, publish, rebuild, survey
 from service.runs import RunFolder
+from service.tables import LearnedSubject
 from service.trials import release_processes
 from tests.processes import is_alive
 from tests.service import tiny
@@ -43,7 +46,11 @@ def block_of(context, person):
 
 
 def erase(context, *people):
-    """What the purge does to data and banks."""
+    """What a run does to rosters, data and banks."""
+    hashes = [context.keyring.subject_hash(person) for person in people]
+    with session(context.engine) as s:
+        s.execute(delete(LearnedSubject).where(col(LearnedSubject.subject_hash).in_(hashes)))
+        s.commit()
     release_processes()
     remove_subjects(context.settings.data_folder, people)
     tags = [context.keyring.block_hash(person) for person in people]
