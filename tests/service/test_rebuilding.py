@@ -363,6 +363,19 @@ def test_a_run_ends_the_processes_that_train_too(tiny_context, started, ended):
 
 
 @pytest.mark.usefixtures("stale")
+def test_a_child_ends_whose_worker_was_killed_while_it_started(tiny_context, ended):
+    """It takes seconds to import what it needs; by then its parent is another process."""
+    settings = with_policy(tiny_context, ENDLESS).settings
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=environment(settings), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        told = next(line for line in parent.stdout if line.startswith("child "))
+        ended.append(psutil.Process(int(told.split()[1])))
+        parent.kill()
+    wait_until(lambda: is_over(family_of(ended[0].pid)), "the child to end")
+
+
+@pytest.mark.usefixtures("stale")
 def test_the_child_and_what_it_started_end_with_a_worker_that_was_killed(tiny_context, ended):
     settings = with_policy(tiny_context, ENDLESS, jobs=2).settings
     with subprocess.Popen(
