@@ -234,5 +234,5 @@ def test_a_wall_clock_that_jumps_does_not_end_a_living_process(context, worker, 
 
 
 def test_processes_of_other_hosts_are_known_by_their_lease_only(context, worker):
-    worker("a", host="elsewhere", **ended())
+    worker("a", host="elsewhere", pid=ended()["pid"], process="another-boot 4026531836 12345")
     assert [standing for _, standing in look(context).rows] == ["alive"]
