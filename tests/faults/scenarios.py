@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 from threading import Timer
 
-import httpx
-
 from service.fail_points import FAIL_POINTS
 from tests.faults.bench import Bench
 from tests.faults.disk import SmallDisk
@@ -91,7 +89,7 @@ def database_restarts(bench: Bench, server: PostgresServer, points: Iterable[str
         time.sleep(bench.rng.uniform(0.5, 2.0))
         server.restart("fast" if number % 2 else "immediate")
         bench.tally.kills["PostgreSQL, the worker at work"] += 1
-        _complete_whatever_happens(bench, request_ids)
+        bench.complete(request_ids)
         bench.stop_worker()
 
 
@@ -105,7 +103,7 @@ def full_disk(bench: Bench, disk: SmallDisk, point: str, seconds: float = 6.0) -
     time.sleep(seconds)
     disk.clear()
     bench.tally.kills[f"disk full: {FULL_BEFORE[point]}"] += 1
-    _complete_whatever_happens(bench, request_ids)
+    bench.complete(request_ids)
     bench.stop_worker()
 
 
@@ -124,24 +122,3 @@ def clock_set_back(bench: Bench, seconds: float, points: Iterable[str]) -> None:
         bench.finish(request_ids)
         bench.stop_worker()
     bench.clock.unlink()
-
-
-def _complete_whatever_happens(bench: Bench, request_ids: list[str]) -> None:
-    """As a supervisor and an operator would: a worker that ended is started, what needs attention is approved."""
-
-    def ended() -> bool:
-        bench.ensure_worker()
-        states = {request_id: bench.request(request_id)["state"] for request_id in request_ids}
-        for request_id, state in states.items():
-            if state == "needs_attention":
-                try:
-                    bench.client.post(
-                        f"/v1/erasure-requests/{request_id}/approve", json={"reason": "The fault is over."}
-                    )
-                except httpx.TransportError:
-                    continue
-                bench.tally.approved += 1
-        return all(state == "completed" for state in states.values())
-
-    bench.until(ended, "the requests to be completed once the fault is over")
-    bench.finish(request_ids, supervised=True)
