@@ -6,89 +6,27 @@ import argparse
 import json
 import os
 import platform
-import random
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from service.fail_points import FAIL_POINTS
-from tests.faults import scenarios
-from tests.faults.bench import Bench, Tally, memory_folder
-from tests.faults.disk import NoDiskError, small_disk
-from tests.postgres import PostgresServer
+from tests.faults.bench import Tally, memory_folder
+from tests.faults.disk import NoDiskError
+from tests.faults.parts import PARTS
 
 CHECKED = (
     "every accepted request is listed, completed once, with one certificate that verifies",
+    "every person of whom the folder held images is completed as erased, as many images as were counted before",
+    "every certificate holds by an independent check and by `expunge verify` in a process of its own",
+    "certificate follows certificate without a gap: weights, data, older versions destroyed once",
     "every prediction came from the first model or from one whose passed audit the log had before",
-    "nothing older than a completed request's model answered",
-    "the person's id, file names, files and pixel rows are in no file of the home or of TMPDIR",
+    "nothing older than a completed request's model answered, and the latest certificate is about what answers",
+    "the person's id, tag, file names, files and pixel rows are in no file of the home, of TMPDIR or of the store",
 )
-
-
-def points(folder: Path, seed: int, share: float) -> Tally:
-    """The worker at every point, twice, and at some of them a serving process with it."""
-    rng = random.Random(seed)
-    with Bench.running(folder, n_subjects=40, seed=seed) as bench:
-        for _ in range(max(1, round(2 * share))):
-            scenarios.every_point(bench)
-        for _ in range(max(1, round(2 * share))):
-            some = sorted(rng.sample(FAIL_POINTS, max(3, round(12 * share))), key=FAIL_POINTS.index)
-            scenarios.both_at_points(bench, some)
-        return bench.conclude()
-
-
-def random_times(folder: Path, seed: int, share: float) -> Tally:
-    """The worker at times drawn evenly."""
-    with Bench.running(folder, n_subjects=100, seed=seed) as bench:
-        scenarios.random_times(bench, round(60 * share), longest_seconds=3.0)
-        return bench.conclude()
-
-
-def serving(folder: Path, seed: int, share: float) -> Tally:
-    """Serving processes right after the receipt, one and all of them, and while requests are filed."""
-    with Bench.running(folder, n_subjects=60, seed=seed) as bench:
-        scenarios.after_the_receipt(bench, max(1, round(4 * share)))
-        scenarios.after_the_receipt(bench, max(1, round(2 * share)), n_api=2)
-        scenarios.during_the_filing(bench, max(1, round(5 * share)))
-        return bench.conclude()
-
-
-def clocks(folder: Path, seed: int, share: float) -> Tally:
-    """The worker's clock an hour back, and two."""
-    some = ("unlearning.references", "deploying.staged", "purging.marked", "completing.signed")
-    with Bench.running(folder, n_subjects=40, seed=seed) as bench:
-        scenarios.clock_set_back(bench, 3600.0, some[: max(1, round(len(some) * share))])
-        return bench.conclude()
-
-
-def full_disks(folder: Path, seed: int, share: float) -> Tally:
-    """No room for weights, bank, verdict, certificate."""
-    with small_disk(folder / "disk") as disk, Bench.running(disk.folder, n_subjects=40, seed=seed) as bench:
-        for point in list(scenarios.FULL_BEFORE)[: max(1, round(len(scenarios.FULL_BEFORE) * share))]:
-            scenarios.full_disk(bench, disk, point)
-        return bench.conclude()
-
-
-def databases(folder: Path, seed: int, share: float) -> Tally:
-    """PostgreSQL: restarts in the middle, and the worker at some points."""
-    some = ("unlearning.references", "auditing.signed", "deploying.pointer", "purging.columns", "completed")
-    with PostgresServer.started() as server:
-        urls = {"database_url": server.create_database(), "workflow_database_url": server.create_database()}
-        with Bench.running(folder, n_subjects=40, seed=seed, **urls) as bench:
-            scenarios.every_point(bench, FAIL_POINTS[:: max(1, round(4 / share))])
-            scenarios.database_restarts(bench, server, some[: max(1, round(len(some) * share))])
-            return bench.conclude()
-
-
-PARTS: dict[str, Callable[[Path, int, float], Tally]] = {
-    "points": points, "random": random_times, "serving": serving, "clock": clocks, "disk": full_disks,
-    "postgres": databases,
-}  # fmt: skip
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from sqlmodel import col, select
 
 from service.context import Context
 from service.db import reading
-from service.processes import Processes, environment
+from service.processes import Processes, environment, stop
 from service.settings import Settings
 from service.tables import CertificateRecord, ServingWorker
 from service.worker import is_alive
@@ -94,6 +94,7 @@ class Bench:
         self.worker: int | None = None
         self.first_data = data_digest(settings.data_folder)
         self.trained: set[str] = set()
+        self.is_stuck = False
         self.also_searched: Callable[[Collection[Person]], list[str]] = lambda persons: []
         self.clock = settings.home.parent / "clock"
         self._left = people(settings)
@@ -140,6 +141,17 @@ class Bench:
         ends = ["\n".join(log.read_text(errors="replace").splitlines()[-25:]) for log in logs if log.exists()]
         return "\n".join([*ends, *map(str, self.settings.runs_folder.rglob("*"))])
 
+    def carry_on(self, scenario: Callable[..., None], *args: Any, **options: Any) -> None:
+        """Do something to the service; if it comes to no end that is a violation, and the next one is not tried."""
+        if self.is_stuck:
+            return
+        try:
+            scenario(*args, **options)
+        except (AssertionError, httpx.HTTPError) as error:
+            self.is_stuck = True
+            place = ", ".join(str(each) for each in args if isinstance(each, str | tuple | float))
+            self.tally.violations.append(f"{scenario.__name__}({place}) came to no end: {error}")
+
     # --- processes
 
     def start_worker(self, fail_at: str = "", **extra: str) -> int:
@@ -157,6 +169,10 @@ class Bench:
         """Start a command of `expunge` on this home; gives its process id."""
         return self.zygote.start(environment(self.settings), self.settings.home / "logs" / "commands.log", words)
 
+    def has_ended(self, pid: int) -> bool:
+        """Whether a worker or a command ended."""
+        return self.zygote.status(pid) is not None
+
     def kill_worker(self, place: str) -> None:
         """SIGKILL to the worker, wherever it is."""
         assert self.worker is not None
@@ -169,6 +185,13 @@ class Bench:
         """SIGTERM; it ends within the step it is in, or is killed."""
         if self.worker is not None:
             self.zygote.stop(self.worker)
+
+    def stop_all(self) -> None:
+        """End worker and serving processes, so that nobody has a file of the home open."""
+        self.stop_worker()
+        if self.processes.serving is not None:
+            stop(self.processes.serving, patience_seconds=10)
+        self.context.engine.dispose()
 
     def api_workers(self) -> list[int]:
         """Process ids of the serving processes that live."""
@@ -200,6 +223,16 @@ class Bench:
     def next_person(self) -> Person:
         """Somebody who was not asked for yet."""
         return person_of(self.settings, self._left.pop(), SIZE)
+
+    def people_left(self) -> list[str]:
+        """User ids of people nobody asked for yet."""
+        return list(self._left)
+
+    def try_to_file(self, person: Person) -> bool:
+        """File a request once, without counting on an answer; whether it was accepted."""
+        with suppress(httpx.TransportError):
+            return self.client.post("/v1/erasure-requests", json={"user_ids": [person.user_id]}).status_code == 202
+        return False
 
     def file(self, *persons: Person, after: Callable[[], None] | None = None) -> list[str]:
         """File requests, once whatever happens: the call is repeated under its key until it is answered."""
@@ -332,11 +365,12 @@ class Bench:
             return answer.is_success
         return False
 
-    def nothing_ends(self, request_ids: list[str], what: str, seconds: float = 4.0) -> None:
+    def nothing_ends(self, request_ids: list[str], what: str, seconds: float = 4.0, *, supervised: bool = True) -> None:
         """Let a worker meet a fault for so long, or until it asks for help: none of the requests may be completed."""
         patience, before = Patience(seconds), {each: self.request(each)["state"] for each in request_ids}
         while not patience.is_over():
-            self.ensure_worker()
+            if supervised:
+                self.ensure_worker()
             states = {request_id: self.request(request_id) for request_id in request_ids}
             for request_id, request in states.items():
                 if request["state"] == "completed" != before[request_id]:
@@ -347,6 +381,16 @@ class Bench:
             if all(request["state"] == "needs_attention" for request in states.values()):
                 return
             time.sleep(0.05)
+
+    def let_work(self, request_ids: list[str], seconds: float) -> None:
+        """Let the worker work for so long, or until the requests ended."""
+        self.pass_time(seconds, lambda: all(map(self.ended, request_ids)))
+
+    def pass_time(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Let a fault last for so long, or until something is so."""
+        patience = Patience(seconds)
+        while not patience.is_over() and not until():
+            time.sleep(0.02)
 
     def answering(self, n: int = 4) -> set[str]:
         """Weights that answer just now."""

@@ -16,7 +16,14 @@ FULL_BEFORE = {  # what is written next, by the point at which the disk is full
     "unlearning.attempt": "weights of a candidate",
     "deploying.row": "weights for the registry",
     "auditing.reported": "verdict",
+    "purging.start": "the state of a purge",
+    "purging.image_destroyed": "table without the person",
+    "purging.images": "banks without the person",
+    "purging.columns": "block list without the person",
+    "purging.blocks": "mark of a destroyed version",
+    "purging.candidates": "what the purge destroyed",
     "purging.end": "certificate",
+    "completing.signed": "completed request",
 }
 
 
@@ -93,7 +100,9 @@ def database_restarts(bench: Bench, server: PostgresServer, points: Iterable[str
         bench.stop_worker()
 
 
-def full_disk(bench: Bench, disk: SmallDisk, point: str, seconds: float = 6.0) -> None:
+def full_disk(
+    bench: Bench, disk: SmallDisk, point: str, seconds: float = 6.0, *, most_approvals: int | None = None
+) -> None:
     """The disk is full when a worker goes on from the point, and has room again some seconds later."""
     request_ids = bench.file(bench.next_person())
     if not bench.die_at(point, request_ids):
@@ -103,7 +112,7 @@ def full_disk(bench: Bench, disk: SmallDisk, point: str, seconds: float = 6.0) -
     time.sleep(seconds)
     disk.clear()
     bench.tally.kills[f"disk full: {FULL_BEFORE[point]}"] += 1
-    bench.complete(request_ids)
+    bench.complete(request_ids, most_approvals=most_approvals)
     bench.stop_worker()
 
 
@@ -121,4 +130,22 @@ def clock_set_back(bench: Bench, seconds: float, points: Iterable[str]) -> None:
         bench.tally.kills["clock set back twice"] += 1
         bench.finish(request_ids)
         bench.stop_worker()
+    bench.clock.unlink()
+
+
+def clock_jumps(bench: Bench, seconds: float, point: str) -> None:
+    """The worker's clock jumps while it holds the lease and works: there, back beyond where it was, and home again."""
+    bench.clock.write_text("0")
+    request_ids = bench.file(bench.next_person())
+    if not bench.die_at(point, request_ids):
+        bench.tally.violations.append(f"the run never passed {point}")
+    worker = bench.start_worker()
+    for shift in (seconds, -seconds, 0.0):
+        bench.let_work(request_ids, bench.rng.uniform(0.2, 0.8))
+        bench.clock.write_text(str(shift))
+        bench.tally.kills[f"clock jumps {'back' if shift < 0 else 'forward'} under the lease"] += 1
+    if bench.has_ended(worker):
+        bench.tally.violations.append("a worker ended because its clock jumped")
+    bench.finish(request_ids)
+    bench.stop_worker()
     bench.clock.unlink()
