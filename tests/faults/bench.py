@@ -94,6 +94,7 @@ class Bench:
         self.worker: int | None = None
         self.first_data = data_digest(settings.data_folder)
         self.trained: set[str] = set()
+        self.changed_data: set[str] = set()
         self.is_stuck = False
         self.also_searched: Callable[[Collection[Person]], list[str]] = lambda persons: []
         self.clock = settings.home.parent / "clock"
@@ -426,7 +427,7 @@ class Bench:
         self.tally.violations += check_completed(self.settings, self.filed)
         self.tally.violations += check_history(
             self.settings, self.filed, first_version=self.first_version, first_data=self.first_data,
-            trained=self.trained,
+            trained=self.trained, changed_data=self.changed_data,
         )  # fmt: skip
         n_listed, cursor = 0, None
         while True:

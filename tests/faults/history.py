@@ -5,6 +5,7 @@ genuine   signature, inclusion and checkpoint hold against the published keys an
 once      no request has two certificates, and the log holds no certificate that nobody can fetch
 counted   the images destroyed are those that the bench counted in the folder before the request was filed; each older
           model version is in one run's certificates, and in those of one run only
+announced the policy in a certificate is the one that the log bound its run to before, and re-runs are shared as said there
 chain     each run began from the weights that the one before put into service, and found the data as that one left them
 """
 
@@ -70,6 +71,7 @@ def check_history(
     first_version: str,
     first_data: str,
     trained: Collection[str] = (),
+    changed_data: Collection[str] = (),
 ) -> list[str]:
     """What is wrong with the certificates of a home.
 
@@ -78,6 +80,7 @@ def check_history(
         first_version: weights the home began with.
         first_data: manifest digest of the data it began with.
         trained: weights that `expunge train` put into service since.
+        changed_data: manifest digests of data that the bench changed itself.
     """
     context = Context.open(settings)
     with reading(context.engine) as s:
@@ -101,7 +104,8 @@ def check_history(
     found += [f"request {name[:8]} has {count} certificates" for name, count in of_request.items() if count > 1]
     for each in proven:
         found += _check_counts(each, filed)
-    found += _check_chain(proven, first_version, first_data, set(trained), settings)
+    found += _check_announced(proven, [json.loads(leaf) for leaf in leaves])
+    found += _check_chain(proven, first_version, {first_data, *changed_data}, set(trained), settings)
     found += _check_older_versions(proven, versions)
     return found + list(_verified_apart(settings, raw.values()))
 
@@ -135,14 +139,42 @@ def _runs(proven: Sequence[Proven]) -> dict[str, list[Proven]]:
     return runs
 
 
+def _check_announced(proven: Sequence[Proven], entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What was bound in the log before a run began, and the audit that passed before its weights were deployed."""
+    bound = {entry["run_id"]: (index, entry) for index, entry in enumerate(entries) if entry["kind"] == "policy"}
+    passed = {
+        (entry["run_id"], entry["weights"]): index
+        for index, entry in enumerate(entries)
+        if entry["kind"] == "audit" and entry["verdict"] == "PASSED"
+    }
+    for each in proven:
+        predicate, name = each.predicate, f"a certificate of run {each.predicate['run_id'][:8]}"
+        index, entry = bound.get(predicate["run_id"], (each.index, {}))
+        if index >= each.index:
+            yield f"{name} has no entry of its policy before it in the log"
+        elif predicate["policy"]["digest"] != entry["policy_digest"]:
+            yield f"{name} names another policy than the one its run was bound to"
+        if (
+            predicate["verdict"] == "PASSED"
+            and passed.get((predicate["run_id"], each.weights), each.index) >= each.index
+        ):
+            yield f"{name} is about weights whose passed audit the log does not have before it"
+        rerun = predicate["rerun"]
+        if predicate["verdict"] == "PASSED" and (rerun is None or (rerun["share"], rerun["key_sha256"]) != (
+            entry.get("rerun_share"), entry.get("rerun_key_sha256")
+        )):  # fmt: skip
+            yield f"{name} does not say of re-runs what was announced"
+
+
 def _check_chain(
-    proven: Sequence[Proven], weights: str, data: str, trained: set[str], settings: Settings
+    proven: Sequence[Proven], weights: str, data: set[str], trained: set[str], settings: Settings
 ) -> Iterator[str]:
+    changed = set(data)
     for run, certificates in _runs(proven).items():
         name, ended = f"run {run[:8]}", [each for each in certificates if each.predicate["request_id"]]
         if any(each.predicate["base_digest"] not in {weights, *trained} for each in certificates):
             yield f"{name} began from weights that were not in service before it"
-        if any(each.predicate["procedure"]["data_digest_before"] != data for each in certificates):
+        if any(each.predicate["procedure"]["data_digest_before"] not in data for each in certificates):
             yield f"{name} found other data than the certificate before it left"
         for each in certificates:
             after = each.predicate["procedure"]["data_digest_after"]
@@ -152,13 +184,16 @@ def _check_chain(
             continue
         if len(left := {each.predicate["procedure"]["data_digest_after"] for each in ended}) > 1:
             yield f"{name} left data of {len(left)} digests"
-        data = ended[-1].predicate["procedure"]["data_digest_after"]
+        data = changed | left
         passed = {each.weights for each in ended if each.predicate["verdict"] == "PASSED"}
         if len(passed) > 1:
             yield f"{name} certifies {len(passed)} different weights"
         weights = next(iter(passed), weights)
-    if data != data_digest(settings.data_folder):
-        yield "the data are not what the last certificate says was left of them"
+    try:
+        if data_digest(settings.data_folder) not in data:
+            yield "the data are not what the last certificate says was left of them"
+    except FileNotFoundError:
+        yield "the data's table names files that are not there"
 
 
 def _check_older_versions(proven: Sequence[Proven], versions: Sequence[ModelVersion]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from service.fail_points import FAIL_POINTS
-from tests.faults import commands, restores, scenarios, stores, volumes, workers
+from tests.faults import commands, edits, restores, scenarios, stores, volumes, workers
 from tests.faults.bench import Bench, Tally
 from tests.faults.disk import small_disk
 from tests.object_store import FaultyStore, faulty_bucket
@@ -132,6 +132,18 @@ def restored_databases(folder: Path, seed: int, share: float) -> Tally:
         return bench.conclude()
 
 
+def edited(folder: Path, seed: int, share: float) -> Tally:
+    """Policy, recipe and data changed in the middle of a run."""
+    with Bench.running(folder, n_subjects=60, seed=seed, attempts=2) as bench:
+        for point in _some(edits.POLICY_POINTS, 4 * share):
+            bench.carry_on(edits.policy_edited, bench, point)
+        for point in _some(("rerun.start", "deploying.end", "completing.signed"), 3 * share):
+            bench.carry_on(edits.recipe_edited, bench, point)
+        for point in _some(edits.DATA_POINTS, 4 * share):
+            bench.carry_on(edits.image_added, bench, point)
+        return bench.conclude()
+
+
 def studies(folder: Path, seed: int, share: float) -> Tally:
     """Studies beside a purge, and commands killed in the middle."""
     with Bench.running(folder, n_subjects=40, seed=seed) as bench:
@@ -153,4 +165,5 @@ PARTS: dict[str, Callable[[Path, int, float], Tally]] = {
     "points": points, "random": random_times, "serving": serving, "clock": clocks, "disk": full_disks,
     "postgres": databases, "volume": lost_volumes, "store": object_stores, "retries": used_up_retries,
     "workers": second_workers, "restored": restored_databases, "studies": studies,
+    "edited": edited,
 }  # fmt: skip
