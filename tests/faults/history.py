@@ -5,7 +5,7 @@ genuine   signature, inclusion and checkpoint hold against the published keys an
 once      no request has two certificates, and the log holds no certificate that nobody can fetch
 counted   the images destroyed are those that the bench counted in the folder before the request was filed; each older
           model version is in one run's certificates, and in those of one run only
-announced the policy in a certificate is the one that the log bound its run to before, and re-runs are shared as said there
+announced the policy of a certificate is the one that the log bound its run to before, and so is the share of re-runs
 chain     each run began from the weights that the one before put into service, and found the data as that one left them
 """
 
