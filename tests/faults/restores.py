@@ -72,17 +72,18 @@ def yesterday_put_back(bench: Bench, point: str, names: tuple[str, ...], seconds
     bench.start_worker()
     try:
         bench.pass_time(seconds)
-        if not point:
+        if not point and "expunge.db" in names:  # whose pointer is at weights that learned from the person
             bench.try_to_file(person)
             bench.pass_time(seconds)
     finally:
         bench.stop_all()
     when = f"after yesterday's {' and '.join(names)} (of {point or 'before the request'}) came back"
+    answered = {predicate["request_id"] for predicate in issued.values()} - {None}
     for name, predicate in certificates_of(bench).items():
-        if name in issued:
-            continue
-        what = f"a certificate was issued {when} with the verdict {predicate['verdict']}"
-        bench.tally.violations.append(f"{what} for a request that had one" if predicate["request_id"] else what)
+        if name not in issued:
+            of = "a request that had one" if predicate["request_id"] in answered else "another request"
+            what = f"a certificate was issued {when} with the verdict {predicate['verdict']}, of {of}"
+            bench.tally.violations.append(what)
     with closing(sqlite3.connect(bench.settings.home / "expunge.db")) as database:
         query = "SELECT count(*) FROM erasure_requests WHERE state='completed' AND outcome='no_data_held'"
         if database.execute(query).fetchone()[0]:
