@@ -17,6 +17,8 @@ from tests.postgres import PostgresServer
 
 T = TypeVar("T")
 
+USED_UP = 30.0  # seconds in which a step that is tried twice has asked for help
+
 
 def points(folder: Path, seed: int, share: float) -> Tally:
     """The worker at every point, twice, and at some of them a serving process with it."""
@@ -106,11 +108,11 @@ def used_up_retries(folder: Path, seed: int, share: float) -> Tally:
             for point, fault in _some(
                 product(("purging.start", "purging.marked"), ("down", "read-only", "refuses deletion")), 6 * share
             ):
-                bench.carry_on(stores.store_fails, bench, store, point, fault)
+                bench.carry_on(stores.store_fails, bench, store, point, fault, USED_UP)
             for point in _some(points, len(points) * share):
-                bench.carry_on(scenarios.full_disk, bench, disk, point, most_approvals=1)
+                bench.carry_on(scenarios.full_disk, bench, disk, point, USED_UP, most_approvals=1)
             for point, how in _some(product(volumes.POINTS[5:], volumes.LOSSES[:2]), 12 * share):
-                bench.carry_on(volumes.volume_gone, bench, point, how)
+                bench.carry_on(volumes.volume_gone, bench, point, how, USED_UP)
             return bench.conclude()
 
 

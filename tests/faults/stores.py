@@ -38,18 +38,18 @@ def watch_store(bench: Bench, store: FaultyStore) -> None:
     bench.also_searched = search
 
 
-def store_fails(bench: Bench, store: FaultyStore, point: str, fault: str, *, most_approvals: int = 1) -> None:
-    """The store fails when a worker goes on from the point, and is well some seconds later."""
+def store_fails(bench: Bench, store: FaultyStore, point: str, fault: str, seconds: float = 4.0) -> None:
+    """The store fails when a worker goes on from the point, until some seconds later or until help is asked for."""
     request_ids = bench.file(bench.next_person())
     if point and not bench.die_at(point, request_ids):
         bench.tally.violations.append(f"the run never passed {point}")
     with store.failing(fault):
         bench.start_worker()
         if fault in HARMLESS:
-            bench.let_work(request_ids, 4.0)
+            bench.let_work(request_ids, seconds)
         else:
-            bench.nothing_ends(request_ids, f"the object store was {fault}")
+            bench.nothing_ends(request_ids, f"the object store was {fault}", seconds)
         bench.stop_worker()
     bench.tally.kills[f"object store {fault}"] += 1
-    bench.complete(request_ids, most_approvals=most_approvals)
+    bench.complete(request_ids, most_approvals=1)
     bench.stop_worker()

@@ -63,20 +63,20 @@ def _move_images(source: Path, target: Path) -> None:
             path.rename(target / name)
 
 
-def volume_gone(bench: Bench, point: str, how: str, *, most_approvals: int = 1) -> None:
-    """The volume is gone when a worker goes on from the point, and is back some seconds later."""
+def volume_gone(bench: Bench, point: str, how: str, seconds: float = 4.0) -> None:
+    """The volume is gone when a worker goes on from the point, until some seconds later or until help is asked for."""
     request_ids = bench.file(bench.next_person())
     if point and not bench.die_at(point, request_ids):
         bench.tally.violations.append(f"the run never passed {point}")
     with lost(bench, how):
         bench.start_worker()
         if point in DESTROYED:
-            bench.let_work(request_ids, 4.0)
+            bench.let_work(request_ids, seconds)
         else:
-            bench.nothing_ends(request_ids, f"the data folder was {how}")
+            bench.nothing_ends(request_ids, f"the data folder was {how}", seconds)
         bench.stop_worker()
     bench.tally.kills[f"data folder {how}"] += 1
-    bench.complete(request_ids, most_approvals=most_approvals)
+    bench.complete(request_ids, most_approvals=1)
     bench.stop_worker()
 
 
