@@ -89,6 +89,7 @@ def yesterday_put_back(bench: Bench, point: str, names: tuple[str, ...], seconds
         if database.execute(query).fetchone()[0]:
             bench.tally.violations.append(f"a request was completed as no_data_held {when}")
     put_back(bench, folder / "today", both)
+    shutil.rmtree(bench.settings.runs_folder, ignore_errors=True)  # of runs that are open in yesterday's rows alone
     bench.processes.start_serving()
     bench.wait_serving()
     bench.finish(request_ids)
