@@ -6,7 +6,7 @@ export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-ray faults fuzz fuzz-api check format constraints audit-dependencies sbom package image \
+.PHONY: help demo serve test mutants faults fuzz fuzz-api check format constraints audit-dependencies sbom package image \
   image-cuda clean benchmarks docs pictures
 
 help:  ## this list
@@ -30,9 +30,10 @@ fuzz: $(VENV)/developed  ## a hundred thousand damaged pictures through the deco
 fuzz-api: $(VENV)/developed  ## thousands of generated calls of the API, and its model with crashes
 	EXPUNGE_FUZZ=20 $(BIN)/python -m pytest tests/journey/test_fuzz_api.py tests/service/test_machine.py
 
-test-ray: $(VENV)/developed  ## the tests of a Ray cluster, two nodes on this machine
-	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e '.[dev,ray]'
-	$(BIN)/python -m pytest -m ray
+mutants: $(VENV)/developed  ## do the tests notice small mistakes in the statistics? MUTANTS='audit.checks*' for a part
+	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e '.[dev,mutants]'
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run $(MUTANTS)
+	$(BIN)/mutmut results
 
 check: $(VENV)/developed  ## format, lint, types, import directions, known vulnerabilities
 	$(BIN)/ruff format --check .
@@ -77,7 +78,7 @@ image-cuda:  ## a container for NVIDIA GPUs (needs a Docker engine)
 	docker build --file deploy/docker/Dockerfile --target cuda --tag expunge:cuda .
 
 clean:  ## remove what the demo and `make serve` made; the environment stays
-	rm -rf var build dist *.egg-info
+	rm -rf var build dist mutants *.egg-info
 
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Expected Python 3.11 or later, got " \

@@ -1,12 +1,20 @@
-"""An audit of machine unlearning: margins in, a verdict with figures out; NumPy and SciPy on arrays."""
+"""An audit of machine unlearning: margins in, a verdict with figures out; NumPy and SciPy on arrays.
 
-from audit.certificate import verify
-from audit.checks import Check
-from audit.epsilon import epsilons
-from audit.evaluation import Evaluation, Evidence, evaluate
-from audit.forgetting import competition_score, forgetting_quality, forgetting_ratio
-from audit.margins import margins
-from audit.policy import PRESETS, Policy, load_policy
+The other names are imported when they are first asked for: whoever checks a certificate needs no SciPy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from audit.margins import margins  # at once: its module has the same name, and would be found in its place
+
+if TYPE_CHECKING:
+    from audit.certificate import verify
+    from audit.checks import Check
+    from audit.epsilon import epsilons
+    from audit.evaluation import Evaluation, Evidence, evaluate
+    from audit.forgetting import competition_score, forgetting_quality, forgetting_ratio
+    from audit.policy import PRESETS, Policy, load_policy
 
 __all__ = [
     "PRESETS",
@@ -23,3 +31,24 @@ __all__ = [
     "margins",
     "verify",
 ]
+
+_MODULES = {
+    "PRESETS": "policy",
+    "Check": "checks",
+    "Evaluation": "evaluation",
+    "Evidence": "evaluation",
+    "Policy": "policy",
+    "competition_score": "forgetting",
+    "epsilons": "epsilon",
+    "evaluate": "evaluation",
+    "forgetting_quality": "forgetting",
+    "forgetting_ratio": "forgetting",
+    "load_policy": "policy",
+    "verify": "certificate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'audit' has no attribute {name!r}")
+    return getattr(import_module(f"audit.{_MODULES[name]}"), name)

@@ -15,7 +15,7 @@ import base64
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
@@ -51,6 +51,7 @@ __all__ = [
     "certificate_file",
     "log_entry",
     "openssl_recipe",
+    "read_file",
     "seal",
     "verify",
 ]
@@ -146,26 +147,42 @@ class Verification:
 
 
 def verify(
-    certificate: str | Path | Mapping[str, Any],
+    certificate: str | Path | bytes | Mapping[str, Any],
     *,
     public_key: Ed25519PublicKey | Iterable[Ed25519PublicKey] | None = None,
     weights_path: str | Path | None = None,
     log_leaves: Sequence[bytes | str] | None = None,
     retired_at: Mapping[str, datetime] | None = None,
+    since: str | None = None,
+    consistency: Sequence[bytes] | None = None,
 ) -> Verification:
     """Check a certificate offline. A bad file gives a failed check with a sentence, never an exception.
 
     Args:
-        certificate: path of the file, or its parsed content.
+        certificate: path of the file, its bytes, or its parsed content.
         public_key: trusted key, or several (the old and the new one after a rotation). Without one the file's own is
             used, which shows that the file is whole but not who signed it; a check says so.
         weights_path: weights whose SHA-256 must be the certificate's subject.
         log_leaves: entries of the log from the first on, at least up to the checkpoint: the whole tree is built anew.
         retired_at: by key id, when a trusted key stopped signing: what it signed later is refused.
+        since: a checkpoint of the log that was kept. The log must have grown from it, or to it if it is the later one.
+        consistency: proof of that, between the two sizes; not needed where `log_leaves` reach up to the later one.
+            Without either the check has nothing to compare with.
+
+    Raises:
+        LogError: `since` is not a checkpoint.
     """
+    kept = None if since is None else (since, log.read_checkpoint(since))
     try:
-        content = certificate if isinstance(certificate, Mapping) else _read_file(Path(certificate))
-        return _verify_content(content, public_key, weights_path, log_leaves, retired_at or {})
+        content = certificate if isinstance(certificate, Mapping) else _content(certificate)
+        found = _verify_content(content, public_key, weights_path, log_leaves, retired_at or {})
+        if kept is None or found.statement is None:
+            return found
+        keys = None if public_key is None else _as_keys(public_key)
+        head = log.read_checkpoint(content["log"]["checkpoint"])
+        check = _growth_check(head, *kept, keys=keys, leaves=log_leaves, proof=consistency)
+        valid = found.valid and check.passed is not False
+        return replace(found, valid=valid, verdict=found.verdict if valid else None, checks=(*found.checks, check))
     except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
         reason = _printable(f"it has no {error}" if isinstance(error, KeyError) else str(error))
         sentence = f"Expected a certificate file with envelope, log and public_key_pem, but this is not one: {reason}"
@@ -180,10 +197,7 @@ def _verify_content(
     retired_at: Mapping[str, datetime],
 ) -> Verification:
     pinned = public_key is not None
-    if isinstance(public_key, Ed25519PublicKey):
-        keys: tuple[Ed25519PublicKey, ...] = (public_key,)
-    else:
-        keys = dsse.read_public_keys(content["public_key_pem"]) if public_key is None else tuple(public_key)
+    keys = dsse.read_public_keys(content["public_key_pem"]) if public_key is None else _as_keys(public_key)
     signer = dsse.find_signer(content["envelope"], keys)
     if signer is None:
         whose = "a key you trust" if pinned else "the key in the file"
@@ -193,7 +207,7 @@ def _verify_content(
         VerificationCheck("signature", True, "The certificate is unaltered since it was signed with Ed25519."),
         _key_check(signer, pinned),
     ]
-    statement = _parse(dsse.read_payload(content["envelope"]))
+    statement = log.parse_json(dsse.read_payload(content["envelope"]))
     checks.append(_statement_check(statement))
     checks += _retired_check(statement, retired_at.get(dsse.key_id(signer)))
     checks += _rerun_check(statement)
@@ -202,6 +216,10 @@ def _verify_content(
         checks.append(_weights_check(statement, Path(weights_path)))
     valid = all(check.passed is not False for check in checks)
     return Verification(valid, statement["predicate"]["verdict"] if valid else None, tuple(checks), statement)
+
+
+def _as_keys(public_key: Ed25519PublicKey | Iterable[Ed25519PublicKey]) -> tuple[Ed25519PublicKey, ...]:
+    return (public_key,) if isinstance(public_key, Ed25519PublicKey) else tuple(public_key)
 
 
 def _key_check(signer: Ed25519PublicKey, pinned: bool) -> VerificationCheck:
@@ -303,6 +321,40 @@ def _whole_log_check(
     return VerificationCheck("whole log", same, f"The {head.size} entries of the log you gave {outcome}.")
 
 
+def _growth_check(
+    head: log.Checkpoint,
+    note: str,
+    kept: log.Checkpoint,
+    *,
+    keys: tuple[Ed25519PublicKey, ...] | None,
+    leaves: Sequence[bytes | str] | None,
+    proof: Sequence[bytes] | None,
+) -> VerificationCheck:
+    """Whether of the certificate's checkpoint and the one that was kept the later only added entries to the other."""
+    if kept.origin != head.origin:
+        sentence = f"The checkpoint you kept is of another log, {kept.origin}, not of {head.origin}."
+        return VerificationCheck("growth", False, sentence)
+    if keys is not None and log.verify_checkpoint(note, keys) is None:
+        return VerificationCheck("growth", False, "The checkpoint you kept is not signed by any of the keys you trust.")
+    first, second = sorted((kept, head), key=lambda each: each.size)
+    if leaves is not None and len(leaves) >= second.size:
+        whole = [leaf.encode() if isinstance(leaf, str) else leaf for leaf in leaves[: second.size]]
+        proof = log.consistency_proof(first.size, [log.leaf_hash(leaf) for leaf in whole])
+    elif first.size in (0, second.size):
+        proof = ()
+    if proof is None:
+        sentence = (
+            "Expected a proof that the log grew from one checkpoint to the other, as "
+            f"GET /v1/log/consistency?first_size={first.size}&second_size={second.size} gives it, or the log's first "
+            f"{second.size} entries."
+        )
+        return VerificationCheck("growth", None, sentence)
+    grew = log.verify_consistency(first.size, second.size, proof, first.root, second.root)
+    outcome = "only added to" if grew else "do NOT continue; it was rewritten, or the proof is of other sizes,"
+    sentence = f"The log's {second.size} entries {outcome} the {first.size} before; you kept {kept.size} of them."
+    return VerificationCheck("growth", grew, sentence)
+
+
 def _weights_check(statement: Mapping[str, Any], path: Path) -> VerificationCheck:
     expected = statement["subject"][0]["digest"]["sha256"]
     try:
@@ -316,23 +368,18 @@ def _weights_check(statement: Mapping[str, Any], path: Path) -> VerificationChec
     return VerificationCheck("weights", False, sentence)
 
 
-def _read_file(path: Path) -> Any:
-    with path.open("rb") as file:
-        data = file.read(LARGEST_FILE_BYTES + 1)
+def _content(certificate: str | Path | bytes) -> Any:
+    data = certificate if isinstance(certificate, bytes) else read_file(Path(certificate))
     if len(data) > LARGEST_FILE_BYTES:
         raise CertificateError(f"it is larger than {LARGEST_FILE_BYTES} bytes.")
-    return _parse(data)
+    return log.parse_json(data)
 
 
-def _parse(data: bytes) -> Any:
-    """JSON in which no name stands twice (else two readers could read two things) and numbers are finite."""
+def read_file(path: Path) -> bytes:
+    """Bytes of a certificate's file; of one that is too large, enough for `verify` to say so.
 
-    def refuse_constant(text: str) -> None:
-        raise CertificateError(f"it holds {text}, which is not JSON.")
-
-    def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(names := dict(pairs)) != len(pairs):
-            raise CertificateError("a name stands twice in one of its objects.")
-        return names
-
-    return json.loads(data, parse_constant=refuse_constant, object_pairs_hook=refuse_twins)
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(LARGEST_FILE_BYTES + 1)

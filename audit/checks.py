@@ -43,7 +43,7 @@ class Check:
 def verdict_of(checks: Iterable[Check]) -> Verdict:
     """FAILED if any check failed, else UNDETERMINED if one that is asked is, else PASSED."""
     asked = [check for check in checks if check.applicable]
-    if any(check.passed is False for check in asked):
+    if any(check.passed is not None and not check.passed for check in asked):  # NumPy's False is not `False`
         return "FAILED"
     return "UNDETERMINED" if any(check.passed is None for check in asked) else "PASSED"
 

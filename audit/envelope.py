@@ -7,7 +7,6 @@ over the pre-authentication encoding `pae`, so that neither payload nor type can
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -25,6 +24,7 @@ from audit.log import LogError
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MOST_SIGNATURES = 100
 
+_STANDARD = str.maketrans("-_", "+/")
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
 
 
@@ -57,9 +57,9 @@ def read_payload(envelope: Mapping[str, Any]) -> bytes:
     if envelope["payloadType"] != PAYLOAD_TYPE:
         raise CertificateError(f"Expected payloadType {PAYLOAD_TYPE}, got {str(envelope['payloadType'])[:80]!r}.")
     try:
-        return log.from_base64(envelope["payload"])
+        return _from_base64(envelope["payload"])
     except LogError:
-        raise CertificateError("Expected the payload in standard base64.") from None
+        raise CertificateError("Expected the payload in base64, standard or URL-safe.") from None
 
 
 def find_signer(envelope: Mapping[str, Any], public_keys: Iterable[Ed25519PublicKey]) -> Ed25519PublicKey | None:
@@ -74,7 +74,7 @@ def find_signer(envelope: Mapping[str, Any], public_keys: Iterable[Ed25519Public
     signatures = envelope["signatures"]
     if not isinstance(signatures, list) or not 1 <= len(signatures) <= MOST_SIGNATURES:
         raise CertificateError(f"Expected signatures to be a list of 1 to {MOST_SIGNATURES} signatures.")
-    blobs = [log.from_base64(signature["sig"]) for signature in signatures]
+    blobs = [_from_base64(signature["sig"]) for signature in signatures]
     for key in public_keys:
         for blob in blobs:
             try:
@@ -86,8 +86,28 @@ def find_signer(envelope: Mapping[str, Any], public_keys: Iterable[Ed25519Public
 
 
 def digest(envelope: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the envelope's canonical JSON."""
-    return sha256(log.canonical_json(dict(envelope))).hexdigest()
+    """SHA-256 (hex) of the envelope's canonical JSON, its base64 in the standard spelling."""
+    payload, signatures = _standard(envelope["payload"]), envelope["signatures"]
+    signatures = [{**signature, "sig": _standard(signature["sig"])} for signature in signatures]
+    return sha256(log.canonical_json({**envelope, "payload": payload, "signatures": signatures})).hexdigest()
+
+
+def _from_base64(text: str) -> bytes:
+    """Bytes of base64, standard or URL-safe, with or without padding: DSSE lets a producer choose.
+
+    Raises:
+        LogError: anything else; also two alphabets in one text, half of the padding, or bits left over.
+    """
+    bare = text.rstrip("=")
+    padding = "=" * (-len(bare) % 4)
+    if text not in (bare, bare + padding):
+        raise LogError(f"Expected base64 with its padding or without, got {text[:40]!r}.")
+    standard = bare if "+" in bare or "/" in bare else bare.translate(_STANDARD)
+    return log.from_base64(standard + padding)
+
+
+def _standard(text: str) -> str:
+    return base64.b64encode(_from_base64(text)).decode()
 
 
 def key_id(public_key: Ed25519PublicKey) -> str:
@@ -109,7 +129,7 @@ def read_published_keys(content: bytes) -> tuple[tuple[Ed25519PublicKey, ...], d
     if not content.lstrip().startswith(b"{"):
         return read_public_keys(content), {}
     try:
-        rows = json.loads(content)["keys"]
+        rows = log.parse_json(content)["keys"]
         keys = tuple(key for row in rows for key in read_public_keys(str(row["pem"])))
         until = [row.get("valid_until") for row in rows]
         return keys, {key_id(k): datetime.fromisoformat(u) for k, u in zip(keys, until, strict=True) if u}

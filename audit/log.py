@@ -48,6 +48,26 @@ def canonical_json(value: Any) -> bytes:
         ) from None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """JSON in which no name stands twice in an object, else two readers could read two things, and numbers are finite.
+
+    Raises:
+        LogError: a name stands twice, or it holds NaN or an infinity.
+        ValueError: it is not JSON.
+    """
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins)
+
+
+def _refuse_constant(text: str) -> None:
+    raise LogError(f"Expected finite numbers, found {text}.")
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(names := dict(pairs)) != len(pairs):
+        raise LogError("Expected each name once in an object, found one twice.")
+    return names
+
+
 def entry(kind: str, **fields: Any) -> bytes:
     """Entry of the log: canonical JSON of `kind` (policy, certificate, …) and its fields."""
     return canonical_json({"kind": kind, **fields})

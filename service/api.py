@@ -51,6 +51,10 @@ File requests to forget people, follow them, and fetch what proves their end.
 
 Send `Authorization: Bearer <API key>`. Every error is `application/problem+json` (RFC 9457). Calls that file requests
 take an `Idempotency-Key`: the same key and body give the same answer, so a call may be repeated until it is answered.
+
+A call that could be read in two ways is refused with 422 and nothing is stored: a name twice in an object of the body,
+a header in two lines, a parameter twice or one that the route does not have, JSON that is not UTF-8 or begins with a
+byte order mark, a `Content-Encoding`.
 """
 
 _PROBLEMS: Final = {
@@ -154,7 +158,10 @@ def _add_requests(app: FastAPI, context: Context, n_subjects: Callable[[], int])
         request: Request,
         response: Response,
         idempotency_key: Annotated[
-            str | None, Header(description="1 to 255 visible ASCII characters, one for each call that is meant once.")
+            str | None,
+            Header(
+                description="1 to 255 visible ASCII characters without a comma, one for each call that is meant once."
+            ),
         ] = None,
     ) -> Filed:
         """Ask for the erasure of 1 to 1,000 people: all are accepted, or none.

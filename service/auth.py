@@ -24,17 +24,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from threading import Lock
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_origin
 
 import sqlalchemy as sa
 from fastapi import Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 from sqlmodel import Session, col, or_, select
 from starlette.exceptions import HTTPException
 
-from service.db import reading
+from service.ambiguity import SINGLE, is_json, read_json, refuse_repeated, single_header
+from service.db import fit_id, reading
 from service.errors import InvalidInputError, NotAllowedError, NotAuthenticatedError, NotFoundError
 from service.tables import ApiKey
 
@@ -93,15 +95,17 @@ def create_key(
         most_open: open requests the client may have; none: as in the settings.
 
     Raises:
-        InvalidInputError: no scope, an unknown one, an unfit id, or an expiry in the past.
+        InvalidInputError: no scope, an unknown one, an unfit id or name, or an expiry in the past.
     """
     unknown = set(scopes) - set(SCOPES)
     if unknown or not scopes:
         raise InvalidInputError(
             f"Expected scopes among {', '.join(SCOPES)}, got {', '.join(sorted(unknown)) or 'none'}."
         )
-    if not key_id or not key_id.replace("-", "").isalnum() or not key_id.isascii():
-        raise InvalidInputError("Expected a key id of letters, digits and hyphens.")
+    if not fit_id(key_id):
+        raise InvalidInputError("Expected a key id of 1 to 80 letters, digits and hyphens.")
+    if not name.strip() or not name.isprintable():
+        raise InvalidInputError("Expected a name of printable characters in one line, to tell the key by.")
     if expires_at is not None and expires_at <= now:
         raise InvalidInputError(f"Expected an expiry after {now.isoformat()}, got {expires_at.isoformat()}.")
     token = _new_token(key_id)
@@ -163,9 +167,9 @@ def find_key(session: Session, key_id: str) -> ApiKey:
     Raises:
         NotFoundError: no such key.
     """
-    row = session.get(ApiKey, key_id)
+    row = session.get(ApiKey, key_id) if fit_id(key_id) else None
     if row is None:
-        raise NotFoundError(f"Expected a key with the id {key_id}, found none.")
+        raise NotFoundError(f"Expected a key with the id {key_id!a}, found none.")
     return row
 
 
@@ -294,8 +298,9 @@ async def client_of(request: Request, keys: KnownKeys) -> Client:
 
     Raises:
         NotAuthenticatedError: no key, or one that is unknown, expired or revoked.
+        RequestValidationError: two `Authorization` headers.
     """
-    token = bearer_token(request.headers.get("authorization"))
+    token = bearer_token(single_header(request.headers, "authorization"))
     client = keys.remembered(token) or await keys.look_up(token)
     request.scope["expunge.client"] = client
     return client
@@ -327,40 +332,81 @@ def bearer_token(header: str | None) -> str:
 class GuardedRoute(APIRoute):
     """Route that asks for the key before it reads a byte of the body, and reads no more than `MAX_BODY_BYTES`.
 
-    Its answers are not to be kept by caches.
+    A call that can be read in two ways is refused, see `service.ambiguity`. Answers are not to be kept by caches.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Handler of the route behind both checks."""
+        """Handler of the route behind the checks."""
         inner = super().get_route_handler()
         guards = [each.call for each in self.dependant.dependencies if isinstance(each.call, Guard)]
+        known, has_body = _parameters(self), self.body_field is not None
 
         async def handle(request: Request) -> Response:
             for guard in guards:
                 await guard.admit(request)
-            response = await inner(_limited(request))
+            call = _Call(request)
+            if guards:
+                for name in SINGLE:
+                    single_header(call.headers, name)
+                refuse_repeated(call.query_params, known)
+            if has_body:
+                await call.read()
+            response = await inner(call)
             response.headers.setdefault("Cache-Control", "no-store")
             return response
 
         return handle
 
 
-def _limited(request: Request) -> Request:
-    too_large = HTTPException(413, f"Expected a body of at most {MAX_BODY_BYTES} bytes; send fewer ids a call.")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise too_large
-    received = 0
+def _parameters(route: APIRoute) -> dict[str, bool]:
+    """Parameters of a route's query, and whether each may be repeated."""
+    found: dict[str, Any] = {}
+    for each in route.dependant.query_params:
+        kind = each.field_info.annotation
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+        found |= {name: field.annotation for name, field in fields.items()} or {each.alias: kind}
+    return {name: get_origin(kind) is list for name, kind in found.items()}
 
-    async def receive() -> Any:
-        nonlocal received
-        message = await request.receive()
-        received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:
-            raise too_large
+
+class _Call(Request):
+    """A request of which no more than `MAX_BODY_BYTES` are read, and whose JSON has one meaning.
+
+    Raises:
+        HTTPException: the body is declared to be larger.
+    """
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request.scope, self._receive_some)
+        self._inner, self._n_received = request.receive, 0
+        self._content: Any = None
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+            raise _too_large()
+
+    async def _receive_some(self) -> Any:
+        message = await self._inner()
+        self._n_received += len(message.get("body", b""))
+        if self._n_received > MAX_BODY_BYTES:
+            raise _too_large()
         return message
 
-    return Request(request.scope, receive)
+    async def read(self) -> None:
+        """Read the body; what is not declared as JSON is left to the route, which refuses it.
+
+        Raises:
+            HTTPException: too large, or not to be read.
+            RequestValidationError: not well-formed, or with two meanings.
+        """
+        if is_json(self.headers.get("content-type", "")) and (content := await self.body()):
+            self._content = read_json(content, self.headers)
+
+    async def json(self) -> Any:
+        """What `read` found; FastAPI asks for it."""
+        return self._content
+
+
+def _too_large() -> HTTPException:
+    return HTTPException(413, f"Expected a body of at most {MAX_BODY_BYTES} bytes; send fewer ids a call.")
 
 
 def _new_token(key_id: str) -> str:
@@ -375,7 +421,7 @@ def _valid_row(engine: sa.Engine, token: str, now: datetime) -> ApiKey:
     """Row of a key that may be used: found by the id in it, then compared by digest in constant time."""
     prefix, _, rest = token.partition("_")
     key_id, _, secret = rest.partition("_")
-    if prefix == "exp" and secret and key_id.isascii():
+    if prefix == "exp" and secret and fit_id(key_id):
         with reading(engine) as s:
             row = s.get(ApiKey, key_id)
         if row is not None and _is_secret_of(row, _digest(token), now) and _is_valid(row, now):

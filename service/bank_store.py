@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -304,6 +305,16 @@ class BankStore:
             self._destroy_remains(manifest)
             return n_dropped
 
+    def count_columns(self, subject_tags: Iterable[str]) -> Counter[tuple[str, str]]:
+        """How many columns some subjects have in all banks together, by subject tag and the key's statistic."""
+        asked, counts = set(subject_tags), Counter[tuple[str, str]]()
+        for digest in self._digests():
+            with self._lock(digest, exclusive=False):
+                manifest = self._manifest(digest)
+            if manifest is not None:
+                counts.update((tag, manifest.key.statistic) for tag in manifest.subject_tags if tag in asked)
+        return counts
+
     def discard(self, key: BankKey) -> None:
         """Destroy a bank."""
         with self._lock(key.digest, exclusive=True):
@@ -384,26 +395,22 @@ class BankStore:
 
     def _destroy_remains(self, manifest: Manifest) -> None:
         """Everything in the bank's folder that the manifest does not speak of: earlier layouts, work of the killed."""
-        layout = self._layout_folder(manifest)
-        for path in sorted((self.folder / manifest.key.digest).rglob("*"), reverse=True):
-            if path.is_dir():
-                if path != layout:
-                    path.rmdir()
-            elif path.name != "manifest" and not (path.parent == layout and path.suffix == ".row"):
-                files.destroy(path)
+        layout, folder = self._layout_folder(manifest), self.folder / manifest.key.digest
+        for path in folder.iterdir():
+            if path.is_dir() and path != layout:
+                files.destroy_folder(path)
+        remains = [path for path in folder.iterdir() if path not in (layout, folder / "manifest")]
+        if layout.exists():
+            remains += [path for path in layout.iterdir() if path.suffix != ".row"]
+        files.destroy(*remains, keep_linked=True)  # a temporary file may be a second name of the row beside it
 
     def _destroy_bank(self, digest: str) -> None:
         """Rows first, manifest last: killed in between, the bank is still known and can be finished off."""
         folder = self.folder / digest
-        if not folder.is_dir():
-            return
-        paths = sorted(folder.rglob("*"), key=lambda path: (path.name == "manifest", -len(path.parts)))
-        for path in paths:
+        for path in folder.iterdir() if folder.is_dir() else ():
             if path.is_dir():
-                path.rmdir()
-            else:
-                files.destroy(path)
-        folder.rmdir()
+                files.destroy_folder(path)
+        files.destroy_folder(folder)
 
 
 def _counted(manifest: Manifest, n_leaving: int = 0) -> Staleness:

@@ -7,7 +7,7 @@ is only work which the loop has in its hands already, and on one core a process 
 turns at the core would compute no sooner. A lone request waits for these turns alone, 15 µs each.
 
 Images come decoded: a bad one has failed before it got here and spoils no batch. The images of one call stay together:
-one engine answers them all.
+one engine answers them all. A batch with another number of results than images fails whole, and alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine import Engine
-from service.errors import TryLaterError
+from service.errors import EngineError, TryLaterError
 from service.slot import ModelSlot, Passage
 
 MAX_BATCH = 32  # images; larger batches are no cheaper an image, and the first of them waits longer
@@ -232,6 +232,8 @@ class MicroBatcher:
         images = [image for waiting in fitting for image in waiting.images]
         self._on_batch(len(images))
         probabilities = engine.predict(np.stack(images))
+        if len(probabilities) != len(images):
+            raise EngineError(f"Expected a result for each of {len(images)} images, got {len(probabilities)}.")
         self._slot.let_older_go_first(engine.generation)
         computed = time.perf_counter() - began
         rows = zip(probabilities, probabilities.argmax(1).tolist(), strict=True)

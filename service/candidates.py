@@ -15,7 +15,7 @@ from audit.evaluation import Evaluation, Evidence, evaluate
 from audit.policy import Policy
 from audit.report import report_of
 from audit.report_page import render_html, write
-from service import ledger, planning, registry
+from service import ledger, planning, registry, rosters
 from service.bank_store import Bank, BankStore
 from service.banks import BankPlan, build_bank, columns_of, example_ids
 from service.certificates import Issuer
@@ -26,6 +26,7 @@ from service.engine import build_model
 from service.evidence import kept
 from service.images import to_png
 from service.production import library_versions, made_with
+from service.purge_record import Facts
 from service.runs import RunFolder, get_run, load_run, note, requests_of
 from service.scenes import Scene
 from service.tables import Attempt, Run
@@ -124,8 +125,8 @@ def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
             s.add(run)
         else:
             commitments = tuple(request.commitment for request in requests_of(s, run_id))
-            issuer = Issuer(context, policy, run, planning.load(context, run_id))
-            attempt.certificate_id = issuer.failure(s, attempt, commitments)
+            facts = Facts.of(context, planning.load(context, run_id))
+            attempt.certificate_id = Issuer(context, run, facts).failure(s, attempt, commitments)
             context.reached("auditing.signed")
         s.add(attempt)
         s.commit()
@@ -138,17 +139,17 @@ def deploy(context: Context, run_id: str) -> None:
     run, folder = load_run(context, run_id), RunFolder(context.settings, run_id)
     with reading(context.engine) as s:
         attempt = _passed(s, run_id)
-    plan = planning.load(context, run_id)
     base = registry.get(context, run.base_digest)
     manifest = registry.Manifest.from_dict(
         {
             **base.manifest,
             "seed": attempt.seed,
-            "versions": library_versions(),
+            "versions": attempt.figures["made_with"]["versions"],
             "lineage": {"method": attempt.method, "parent": run.base_digest, "run_id": run_id},
         }
     )
-    digest = registry.add(context, folder.weights(attempt.step), manifest)
+    learned_from = _learned_from(context, planning.load(context, run_id), run, attempt.method)
+    digest = registry.add(context, folder.weights(attempt.step), manifest, learned_from)
     if digest != attempt.candidate_digest:
         raise ValueError("Expected the audited weights in the run's folder, found others; nothing was deployed.")
     context.reached("deploying.registered")
@@ -161,7 +162,20 @@ def deploy(context: Context, run_id: str) -> None:
         row.generation, row.updated_at = barrier.generation, context.now()
         s.add(row)
         s.commit()
-    log.info("run.deployed", generation=barrier.generation, manifest=plan.manifest_digest)
+    log.info("run.deployed", generation=barrier.generation)
+
+
+def _learned_from(context: Context, plan: planning.RunPlan, run: Run, method: str) -> dict[str, int] | None:
+    """The candidate's roster: who was retrained on and, unless that is all it knows, whom its parent learned from."""
+    retained = rosters.of_rows(context.keyring, planning.faces_at(context, plan), planning.rows(plan.retain))
+    if METHODS[method].exact:
+        return retained
+    with reading(context.engine) as s:
+        parents = rosters.read(s, run.base_digest)
+        gone = {request.subject_hash for request in requests_of(s, run.id)}
+    if not parents:
+        return None
+    return {each: n for each, n in (retained | parents).items() if each not in gone}
 
 
 def _evaluate(context: Context, policy: Policy, run_id: str, step: int) -> Evaluation:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,31 +12,15 @@ from sqlmodel import Session
 
 from audit.certificate import Acknowledgement, Certificate, Procedure, Purge, certificate_file, log_entry, seal
 from audit.log import inclusion_proofs
-from audit.policy import Policy
 from audit.statement import NOT_REQUIRED
-from service import ledger, planning
+from service import ledger
 from service.context import LINE, Context
 from service.production import made_with
+from service.purge_record import Facts, PurgeRecord
 from service.tables import Attempt, CertificateRecord, ErasureRequest, Run
-from unlearning.methods import find_method, settings_for
+from unlearning.methods import find_method
 
 NO_MODEL = "0" * 64  # digest where a service has data but no model
-
-
-@dataclass(frozen=True)
-class Purged:
-    """What the purge of a run left behind in words.
-
-    Attributes:
-        n_older_versions: model versions destroyed.
-        data_digest_after: manifest digest of the data folder without the people.
-        barrier: `Barrier.to_dict()` of the swap; none where nothing was deployed.
-    """
-
-    n_older_versions: int
-    data_digest_after: str
-    finished_at: datetime
-    barrier: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -46,13 +28,12 @@ class Issuer:
     """Issues the certificates of one run."""
 
     context: Context
-    policy: Policy
     run: Run
-    plan: planning.RunPlan
+    facts: Facts
 
     def failure(self, s: Session, attempt: Attempt, commitments: tuple[str, ...]) -> str:
         """Certificate of a candidate that did not pass; it names no request. Gives its id."""
-        after = self.plan.manifest_digest  # nothing was destroyed
+        after = self.facts.manifest_digest  # nothing was destroyed
         certificate = Certificate(request_id=None, subject_commitments=commitments, **self._judged(attempt, after))
         (certificate_id,) = self._issue(s, [certificate])
         return certificate_id
@@ -62,31 +43,28 @@ class Issuer:
         s: Session,
         requests: Sequence[ErasureRequest],
         attempt: Attempt | None,
-        purged: Purged,
-        rerun: Mapping[str, Any] | None = None,
+        purged: PurgeRecord,
     ) -> list[str]:
         """A certificate for each completed request; gives their ids in order. What all share is made once.
 
-        `rerun`: the fields of `service.reruns.Rerun`.
+        Args:
+            purged: of a finished purge.
         """
+        destroyed, finished_at = purged.destroyed or {}, datetime.fromisoformat(purged.finished_at or "")
         not_required = self._not_required(purged.data_digest_after)
         judged: dict[str, Any] = {}
         if attempt is not None:
             judged = self._judged(attempt, purged.data_digest_after)
-            judged |= {"generation": self.run.generation, "barrier": _acknowledgements(purged.barrier), "rerun": rerun}
+            judged |= {
+                "generation": self.run.generation, "barrier": _acknowledgements(purged.barrier), "rerun": purged.rerun,
+            }  # fmt: skip
 
         def certificate(request: ErasureRequest) -> Certificate:
-            n_trained = self.plan.trained_of.get(request.id, 0)
-            destroyed = {
-                "image files": self.plan.images_of.get(request.id, 0),
-                "reference columns": n_trained if self.plan.bank else 0,
-                **({"oracle columns": n_trained} if self.plan.oracles else {}),
-                "older model versions": purged.n_older_versions if n_trained else 0,
-            }
+            has_learned = bool(self.facts.trained_of.get(request.id))
             return Certificate(
                 request_id=request.id, subject_commitments=(request.commitment,),
-                purge=Purge(destroyed=destroyed, finished_at=purged.finished_at),
-                **(judged if n_trained and judged else not_required),
+                purge=Purge(destroyed=destroyed[request.id], finished_at=finished_at),
+                **(judged if has_learned and judged else not_required),
             )  # fmt: skip
 
         return self._issue(s, list(map(certificate, requests)))
@@ -95,11 +73,9 @@ class Issuer:
         """What stands in the certificate of any audited candidate."""
         figures = dict(attempt.figures)
         checks = tuple(figures.pop("checks", ()))
-        settings = self.plan.methods.get(attempt.method)
-        if settings is None:  # planned by a version that did not write them down
-            settings = settings_for(attempt.method, planning.recipe_of(self.context)).to_dict()
+        settings = dict(self.facts.methods[attempt.method])
         if find_method(attempt.method).needs_oracles:
-            settings = {**settings, "oracle_bank": planning.oracle_bank_plan(self.context, self.plan).key.digest}
+            settings["oracle_bank"] = self.facts.oracle_bank_digest
         procedure = self._procedure(
             data_digest_after, method=attempt.method, rung=attempt.step, settings=settings, seed=attempt.seed,
             **figures.pop("made_with"),
@@ -111,7 +87,7 @@ class Issuer:
             "procedure": procedure,
             "checks": checks,
             "figures": figures,
-            "bank_keys": (planning.bank_plan(self.context, self.plan).key.digest,),
+            "bank_keys": (self.facts.bank_digest,),
             "cost": {"share_of_retraining": figures.get("cost_share")},
         }
 
@@ -131,19 +107,18 @@ class Issuer:
             "run_id": self.run.id,
             "model_name": LINE,
             "base_digest": self.run.base_digest or NO_MODEL,
-            "policy_name": self.policy.name,
-            "policy_digest": self.policy.digest,
+            "policy_name": self.facts.policy_name,
+            "policy_digest": self.run.policy_digest,
             "issued_at": self.context.now(),
         }
 
     def _procedure(self, data_digest_after: str, **how: Any) -> Procedure:
-        rows = json.dumps([self.plan.manifest_digest, self.plan.forget]).encode()
         return Procedure(
             **how,
-            recipe_digest=planning.recipe_of(self.context).digest,
-            data_digest_before=self.plan.manifest_digest,
+            recipe_digest=self.facts.recipe_digest,
+            data_digest_before=self.facts.manifest_digest,
             data_digest_after=data_digest_after,
-            forget_commitment=hmac.new(self.context.keyring.tombstone_key, rows, hashlib.sha256).hexdigest(),
+            forget_commitment=self.facts.forget_commitment,
         )
 
     def _issue(self, s: Session, certificates: Sequence[Certificate]) -> list[str]:
@@ -174,7 +149,7 @@ class Issuer:
         return [record.id for record in records]
 
 
-def _acknowledgements(barrier: dict[str, Any] | None) -> tuple[Acknowledgement, ...]:
+def _acknowledgements(barrier: Mapping[str, Any] | None) -> tuple[Acknowledgement, ...]:
     """Serving processes that acknowledged; those that were fenced or ended answer nothing and are not cited."""
     rows = barrier["processes"] if barrier else ()
     return tuple(

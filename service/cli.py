@@ -8,24 +8,23 @@ import platform
 import signal
 import sys
 import time
-from datetime import datetime
+from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from service import __version__
 from service.commands.compare import compare
-from service.commands.data import data_app
+from service.commands.data import data_app, say_unnamed
 from service.commands.database import database_app
 from service.commands.evaluate import evaluate
 from service.commands.keys import keys_app
 from service.commands.methods import methods, tune
 from service.commands.references import references_app
 from service.commands.rerun import rerun, rerun_check
-from service.commands.screen import console, progress_bar
+from service.commands.screen import be_printable, console, fail, progress_bar, sentence_of
+from service.commands.verify import verify
 from service.errors import ExpungeError, StartupError
 from service.settings import Settings
 
@@ -56,6 +55,7 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(rerun)
 app.command()(rerun_check)
+app.command()(verify)
 
 
 def _tell_version(wanted: bool) -> None:
@@ -76,30 +76,16 @@ def options(
 
 
 def main() -> None:
-    """Entry point: an expected failure is one sentence and status 1."""
-    from pydantic import ValidationError
-
+    """Entry point: an expected failure is one sentence and status 1, or what `stating` makes of it."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    be_printable()
     try:
         app()
-    except ExpungeError as error:
-        _fail(error.detail)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "EXPUNGE_" + "_".join(str(part) for part in first["loc"]).upper()
-        _fail(f"Expected {name} to be valid: {first['msg']}.")
     except Exception as error:
-        from audit.errors import AuditError
-        from unlearning.errors import UnlearningError
-
-        if not isinstance(error, AuditError | UnlearningError):
+        sentence = sentence_of(error)
+        if sentence is None:
             raise
-        _fail(str(error))
-
-
-def _fail(sentence: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, style="bold red", markup=False)
-    sys.exit(1)
+        fail(sentence)
 
 
 @app.command()
@@ -121,6 +107,7 @@ def train(
         f"{done.train_accuracy:.1%} of the images it learned from, on {done.test_accuracy:.1%} of those of people it "
         "never saw."
     )
+    say_unnamed(context.settings.data_folder, partial(console.print, markup=False, soft_wrap=True))
 
 
 @app.command()
@@ -225,51 +212,6 @@ def _call(method: str, url: str, key: str, **content: Any) -> dict[str, Any]:
     if answer.is_error:
         raise ExpungeError(f"{body.get('title', answer.status_code)}: {body.get('detail', '')}")
     return body
-
-
-@app.command()
-def verify(
-    certificate: Annotated[Path, typer.Argument(help="The certificate's file.")],
-    key: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Public keys you trust: PEM, or the JSON of /v1/keys; none: the file's own. May be repeated."
-        ),
-    ] = None,
-    home: Annotated[bool, typer.Option("--home", help="Trust this home's keys, past ones included.")] = False,
-    weights: Annotated[Path | None, typer.Option(help="Weights that must be the certified ones.")] = None,
-    log: Annotated[Path | None, typer.Option(help="All entries of the log, one a line.")] = None,
-) -> None:
-    """Check a certificate offline, from its file alone; status 0 if it is genuine."""
-    from audit.certificate import verify as verify_certificate
-    from audit.envelope import read_published_keys
-    from service.keyring import Keyring
-
-    trusted: list[Any] = []
-    retired_at: dict[str, datetime] = {}
-    for path in key or ():
-        keys, ended = read_published_keys(path.read_bytes())
-        trusted, retired_at = [*trusted, *keys], {**retired_at, **ended}
-    if home:
-        folder = Settings().keys_folder
-        if not (folder / "signing.pem").exists():
-            raise StartupError(f"Expected the keys of a service in {folder}; set EXPUNGE_HOME.")
-        published = Keyring.open(folder).signing.published()
-        trusted += [each.public for each in published]
-        retired_at |= {each.key_id: each.valid_until for each in published if each.valid_until}
-    result = verify_certificate(
-        certificate,
-        public_key=trusted or None,
-        weights_path=weights,
-        log_leaves=log.read_bytes().splitlines() if log else None,
-        retired_at=retired_at,
-    )
-    for check in result.checks:
-        mark = {True: "✓", False: "✗", None: "·"}[check.passed]
-        console.print(f"{mark} {check.name}: {check.sentence}", markup=False, soft_wrap=True)
-    console.print(f"Verdict: {result.verdict}" if result.valid else "This certificate is NOT valid.")
-    if not result.valid:
-        raise typer.Exit(1)
 
 
 @app.command()

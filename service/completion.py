@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import structlog
 from sqlmodel import select
 
-from audit.policy import Policy
-from service import banks, ledger, planning, registry, states, stored_banks
+from service import banks, ledger, leftovers, purge_record, registry, states, stored_banks
 from service.blocks import forget_from_blocks
-from service.certificates import Issuer, Purged
+from service.certificates import Issuer
 from service.context import Context
 from service.db import reading, scrub_free_pages, session
+from service.errors import RunStoppedError
 from service.evidence import forget_reports
+from service.purge_record import PurgeRecord
 from service.runs import RunFolder, get_run, release_line, requests_of
 from service.tables import Attempt
 from service.trials import release_processes
-from unlearning import files
 from unlearning.faces import remove_subjects
-from unlearning.faces.dataset import METADATA
 from unlearning.faces.packing import folder_digest
 
 log = structlog.get_logger()
@@ -28,19 +25,24 @@ log = structlog.get_logger()
 def purge(context: Context, run_id: str) -> None:
     """Destroy what the service holds of the run's people, and every model that remembers them.
 
-    Safe to repeat: what is gone stays gone. Images and columns were counted when the run was planned, so that a kill in
-    the middle does not lose the count.
+    Safe to repeat: what is gone stays gone, and the record made before the first file was touched keeps the count.
+
+    Raises:
+        RunStoppedError: something is still there afterwards.
     """
-    settings, folder = context.settings, RunFolder(context.settings, run_id)
-    if folder.read("purged") is not None:
+    settings, record = context.settings, purge_record.begin(context, run_id)
+    if record.finished_at is not None:
         return
+    context.reached("purging.begun")
     with reading(context.engine) as s:
-        subjects = [request.user_id for request in requests_of(s, run_id) if request.user_id is not None]
+        requests = requests_of(s, run_id)
+        subjects = [request.user_id for request in requests if request.user_id is not None]
     release_processes()
-    if (settings.data_folder / METADATA).exists():
-        remove_subjects(
-            settings.data_folder, subjects, reached=lambda point: context.reached(f"purging.{point.replace(' ', '_')}")
-        )
+    removal = remove_subjects(
+        settings.data_folder, subjects, copies=[name for held in record.held.values() for name in held.copies],
+        reached=lambda point: context.reached(f"purging.{point.replace(' ', '_')}"),
+    )  # fmt: skip
+    log.info("purge.data_folder", n_copies=removal.n_copies, n_files_no_row_names=removal.n_unnamed)
     context.reached("purging.images")
     tags = [context.keyring.block_hash(subject) for subject in subjects]
     for store in banks.stores(settings):
@@ -49,42 +51,42 @@ def purge(context: Context, run_id: str) -> None:
     forget_from_blocks(settings, tags)
     context.reached("purging.blocks")
     stored_banks.follow_erasure(context)
-    older = registry.destroy_refused(context)  # also what an earlier run of these people, stopped here, left behind
+    registry.destroy_refused(context)
+    registry.destroy_remembering(context, [request.subject_hash for request in requests])
     registry.confirm_destroyed(context)
     context.reached("purging.weights")
-    for path in sorted([*folder.path.glob("*.safetensors"), *folder.path.glob("*.html")]):
-        files.zero(path)
-        path.unlink()
+    RunFolder(settings, run_id).destroy()  # candidates, the banks of their other seeds, the plan
     forget_reports(settings)
     context.reached("purging.candidates")
-    data_digest = folder_digest(settings.data_folder) if (settings.data_folder / METADATA).exists() else ""
-    at = context.now().isoformat()
-    folder.write("purged", {"n_older_versions": len(older), "data_digest_after": data_digest, "finished_at": at})
+    leftovers.sweep(context)
+    context.reached("purging.leftovers")
+    purge_record.finish(context, run_id, record, data_digest_after=folder_digest(settings.data_folder))
     context.reached("purging.recorded")
 
 
-def complete(context: Context, policy: Policy, run_id: str) -> None:
-    """Sign and log a certificate for each request, complete it, free the line; one transaction, so exactly once."""
-    folder = RunFolder(context.settings, run_id)
+def complete(context: Context, run_id: str) -> None:
+    """Sign and log a certificate for each request, complete it, free the line; one transaction, so exactly once.
+
+    Raises:
+        RunStoppedError: the purge was not finished.
+    """
     with session(context.engine) as s:
         run, now = get_run(s, run_id), context.now()
         if run.finished_at is not None:
             return
-        plan, left = planning.load(context, run_id), folder.read("purged") or {}
-        purged = Purged(
-            left["n_older_versions"], left["data_digest_after"], datetime.fromisoformat(left["finished_at"]),
-            folder.read("barrier"),
-        )  # fmt: skip
+        record = purge_record.of(run)
+        if record is None or record.destroyed is None:
+            raise RunStoppedError("Expected a finished purge before requests are completed; the run goes on with it.")
         passed = s.exec(select(Attempt).where(Attempt.run_id == run_id, Attempt.verdict == "PASSED")).one_or_none()
-        issuer = Issuer(context, policy, run, plan)
         requests = requests_of(s, run_id)
-        certificate_ids = issuer.erasures(s, requests, passed, purged, folder.read("rerun"))
+        certificate_ids = Issuer(context, run, record.facts).erasures(s, requests, passed, record)
         context.reached("completing.signed")
         ends = [
-            (request, {"outcome": outcome_of(plan, request.id), "certificate_id": certificate_id})
+            (request, {"outcome": outcome_of(record, request.id), "certificate_id": certificate_id})
             for request, certificate_id in zip(requests, certificate_ids, strict=True)
         ]
         states.move_all(s, ends, "completed", now=now)
+        run.purge = purge_record.without_names(run)
         run.stage, run.stage_note, run.updated_at, run.finished_at = "completed", "", now, now
         s.add(run)
         release_line(s, run_id)
@@ -92,9 +94,10 @@ def complete(context: Context, policy: Policy, run_id: str) -> None:
         s.commit()
 
 
-def outcome_of(plan: planning.RunPlan, request_id: str) -> str:
+def outcome_of(record: PurgeRecord, request_id: str) -> str:
     """What became of a completed request."""
-    return "erased" if plan.images_of.get(request_id) else "no_data_held"
+    destroyed = (record.destroyed or {}).get(request_id, {})
+    return "erased" if any(destroyed.values()) else "no_data_held"
 
 
 def tidy(context: Context, run_id: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from service.errors import StartupError, TryLaterError
 from service.settings import Settings
 
 _PATIENCE_SECONDS: Final = 30.0  # for SQLite's lock
+_FIT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,80}")
 
 
 def connect(settings: Settings) -> sa.Engine:
@@ -89,6 +91,17 @@ def engine_of(settings: Settings) -> sa.Engine:
     return engine
 
 
+def write_ahead(url: str) -> None:
+    """Turn the file of a SQLite URL to WAL mode, for a library that opens it in whatever mode it is; else nothing.
+
+    In any other mode somebody who reads it, such as a backup, keeps everybody from writing.
+    """
+    database = sa.make_url(url)
+    if database.get_backend_name() == "sqlite" and database.database:
+        with closing(sqlite3.connect(database.database)) as connection:
+            _write_ahead(connection.cursor())
+
+
 def _write_ahead(cursor: sqlite3.Cursor) -> None:
     """Turn the file to WAL mode, which it then keeps.
 
@@ -107,6 +120,13 @@ def _write_ahead(cursor: sqlite3.Cursor) -> None:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+def fit_id(text: str) -> bool:
+    """Whether a text from outside could be an id at all. Others are not looked for: PostgreSQL refuses NUL, and neither
+    database takes halves of surrogate pairs.
+    """
+    return _FIT_ID.fullmatch(text) is not None
 
 
 def session(engine: sa.Engine) -> Session:

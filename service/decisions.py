@@ -6,13 +6,14 @@ import re
 
 from sqlmodel import Session, col, select
 
-from service import states
+from service import runs, states
 from service.auth import Client
 from service.context import Context
-from service.db import session
+from service.db import fit_id, session
+from service.doubts import APPROVED
 from service.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
 from service.intake import MASS_DELETION, due_at, unbury
-from service.readings import detail, fit_id, visible
+from service.readings import detail, visible
 from service.schemas import BatchDecided, Decision, Extension, Rejection, RequestDetail
 from service.tables import ErasureRequest, RequestEvent
 
@@ -68,6 +69,8 @@ def extend(context: Context, client: Client, request_id: str, extension: Extensi
 
 def approve(context: Context, client: Client, request_id: str, decision: Decision) -> RequestDetail:
     """Let a request that waits for a human go on: back to the queue, a legal hold lifted.
+
+    If its run has begun to destroy, that run goes on instead, with all of its requests.
 
     Raises:
         NotFoundError: no such request.
@@ -126,7 +129,10 @@ def _approve(s: Session, context: Context, client: Client, request: ErasureReque
     _refuse_naming(request, decision.reason)
     if request.state != "needs_attention":
         raise ConflictError(f"Expected a request that needs attention, this one is {request.state}.")
-    note = f"Approved by {client.id}: {decision.reason}"
+    note = f"{APPROVED}{client.id}: {decision.reason}"
+    if request.run_id is not None and runs.must_be_resumed(s, request.run_id):
+        runs.resume(s, request.run_id, now=context.now(), note=note, legal_hold=False)
+        return
     states.move(s, request, "queued", now=context.now(), note=note, legal_hold=False)
 
 

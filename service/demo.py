@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,17 @@ from unlearning.faces.dataset import METADATA
 
 PERSON = "s31"
 PATIENCE_SECONDS = 1200.0
+_OF_THE_MACHINE = ("api_workers", "device", "backend", "jobs", "training_gpu_share", "log_format", "log_level")
 
 
 def run_demo(settings: Settings, console: Console) -> None:
     """Serve, predict, erase person s31, follow the request, swap, verify; raises ExpungeError if a step fails."""
     started = time.monotonic()
-    place = settings.home.parent / "demo"
-    ports = free_ports(2)
-    home = place / "service"
-    demo = settings.model_copy(update={"home": home, "port": ports[0], "console_port": ports[1], "host": "127.0.0.1"})
+    demo, aside = demo_settings(settings, free_ports(2))
+    home, place = demo.home, demo.home.parent
+    own(place)
+    if aside:
+        console.print(f"The demo has a service of its own; of your settings it leaves aside {', '.join(aside)}.")
     _say(console, 1, "A company's photographs and its model")
     console.print("The AT&T faces: 400 photographs of 40 people; the task is to tell who wears glasses.")
     key = _prepare(demo, place, console)
@@ -77,6 +80,36 @@ def run_demo(settings: Settings, console: Console) -> None:
         console.print(f"  audit report  {report}")
     console.print(f"  data, weights, banks, database, logs   {home}")
     console.print(f"\nDone in {time.monotonic() - started:.0f} s. Both processes are stopped.")
+
+
+def demo_settings(settings: Settings, ports: Sequence[int]) -> tuple[Settings, list[str]]:
+    """Settings of the demo's own service, and which variables of the environment it leaves aside.
+
+    Everything is as Expunge comes, but for what concerns the machine: a database, store or cluster that the
+    environment names is the real service's.
+    """
+    default = {name: field.get_default() for name, field in Settings.model_fields.items()}
+    kept = {name: getattr(settings, name) for name in _OF_THE_MACHINE}
+    home = settings.home.resolve().parent / "demo" / "service"
+    own = {**default, **kept, "home": home, "port": ports[0], "console_port": ports[1]}
+    aside = [name for name in default if getattr(settings, name) != default[name] and name not in {*kept, "home"}]
+    return settings.model_copy(update=own), [f"EXPUNGE_{name.upper()}" for name in aside]
+
+
+def own(place: Path) -> None:
+    """Make the demo's folder, or see that an earlier demo made it: what is in it will be deleted.
+
+    Raises:
+        StartupError: it is somebody else's.
+    """
+    mark = place / "made-by-expunge-demo"
+    if place.is_symlink() or (not mark.exists() and place.exists() and any(place.iterdir())):
+        raise StartupError(
+            f"Expected {place} to be absent, empty, or of an earlier demo, which deletes what is in it; move it away, "
+            "or set EXPUNGE_HOME to a folder elsewhere."
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 def prepare_home(settings: Settings, console: Console) -> str:

@@ -13,7 +13,9 @@ ExpungeError
 ├── DataFolderError             mend the data folder
 ├── ReferencesError             a reference bank that cannot answer what it is asked
 ├── WeightsError                weights that must not be loaded
+├── RunStoppedError             a run cannot go on; `detail` is for the human who must look, and names nobody
 ├── StorageError                the shared storage did not do as asked
+├── EngineError                 what computes predictions did not do as asked
 └── StartupError                the process cannot start as configured
 """
 
@@ -111,6 +113,10 @@ class ReferencesError(ExpungeError):
     """A row or a question that does not fit the reference bank."""
 
 
+class RunStoppedError(ExpungeError):
+    """A run cannot go on; the sentence is for the human who must look, and names nobody."""
+
+
 class WeightsError(ExpungeError):
     """Weights whose digest or signature does not match, or that were destroyed."""
 
@@ -121,6 +127,12 @@ class StorageError(ExpungeError):
     """The shared storage could not be reached, or holds other bytes than it should."""
 
     title = "Shared storage"
+
+
+class EngineError(ExpungeError):
+    """A model was used, or answered, in a way from which no image could be told its own answer."""
+
+    title = "Engine"
 
 
 class StartupError(ExpungeError):

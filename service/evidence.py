@@ -7,7 +7,6 @@ to say (`EXPUNGE_KEEP_EVIDENCE`).
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -29,12 +28,8 @@ def kept(figures: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
 
 def forget_reports(settings: Settings) -> None:
     """Destroy the audits' reports unless they are kept, those of runs that stopped too; may be repeated."""
-    if settings.keep_evidence or not settings.reports_folder.exists():
-        return
-    for path in settings.reports_folder.rglob("*"):
-        if path.is_file():
-            files.zero(path)
-    shutil.rmtree(settings.reports_folder)
+    if not settings.keep_evidence:
+        files.destroy_folder(settings.reports_folder)
 
 
 def _of_all_together(figures: Mapping[str, Any], place: str = "") -> dict[str, Any]:

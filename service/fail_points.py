@@ -43,8 +43,10 @@ FAIL_POINTS: Final = (
     "deploying.barrier",  # reached, not recorded
     "deploying.end",
     "purging.start",
+    "purging.begun",  # what there is to destroy is recorded, nothing destroyed
     "purging.overwritten",  # a file of packed pictures is zeros
     "purging.pack_destroyed",
+    "purging.copy_destroyed",  # of one of the person's images, which are all there
     "purging.image_destroyed",  # the first of the person's files, the others there
     "purging.new_table_written",
     "purging.old_table_linked",
@@ -55,6 +57,7 @@ FAIL_POINTS: Final = (
     "purging.marked",  # an older version's row says destroyed, its file is there
     "purging.weights",
     "purging.candidates",
+    "purging.leftovers",
     "purging.recorded",
     "purging.end",
     "completing.signed",  # certificates signed and logged, nothing committed
@@ -62,6 +65,20 @@ FAIL_POINTS: Final = (
     "completing.removed",  # working files gone, the database not scrubbed
     "completing.tidied",
 )
+
+"""Points of a run, in their order."""
+
+OUTSIDE_RUNS: Final = (
+    "training.packed",  # the production model's images are packed
+    "training.saved",  # its weights in a folder of their own, not registered
+    "training.registered",  # not in service
+    "rotation.retired",  # the public half is retired, the key still signs
+    "rotation.written",  # the new private key beside the old one
+    "rotation.linked",  # the old one has two names
+    "rotation.replaced",  # the old one has a name of its own
+    "building.model",  # a reference model while no run is open
+)
+"""Points of `expunge train`, `expunge keys rotate-signing` and `expunge references`."""
 
 
 def reached(settings: Settings, point: str) -> None:

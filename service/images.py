@@ -10,8 +10,9 @@ from PIL import Image
 
 from service.errors import InvalidInputError, TooLargeError, UnsupportedImageError
 from unlearning.errors import ImageError, ImageTooLargeError
-from unlearning.faces.decoding import FORMATS, decode_opened
+from unlearning.faces.decoding import FORMATS, check_chunks, decode_opened, has_compressed_chunks
 
+_FEW_BYTES = 1 << 16  # of a larger file even the header may have tens of thousands of parts
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
 
 
@@ -21,7 +22,7 @@ def opened(content: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
     What the bytes are decides, not what the caller says they are.
 
     Raises:
-        InvalidInputError: empty, or the header is damaged.
+        InvalidInputError: empty, the header is damaged, or too much is to be inflated besides the pixels.
         TooLargeError: more bytes or pixels than allowed.
         UnsupportedImageError: not a JPEG, PNG or WebP picture.
     """
@@ -30,7 +31,10 @@ def opened(content: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
     if len(content) > max_bytes:
         raise TooLargeError(f"Expected at most {max_bytes:,} bytes, got {len(content):,}; send a smaller picture.")
     try:
+        check_chunks(content)
         picture: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except ImageError as error:
+        raise InvalidInputError(str(error)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"Expected at most {max_pixels:,} pixels; send a smaller picture.") from error
     except Exception as error:  # decoders raise almost anything on hostile bytes
@@ -41,6 +45,11 @@ def opened(content: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise TooLargeError(f"Expected at most {max_pixels:,} pixels, got {width} x {height}; send a smaller picture.")
     return picture
+
+
+def opens_fast(content: bytes) -> bool:
+    """Whether `opened` is over in about a millisecond; else it is not to be called on the event loop."""
+    return len(content) <= _FEW_BYTES and not has_compressed_chunks(content)
 
 
 def pixels(picture: Image.Image, *, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
-from service import states
+from service import runs, states
 from service.auth import Client
 from service.context import Context
 from service.db import session
@@ -85,7 +85,9 @@ def file_requests(
     if complaint and idempotency_key is None:
         raise InvalidInputError(complaint)
     if idempotency_key is not None and not _is_fit_key(idempotency_key):
-        raise InvalidInputError(f"Expected an Idempotency-Key of 1 to {MOST_KEY_CHARS} visible ASCII characters.")
+        raise InvalidInputError(
+            f"Expected one Idempotency-Key of 1 to {MOST_KEY_CHARS} visible ASCII characters, without a comma."
+        )
     together = len(filing.user_ids) > 1 or context.settings.mass_deletion_hours > 0
     most_unheld = context.settings.mass_deletion_share * max(1, n_subjects()) if together else 1.0
     body_hash = _keyed_hash(context.keyring, filing)
@@ -183,6 +185,8 @@ def _settle_with(s: Session, leader: ErasureRequest, held_for: str | None, *, no
     if held_for is None and leader.attention_reason == MASS_DELETION:
         states.move(s, leader, "queued", now=now, note="The person was also asked for outside of the held batch.")
     elif held_for == LEGAL_HOLD != leader.attention_reason and leader.state in ("queued", "needs_attention"):
+        if leader.run_id is not None and runs.must_be_resumed(s, leader.run_id):
+            return  # what is being destroyed cannot be held any more
         note = "A later request for the same person came with a legal hold."
         if leader.state == "needs_attention":  # by way of the queue, in this transaction: its reason changes
             states.move(s, leader, "queued", now=now, note=note)
@@ -288,4 +292,5 @@ def _names_someone(url: str | None, user_ids: Collection[str]) -> bool:
 
 
 def _is_fit_key(key: str) -> bool:
-    return 1 <= len(key) <= MOST_KEY_CHARS and key.isascii() and all(33 <= ord(character) <= 126 for character in key)
+    """A comma is how two headers are joined on their way, and which of the two keys was meant nobody knows."""
+    return 1 <= len(key) <= MOST_KEY_CHARS and all(33 <= ord(each) <= 126 and each != "," for each in key)

@@ -80,6 +80,17 @@ WORKER: Final[Mapping[str, Measure]] = {
     "expunge_oldest_open_request_timestamp_seconds": Measure(
         "gauge", "Unix time at which the oldest open request was received; absent: none is open."
     ),
+    "expunge_data_obstacle": Measure(
+        "gauge",
+        "1: nothing true can be said of who is in the data folder, as the worker last looked; 0: it can; absent: it "
+        "has not looked yet.",
+    ),
+    "expunge_requests_set_aside_total": Measure(
+        "counter",
+        "Requests that wait, or waited, for a human to confirm something of the person: `alike`, an id like a known "
+        "one; `unnamed`, images in no row; `fewer`, images of a known person gone.",
+        ("reason",),
+    ),
     "expunge_request_duration_seconds": Measure(
         "histogram", "From receipt to completion, by outcome.", ("outcome",), LONG
     ),
@@ -123,6 +134,11 @@ WORKER: Final[Mapping[str, Measure]] = {
     "expunge_log_entries": Measure("gauge", "Entries of the append-only log."),
     "expunge_worker_heartbeat_timestamp_seconds": Measure(
         "gauge", "Unix time of the worker's last heartbeat; 0: never."
+    ),
+    "expunge_worker_waits_since_timestamp_seconds": Measure(
+        "gauge",
+        "Unix time since which the worker can do nothing but try again, by what fails; absent: it works.",
+        ("reason",),
     ),
 }  # fmt: skip
 """On `/metrics` of the operators' listener, read from the database at each scrape."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cache, lru_cache
+from threading import Lock
 
 import numpy as np
 import openvino as ov
@@ -26,7 +27,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from openvino.properties import hint
 from torch import Tensor, nn
 
-from service.errors import WeightsError
+from service.errors import EngineError, WeightsError
 from service.registry import CheckedWeights
 from unlearning.errors import UnlearningError
 from unlearning.models import build, to_inputs
@@ -35,7 +36,10 @@ _PREFIX = "self.model."  # of the weights' names in a converted network
 
 
 class OpenVinoModel:
-    """Logits of one model version; to be called by one thread at a time."""
+    """Logits of one model version, to be called by one thread at a time.
+
+    OpenVINO itself would give two threads each other's answers, without an error.
+    """
 
     def __init__(self, weights: CheckedWeights, dtype: torch.dtype) -> None:
         precision = ov.Type.bf16 if dtype == torch.bfloat16 else ov.Type.f32
@@ -46,12 +50,22 @@ class OpenVinoModel:
             properties.inference_num_threads: 1,
             properties.num_streams: 1,
         }
+        self._is_computing = Lock()
         self._request = _core().compile_model(network, "CPU", options).create_infer_request()
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `service.engine.Model`."""
-        self._request.infer([images], share_inputs=True)
-        return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
+        """See `service.engine.Model`.
+
+        Raises:
+            EngineError: another thread is computing with it.
+        """
+        if not self._is_computing.acquire(blocking=False):
+            raise EngineError("Expected one thread at a time to compute with a model; another one does.")
+        try:
+            self._request.infer([images], share_inputs=True)
+            return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
+        finally:
+            self._is_computing.release()
 
 
 class _WithInputs(nn.Module):

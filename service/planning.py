@@ -12,19 +12,26 @@ from numpy.typing import NDArray
 from sqlmodel import select
 
 from audit.policy import Policy
-from service import registry
+from service import data_folder, doubts, registry
 from service.bank_store import Bank, BankKey, BankStore, Staleness
-from service.banks import BankPlan, OnProgress, build_bank, example_ids, plan_bank
+from service.banks import BankPlan, OnProgress, build_bank, example_ids, plan_bank, training_code_version
 from service.context import LINE, Context
 from service.db import reading
+from service.errors import RunStoppedError
 from service.oracles import STATISTIC, build_oracles, margins_of, n_wanted
 from service.runs import RunFolder, load_run, requests_of
 from service.scenes import Pictures, Rows, Scene, open_pictures
 from service.settings import Settings
 from service.tables import Deployment, Tombstone
 from unlearning.faces import Faces, pack
-from unlearning.faces.dataset import METADATA
+from unlearning.faces.packing import folder_digest
 from unlearning.recipes import Recipe, load_recipe
+
+OTHER_RECIPE = (
+    "Expected the recipe the model in service was trained with, got another one: reference models and a retrained "
+    "model would be of another kind. Set EXPUNGE_RECIPE to that recipe again, or train anew with `expunge train`; then "
+    "approve."
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class RunPlan:
     """Row numbers of the packed arrays, by role; JSON in the run's folder.
 
     Attributes:
-        manifest_digest: of the data folder as the run found it; "" where the service holds no data.
+        manifest_digest: of the data folder as the run found it; "" where it could not be looked at.
         classes: of the model, in the order of its outputs.
         forget: training rows of the run's people.
         retain: training rows of everybody else but those whose erasure waits.
@@ -42,6 +49,8 @@ class RunPlan:
         methods: by name, the settings of each method of the ladder as they were when the run was planned.
         oracles: key, staleness and number of the oracles (`service.oracles`); empty if no method of the ladder reads
             any.
+        policy_name, recipe_digest: of the policy that was logged and the recipe in force when the run was planned.
+        unanswerable: why nothing can be said of these people; empty: it can.
     """
 
     manifest_digest: str
@@ -53,6 +62,9 @@ class RunPlan:
     bank: dict[str, Any]
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     oracles: dict[str, Any] = field(default_factory=dict)
+    policy_name: str = ""
+    recipe_digest: str = ""
+    unanswerable: str = ""
 
     @property
     def must_unlearn(self) -> bool:
@@ -61,7 +73,9 @@ class RunPlan:
 
     @property
     def obstacle(self) -> str | None:
-        """Why no run can make a model without these people; none: one can."""
+        """Why the run cannot go on; none: it can."""
+        if self.unanswerable:
+            return self.unanswerable
         if not self.must_unlearn or (self.retain and self.bank["retain"] and self.bank["test"]):
             return None
         return (
@@ -109,7 +123,7 @@ def plan(context: Context, policy: Policy, run_id: str) -> RunPlan:
     if stored is None:
         stored = asdict(_make(context, policy, run_id))
         folder.write("plan", stored)
-    return RunPlan(**stored)
+    return load(context, run_id)
 
 
 def gather(
@@ -147,23 +161,47 @@ def _is_damaged(store: BankStore, planned: BankPlan, n_models: int) -> bool:
 
 
 def load(context: Context, run_id: str) -> RunPlan:
-    """The plan made before."""
+    """The plan made before.
+
+    Raises:
+        RunStoppedError: the recipe or the code that trains is another one now, so that a model made now would not be
+            what the plan, its bank and a certificate say.
+    """
     stored = RunFolder(context.settings, run_id).read("plan")
     if stored is None:
         raise FileNotFoundError(f"Expected the plan of run {run_id} in its folder; the folder was removed.")
-    return RunPlan(**stored)
+    run_plan = RunPlan(**stored)
+    is_old = run_plan.bank and run_plan.bank["key"]["code_version"] != training_code_version()
+    if is_old or run_plan.recipe_digest != recipe_of(context).digest:
+        raise RunStoppedError(
+            f"Expected the {'training code' if is_old else 'recipe'} this run was planned with, but it changed "
+            "meanwhile. Approve: the request is then planned anew."
+        )
+    return run_plan
 
 
 def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
     from unlearning.methods import settings_for  # torch, which only a run's plan needs
 
     settings, recipe = context.settings, recipe_of(context)
-    with reading(context.engine) as s:
-        subject_of = {request.id: request.user_id or "" for request in requests_of(s, run_id)}
-    if not (settings.data_folder / METADATA).exists():
-        return RunPlan("", [], [], [], dict.fromkeys(subject_of, 0), dict.fromkeys(subject_of, 0), {})
+    held = _look(context, run_id)
+    if isinstance(held, str):
+        return _unanswerable(recipe, held)
+    subject_of = doubts.set_aside(context, run_id, held)
+    if not subject_of:
+        return _unanswerable(recipe, doubts.ALL_SET_ASIDE)
     base_digest = load_run(context, run_id).base_digest
-    classes = tuple(registry.get(context, base_digest).manifest["classes"]) if base_digest else None
+    if not base_digest:  # nothing to unlearn: the folder need not be fit for training
+        images_of = {request: held.n_images.get(subject, 0) for request, subject in subject_of.items()}
+        trained_of = {request: held.n_trained.get(subject, 0) for request, subject in subject_of.items()}
+        return RunPlan(
+            folder_digest(settings.data_folder), [], [], [], images_of, trained_of, {}, policy_name=policy.name,
+            recipe_digest=recipe.digest,
+        )  # fmt: skip
+    base = registry.get(context, base_digest).manifest
+    if base["recipe_digest"] != recipe.digest:
+        return _unanswerable(recipe, OTHER_RECIPE)
+    classes = tuple(base["classes"])
     pictures = pictures_of(settings, recipe, classes)
     faces = open_pictures(pictures)
     context.reached("unlearning.packed")
@@ -179,7 +217,7 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
     methods = {name: settings_for(name, recipe, settings.tuned).to_dict() for name in policy.ladder}
     bank: dict[str, Any] = {}
     oracles: dict[str, Any] = {}
-    if trained and base_digest:
+    if trained:
         find = partial(
             plan_bank, context, recipe, pictures, forget=trained, absent=absent, staleness_max=policy.staleness_max
         )
@@ -200,8 +238,24 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
         }
     return RunPlan(
         faces.manifest_digest, list(faces.classes), forget.tolist(), retain.tolist(), images_of, trained_of, bank,
-        methods=methods, oracles=oracles,
+        methods=methods, oracles=oracles, policy_name=policy.name, recipe_digest=recipe.digest,
     )  # fmt: skip
+
+
+def _look(context: Context, run_id: str) -> data_folder.Held | str:
+    """What the data folder holds, or why it cannot be said; a human's word is taken where only that can be had."""
+    found = data_folder.look(context)
+    if found == data_folder.NO_ROSTER:
+        with reading(context.engine) as s:
+            is_confirmed = any(doubts.is_confirmed(s, request.id, found) for request in requests_of(s, run_id))
+        if is_confirmed:
+            data_folder.confirm(context)
+            return data_folder.look(context)
+    return found
+
+
+def _unanswerable(recipe: Recipe, reason: str) -> RunPlan:
+    return RunPlan("", [], [], [], {}, {}, {}, recipe_digest=recipe.digest, unanswerable=reason)
 
 
 def bank_plan(context: Context, run_plan: RunPlan) -> BankPlan:

@@ -167,16 +167,23 @@ class Desk:
         return engine
 
     async def _decode(self, content: bytes, engine: Engine) -> Pixels | ExpungeError:
+        open_ = partial(
+            images.opened, content, max_bytes=self._settings.max_image_bytes,
+            max_pixels=self._settings.max_image_pixels,
+        )  # fmt: skip
+        decode = partial(self._decode_now, n_bytes=len(content), engine=engine)
         try:
-            picture = images.opened(
-                content, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels
-            )
-            work = partial(self._decode_now, picture, len(content), engine)
+            if not images.opens_fast(content):
+                return await self._in_thread(lambda: decode(open_()))
+            picture = open_()
             if picture.width * picture.height <= _FEW_PIXELS:
-                return work()
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+                return decode(picture)
+            return await self._in_thread(lambda: decode(picture))
         except InvalidInputError as error:
             return error
+
+    async def _in_thread(self, work: Callable[[], Pixels]) -> Pixels:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
     def _decode_now(self, picture: Image.Image, n_bytes: int, engine: Engine) -> Pixels:
         started = time.perf_counter()
@@ -190,11 +197,12 @@ class Desk:
 
 def _top(request: Request) -> int | None:
     """How many classes the caller wants; none: all."""
-    if not request.scope.get("query_string") or (given := request.query_params.get("top")) is None:
+    if not request.scope.get("query_string") or not (found := request.query_params.getlist("top")):
         return None
+    given = found[0] if len(found) == 1 else ""
     if not (given.isascii() and given.isdigit() and 0 < len(given) < 7 and int(given) > 0):
         raise RequestValidationError(
-            [{"type": "top", "loc": ("query", "top"), "msg": "Expected a whole number from 1 to 999999"}]
+            [{"type": "top", "loc": ("query", "top"), "msg": "Expected one whole number from 1 to 999999"}]
         )
     return int(given)
 

@@ -12,18 +12,13 @@ from contextlib import suppress
 from types import TracebackType
 
 from service.errors import StartupError
-from service.serving_process import serve_command
+from service.serving_process import inherited, serve_command
 from service.settings import Settings
 
 
 def environment(settings: Settings) -> dict[str, str]:
     """Environment that gives a child process the same settings."""
-    given = {
-        f"EXPUNGE_{name.upper()}": str(value)
-        for name, value in settings.model_dump().items()
-        if value not in ("", None)
-    }
-    return {**os.environ, **given, "BENTOML_DO_NOT_TRACK": "True", "PYTHONUNBUFFERED": "1"}
+    return {**inherited(settings), "BENTOML_DO_NOT_TRACK": "True", "PYTHONUNBUFFERED": "1"}
 
 
 def worker_command() -> list[str]:

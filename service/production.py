@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from service import __version__, deployment, registry
+from service import __version__, deployment, registry, rosters
 from service.context import LINE, Context
 from service.db import reading
 from service.errors import ConflictError
@@ -20,10 +18,13 @@ from service.manifest import Manifest
 from service.planning import asked_to_go, pictures_of, recipe_of
 from service.scenes import open_pictures
 from service.tables import OpenLine
+from unlearning import files
 from unlearning.devices import describe_device, resolve_device
 from unlearning.faces import Faces
 from unlearning.models import save_weights
 from unlearning.training import Examples, logits, train
+
+TRAINING = ".training-"  # folders of weights that are not registered yet
 
 OnEpoch = Callable[[int, int, float], None]
 
@@ -68,6 +69,7 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
     faces = open_pictures(pictures)
     absent = asked_to_go(context, faces)
     _refuse_beside_erasures(context, faces, absent)
+    context.reached("training.packed")
     rows = faces.where(split="train", without=absent)
     data = Examples.from_arrays(faces.images[rows], faces.labels[rows])
     torch.set_num_threads(1)  # the arithmetic of the references, and no threads that spin beside other work
@@ -84,11 +86,13 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
         classes=faces.classes, recipe=recipe.name, recipe_digest=recipe.digest,
         data_manifest_digest=faces.manifest_digest, seed=seed, versions=library_versions(), lineage={"method": "train"},
     )  # fmt: skip
-    with tempfile.TemporaryDirectory(dir=settings.home, prefix=".training-") as folder:
-        weights = Path(folder) / "model.safetensors"
+    with files.scratch(settings.home, TRAINING) as folder:
+        weights = folder / "model.safetensors"
         save_weights(trained.model, weights)
+        context.reached("training.saved")
         _refuse_beside_erasures(context, faces, absent)
-        digest = registry.add(context, weights, manifest)
+        digest = registry.add(context, weights, manifest, rosters.of_rows(context.keyring, faces, rows))
+    context.reached("training.registered")
     try:
         generation = _put_into_service(context, digest, lambda: _refuse_beside_erasures(context, faces, absent))
     except ConflictError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -19,8 +18,9 @@ from audit.envelope import public_keys_pem
 from service import ledger, rollbacks, states
 from service.auth import Client
 from service.context import Context
-from service.db import reading
+from service.db import fit_id, reading
 from service.errors import InvalidInputError, NotFoundError
+from service.intake import LEGAL_HOLD, MASS_DELETION
 from service.published import (
     LogEntries,
     LogEntry,
@@ -48,7 +48,8 @@ from service.tables import (
 )
 from service.webhooks import deliveries_of
 
-_FIT_ID = re.compile(r"[A-Za-z0-9-]{1,80}")
+A_HUMAN_MUST_LOOK = "A human must look at this request."
+"""What a client is told of a reason that is not its own doing: others tell what is known of the person."""
 
 
 class RequestFilter(BaseModel):
@@ -61,11 +62,6 @@ class RequestFilter(BaseModel):
     due_before: Moment | None = Field(None, description="Only requests whose deadline is earlier.")
     limit: int = Field(50, ge=1, le=200)
     cursor: str | None = Field(None, max_length=400, description="`next_cursor` of the page before.")
-
-
-def fit_id(text: str) -> bool:
-    """Whether a text of a path could be an id at all; others are not looked for (a database may refuse them)."""
-    return _FIT_ID.fullmatch(text) is not None
 
 
 def visible(s: Session, client: Client, request_id: str, *, lock: bool = False) -> ErasureRequest:
@@ -83,7 +79,10 @@ def visible(s: Session, client: Client, request_id: str, *, lock: bool = False) 
 def detail(s: Session, client: Client, request: ErasureRequest, *, now: datetime) -> RequestDetail:
     """A request with its history, its run's progress and its callbacks."""
     query = select(RequestEvent).where(RequestEvent.request_id == request.id).order_by(col(RequestEvent.id))
-    events = [event.model_dump(include={"at", "from_state", "to_state", "note"}) for event in s.exec(query)]
+    events = [
+        event.model_dump(include={"at", "from_state", "to_state"}) | {"note": note_for(client, event)}
+        for event in s.exec(query)
+    ]
     seen = _seen_links(s, client, [request])
     run = s.get(Run, request.run_id) if request.run_id else None
     callbacks = [
@@ -97,6 +96,19 @@ def detail(s: Session, client: Client, request: ErasureRequest, *, now: datetime
             "events": events,
         }
     )
+
+
+def note_for(client: Client, event: RequestEvent) -> str:
+    """An event's note as the client may read it: why a run stopped, or never began, is for operators."""
+    stopped = event.to_state == "needs_attention" and event.from_state not in (None, "queued", "needs_attention")
+    return A_HUMAN_MUST_LOOK if stopped and not client.sees_all else event.note
+
+
+def reason_for(client: Client, reason: str | None) -> str | None:
+    """Why a request needs attention, as the client may read it."""
+    if reason is None or client.sees_all or reason in (MASS_DELETION, LEGAL_HOLD):
+        return reason
+    return A_HUMAN_MUST_LOOK
 
 
 def request_detail(context: Context, client: Client, request_id: str) -> RequestDetail:
@@ -256,6 +268,7 @@ def _summary(client: Client, request: ErasureRequest, seen: set[str], now: datet
     values = {name: getattr(request, name) for name in RequestSummary.model_fields if hasattr(request, name)}
     return values | {
         "batch_id": request.id.rpartition("-")[0],
+        "attention_reason": reason_for(client, request.attention_reason),
         "linked_request_id": request.linked_request_id if request.linked_request_id in seen else None,
         "commitment_salt": request.commitment_salt if request.client_id == client.id else None,
         "cancellable": request.state == "queued" and now < request.hold_until and request.client_id == client.id,
@@ -296,7 +309,7 @@ def _read_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         at_text, last_id = json.loads(base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True))
         at = datetime.fromisoformat(at_text)
-        if at.tzinfo is None or at.year < 2000 or not fit_id(last_id):
+        if at.tzinfo is None or not 2000 <= at.year < 9000 or not fit_id(last_id):
             raise ValueError
     except (binascii.Error, ValueError, TypeError, RecursionError):
         raise InvalidInputError("Expected cursor to be the next_cursor of an earlier page.") from None

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+import psutil
 import structlog
 from sqlmodel import col, delete
 
@@ -144,6 +145,8 @@ def rebuild(
 
         def progress(done: int, wanted: int, row: ReferenceBlock = block.row, told: OnProgress | None = told) -> None:
             _note(context, row, done)
+            if done:
+                context.reached("building.model")
             if told is not None:
                 told(done, wanted)
 
@@ -219,9 +222,7 @@ class Rebuilder:
         child, self._child = self._child, None
         if child is None:
             return
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)  # its own session: the training processes go with it
-        child.wait()
+        _kill_with_descendants(child)
         log.info("rebuilding.stopped")
 
 
@@ -237,6 +238,22 @@ def _start(settings: Settings) -> subprocess.Popen[bytes]:
         command.append("--all")
     log.info("rebuilding.started")
     return subprocess.Popen(command, env=environment(settings), start_new_session=True)
+
+
+def _kill_with_descendants(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child and whatever it started.
+
+    Processes that train lead sessions of their own, so a signal to the child's group does not reach them. They end by
+    themselves once their parent is gone, but only when they get the processor, which they are the last to get.
+    """
+    if child.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(child.pid)
+            process.suspend()  # it starts nothing more
+            for each in [*process.children(recursive=True), process]:
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+    child.wait()
 
 
 def become_child() -> None:

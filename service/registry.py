@@ -8,17 +8,16 @@ kill at any point and ends in the same state.
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from sqlmodel import Session, col, or_, select
 
+from service import rosters
 from service.context import LINE, Context
-from service.db import reading, session
-from service.errors import ConflictError, NotFoundError, WeightsError
+from service.db import fit_id, reading, session
+from service.errors import ConflictError, NotFoundError, StorageError, WeightsError
 from service.manifest import Manifest
 from service.settings import Settings
 from service.tables import Deployment, ModelVersion
@@ -60,7 +59,7 @@ def find(s: Session, digest: str) -> ModelVersion:
     Raises:
         NotFoundError: no such version on this line.
     """
-    row = s.get(ModelVersion, digest)
+    row = s.get(ModelVersion, digest) if fit_id(digest) else None
     if row is None or row.line != LINE:
         raise NotFoundError(f"Expected a model version of line {LINE!r}, found none named {digest}.")
     return row
@@ -73,10 +72,13 @@ def versions(context: Context) -> list[ModelVersion]:
         return list(s.exec(query))
 
 
-def add(context: Context, weights: Path, manifest: Manifest) -> str:
+def add(context: Context, weights: Path, manifest: Manifest, learned_from: Mapping[str, int] | None = None) -> str:
     """Take a copy of a weights file into the registry as a candidate and give its digest.
 
-    Adding the same weights again changes nothing.
+    Adding the same weights again changes nothing, but for a roster that was missing.
+
+    Args:
+        learned_from: the version's roster, see `rosters`; none where it is not known.
 
     Raises:
         WeightsError: these very weights were destroyed here; they do not come back.
@@ -96,9 +98,11 @@ def add(context: Context, weights: Path, manifest: Manifest) -> str:
                     created_at=context.now(),
                 )
             )  # fmt: skip
-            s.commit()  # the row first: no file without a row that leads to its destruction
+        if learned_from is not None and not rosters.read(s, digest):
+            rosters.write(s, digest, learned_from)
+        s.commit()  # the rows first: no file without a row that leads to its destruction
     context.reached("deploying.row")
-    _store(path(context.settings, digest), content, before_rename=lambda: context.reached("deploying.written"))
+    _store(path(context.settings, digest), content, reached=lambda point: context.reached(f"deploying.{point}"))
     publish(context, digest)
     return digest
 
@@ -130,7 +134,7 @@ def bring_here(context: Context, digest: str) -> Path:
     """
     file = path(context.settings, digest)
     if not file.exists():
-        _store(file, load_checked(context, digest).content, before_rename=lambda: None)
+        _store(file, load_checked(context, digest).content)
     return file
 
 
@@ -199,14 +203,14 @@ def destroy(context: Context, digest: str) -> None:
         s.commit()
     context.reached("purging.marked")
     file = path(context.settings, digest)
-    for remains in (file, *_partials(file)):  # what a killed `add` left, too
-        overwrite_and_remove(remains)
-    if context.storage is not None:
+    files.destroy(file, *files.left_beside(file))  # what a killed `add` left, too
+    if context.storage is not None and _stored_name(digest) in _stored(context):
         context.storage.destroy(_stored_name(digest))
     with session(context.engine) as s:
         row = find(s, digest)
         row.destroyed_at = row.destroyed_at or context.now()
         s.add(row)
+        rosters.forget(s, digest)
         s.commit()
 
 
@@ -216,7 +220,7 @@ def destroy_older_than(context: Context, generation: int) -> tuple[str, ...]:
     From the same call on, an older generation is refused for ever (`oldest_allowed_generation`).
 
     Returns:
-        digests of all that came before and are destroyed by now, also by an interrupted earlier call.
+        digests of those that this call destroyed.
 
     Raises:
         NotFoundError: no version has the generation.
@@ -229,6 +233,34 @@ def destroy_older_than(context: Context, generation: int) -> tuple[str, ...]:
         pointer.oldest_allowed_generation = max(pointer.oldest_allowed_generation, generation)
         s.add(pointer)
         s.commit()
+    return _destroy_all(context, _older_than(context, generation))
+
+
+def destroy_refused(context: Context) -> tuple[str, ...]:
+    """Destroy what came before the oldest generation allowed; see `destroy_older_than`."""
+    oldest = _oldest_allowed(context)
+    return destroy_older_than(context, oldest) if oldest else ()
+
+
+def refused(context: Context) -> list[ModelVersion]:
+    """Versions that came before the oldest generation allowed, destroyed or not, oldest first."""
+    oldest = _oldest_allowed(context)
+    return _older_than(context, oldest) if oldest else []
+
+
+def _oldest_allowed(context: Context) -> int:
+    """Generation below which nothing may be served again; 0 while nobody was erased."""
+    with reading(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+    return pointer.oldest_allowed_generation if pointer else 0
+
+
+def _older_than(context: Context, generation: int) -> list[ModelVersion]:
+    """Versions before the one of a generation, candidates never deployed included, oldest first.
+
+    Raises:
+        NotFoundError: no version has the generation.
+    """
     with reading(context.engine) as s:
         of_line = select(ModelVersion).where(ModelVersion.line == LINE)
         kept = s.exec(of_line.where(ModelVersion.generation == generation)).one_or_none()
@@ -236,21 +268,25 @@ def destroy_older_than(context: Context, generation: int) -> tuple[str, ...]:
             raise NotFoundError(f"Expected a model version of generation {generation} on line {LINE!r}, found none.")
         never_deployed = col(ModelVersion.generation).is_(None) & (col(ModelVersion.created_at) <= kept.created_at)
         before = of_line.where(or_(col(ModelVersion.generation) < generation, never_deployed))
-        older = [
-            row
-            for row in s.exec(before.order_by(col(ModelVersion.created_at), col(ModelVersion.digest)))
-            if row.digest != kept.digest
-        ]
-    return _destroy_all(context, older)
+        rows = s.exec(before.order_by(col(ModelVersion.created_at), col(ModelVersion.digest)))
+        return [row for row in rows if row.digest != kept.digest]
 
 
-def destroy_refused(context: Context) -> tuple[str, ...]:
-    """Destroy what came before the oldest generation allowed; see `destroy_older_than`."""
+def destroy_remembering(context: Context, subject_hashes: Iterable[str]) -> tuple[str, ...]:
+    """Destroy every version that learned from one of these people; gives the digests.
+
+    What replaced the model in service destroyed all that came before it. Where no model had to be replaced, because the
+    one in service never knew the person, an older one that did may still be kept to go back to.
+
+    Raises:
+        ConflictError: the version in service learned from one of them.
+        StorageError: as `destroy`.
+    """
     with reading(context.engine) as s:
-        pointer = s.get(Deployment, LINE)
-    if pointer is None or not pointer.oldest_allowed_generation:
-        return ()
-    return destroy_older_than(context, pointer.oldest_allowed_generation)
+        remembering = sorted({digest for found in rosters.naming(s, subject_hashes).values() for digest in found})
+    for digest in remembering:
+        destroy(context, digest)
+    return tuple(remembering)
 
 
 def confirm_destroyed(context: Context) -> None:
@@ -262,11 +298,33 @@ def confirm_destroyed(context: Context) -> None:
         StorageError: the storage keeps what it was told to destroy.
     """
     gone = [version.digest for version in versions(context) if version.destroyed_at is not None]
-    stored = context.storage.names(_STORED) if context.storage is not None else set()
+    stored = _stored(context) if gone else set()
     for digest in gone:
-        overwrite_and_remove(path(context.settings, digest))
+        files.destroy(path(context.settings, digest))
         if context.storage is not None and _stored_name(digest) in stored:
             context.storage.destroy(_stored_name(digest))
+
+
+def _stored(context: Context) -> set[str]:
+    """Names of the weights in the shared storage.
+
+    What a listing lacks is taken for destroyed, so the weights in service, which were put there, must be in it.
+
+    Raises:
+        StorageError: the storage could not be reached, or lists something else than this service's weights.
+    """
+    if context.storage is None:
+        return set()
+    names = context.storage.names(_STORED)
+    with reading(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+    if pointer is not None and pointer.committed_digest and _stored_name(pointer.committed_digest) not in names:
+        raise StorageError(
+            f"Expected the shared storage to list the weights in service, {pointer.committed_digest}, among its "
+            f"{len(names)} weights: what else it does not list cannot be taken for destroyed. See whether "
+            "EXPUNGE_STORAGE_URL leads to this service's store; the worker puts missing weights there when it starts."
+        )
+    return names
 
 
 def destroy_candidates(context: Context) -> tuple[str, ...]:
@@ -279,31 +337,16 @@ def destroy_candidates(context: Context) -> tuple[str, ...]:
 
 
 def _destroy_all(context: Context, rows: list[ModelVersion]) -> tuple[str, ...]:
-    for row in rows:
-        if row.destroyed_at is None:
-            destroy(context, row.digest)
-    return tuple(row.digest for row in rows)
+    remaining = [row.digest for row in rows if row.destroyed_at is None]
+    for digest in remaining:
+        destroy(context, digest)
+    return tuple(remaining)
 
 
-def _store(file: Path, content: bytes, before_rename: Callable[[], None]) -> None:
-    if file.exists() and file.read_bytes() == content:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for remains in _partials(file):
-        if not psutil.pid_exists(int(remains.suffixes[-2].removeprefix("."))):  # of a killed `add`
-            overwrite_and_remove(remains)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    before_rename()
-    partial.replace(file)
-    files.flush_folder(file.parent)
-
-
-def _partials(file: Path) -> list[Path]:
-    return sorted(file.parent.glob(f".{file.name}.*.partial"))
+def _store(file: Path, content: bytes, reached: Callable[[str], None] = lambda point: None) -> None:
+    if not file.exists() or file.read_bytes() != content:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.overwrite(file, content, mode=0o666, reached=reached)
 
 
 def _verify(context: Context, row: ModelVersion) -> Manifest:
@@ -318,13 +361,3 @@ def _verify(context: Context, row: ModelVersion) -> Manifest:
 
 def _signed_bytes(digest: str, manifest: Manifest) -> bytes:
     return f"expunge model version\n{digest}\n{manifest.digest}\n".encode()
-
-
-def overwrite_and_remove(file: Path) -> None:
-    """Replace a file's bytes by zeros on disk, then remove it; nothing happens if it is not there."""
-    try:
-        files.zero(file)
-    except FileNotFoundError:
-        return
-    file.unlink()
-    files.flush_folder(file.parent)

@@ -20,10 +20,10 @@ from service.context import Context
 from service.db import reading, session
 from service.errors import ConflictError
 from service.production import made_with
-from service.registry import overwrite_and_remove
 from service.runs import RunFolder, load_run, note
 from service.tables import Attempt, LogLeaf
 from service.trials import run_apart
+from unlearning import files
 
 log = structlog.get_logger()
 
@@ -79,7 +79,7 @@ def repeat(context: Context, run_id: str) -> tuple[str, str]:
         ConflictError: there is nothing left to make it from, or no candidate yet.
     """
     run = load_run(context, run_id)
-    if run.stage in ("purging", "completed"):
+    if run.purge is not None:
         raise ConflictError(
             f"Expected a run whose inputs are still here; run {run_id} is {run.stage}: the photographs, the weights it "
             "began from and its working files are destroyed, so it cannot be made again. Its certificate says whether "
@@ -115,7 +115,7 @@ def _make_again(context: Context, attempt: Attempt, *, asked_by: str) -> tuple[s
     scene = scene_of(context, planning.load(context, run_id), load_run(context, run_id), attempt.method)
     weights = folder.path / f"again-{asked_by}.safetensors"
     again = str(run_apart(scene, attempt.seed, context.settings, weights).weights_digest)
-    overwrite_and_remove(weights)
+    files.destroy(weights)
     with session(context.engine) as s:
         now = context.now()
         ledger.record(

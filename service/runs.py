@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from service import states
 from service.context import LINE, Context
-from service.db import reading, session
+from service.db import fit_id, reading, session
 from service.errors import NotFoundError
 from service.settings import Settings
 from service.tables import ErasureRequest, OpenLine, Run
@@ -43,18 +43,15 @@ class RunFolder:
         files.overwrite(self.path / f"{name}.json", json.dumps(content).encode())
 
     def destroy(self) -> None:
-        """Overwrite every file with zeros, then remove the folder."""
-        for path in self.path.rglob("*"):
-            if path.is_file():
-                files.zero(path)
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Destroy every file, then the folder."""
+        files.destroy_folder(self.path)
 
 
 def get_run(s: Session, run_id: str) -> Run:
     """The run's row."""
-    run = s.get(Run, run_id)
+    run = s.get(Run, run_id) if fit_id(run_id) else None
     if run is None:
-        raise NotFoundError(f"Expected run {run_id} in the database, found none.")
+        raise NotFoundError(f"Expected run {run_id!a} in the database, found none.")
     return run
 
 
@@ -92,7 +89,10 @@ def note(context: Context, run_id: str, text: str) -> None:
 
 
 def give_up(context: Context, run_id: str, reason: str) -> None:
-    """End a run that cannot go on; its requests need attention and keep their deadlines. A run that ended stays so."""
+    """End a run that cannot go on; its requests need attention and keep their deadlines. A run that ended stays so.
+
+    A run whose purge has begun does not end: it keeps the line, and goes on when its requests are approved (`resume`).
+    """
     with session(context.engine) as s:
         now = context.now()
         run = get_run(s, run_id)
@@ -101,10 +101,33 @@ def give_up(context: Context, run_id: str, reason: str) -> None:
         moving = [request for request in requests_of(s, run_id) if request.state != "needs_attention"]
         why = {"attention_reason": reason}
         states.move_all(s, [(request, why) for request in moving], "needs_attention", now=now, note=reason)
-        run.stage, run.stage_note, run.updated_at, run.finished_at = "needs_attention", reason, now, now
+        run.stage, run.stage_note, run.updated_at = "needs_attention", reason, now
+        if run.purge is None:
+            run.finished_at = now
+            release_line(s, run_id)
         s.add(run)
-        release_line(s, run_id)
         s.commit()
+
+
+def must_be_resumed(s: Session, run_id: str) -> bool:
+    """Whether a run waits for a human with its purge begun: no other run can do what it has left to do."""
+    run = get_run(s, run_id)
+    return run.purge is not None and run.finished_at is None and run.stage == "needs_attention"
+
+
+def resume(s: Session, run_id: str, *, now: datetime, note: str, **fields: Any) -> None:
+    """Let a run go on with its purge, all its requests together, in the caller's transaction."""
+    run = get_run(s, run_id)
+    waiting = [request for request in requests_of(s, run_id) if request.state == "needs_attention"]
+    states.move_all(s, [(request, fields) for request in waiting], "purging", now=now, note=note)
+    run.stage, run.stage_note, run.updated_at = "purging", "", now
+    run.n_resumptions += 1
+    s.add(run)
+
+
+def workflow_id(run: Run) -> str:
+    """Id of the workflow that carries the run out now; each resumption has one of its own."""
+    return f"{run.id}.{run.n_resumptions}" if run.n_resumptions else run.id
 
 
 def release_line(s: Session, run_id: str) -> None:

@@ -27,14 +27,8 @@ def serve_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
         "--timeout-keep-alive", str(_KEEP_ALIVE_SECONDS),
         "--timeout-graceful-shutdown", str(_GRACE_SECONDS),
     ]  # fmt: skip
-    given = {
-        f"EXPUNGE_{name.upper()}": str(value)
-        for name, value in settings.model_dump().items()
-        if value not in ("", None)
-    }
     environment = {
-        **os.environ,
-        **given,
+        **inherited(settings),
         "EXPUNGE_HOME": str(home),
         "BENTOML_HOME": str(settings.local_folder.resolve() / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
@@ -43,3 +37,14 @@ def serve_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
     }
     environment.pop("PROMETHEUS_MULTIPROC_DIR", None)  # of another server
     return arguments, environment
+
+
+def inherited(settings: Settings) -> dict[str, str]:
+    """This process's environment with the settings in the place of every `EXPUNGE_…` variable.
+
+    One that stayed would hold in the child wherever the settings say nothing.
+    """
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith("EXPUNGE_")}
+    values = settings.model_dump().items()
+    given = {f"EXPUNGE_{name.upper()}": str(value) for name, value in values if value not in ("", None)}
+    return {**others, **given}

@@ -12,6 +12,7 @@ came between) does not count as retired. Old private keys are overwritten: nobod
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -103,13 +104,25 @@ class SigningKeys:
         )
         return (now, *earlier)
 
-    def rotate(self, new: Ed25519PrivateKey, *, now: datetime) -> None:
-        """Sign with `new` from now on; the key before it is kept as a public key and destroyed as a private one."""
+    def rotate(
+        self, new: Ed25519PrivateKey, *, now: datetime, reached: Callable[[str], None] = lambda point: None
+    ) -> None:
+        """Sign with `new` from now on; the key before it is kept as a public key and destroyed as a private one.
+
+        A rotation that was killed may leave the old private key or the new one in a temporary file; `service.leftovers`
+        destroys it.
+
+        Args:
+            new: The next key.
+            now: Since when it signs.
+            reached: Called at `retired` and at the points of `files.overwrite`.
+        """
         before = self.current()
         (self.folder / "retired").mkdir(exist_ok=True, mode=0o700)
         retired = PublishedKey(before.key.public_key(), before.valid_from, now)
         _write(self.folder / "retired" / f"{retired.key_id}.pub", _public_text(retired))
-        _write(self._path, _private_text(new, now))
+        reached("retired")
+        files.overwrite(self._path, _private_text(new, now), reached=reached)
         _write(self.folder / "signing.pub", _public_text(self.current().published))
 
     def expires_at(self, days: float) -> datetime:

@@ -3,7 +3,7 @@
     queued ──► unlearning ⇄ auditing ──► deploying ──► purging ──► completed
       │             └──────────── nothing was learned ────▲
       ├──► cancelled
-      ├──► rejected ◄── needs_attention ◄── every state from queued to purging
+      ├──► rejected ◄── needs_attention ◄─► every state from queued to purging
 
 queued           waits for a run. → unlearning (a worker claimed it), cancelled (its client, in the hold window),
                  rejected (a human, with a legal reason), needs_attention (a human must look first)
@@ -11,7 +11,8 @@ unlearning       a candidate is made. → auditing, purging (no model learned fr
 auditing         the candidate is judged. → deploying, unlearning (the ladder's next rung), needs_attention
 deploying        serving processes swap. → purging, needs_attention
 purging          what remembers the person is destroyed. → completed, needs_attention
-needs_attention  waits for a human and its legal clock runs on. → queued, unlearning, rejected
+needs_attention  waits for a human and its legal clock runs on. → queued, unlearning, rejected, purging (its run had
+                 begun to destroy and goes on with that)
 completed, cancelled, rejected   are ends. The move there empties user id and salt; the commitment stays.
 
 A request for a person who already has an open one *follows* it (`linked_request_id`). A follower is in its leader's
@@ -40,7 +41,7 @@ MOVES: Final[Mapping[str, frozenset[str]]] = {
     "auditing": frozenset({"deploying", "unlearning", "needs_attention"}),
     "deploying": frozenset({"purging", "needs_attention"}),
     "purging": frozenset({"completed", "needs_attention"}),
-    "needs_attention": frozenset({"queued", "unlearning", "rejected"}),
+    "needs_attention": frozenset({"queued", "unlearning", "rejected", "purging"}),
     "completed": frozenset(),
     "cancelled": frozenset(),
     "rejected": frozenset(),

@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,9 +45,10 @@ def publish(context: Context) -> None:
     if context.storage is None or not context.settings.banks_folder.is_dir():
         return
     with _alone(context):
-        for name in _names(context.settings.banks_folder):
+        here = _names(context.settings.banks_folder)
+        for name in here:
             _publish(context, context.storage, name)
-        _destroy_all_but(context.storage, {_object(row) for row in _rows(context).values()})
+        _destroy_older(context, context.storage, here)
 
 
 def follow_erasure(context: Context) -> None:
@@ -67,7 +68,7 @@ def follow_erasure(context: Context) -> None:
                 if row.name not in here:
                     s.delete(row)
             s.commit()
-        _destroy_all_but(context.storage, {_object(row) for row in _rows(context).values()})
+        _destroy_older(context, context.storage, here)
 
 
 def bring_here(context: Context) -> int:
@@ -131,9 +132,21 @@ def _publish(context: Context, storage: Storage, name: str) -> None:
             s.commit()
 
 
-def _destroy_all_but(storage: Storage, kept: set[str]) -> None:
-    """Older copies, and what a killed process left."""
-    for name in sorted(storage.names(_STORED) - kept):
+def _destroy_older(context: Context, storage: Storage, here: Collection[str]) -> None:
+    """Older copies, and what a killed process left; `here` are the names whose copies were just looked at.
+
+    What a listing lacks is taken for destroyed, so these copies must be in it.
+    """
+    rows, listed = _rows(context), storage.names(_STORED)
+    kept = {_object(row) for row in rows.values()}
+    put = {_object(row) for row in rows.values() if row.name in here}
+    if n_lacking := len(put - listed):
+        raise StorageError(
+            f"Expected the shared storage to list the {len(put)} copies of banks put there, it lacks {n_lacking}: what "
+            "else it does not list cannot be taken for destroyed. See whether EXPUNGE_STORAGE_URL leads to this "
+            "service's store."
+        )
+    for name in sorted(listed - kept):
         storage.destroy(name)
     if left := storage.names(_STORED) - kept:
         raise StorageError(f"Expected older banks to be gone from the shared storage, it still lists {len(left)}.")

@@ -112,6 +112,8 @@ class Run(SQLModel, table=True):
     seed: int
     candidate_digest: str | None = None
     generation: int | None = None
+    n_resumptions: int = 0  # workflows that carried it out before the present one
+    purge: dict[str, Any] | None = Field(default=None, sa_type=JSON)  # see `purge_record`; none: nothing was destroyed
     created_at: datetime = instant()
     updated_at: datetime = instant()
     finished_at: datetime | None = instant(nullable=True)
@@ -160,6 +162,16 @@ class ModelVersion(SQLModel, table=True):
     certificate_id: str | None = None
     created_at: datetime = instant()
     destroyed_at: datetime | None = instant(nullable=True)
+
+
+class LearnedSubject(SQLModel, table=True):
+    """Somebody whose images a model version learned from; see `rosters`. Goes with the version's weights."""
+
+    __tablename__ = "learned_subjects"
+
+    digest: str = Field(primary_key=True)  # of the model version
+    subject_hash: str = Field(primary_key=True, index=True)  # as in `ErasureRequest`
+    n_images: int
 
 
 class Deployment(SQLModel, table=True):
@@ -305,7 +317,7 @@ class StoredBank(SQLModel, table=True):
 
 
 class WorkerLease(SQLModel, table=True):
-    """The one worker of a model line; a second one refuses to start while this is fresh."""
+    """The one worker of a model line; a second one refuses to start while this is renewed. See `service.lease`."""
 
     __tablename__ = "worker_leases"
 
@@ -313,10 +325,14 @@ class WorkerLease(SQLModel, table=True):
     holder: str
     host: str
     pid: int
+    process: str | None = None  # tells the process from others of the same number; none: the system does not say
     fencing_token: int
     n_subjects: int | None = None  # people it holds data of, for serving processes without a data folder
+    data_obstacle: str | None = None  # as it last looked, see `data_folder`; "": none, null: it has not looked yet
+    waits_for: str | None = None  # what keeps it from working, in words for operators; none: nothing
+    waits_since: datetime | None = instant(nullable=True)
     heartbeat_at: datetime = instant()
-    lease_until: datetime = instant()
+    lease_until: datetime = instant()  # not later than `heartbeat_at`: the worker let go of it
 
 
 class ReferenceBlock(SQLModel, table=True):

@@ -1,6 +1,7 @@
 """Errors of this package, named by what a caller can do about them.
 
 UnlearningError
+├── FileError               look at what stands in a file's place, and take it away
 ├── FacesError              mend the data folder; `.row` is the line in its table
 ├── ImageError              take another picture: not PNG, JPEG or WebP, or damaged
 │   └── ImageTooLargeError  take a smaller picture: too many bytes or pixels
@@ -16,6 +17,10 @@ from __future__ import annotations
 
 class UnlearningError(Exception):
     """Base of all errors this package raises on purpose."""
+
+
+class FileError(UnlearningError):
+    """What is to be destroyed is no plain file. Names of files may be telling, so it is named by its inode."""
 
 
 class FacesError(UnlearningError):

@@ -1,21 +1,38 @@
-"""Small files that are whole or absent, whenever a process is killed, and that are overwritten when destroyed.
+"""Small files that are whole or absent, whenever a process is killed, and the one way in which anything is destroyed.
 
 Contents go to a temporary file of a name of its own, are flushed to the disk, and appear under their final name in one
-step. What a file held before is kept by a second name until it is overwritten with zeros. (Overwriting reaches what the
-file system keeps in place; copy-on-write file systems, solid-state disks and backups keep copies beyond its reach.)
+step. What a file held before is kept by a second name until it is destroyed.
+
+**Destroying** a file is to overwrite it with zeros, have these on the disk, remove its name, and have that on the disk.
+It reaches what the file system keeps in place; copy-on-write file systems, drives that remap blocks, snapshots and
+backups keep copies beyond its reach, and only encryption of the volume answers for those.
+
+**What a killed process leaves** is a temporary file (`.NAME.TOKEN.tmp`), what a file held before (`.NAME.TOKEN.old`) or
+a folder of work in progress (`PREFIX` and a token). A process holds a lock of the kernel on what it works with, gone
+with the process, so `sweep` and `sweep_scratch` tell what was left from what is in use.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-_PIECE_BYTES = 1 << 20
+from unlearning.errors import FileError
+
+Reached = Callable[[str], None]
+
+_ZEROS = memoryview(bytes(1 << 20))
+_FLUSHES_AT_ONCE = 16
+_LEFT_BEHIND = re.compile(r"\.(?P<of>.+)\.[0-9a-f]{16}\.(tmp|old)", re.DOTALL)
+_LOCK = "lock"
 
 
 @contextmanager
@@ -32,77 +49,300 @@ def place(path: Path, data: bytes, *, is_whole: Callable[[bytes], bool]) -> bool
 
     Several processes may place one file at once: the first stays.
     """
-    temporary = _write_temporary(path.parent, data)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        if is_whole(path.read_bytes()):
-            destroy(temporary)
-            return False
-        _move_over(temporary, path)
-    else:
-        temporary.unlink()
+    with _temporary(path, data, mode=0o600) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            if is_whole(path.read_bytes()):
+                return False
+            _move_over(temporary, path, lambda point: None)
+        else:
+            temporary.unlink()
     flush_folder(path.parent)
     return True
 
 
-def overwrite(path: Path, data: bytes) -> None:
-    """Write the file, and destroy what it held before."""
-    _move_over(_write_temporary(path.parent, data), path)
+def overwrite(path: Path, data: bytes, *, mode: int = 0o600, reached: Reached = lambda point: None) -> None:
+    """Write the file, and destroy what it held before.
 
-
-def destroy(path: Path) -> None:
-    """Overwrite with zeros, flush, unlink; a file that is gone is no error.
-
-    One with a second name is only unlinked: a process killed in `place` leaves such a temporary file beside its result.
+    Args:
+        path: The file, made if it is not there.
+        data: Its new content.
+        mode: Permissions of the new file, less the process's umask.
+        reached: Called at `written` (beside the file), `linked` (what it held before has a second name) and `replaced`
+            (the second name is its only one).
     """
-    with suppress(FileNotFoundError):
-        with path.open("r+b", buffering=0) as file:
-            status = os.fstat(file.fileno())
-            if status.st_nlink == 1:
-                _write_zeros(file)
-        path.unlink()
+    with _temporary(path, data, mode=mode) as temporary:
+        reached("written")
+        _move_over(temporary, path, reached)
 
 
-def zero(path: Path) -> None:
-    """Replace a file's bytes by zeros on the disk; every other name it has shows zeros, too.
+def destroy(*paths: Path, keep_linked: bool = False, reached: Reached = lambda point: None) -> int:
+    """Overwrite plain files with zeros, flush, remove them, flush their folders; a file that is gone is no error.
+
+    All are zeros on the disk before the first is removed. Many wait for the disk at once, since it answers many flushes
+    in the time of one; each folder is flushed once. A link is never followed.
+
+    A file may have several names (hard links), here or anywhere on its file system. What is destroyed is what it holds:
+    every other name shows zeros from then on.
+
+    Args:
+        paths: The files.
+        keep_linked: A file that has another name in the same folder only loses this one. So it is with a temporary
+            file beside its result, where a process was killed between giving the one name and taking the other.
+        reached: Called with `overwritten` and `unlinked` for each file that was there.
+
+    Returns:
+        Bytes overwritten.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileError: one of them is not a plain file; none was removed.
+        OSError: a file cannot be written or removed. All others are zeros; the call may be repeated.
     """
-    with path.open("r+b", buffering=0) as file:
-        _write_zeros(file)
+    n_bytes, there = 0, []
+    for path, size in zip(paths, _zero_all(paths, keep_linked), strict=True):
+        if size is not None:
+            n_bytes += size
+            there.append(path)
+            reached("overwritten")
+    for path in there:
+        path.unlink(missing_ok=True)
+        reached("unlinked")
+    for folder in sorted({path.parent for path in there}):
+        with suppress(FileNotFoundError):  # somebody else removed it, and flushes the one above
+            flush_folder(folder)
+    return n_bytes
+
+
+def destroy_folder(folder: Path, *, reached: Reached = lambda point: None) -> int:
+    """`destroy` every file below a folder, then remove it and the folders in it; one that is gone is no error.
+
+    Returns:
+        Bytes overwritten.
+
+    Raises:
+        FileError: not a folder but a link to one or a file, or something below it is not a plain file.
+        OSError: as `destroy`, or somebody wrote into the folder meanwhile; the call may be repeated.
+    """
+    try:
+        status = os.lstat(folder)
+    except FileNotFoundError:
+        return 0
+    if not stat.S_ISDIR(status.st_mode):
+        raise FileError(
+            f"Expected a folder to destroy, got {_kind(status)} (inode {status.st_ino}); look for it with "
+            f"`find -inum {status.st_ino}` and take it away."
+        )
+    paths, folders = [], []
+    for name, below, names in os.walk(folder, topdown=False, onerror=_raise):
+        links = [each for each in below if os.path.islink(os.path.join(name, each))]  # refused like any link
+        paths += [Path(name, each) for each in (*names, *links)]
+        folders.append(Path(name))
+    n_bytes = destroy(*paths, reached=reached)
+    for each in folders:
+        with suppress(FileNotFoundError):
+            each.rmdir()
+    flush_folder(folder.parent)
+    return n_bytes
+
+
+def left_beside(path: Path) -> list[Path]:
+    """Temporary files of a file, in use or not: they hold what it was to hold or held before."""
+    return [each for each in _left_behind(path.parent) if _LEFT_BEHIND.sub(r"\g<of>", each.name) == path.name]
+
+
+def sweep(folder: Path) -> int:
+    """Destroy the temporary files in a folder that no living process uses; gives how many there were."""
+    n_swept = 0
+    for path in _left_behind(folder):
+        # Until its rename a living process's .old has a .tmp beside it, which is locked.
+        lock_of = path.with_suffix(".tmp") if path.suffix == ".old" else path
+        with _unused(lock_of) as is_unused:
+            if is_unused and os.path.lexists(path):
+                destroy(path, keep_linked=True)
+                n_swept += 1
+    return n_swept
+
+
+@contextmanager
+def scratch(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder for work in progress, destroyed at the end; a killed process's is found by `sweep_scratch`."""
+    folder, held = _new_scratch(parent, prefix)
+    with held:
+        try:
+            yield folder
+        finally:
+            destroy_folder(folder)
+
+
+def sweep_scratch(parent: Path, prefix: str) -> int:
+    """Destroy the folders of `scratch` in which no living process works; gives how many there were."""
+    n_swept = 0
+    for folder in sorted(path for path in parent.glob(f"{prefix}*") if path.is_dir() and not path.is_symlink()):
+        with suppress(FileNotFoundError):  # somebody else was quicker
+            n_swept += _sweep_scratch(folder)
+    return n_swept
 
 
 def flush_folder(folder: Path) -> None:
     """A rename or a removal is durable only once its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _write_temporary(folder: Path, data: bytes) -> Path:
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return Path(name)
+def _left_behind(folder: Path) -> list[Path]:
+    """Temporary files of a folder, in use or not, sorted."""
+    try:
+        return sorted(path for path in folder.iterdir() if _LEFT_BEHIND.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
 
 
-def _move_over(temporary: Path, path: Path) -> None:
+@contextmanager
+def _temporary(path: Path, data: bytes, *, mode: int) -> Iterator[Path]:
+    """A file beside `path` that holds `data`, on the disk; whatever still has its name at the end is destroyed."""
+    temporary, file = _new_temporary(path, mode)
+    with file:
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+            yield temporary
+        finally:
+            destroy(temporary, keep_linked=True)
+
+
+def _new_temporary(path: Path, mode: int) -> tuple[Path, FileIO]:
+    """A new file and the lock on it."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        file = _locked(temporary, os.O_CREAT | os.O_EXCL, mode)
+        if file is not None:
+            return temporary, file
+
+
+def _new_scratch(parent: Path, prefix: str) -> tuple[Path, FileIO]:
+    """A new folder and the lock on it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(8)}"
+        folder.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):  # swept since the last line
+            file = _locked(folder / _LOCK, os.O_CREAT, 0o600)
+            if file is not None:
+                return folder, file
+
+
+def _sweep_scratch(folder: Path) -> bool:
+    """Destroy a folder of `scratch` unless it is in use; whether it was."""
+    held = folder / _LOCK
+    if not os.listdir(folder):  # made by a process that takes the lock now, and if it is gone then, makes another
+        with suppress(OSError):
+            folder.rmdir()
+        return False
+    if not os.path.lexists(held):  # made before all else, so it is gone: somebody began to destroy the folder
+        destroy_folder(folder)
+        return True
+    with _unused(held) as is_unused:
+        if is_unused:
+            destroy_folder(folder)
+        return is_unused
+
+
+def _locked(path: Path, flags: int, mode: int) -> FileIO | None:
+    """A file opened and locked; none if `sweep` got the lock first, and destroyed it."""
+    file = FileIO(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, mode), "r+")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    if os.fstat(file.fileno()).st_nlink:
+        return file
+    file.close()
+    return None
+
+
+@contextmanager
+def _unused(path: Path) -> Iterator[bool]:
+    """Whether no living process has the lock of a file; this one has it meanwhile. A file that is gone nobody uses."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_unused = True
+    except BlockingIOError:
+        is_unused = False
+    try:
+        yield is_unused
+    finally:
+        os.close(handle)
+
+
+def _move_over(temporary: Path, path: Path, reached: Reached) -> None:
     old = temporary.with_suffix(".old")
     with suppress(FileNotFoundError):
         os.link(path, old)
+    reached("linked")
     temporary.replace(path)
     flush_folder(path.parent)
+    reached("replaced")
     destroy(old)
 
 
-def _write_zeros(file: FileIO) -> None:
-    remaining = os.fstat(file.fileno()).st_size
-    while remaining:
-        remaining -= file.write(bytes(min(remaining, _PIECE_BYTES)))
-    os.fsync(file.fileno())
+def _zero_all(paths: Sequence[Path], keep_linked: bool) -> Iterator[int | None]:
+    """`_zero` of each path; an error of one keeps none of the others from being overwritten."""
+    if len(paths) < 2:  # a thread takes longer to start than most such calls have to do
+        yield from (_zero(path, keep_linked) for path in paths)
+        return
+    with ThreadPoolExecutor(_FLUSHES_AT_ONCE, thread_name_prefix="destroy") as pool:
+        for future in [pool.submit(_zero, path, keep_linked) for path in paths]:
+            yield future.result()
+
+
+def _zero(path: Path, keep_linked: bool) -> int | None:
+    """Have a plain file's bytes be zeros on the disk; gives their number, or none if there is no such file."""
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise _not_plain(status)
+        if keep_linked and status.st_nlink > 1 and _has_other_name(path, status):
+            return 0
+        # Never through a link, and never waiting on a pipe, which may have come to stand here since.
+        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with FileIO(handle, "w") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise _not_plain(status)
+        remaining = status.st_size
+        while remaining:
+            remaining -= file.write(_ZEROS[:remaining])
+        os.fsync(handle)
+    return status.st_size
+
+
+def _has_other_name(path: Path, status: os.stat_result) -> bool:
+    with os.scandir(path.parent) as entries:
+        return any(entry.inode() == status.st_ino and entry.name != path.name for entry in entries)
+
+
+def _not_plain(status: os.stat_result) -> FileError:
+    return FileError(
+        f"Expected a plain file to destroy, got {_kind(status)} (inode {status.st_ino}); look for it with "
+        f"`find -inum {status.st_ino}` and take it away."
+    )
+
+
+def _kind(status: os.stat_result) -> str:
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}
+    return kinds.get(stat.S_IFMT(status.st_mode), "a device, a pipe or a socket")
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

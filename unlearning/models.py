@@ -6,7 +6,6 @@ from. Weights are stored as safetensors only (no code can hide in them) and alwa
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from unlearning import files
 from unlearning.errors import RecipeError, WeightsError
 
 PIXEL_MEAN = 127.5
@@ -201,7 +201,8 @@ def _like(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
 def save_weights(model: nn.Module, path: Path) -> str:
     """Writes parameters and statistics as safetensors, floats as float32, and gives the file's SHA-256 in hex.
 
-    The file appears whole or not at all: it is written beside `path` and moved there.
+    The file appears whole or not at all: it is written beside `path` and moved there. Weights that were there before
+    are destroyed.
     """
     tensors = {
         name: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous().clone()
@@ -209,12 +210,7 @@ def save_weights(model: nn.Module, path: Path) -> str:
     }
     content = safetensors.torch.save(tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    files.overwrite(path, content, mode=0o666)
     return hashlib.sha256(content).hexdigest()
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from service.commands.screen import console, progress_bar
+from service.commands.screen import console, progress_bar, stating
 from service.settings import Settings
+
+MOST_NAMES = 50  # of files that no row names
 
 
 class Layout(StrEnum):
@@ -111,16 +114,51 @@ def data_import(
 
 @data_app.command("check")
 def data_check() -> None:
-    """Check every rule of the data folder; a broken one is named with its row."""
-    from sqlmodel import select
+    """Check every rule of the data folder; a broken one is named with its row.
 
-    from service.context import Context
-    from service.db import reading
-    from service.tables import Tombstone
-    from unlearning.faces import check_folder
+    Status 0: every rule holds. 1: one is broken. 2: the folder was not checked.
+    """
+    from unlearning.errors import FacesError
 
-    context = Context.open(Settings())
-    with reading(context.engine) as s:
-        erased = set(s.exec(select(Tombstone.subject_hash)))
-    rows = check_folder(context.settings.data_folder, erased=lambda user: context.keyring.subject_hash(user) in erased)
-    console.print(f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds.")
+    with stating(found_by=(FacesError,)) as findings:
+        from sqlmodel import select
+
+        from service.context import Context
+        from service.db import reading
+        from service.tables import Tombstone
+        from unlearning.faces import check_folder
+
+        context = Context.open(Settings())
+        with reading(context.engine) as s:
+            erased = set(s.exec(select(Tombstone.subject_hash)))
+        folder, subject_hash = context.settings.data_folder, context.keyring.subject_hash
+        rows = check_folder(folder, erased=lambda user: subject_hash(user) in erased)
+        findings.say(f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds.")
+        say_unnamed(folder, findings.say)
+
+
+def say_unnamed(folder: Path, say: Callable[[str], None]) -> None:
+    """Say which files of the data folder no row names: on a terminal by name, elsewhere, as in a log, how many."""
+    from unlearning.faces.dataset import read_rows
+    from unlearning.faces.unnamed import find_unnamed
+
+    names: list[str] = []
+    n_unnamed = 0
+    for file in find_unnamed(folder, read_rows(folder)):
+        n_unnamed += 1
+        if len(names) < MOST_NAMES:
+            names.append(file.name)
+    if not n_unnamed:
+        return
+    say(
+        f"{n_unnamed} {'file' if n_unnamed == 1 else 'files'} in the data folder that no row names. An erasure "
+        "destroys what is equal, byte for byte, to an image of the person, and looks into nothing else: take away what "
+        "may hold people's data."
+    )
+    if not console.is_terminal:
+        say("Their names may be telling: run `expunge data check` in a terminal to see them.")
+        return
+    for name in sorted(names):
+        say(f"  {name if name.isprintable() else ascii(name)[1:-1]}")
+    if n_unnamed > len(names):
+        say(f"  … and {n_unnamed - len(names)} more")

@@ -139,6 +139,6 @@ def keys_rotate_signing() -> None:
     after = key_id(new.public_key())
     with session(context.engine) as s:
         ledger.record(s, "key", now=now, retired=before, signing=after)
-        context.keyring.signing.rotate(new, now=now)
+        context.keyring.signing.rotate(new, now=now, reached=lambda point: context.reached(f"rotation.{point}"))
         s.commit()
     console.print(f"Retired   {before}\nSigns now {after}\nPublic key {context.settings.keys_folder / 'signing.pub'}")

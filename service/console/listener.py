@@ -7,12 +7,13 @@ Pages need an API key (see `sessions`); each shows what the key's scopes allow i
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Form, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from service.auth import MAX_BODY_BYTES
@@ -23,7 +24,7 @@ from service.console.reading_pages import add_reading_pages
 from service.console.rendering import FOLDER, HEADERS, Pages, add_error_pages
 from service.console.sessions import Sessions, refuse_other_origins
 from service.context import Context
-from service.errors import NotAllowedError, NotAuthenticatedError
+from service.errors import InvalidInputError, NotAllowedError, NotAuthenticatedError
 from service.middleware import BodyLimit
 
 
@@ -32,7 +33,7 @@ def create_console(context: Context) -> FastAPI:
     app = FastAPI(title="Expunge console", openapi_url=None, docs_url=None, redoc_url=None)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     app.state.sessions = Sessions(context)
-    pages, router, collector = Pages(context), APIRouter(), DatabaseCollector(context)
+    pages, router, collector = Pages(context), APIRouter(route_class=OnceRoute), DatabaseCollector(context)
     add_error_pages(app, pages)
     app.add_middleware(BodyLimit, most_bytes=MAX_BODY_BYTES)
 
@@ -59,6 +60,22 @@ def create_console(context: Context) -> FastAPI:
         return JSONResponse({"status": "ok"})
 
     return app
+
+
+class OnceRoute(APIRoute):
+    """Route that refuses a form or a query with a field given twice: one of the two would be left out."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Handler of the route behind the check."""
+        inner, has_form = super().get_route_handler(), self.body_field is not None
+
+        async def handle(request: Request) -> Response:
+            given = [request.query_params, *([await request.form()] if has_form else [])]
+            if any(len(each.multi_items()) > len(each) for each in given):
+                raise InvalidInputError("Expected each field once, found one twice; nothing was changed.")
+            return await inner(request)
+
+        return handle
 
 
 def _add_doors(router: APIRouter, sessions: Sessions, pages: Pages) -> None:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from sqlmodel import Session, col, func, select
 
 from audit.policy import load_policy
-from service import bank_overview, webhooks
+from service import bank_overview, doubts, webhooks
 from service.bank_overview import BankOverview
 from service.console.durations import Durations, request_durations, stage_durations
 from service.context import LINE, Context
@@ -39,6 +39,7 @@ from service.tables import (
 
 VERDICTS = ("PASSED", "FAILED", "UNDETERMINED")
 VERSION_STATES = ("candidate", "active", "retired", "destroyed")
+_DOUBTS = {doubts.ALIKE: "alike", doubts.UNNAMED: "unnamed", doubts.FEWER: "fewer"}
 CALLBACK_STATES = (webhooks.PENDING, webhooks.DELIVERED, webhooks.DISABLED, webhooks.GIVEN_UP)
 
 _REST = 20  # times as long as computing histograms took, nothing of the kind is computed
@@ -109,7 +110,15 @@ def _queue(s: Session, now: datetime) -> dict[str, Labelled]:
         select(func.min(ErasureRequest.due_at), func.min(ErasureRequest.received_at)).where(is_open)
     ).one()
     late = select(func.count()).select_from(ErasureRequest).where(is_open, ErasureRequest.due_at < now)
+    stopped = select(RequestEvent.note, func.count()).where(
+        RequestEvent.to_state == "needs_attention", col(RequestEvent.note).in_(_DOUBTS)
+    )
+    n_doubts = dict(s.exec(stopped.group_by(col(RequestEvent.note))).all())
+    lease = s.get(WorkerLease, LINE)
+    seen = lease.data_obstacle if lease is not None else None
     return {
+        "expunge_data_obstacle": _one(None if seen is None else bool(seen)),
+        "expunge_requests_set_aside_total": {(name,): n_doubts.get(sentence, 0) for sentence, name in _DOUBTS.items()},
         "expunge_requests": by_state,
         "expunge_requests_overdue": _one(s.exec(late).one()),
         "expunge_next_deadline_timestamp_seconds": _one(_unix(next_due)),
@@ -124,6 +133,9 @@ def _run(s: Session) -> dict[str, Labelled]:
         "expunge_run_started_timestamp_seconds": _one(_unix(run.created_at) if run else None),
         "expunge_run_progress_timestamp_seconds": _one(_unix(run.updated_at) if run else None),
         "expunge_worker_heartbeat_timestamp_seconds": _one(lease.heartbeat_at.timestamp() if lease else 0),
+        "expunge_worker_waits_since_timestamp_seconds": (
+            {(lease.waits_for,): _unix(lease.waits_since)} if lease and lease.waits_for else {}
+        ),
     }
 
 

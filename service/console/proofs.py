@@ -18,7 +18,7 @@ from service.console import comparisons, queries
 from service.console.rendering import Pages
 from service.console.sessions import Visitor, visitor_of
 from service.context import Context
-from service.db import reading
+from service.db import fit_id, reading
 from service.errors import NotFoundError
 from service.tables import Run
 
@@ -32,7 +32,7 @@ def add_proofs(router: APIRouter, context: Context, pages: Pages) -> None:
     def report(visitor: At, run_id: str, step: int) -> Response:
         visitor.client.demand(auth.AUDIT, auth.ADMIN)
         with reading(context.engine) as s:  # also keeps anything but a known run's number out of the path
-            if not readings.fit_id(run_id) or s.get(Run, run_id) is None:
+            if not fit_id(run_id) or s.get(Run, run_id) is None:
                 raise NotFoundError("There is no run with this number.")
         path = context.settings.reports_folder / run_id / f"step-{step}.html"
         if not path.exists():

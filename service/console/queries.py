@@ -14,8 +14,8 @@ from sqlmodel import Session, col, or_, select
 from service import states
 from service.auth import Client
 from service.context import LINE
+from service.db import fit_id
 from service.intake import MASS_DELETION
-from service.readings import fit_id
 from service.schemas import State
 from service.tables import (
     Attempt,
@@ -29,6 +29,7 @@ from service.tables import (
     RollbackOrder,
     Run,
     ServingWorker,
+    WorkerLease,
 )
 
 SOON = timedelta(days=7)
@@ -111,6 +112,12 @@ def lately_ended(s: Session, client: Client, most: int = 5) -> list[ErasureReque
     """The requests that ended last."""
     query = select(ErasureRequest).where(_seen_by(client), col(ErasureRequest.state).in_(states.ENDS))
     return list(s.exec(query.order_by(col(ErasureRequest.updated_at).desc(), col(ErasureRequest.id)).limit(most)))
+
+
+def waiting_worker(s: Session) -> WorkerLease | None:
+    """The worker, if something keeps it from working."""
+    lease = s.get(WorkerLease, LINE)
+    return lease if lease is not None and lease.waits_for else None
 
 
 def open_run(s: Session) -> Run | None:

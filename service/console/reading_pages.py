@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from service.console import comparisons, queries, views
 from service.console.rendering import IDLE_MS, LIVE_MS, Pages
 from service.console.sessions import Visitor, visitor_of
 from service.context import Context
-from service.db import reading
+from service.db import fit_id, reading
 from service.errors import NotFoundError
 from service.schemas import Ground, LegalReason, Regulation
 from service.states import ENDS
@@ -55,7 +56,7 @@ def _add_requests(router: APIRouter, context: Context, pages: Pages) -> None:
         return pages.page(
             request, visitor, "requests.html", poll_ms=LIVE_MS if run else IDLE_MS, requests=rows, more=more,
             search=search, overview=counts, ended=ended, run=run, open_states=queries.OPEN,
-            progress=views.progress_of(run.stage_note) if run else None,
+            progress=views.progress_of(run.stage_note) if run else None, told=partial(readings.reason_for, client),
         )  # fmt: skip
 
     @router.get("/requests/{request_id}")
@@ -82,7 +83,8 @@ def request_page(
     return pages.page(
         request, visitor, "request.html", status=status, erasure=view, is_open=is_open, run=run, n_held=n_held,
         poll_ms=LIVE_MS if is_open else IDLE_MS if is_pending else 0,
-        timeline=views.timeline(events, now), rungs=_rungs(context, run, attempts), methods=METHODS,
+        timeline=views.timeline(events, now, partial(readings.note_for, client)),
+        rungs=_rungs(context, run, attempts), methods=METHODS,
         progress=views.progress_of(view.progress), said=said, refused=refused, reasons=LegalReason.__args__,  # type: ignore[attr-defined]
         may_cancel=visitor.files and view.cancellable,
         may_approve=visitor.decides and is_held, may_reject=visitor.decides and (is_held or row.state == "queued"),
@@ -104,7 +106,7 @@ def _add_runs(router: APIRouter, context: Context, pages: Pages) -> None:
     def one_run(request: Request, visitor: At, run_id: str) -> Response:
         visitor.client.demand(auth.AUDIT, auth.ADMIN)
         with reading(context.engine) as s:
-            run = s.get(Run, run_id) if readings.fit_id(run_id) else None
+            run = s.get(Run, run_id) if fit_id(run_id) else None
             if run is None:
                 raise NotFoundError("There is no run with this number.")
             attempts = queries.attempts_of(s, run.id)
@@ -121,10 +123,10 @@ def _add_runs(router: APIRouter, context: Context, pages: Pages) -> None:
     def runs(request: Request, visitor: At) -> Response:
         visitor.client.demand(auth.AUDIT, auth.ADMIN)
         with reading(context.engine) as s:
-            rows, open_run = queries.lately_run(s), queries.open_run(s)
+            rows, open_run, waiting = queries.lately_run(s), queries.open_run(s), queries.waiting_worker(s)
         return pages.page(
             request, visitor, "runs.html", poll_ms=LIVE_MS if open_run else IDLE_MS, runs=rows,
-            progress=views.progress_of(open_run.stage_note) if open_run else None,
+            progress=views.progress_of(open_run.stage_note) if open_run else None, waiting=waiting,
         )  # fmt: skip
 
 

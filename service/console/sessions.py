@@ -22,8 +22,10 @@ from fastapi import Depends, Form, Request, Response
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from service import auth
+from service.ambiguity import single_header
 from service.auth import Client
 from service.context import Context
+from service.db import fit_id
 from service.errors import NotAllowedError, NotAuthenticatedError
 
 COOKIE: Final = "expunge_console"
@@ -113,7 +115,7 @@ class Sessions:
         content, _, seal = cookie.rpartition(".")
         key_id, until = [*content.split("."), "", ""][:2]
         over = NotAuthenticatedError("Your session is over; sign in again.")
-        if not key_id.isascii() or not until.isdigit() or len(until) > 11 or _sha256(cookie) in self._ended:
+        if not fit_id(key_id) or not until.isdigit() or len(until) > 11 or _sha256(cookie) in self._ended:
             raise over
         client, key_sha256 = auth.holder(self._context.engine, key_id, now=now)
         genuine = hmac.compare_digest(seal.encode(), self._seal(content, key_sha256).encode())
@@ -144,6 +146,7 @@ def refuse_other_origins(request: Request) -> None:
 
 def visitor_of(request: Request, credentials: Annotated[HTTPBasicCredentials | None, Depends(basic)] = None) -> Visitor:
     """Dependency: who asks. The `Sessions` lie in `app.state.sessions`."""
+    single_header(request.headers, "authorization")
     sessions: Sessions = request.app.state.sessions
     return sessions.visitor(request, credentials)
 

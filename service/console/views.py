@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Final
 
 from audit import wording
@@ -122,7 +123,9 @@ class Moment:
     is_move: bool = True
 
 
-def timeline(events: Sequence[RequestEvent], now: datetime) -> list[Moment]:
+def timeline(
+    events: Sequence[RequestEvent], now: datetime, note_of: Callable[[RequestEvent], str] = attrgetter("note")
+) -> list[Moment]:
     """A request's moves and notes, oldest first, each with the time until the next move."""
     moves = [event for event in events if event.from_state != event.to_state]
     until = {id(event): later.at for event, later in pairwise(moves)}
@@ -132,7 +135,7 @@ def timeline(events: Sequence[RequestEvent], now: datetime) -> list[Moment]:
         is_now = is_last and event.to_state not in states.ENDS
         end = until.get(id(event), now if is_now else None)
         lasted = span((end - event.at).total_seconds()) if end is not None else ""
-        rows.append(Moment(event.to_state, event.at, lasted, event.note, is_now, is_move))
+        rows.append(Moment(event.to_state, event.at, lasted, note_of(event), is_now, is_move))
     return rows
 
 

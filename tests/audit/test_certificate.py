@@ -287,6 +287,37 @@ def test_certificate_of_another_log_place_is_refused() -> None:
     assert outcome(content)["checkpoint"] is True
 
 
+def url_safe(text: str, *, padded: bool) -> str:
+    text = text.translate(str.maketrans("+/", "-_"))
+    return text if padded else text.rstrip("=")
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_an_envelope_in_url_safe_base64_is_the_same_envelope(padded: bool) -> None:
+    """DSSE, protocol: "either standard or URL-safe encoding is allowed", and other implementations write it."""
+    special = next(
+        issued.content for n in range(100) if "+" in (issued := issue(passed(run_id=f"run {n} ~~~???"))).text
+    )
+    envelope = special["envelope"]
+    for payload in (False, True):
+        for signature in (False, True):
+            if payload:
+                envelope["payload"] = url_safe(envelope["payload"], padded=padded)
+            if signature:
+                envelope["signatures"][0]["sig"] = url_safe(envelope["signatures"][0]["sig"], padded=padded)
+            assert verify(special, public_key=KEY.public_key()).valid
+    standard = {**GOOD.content["envelope"], "payload": GOOD.content["envelope"]["payload"].rstrip("=")}
+    assert dsse.digest(standard) == dsse.digest(GOOD.content["envelope"])
+
+
+@pytest.mark.parametrize(
+    "text", ["+-==", "_/8=", "AB==", "AA=", "AA===", "A", "AA==AA==", "AA\n==", " AA==", "=", "AA=A"]
+)
+def test_other_spellings_of_base64_are_refused(text: str) -> None:
+    with pytest.raises(CertificateError):
+        dsse.read_payload({**GOOD.content["envelope"], "payload": text})
+
+
 def test_resealing_with_another_key_fails_a_pin() -> None:
     forged = issue(passed(weights_digest=digest_of("other weights")), key=NEW_KEY)
     assert verify(forged.content).valid  # whole in itself, which is why the check on the key says so
@@ -305,7 +336,7 @@ def test_no_altered_character_goes_unseen(position: int, character: str) -> None
     if (
         found.valid
     ):  # then nothing that counts was altered: a keyid hint is covered by the log, the file's key is not used
-        assert content["envelope"] == GOOD.content["envelope"]
+        assert dsse.digest(content["envelope"]) == dsse.digest(GOOD.content["envelope"])
         assert content["log"] == GOOD.content["log"]
 
 

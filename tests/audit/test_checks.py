@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -5,10 +6,12 @@ import pytest
 
 from audit import PRESETS, Check
 from audit.checks import all_checks, verdict_of
+from audit.distances import detect
 from audit.exchangeability import Exchangeability
 from audit.forgetting import ForgettingRatio
 from audit.intervals import Interval
-from audit.utility import utility
+from audit.staleness import Staleness
+from audit.utility import Deployed, Utility, utility
 
 POLICY = PRESETS["standard"]
 
@@ -135,6 +138,87 @@ def test_a_level_of_zero_reports_without_a_bar():
     assert verdict_of(checks.values()) == "PASSED"
 
 
+def _judged(name: str, policy=POLICY, *, rung=0, n_retrained=64, n_unlearned=64, ratio=1.0, deployed=1.0, spare=0.5,
+            n=64, detected=0.4, cost=0.1, gone=0):  # fmt: skip
+    """One check of figures given outright: an accuracy ratio, the deployed model's ratio and p-value, and so on."""
+    one = Deployed(0.9, Interval(deployed, 0.9, 1.1), spare)
+    figures = Utility(Interval(0.9, 0.8, 1.0), Interval(0.9, 0.8, 1.0), Interval(ratio, 0.9, 1.1), one, one)
+    detection = replace(DETECTION, ks_combined_p=detected)
+    checks = all_checks(
+        policy, rung=rung, n_retrained=n_retrained, n_unlearned=n_unlearned, retain=figures, test=figures,
+        deployed=Exchangeability(0.5, 0.5, np.full(n, 0.5), n), forgetting=_forgetting(1.0), detection=detection,
+        cost_share=cost, staleness=Staleness(100, gone),
+    )  # fmt: skip
+    (found,) = (check for check in checks if check.name == name)
+    return found
+
+
+DETECTION = detect(np.random.default_rng(0).normal(size=(4, 1)), np.arange(4.0)[:, None], seed=0, n_permutations=19)
+LOWER, HIGHER = math.nextafter(0.97, 0), math.nextafter(0.05, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "at_the_bar", "beyond"),
+    [
+        ("retain_ratio", {"ratio": 0.97}, {"ratio": LOWER}),
+        ("test_ratio", {"ratio": 0.97}, {"ratio": LOWER}),
+        ("deployed_retain_ratio", {"deployed": 0.97, "spare": 0.0}, {"deployed": LOWER, "spare": 0.0}),
+        ("deployed_test_ratio", {"deployed": 0.5, "spare": HIGHER}, {"deployed": 0.5, "spare": 0.05}),
+        ("cost_share", {"cost": 0.2}, {"cost": math.nextafter(0.2, 1)}),
+        ("reference_staleness", {"gone": 5}, {"gone": 6}),
+    ],
+)
+def test_a_figure_at_its_bar_passes_and_the_next_number_beyond_does_not(name, at_the_bar, beyond):
+    assert _judged(name, **at_the_bar).passed is True
+    assert _judged(name, **beyond).passed is False
+
+
+def test_each_bar_is_its_own():
+    policy = replace(POLICY, retain_ratio_min=0.9, test_ratio_min=0.8, staleness_max=0.3, cost_share_max=0.1)
+    bars = {
+        "retain_ratio": 0.9, "test_ratio": 0.8, "deployed_retain_ratio": 0.9, "deployed_test_ratio": 0.8,
+        "exchangeability": 0.05, "forgetting_ratio": 0.5, "cost_share": 0.1, "reference_staleness": 0.3,
+        "bank_size": 64,
+    }  # fmt: skip
+    assert {name: _judged(name, policy).bar for name in bars} == bars
+
+
+def test_the_smaller_bank_decides_whether_there_are_enough_models():
+    assert _judged("bank_size").passed is True
+    for sizes in ({"n_retrained": 63}, {"n_unlearned": 63}):
+        check = _judged("bank_size", **sizes)
+        assert (check.value, check.passed, check.models_needed) == (63, None, 64)
+    assert _judged("bank_size", n_unlearned=None).value == 64  # exact retraining has no bank of its own
+    assert _judged("exchangeability", n=39).passed is True  # as many as a test at 5 % needs
+    assert _judged("exchangeability", n=38).passed is None
+
+
+def test_the_combined_test_has_a_level_of_its_own():
+    strict = replace(POLICY, detection_alpha=0.01)
+    at, below = _judged("detection", strict, detected=0.01), _judged("detection", strict, detected=0.0099)
+    assert (at.passed, below.passed, at.bar, at.applicable) == (True, False, 0.01, True)
+    assert "do not differ measurably" in at.sentence
+    assert "models differ on" in below.sentence
+    reported = _judged("detection", detected=0.001)
+    assert (reported.passed, reported.applicable, reported.value) == (None, False, 0.001)
+    assert "no bar is set" in reported.sentence
+
+
+def test_the_sentence_says_what_the_verdict_does():
+    assert "is not unusual" in _checks(p=0.05)["exchangeability"].sentence
+    assert "is unusual" in _checks(p=0.049)["exchangeability"].sentence
+    assert "worse than retrained" in _judged("deployed_test_ratio", deployed=0.5, spare=0.05).sentence
+    assert "no worse than retrained" in _judged("deployed_test_ratio", deployed=0.5, spare=0.06).sentence
+    assert "worse" not in _judged("deployed_test_ratio", deployed=0.97, spare=0.01).sentence
+
+
+@pytest.mark.parametrize("name", ["retain_ratio", "test_ratio", "deployed_retain_ratio", "deployed_test_ratio"])
+def test_a_ratio_to_nothing_is_no_pass(name):
+    check = _judged(name, ratio=float("nan"), deployed=float("nan"))
+    assert (check.passed, check.applicable, check.value) == (None, True, None)
+    assert verdict_of([check]) == "UNDETERMINED"
+
+
 def test_verdicts():
     passed, failed, open_, not_asked = (
         Check("x", 1.0, 1.0, result, "", applicable=applicable)
@@ -143,3 +227,11 @@ def test_verdicts():
     assert verdict_of([passed, not_asked]) == "PASSED"
     assert verdict_of([passed, open_]) == "UNDETERMINED"
     assert verdict_of([open_, failed]) == "FAILED"
+    assert verdict_of([]) == "PASSED"
+
+
+def test_a_failed_bar_fails_whoever_compared_it():
+    """A figure that is NumPy's makes a comparison that is NumPy's, and its False is not the one and only False."""
+    assert verdict_of([Check("x", 0.1, 0.2, np.False_, "")]) == "FAILED"
+    assert verdict_of([Check("x", 0.3, 0.2, np.True_, "")]) == "PASSED"
+    assert verdict_of([_judged("retain_ratio", ratio=np.float64(LOWER))]) == "FAILED"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from audit.errors import BankError
+from audit.errors import BankError, OptionError
 from audit.exchangeability import exchangeability, leave_one_out, models_needed, rejected_share
 
 SMALL = hnp.arrays(np.float64, st.tuples(st.integers(3, 7), st.integers(1, 4)), elements=st.integers(-2, 2).map(float))
@@ -64,6 +64,25 @@ def test_power_against_a_candidate_that_forgot_nothing(draw):
     assert power[3] > 0.95
 
 
+def test_a_p_value_at_the_level_is_not_below_it(draw):
+    """The verdict passes p = α (`audit.checks`); were this share to count it as rejected, power would be overstated."""
+    bank = draw(np.random.default_rng(4), 39, 3)
+    extreme = bank.max(axis=0, keepdims=True) + 1  # p = 1/40
+    assert rejected_share(extreme, bank, alpha=1 / 40) == 0.0
+    assert rejected_share(extreme, bank, alpha=1 / 40 + 1e-9) == 1.0
+    with pytest.raises(OptionError, match=r"alpha=1\.5"):
+        rejected_share(extreme, bank, alpha=1.5)
+    with pytest.raises(BankError, match="candidates"):
+        rejected_share(extreme[0], bank, alpha=0.05)
+
+
+def test_leaving_one_out_leaves_at_least_two(draw):
+    bank = draw(np.random.default_rng(5), 3, 2)
+    assert leave_one_out(bank).shape == (3,)
+    with pytest.raises(BankError, match="at least 3 models in retrained"):
+        leave_one_out(bank[:2])
+
+
 def test_the_mean_rank_tells_the_direction(draw):
     bank = draw(np.random.default_rng(2), 40, 6)
     assert exchangeability(bank.max(axis=0) + 1, bank).mean_rank == 1.0
@@ -84,7 +103,9 @@ def test_infinite_margins_have_ranks(draw):
 
 
 def test_models_needed_for_a_two_sided_level():
-    assert [models_needed(alpha) for alpha in (0.05, 0.1, 0.01, 0.0)] == [39, 19, 199, 0]
+    assert [models_needed(alpha) for alpha in (0.05, 0.1, 0.01, 0.3, 1.0, 0.0)] == [39, 19, 199, 6, 1, 0]
+    with pytest.raises(OptionError, match=r"alpha=-0\.1"):
+        models_needed(-0.1)
 
 
 def test_other_shapes_are_refused():

@@ -7,7 +7,7 @@ import pytest
 
 from audit import competition_score, forgetting_quality, forgetting_ratio
 from audit.errors import BankError, OptionError
-from audit.forgetting import mean_ratio, n_buckets, points
+from audit.forgetting import mean_ratio, n_buckets, points, quick_ratio
 
 
 def points_twin(eps: float, n_models: int) -> float:
@@ -137,3 +137,64 @@ def test_what_is_too_small_is_undetermined_or_refused(draw):
         forgetting_ratio(ones[:3], ones, seed=0)
     with pytest.raises(OptionError, match="n_pairs"):
         forgetting_ratio(ones, ones, seed=0, n_pairs=1)
+
+
+def test_the_quick_ratio_is_all_unlearned_models_against_as_many_retrained_ones(draw):
+    rng = np.random.default_rng(9)
+    u, r = draw(rng, 16, 4, shift=0.5), draw(rng, 32, 4)  # just twice as many: every draw cuts the bank in two
+    rng, found, null = np.random.default_rng(3), [], []
+    for _ in range(5):
+        order = rng.permutation(32)
+        found.append(forgetting_quality(u, r[order[:16]]).value)
+        null.append(forgetting_quality(r[order[16:]], r[order[:16]]).value)
+    assert quick_ratio(u, r, seed=3, n_draws=5) == pytest.approx(np.mean(found) / np.mean(null))
+    assert quick_ratio(u, r, seed=3) == quick_ratio(u, r, seed=3, n_draws=12)
+
+
+def test_the_quick_ratio_tells_forgetting_from_none(draw):
+    rng = np.random.default_rng(10)
+    r = draw(rng, 64, 8)
+    ratios = [quick_ratio(draw(rng, 16, 8, shift=shift), r, seed=0) for shift in (0.0, 1.5, 6.0)]
+    assert ratios[0] == pytest.approx(1.0, abs=0.3)
+    assert ratios[0] > ratios[1] > ratios[2]
+    assert ratios[2] < 0.05
+
+
+def test_the_quick_ratio_without_a_null_is_no_number():
+    """A search must not take 0/0 for a good score, nor an example that nothing is known of."""
+    assert math.isnan(quick_ratio(np.ones((4, 2)), np.ones((8, 2)), seed=0))
+    with pytest.raises(BankError, match="at least 8 retrained models, got 7"):
+        quick_ratio(np.ones((4, 2)), np.ones((7, 2)), seed=0)
+
+
+def test_the_smallest_banks_and_fewest_draws_are_enough(draw):
+    rng = np.random.default_rng(11)
+    ratio = forgetting_ratio(draw(rng, 4, 2), draw(rng, 5, 2), seed=0, n_pairs=10)
+    assert (ratio.n_models_a_side, ratio.n_pairs) == (2, 10)
+    with pytest.raises(OptionError, match="n_pairs >= 10, got 9"):
+        forgetting_ratio(np.ones((4, 2)), np.ones((4, 2)), seed=0, n_pairs=9)
+    with pytest.raises(BankError, match="4 unlearned and 3 retrained"):
+        forgetting_ratio(np.ones((4, 2)), np.ones((3, 2)), seed=0)
+
+
+def test_the_interval_of_the_ratio_is_its_formula(draw):
+    """Half the mean squared difference of complementary halves, less the variance among halves: −covariance."""
+    rng = np.random.default_rng(12)
+    u, r = draw(rng, 32, 4), draw(rng, 32, 4)
+    result = forgetting_ratio(u, r, seed=0, n_pairs=40, confidence=0.9)
+    f, g = result.forgetting_draws.reshape(40, 2), result.null_draws
+    within = ((f[:, 0] - f[:, 1]) ** 2 / 2).mean()  # of a single F over the population
+    variance = np.clip(within - f.var() + f.var() / 2 / np.sqrt(40), f.var() / np.sqrt(40), f.var())
+    sd = np.sqrt(variance / f.mean() ** 2 + g.var() / g.mean() ** 2 / 40)
+    low, high = (f.mean() / g.mean() * np.exp(sign * 1.6448536 * sd) for sign in (-1, 1))
+    assert (result.ratio.low, result.ratio.high) == pytest.approx((low, high))
+    assert result.ratio.confidence == 0.9
+
+
+def test_central_figures_are_those_of_the_draws(draw):
+    rng = np.random.default_rng(13)
+    result = forgetting_ratio(draw(rng, 32, 4, shift=1.0), draw(rng, 32, 4), seed=0, n_pairs=40)
+    for interval, draws in ((result.forgetting, result.forgetting_draws), (result.null, result.null_draws)):
+        assert interval.value == pytest.approx(draws.mean())
+        assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+    assert result.median_epsilon.value > result.null_median_epsilon.value  # what was not forgotten is seen

@@ -91,3 +91,32 @@ def test_logits_of_scores_in_evaluation_mode_and_restores_the_mode():
     assert logits.dtype == np.float32
     with torch.no_grad():
         assert logits == pytest.approx(model[0](inputs).numpy(), rel=1e-5)
+
+
+def test_everything_is_computed_in_float64_whatever_comes():
+    # In half precision 2048 − 0.5 rounds to 2048, and a float32 bank would carry its rounding into every rank.
+    found = margins(np.float16([[2048.0, 0.5]]), [0])
+    assert (found.dtype, found.tolist()) == (np.float64, [2047.5])
+    for checked in (as_bank("retrained", np.float32([[1.0], [2.0]])), as_row("candidate", np.float32([1.0]), 1)):
+        assert checked.dtype == np.float64
+
+
+def test_the_smallest_banks_and_rows_are_taken_as_they_are():
+    assert as_bank("retrained", [[1.0], [2.0]]).tolist() == [[1.0], [2.0]]  # two models, one example
+    assert as_bank("candidates", [[1.0, 2.0]], min_models=1).tolist() == [[1.0, 2.0]]
+    assert as_row("candidate", [1.0, 2.0], 2).tolist() == [1.0, 2.0]
+    with pytest.raises(BankError, match="examples >= 1"):
+        as_bank("retrained", np.zeros((2, 0)))
+
+
+def test_a_row_that_is_no_number_is_refused():
+    with pytest.raises(NotANumberError, match="example 1 in candidate is not a number"):
+        as_row("candidate", [1.0, np.nan], 2)
+
+
+@pytest.mark.parametrize("bad", ["unlearned", "retrained"])
+def test_the_bank_that_is_broken_is_named(bad):
+    banks = {"unlearned": np.zeros((2, 1)), "retrained": np.zeros((2, 1))}
+    banks[bad][0, 0] = np.nan
+    with pytest.raises(NotANumberError, match=f"in {bad} is not"):
+        as_banks(**banks)

@@ -26,11 +26,11 @@ from service.db import reading
 from service.processes import Processes, environment, stop
 from service.settings import Settings
 from service.tables import CertificateRecord, ServingWorker
-from service.worker import is_alive
 from tests.faults.history import check_history, data_digest
 from tests.faults.home import SIZE, make_home, people
 from tests.faults.watch import Person, Watcher, check_answers, check_completed, client_of, found_in, person_of
 from tests.faults.zygote import Zygote
+from tests.processes import is_alive
 
 RUN_SECONDS = float(os.environ.get("FAULTS_RUN_SECONDS", "300"))  # for what takes a few on a quiet machine
 GRACE_SECONDS = 15.0  # from the last thing seen from the outside to the last fail point, on a busy machine
@@ -158,17 +158,20 @@ class Bench:
     def start_worker(self, fail_at: str = "", **extra: str) -> int:
         """Start a worker that dies at a fail point, or at none. Its wall clock is the file `clock`, see `zygote`."""
         extra.setdefault("FAULTS_CLOCK", str(self.clock))
-        (self.settings.home / f"failed-at-{fail_at}").unlink(missing_ok=True)
+        self.worker = self._start(fail_at, "worker.log", **extra)
+        return self.worker
+
+    def start_command(self, *words: str, fail_at: str = "") -> int:
+        """Start a command of `expunge` on this home, which may die at a fail point; gives its process id."""
+        return self._start(fail_at, "commands.log", *words)
+
+    def _start(self, fail_at: str, log: str, *words: str, **extra: str) -> int:
         given = {**environment(self.settings), **extra}
         given.pop("EXPUNGE_FAIL_AT", None)
         if fail_at:
+            (self.settings.home / f"failed-at-{fail_at}").unlink(missing_ok=True)
             given["EXPUNGE_FAIL_AT"] = fail_at
-        self.worker = self.zygote.start(given, self.settings.home / "logs" / "worker.log")
-        return self.worker
-
-    def start_command(self, *words: str) -> int:
-        """Start a command of `expunge` on this home; gives its process id."""
-        return self.zygote.start(environment(self.settings), self.settings.home / "logs" / "commands.log", words)
+        return self.zygote.start(given, self.settings.home / "logs" / log, words)
 
     def has_ended(self, pid: int) -> bool:
         """Whether a worker or a command ended."""

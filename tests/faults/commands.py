@@ -1,7 +1,8 @@
-"""Commands of `expunge` killed in the middle, and studies that run beside a purge.
+"""Packing killed in the middle, and studies that run beside a purge.
 
-What a killed command leaves holds pixels, margins or weights of people; the next erasure must destroy it. A study that
-reads data while a purge destroys them may only refuse or give what it would have given on data that hold still.
+What killed packing leaves holds pixels; the next erasure must destroy it (commands that die at named points:
+`scenarios.left_behind`). A study that reads data while a purge destroys them may only refuse or give what it would have
+given on data that hold still.
 """
 
 from __future__ import annotations
@@ -23,38 +24,23 @@ from service.settings import Settings
 from tests.faults.bench import Bench
 from tests.faults.restores import copy_of
 
-COMMANDS: Final = {
-    "train": ("train", "--seed", "{number}"),
-    "rotate-signing": ("keys", "rotate-signing"),
-    "references build": ("references", "build"),
-    "data pack": ("references", "status"),  # packs the folder, and nothing else that takes time
-}
 STUDIES: Final = ("references build", "evaluate")
 POINTS: Final = ("deploying.end", "purging.start", "purging.overwritten", "purging.images")
-SECONDS: Final = {"train": 1.2, "rotate-signing": 0.2, "references build": 6.0, "data pack": 0.4}
 
 
-def command_killed(bench: Bench, what: str, n_kills: int) -> None:
-    """The command dies several times at times drawn evenly; then a person is erased, and nothing of it is left."""
-    for number in range(n_kills):
-        if what == "data pack":
-            _unpack(bench.settings)
-        words = [word.format(number=len(bench.trained) + number + 1) for word in COMMANDS[what]]
-        command = bench.start_command(*words)
-        bench.pass_time(bench.rng.uniform(0.0, SECONDS[what]), partial(bench.has_ended, command))
+def packing_killed(bench: Bench, n_kills: int) -> None:
+    """Packing dies several times at times drawn evenly; then a person is erased, and nothing of it is left."""
+    for _ in range(n_kills):
+        shutil.rmtree(bench.settings.packed_folder, ignore_errors=True)  # so that the command packs anew
+        command = bench.start_command("references", "status")  # packs, and does nothing else that takes time
+        bench.pass_time(bench.rng.uniform(0.0, 0.4), partial(bench.has_ended, command))
         with suppress(ProcessLookupError):
             os.kill(command, signal.SIGKILL)
         bench.zygote.wait(command, 20)
-        bench.tally.kills[f"killed: expunge {what}"] += 1
-        bench.trained |= bench.answering()
+        bench.tally.kills["packing"] += 1
     request_ids = bench.file(bench.next_person())
     bench.complete(request_ids, most_approvals=0)
     bench.stop_worker()
-
-
-def _unpack(settings: Settings) -> None:
-    """Without packs the next command makes one."""
-    shutil.rmtree(settings.packed_folder, ignore_errors=True)
 
 
 def study_words(what: str, user_id: str, out: Path) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,11 @@ def _name_uniquely(folder: Path) -> None:
         row["file_name"] = renamed.relative_to(folder).as_posix()
         row["user_id"] = names[row["user_id"]]
         row["label"] = "young" if row["label"] <= middle else "old"
+    copies = folder / "copies"  # which no row names
+    copies.mkdir()
+    for user_id in names.values():
+        image = folder / next(row["file_name"] for row in rows if row["user_id"] == user_id)
+        shutil.copy(image, copies / secrets.token_hex(8))
     for left in sorted(path for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())):
         left.rmdir()
     with table.open("w", newline="") as file:

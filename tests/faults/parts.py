@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
-from service.fail_points import FAIL_POINTS
+from service.fail_points import FAIL_POINTS, OUTSIDE_RUNS
 from tests.faults import commands, edits, restores, scenarios, stores, volumes, workers
 from tests.faults.bench import Bench, Tally
 from tests.faults.disk import small_disk
@@ -146,11 +146,17 @@ def edited(folder: Path, seed: int, share: float) -> Tally:
         return bench.conclude()
 
 
-def studies(folder: Path, seed: int, share: float) -> Tally:
-    """Studies beside a purge, and commands killed in the middle."""
+def killed_commands(folder: Path, seed: int, share: float) -> Tally:
+    """Training, key rotation and building at every point, packing at random times, each before somebody is erased."""
     with Bench.running(folder, n_subjects=40, seed=seed) as bench:
-        for what in commands.COMMANDS:
-            bench.carry_on(commands.command_killed, bench, what, max(1, round(8 * share)))
+        bench.carry_on(scenarios.left_behind, bench, _some(OUTSIDE_RUNS, len(OUTSIDE_RUNS) * share))
+        bench.carry_on(commands.packing_killed, bench, max(1, round(8 * share)))
+        return bench.conclude()
+
+
+def studies(folder: Path, seed: int, share: float) -> Tally:
+    """Studies beside a purge."""
+    with Bench.running(folder, n_subjects=40, seed=seed) as bench:
         for what, point in _some(product(commands.STUDIES, commands.POINTS), 8 * share):
             bench.carry_on(commands.study_beside_purge, bench, what, point)
         return bench.conclude()
@@ -166,6 +172,6 @@ def _some(these: Iterable[T], n: float) -> list[T]:
 PARTS: dict[str, Callable[[Path, int, float], Tally]] = {
     "points": points, "random": random_times, "serving": serving, "clock": clocks, "disk": full_disks,
     "postgres": databases, "volume": lost_volumes, "store": object_stores, "retries": used_up_retries,
-    "workers": second_workers, "restored": restored_databases, "studies": studies,
-    "edited": edited,
+    "workers": second_workers, "restored": restored_databases, "edited": edited, "commands": killed_commands,
+    "studies": studies,
 }  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from threading import Timer
 
-from service.fail_points import FAIL_POINTS
+from service import registry
+from service.fail_points import FAIL_POINTS, OUTSIDE_RUNS
 from tests.faults.bench import Bench
 from tests.faults.disk import SmallDisk
+from tests.faults.watch import Person, found_in
 from tests.postgres import PostgresServer
 
 FULL_BEFORE = {  # what is written next, by the point at which the disk is full
@@ -149,3 +153,37 @@ def clock_jumps(bench: Bench, seconds: float, point: str) -> None:
     bench.finish(request_ids)
     bench.stop_worker()
     bench.clock.unlink()
+
+
+def left_behind(bench: Bench, points: Iterable[str] = OUTSIDE_RUNS) -> None:
+    """A command dies at a point; then somebody it learned from is erased, and nothing of what it left is there."""
+    commands = {
+        "training": ("train", "--seed", "5"), "rotation": ("keys", "rotate-signing"),
+        "building": ("references", "refresh", "--all"),
+    }  # fmt: skip
+    for point in points:
+        command = bench.start_command(*commands[point.partition(".")[0]], fail_at=point)
+        bench.until(partial(bench.has_ended, command), f"the command to die at {point}")
+        if bench.zygote.status(command) != -signal.SIGKILL:
+            bench.tally.violations.append(f"the command never passed {point}")
+        bench.tally.kills[f"command at {point}"] += 1
+        left = Person("", tuple(_left_by_commands(bench)))
+        bench.complete(bench.file(bench.next_person()), most_approvals=0)
+        bench.stop_worker()
+        bench.tally.violations += [
+            f"what a command left at {point} in {name}"
+            for name in found_in(bench.places(), [left] if left.needles else [])
+        ]
+
+
+def _left_by_commands(bench: Bench) -> list[bytes]:
+    """Pieces of weights and private keys that are not in use."""
+    settings = bench.settings
+    weights = [*settings.home.glob(".training-*/*.safetensors"), *settings.models_folder.glob("*.safetensors")]
+    active = {version.digest for version in registry.versions(bench.context) if version.state == "active"}
+    keys = settings.keys_folder.glob(".signing.pem.*")
+    idle = [path for path in keys if not path.samefile(settings.keys_folder / "signing.pem")]
+    return [
+        *(path.read_bytes()[-80:] for path in weights if path.stem not in active),
+        *(path.read_bytes().splitlines()[-2][24:] for path in idle),  # what does not stand in every key
+    ]

@@ -31,8 +31,9 @@ def test_processes_die_and_nothing_promised_breaks(folder: Path) -> None:
         scenarios.every_point(bench, FAIL_POINTS[::6])
         bench.clock.write_text("0")
         scenarios.clock_set_back(bench, 3600.0, ("deploying.staged",))
+        scenarios.left_behind(bench, ("training.saved", "rotation.replaced"))
         assert bench.conclude().violations == []
-        assert bench.tally.n_kills >= 12
+        assert bench.tally.n_kills >= 14
 
 
 def test_a_full_disk_costs_time_and_nothing_else(folder: Path) -> None:

@@ -18,8 +18,8 @@ from service.context import Context
 from service.db import reading, session
 from service.processes import environment
 from service.tables import Attempt, CertificateRecord, LogLeaf, ModelVersion, RequestEvent, ServingWorker
-from service.worker import is_alive
 from tests.journey.conftest import Service, copy_of, starting
+from tests.processes import is_alive
 from unlearning.faces import read_metadata
 
 pytestmark = pytest.mark.journey
@@ -104,6 +104,26 @@ def test_an_unknown_person_completes_with_no_data_held(served: Service) -> None:
     assert (request["state"], request["outcome"]) == ("completed", "no_data_held")
     certificate = served.client.get(f"/v1/certificates/{request['certificate_id']}").json()
     assert verify(certificate).valid
+
+
+def test_requests_wait_while_the_data_folder_is_away_and_go_on_when_it_is_back(
+    running: Callable[..., Service],
+) -> None:
+    service = running()
+    folder = service.settings.data_folder
+    tested = next(row.user_id for row in read_metadata(folder) if row.split == "test")
+    folder.rename(folder.with_name("away"))
+    receipts = service.file(tested, "nobody-we-know")
+    waiting = [service.completed(receipt["id"]) for receipt in receipts]
+    assert {request["state"] for request in waiting} == {"needs_attention"}
+    assert all(request["attention_reason"].startswith("Could not look: ") for request in waiting)
+    folder.with_name("away").rename(folder)
+    service.processes.wait_until(
+        lambda: all(service.request(receipt["id"])["state"] == "completed" for receipt in receipts),
+        "both to complete",
+        120,
+    )
+    assert [service.request(receipt["id"])["outcome"] for receipt in receipts] == ["erased", "no_data_held"]
 
 
 def test_several_people_share_a_run(running: Callable[..., Service]) -> None:

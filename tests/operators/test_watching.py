@@ -31,6 +31,7 @@ from service.processes import Processes, free_ports
 from service.settings import Settings
 from tests.journey.conftest import ENDS, wait_serving
 from tests.operators.test_prometheus import check
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 from unlearning.faces import read_metadata
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.journey]
@@ -136,7 +137,7 @@ def prometheus(path: str, folder: Path, settings: Settings) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/api/v1"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_SECONDS)
 
 
 @contextmanager
@@ -167,7 +168,7 @@ def load(settings: Settings, key: str) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join()
+        join(thread)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,7 @@ def watched(
             headers = {"Authorization": f"Bearer {key}"}
             address = f"http://127.0.0.1:{settings.port}"
             with load(settings, key), httpx.Client(base_url=address, headers=headers, timeout=30) as client:
-                time.sleep(3)
+                wait_for_scrapes(api, 4)
                 answer = client.post(
                     "/v1/erasure-requests", json={"user_ids": [person, CANARY]}, headers={"X-Request-ID": CALL}
                 )
@@ -207,7 +208,7 @@ def watched(
 
                 processes.wait_until(lambda: all(map(ended, ids)), "both requests to end", 200)
                 assert client.get(f"/v1/erasure-requests/{CANARY}").status_code == 404
-                time.sleep(4)
+                wait_for_scrapes(api, 5)
             seen = Watched(settings, person, ids[0], collector)
             for name, port in (("serving", settings.port), ("worker", settings.console_port)):
                 seen.scrapes[name] = httpx.get(f"http://127.0.0.1:{port}/metrics").text
@@ -217,6 +218,18 @@ def watched(
         yield seen
     collector.shutdown()
     collector.server_close()
+
+
+def wait_for_scrapes(api: str, n: int) -> None:
+    """Until Prometheus has read both processes so many times more: what happened by now is in its series then."""
+
+    def scraped() -> dict[str, int]:
+        asked = {"query": "count_over_time(up[1h]) and up == 1"}
+        found = httpx.get(f"{api}/query", params=asked).json()["data"]["result"]
+        return {each["metric"]["job"]: int(each["value"][1]) for each in found}
+
+    before = wait_until(lambda: found if len(found := scraped()) == 2 else None, "Prometheus to reach both processes")
+    wait_until(lambda: all(scraped().get(job, 0) >= count + n for job, count in before.items()), f"{n} scrapes of both")
 
 
 def _query_all(seen: Watched, api: str, began: float, ended: float) -> None:
@@ -302,9 +315,7 @@ def test_one_request_is_followed_through_api_worker_and_audit(watched: Watched) 
 
 
 def test_a_run_is_one_trace_and_a_call_a_span(watched: Watched) -> None:
-    deadline = time.monotonic() + 20
-    while not any(span.name == "complete" for span in watched.collector.spans) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: any(span.name == "complete" for span in watched.collector.spans), "the run's last span")
     stages = [span for span in watched.collector.spans if span.process == "expunge-worker"]
     names = [span.name for span in stages]
     assert names[:2] == ["plan", "gather_references"]

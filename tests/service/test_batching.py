@@ -8,7 +8,7 @@ import pytest
 
 from service.batching import InputChangedError, MicroBatcher
 from service.commit_word import CommitWord
-from service.errors import TryLaterError
+from service.errors import EngineError, TryLaterError
 from service.slot import Lease, ModelSlot, Passage
 
 SHAPE = (2, 2, 1)
@@ -288,3 +288,26 @@ def test_the_naive_twin_gives_the_same_answers(batcher):
     assert asyncio.run(scene()) == [
         asyncio.run(batcher.predict(image(i), Passage())).probabilities[0] for i in range(90)
     ]
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 4, 9])
+def test_a_batch_with_another_number_of_results_fails_alone(batcher, gate, monkeypatch, n_rows):
+    """Else an image would get its neighbour's answer, or the last ones none."""
+    right = gate.predict
+
+    async def scene() -> list[object]:
+        first = await hold(batcher, gate)
+        others = [asyncio.ensure_future(batcher.predict(image(i), Passage())) for i in range(1, 4)]
+        await asyncio.sleep(0)
+        monkeypatch.setattr(gate, "predict", lambda images: np.zeros((n_rows, 2), np.float32))
+        gate.open.set()
+        spoilt = await asyncio.gather(first, *others, return_exceptions=True)
+        monkeypatch.setattr(gate, "predict", right)
+        return [*spoilt, await batcher.predict(image(7), Passage())]
+
+    first, *others, later = asyncio.run(scene())
+    assert first.probabilities.tolist() == [0, 0]
+    for each in others:
+        assert isinstance(each, EngineError)
+        assert str(each) == f"Expected a result for each of 3 images, got {n_rows}."
+    assert later.probabilities.tolist() == [7, 7]

@@ -10,10 +10,11 @@ import pytest
 
 from audit.certificate import verify
 from service import planning, registry
-from service.certificates import NO_MODEL, Issuer, Purged
+from service.certificates import NO_MODEL, Issuer
 from service.db import session
 from service.keyring import commitment
 from service.planning import RunPlan
+from service.purge_record import COPIES, IMAGES, ORACLES, REFERENCES, VERSIONS, Facts, PurgeRecord
 from service.tables import Run
 from tests.service import tiny
 
@@ -28,18 +29,27 @@ def mixed(tiny_context):
 
 
 def issuer_of(context, run_id):
-    return Issuer(context, tiny.POLICY, tiny.run_of(context, run_id), planning.load(context, run_id))
+    return Issuer(context, tiny.run_of(context, run_id), Facts.of(context, planning.load(context, run_id)))
 
 
-def purged_at(context, barrier=None):
-    return Purged(n_older_versions=1, data_digest_after="d" * 64, finished_at=context.now(), barrier=barrier)
+DESTROYED = {"image files": 7, "reference columns": 5, "older model versions": 1}
+
+
+def purged(context, facts, request, barrier=None):
+    """The record of a purge that was seen to destroy these things for one request, and nothing for others."""
+    at = context.now().isoformat()
+    return PurgeRecord(
+        facts, began_at=at, held={}, barrier=barrier, destroyed={request.id: DESTROYED},
+        data_digest_after="d" * 64, finished_at=at,
+    )  # fmt: skip
 
 
 def issue(context, run_id, number, barrier=None):
     """Certificate of the run's request of this number, its text as people get it."""
     request = tiny.requests(context)[number]
     with session(context.engine) as s:
-        issuer_of(context, run_id).erasures(s, [request], tiny.attempts(context)[0], purged_at(context, barrier))
+        issuer = issuer_of(context, run_id)
+        issuer.erasures(s, [request], tiny.attempts(context)[0], purged(context, issuer.facts, request, barrier))
         s.commit()
     return tiny.certificates(context)[-1].envelope
 
@@ -87,22 +97,18 @@ def test_it_says_how_the_weights_were_made_and_judged(tiny_context, mixed):
     assert predicate["policy"] == {"name": "tiny", "digest": tiny.POLICY.digest}
     assert (predicate["base_digest"], predicate["run_id"]) == (run.base_digest, run.id)
     assert {check["name"] for check in predicate["checks"]} >= {"bank_size", "exchangeability", "cost_share"}
-    assert predicate["purge"]["destroyed"] == {
-        "image files": tiny.N_IMAGES, "reference columns": tiny.N_IMAGES, "older model versions": 1,
-    }  # fmt: skip
+    assert predicate["purge"]["destroyed"] == DESTROYED
 
 
-@pytest.mark.parametrize(("number", "n_images"), [(1, tiny.N_IMAGES), (2, 0)])
-def test_nothing_was_required_for_people_no_model_learned_from(tiny_context, mixed, number, n_images):
+@pytest.mark.parametrize("number", [1, 2])
+def test_nothing_was_required_for_people_no_model_learned_from(tiny_context, mixed, number):
     certificate = issue(tiny_context, mixed, number)
     result = verify(certificate, public_key=tiny_context.keyring.public_key)
     assert result.valid, result.checks
     assert (result.verdict, result.erased) == ("NOT_REQUIRED", True)
     predicate = result.statement["predicate"]
     assert predicate["checks"] == predicate["bank_keys"] == predicate["barrier"] == []
-    assert predicate["purge"]["destroyed"] == {
-        "image files": n_images, "reference columns": 0, "older model versions": 0,
-    }  # fmt: skip
+    assert predicate["purge"]["destroyed"] == DESTROYED
     (subject,) = result.statement["subject"]
     assert subject["digest"]["sha256"] == tiny.run_of(tiny_context, mixed).candidate_digest
 
@@ -125,11 +131,15 @@ def test_every_field_is_in_the_table_of_what_it_rests_on_and_no_other(tiny_conte
     processes = [{"kind": "acknowledged", "boot_id": "a", "acknowledged_generation": 1, "acknowledged_at": at}]
     run, plan = tiny.run_of(tiny_context, mixed), planning.load(tiny_context, mixed)
     run.generation = 1
-    issuer = Issuer(tiny_context, tiny.POLICY, run, replace(plan, oracles={"n": 1}))
-    rerun = {"chosen": False, "share": 0.1, "key_sha256": "a" * 64, "weights_digest": None}
+    issuer = Issuer(tiny_context, run, Facts.of(tiny_context, plan))
+    request, attempt = tiny.requests(tiny_context)[0], tiny.attempts(tiny_context)[0]
+    record = replace(
+        purged(tiny_context, issuer.facts, request, {"processes": processes}),
+        rerun={"chosen": False, "share": 0.1, "key_sha256": "a" * 64, "weights_digest": None},
+        destroyed={request.id: dict.fromkeys((IMAGES, COPIES, REFERENCES, ORACLES, VERSIONS), 1)},
+    )
     with session(tiny_context.engine) as s:
-        request, attempt = tiny.requests(tiny_context)[0], tiny.attempts(tiny_context)[0]
-        issuer.erasures(s, [request], attempt, purged_at(tiny_context, {"processes": processes}), rerun)
+        issuer.erasures(s, [request], attempt, record)
         s.commit()
     statement = verify(tiny.certificates(tiny_context)[-1].envelope).statement
     table = EVIDENCE.read_text().partition("Around the statement")[0]
@@ -146,10 +156,11 @@ def test_a_service_without_a_model_certifies_too(context):
         id="run", line="default", stage="purging", base_digest="", policy_digest=tiny.POLICY.digest, seed=1,
         created_at=now, updated_at=now,
     )  # fmt: skip
-    plan = RunPlan("", [], [], [], {request_id: 0}, {request_id: 0}, {})
-    issuer = Issuer(context, tiny.POLICY, run, plan)
+    nothing = {request_id: 0}
+    plan = RunPlan("", [], [], [], nothing, nothing, {}, policy_name="tiny", recipe_digest="e" * 64)
+    issuer, request = Issuer(context, run, Facts.of(context, plan)), tiny.request_of(context, request_id)
     with session(context.engine) as s:
-        issuer.erasures(s, [tiny.request_of(context, request_id)], None, purged_at(context))
+        issuer.erasures(s, [request], None, purged(context, issuer.facts, request))
         s.commit()
     result = verify(tiny.certificates(context)[0].envelope)
     assert result.valid, result.checks
@@ -181,7 +192,7 @@ def test_the_same_rows_are_committed_to_alike_and_others_not(tiny_context, mixed
     assert committed() == first
     plan = planning.load(tiny_context, mixed)
     plan.forget.append(0)
-    issuer = Issuer(tiny_context, tiny.POLICY, tiny.run_of(tiny_context, mixed), plan)
+    issuer = Issuer(tiny_context, tiny.run_of(tiny_context, mixed), Facts.of(tiny_context, plan))
     with session(tiny_context.engine) as s:
         issuer.failure(s, tiny.attempts(tiny_context)[0].model_copy(update={"verdict": "FAILED"}), ())
         s.commit()
@@ -193,7 +204,8 @@ def test_a_certificate_is_of_the_caller_s_transaction(tiny_context, mixed):
     before = tiny.log_entries(tiny_context)
     with session(tiny_context.engine) as s:
         request = tiny.requests(tiny_context)[0]
-        issuer_of(tiny_context, mixed).erasures(s, [request], tiny.attempts(tiny_context)[0], purged_at(tiny_context))
+        issuer = issuer_of(tiny_context, mixed)
+        issuer.erasures(s, [request], tiny.attempts(tiny_context)[0], purged(tiny_context, issuer.facts, request))
         s.rollback()
     assert tiny.certificates(tiny_context) == []
     assert tiny.log_entries(tiny_context) == before

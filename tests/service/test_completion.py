@@ -11,10 +11,12 @@ from service.bank_store import BankStore
 from service.completion import complete, purge, tidy
 from service.context import LINE
 from service.db import reading
+from service.errors import RunStoppedError
 from service.runs import RunFolder, advance
 from service.tables import OpenLine, RequestEvent, Tombstone
 from tests.service import tiny
 from unlearning.faces import read_metadata
+from unlearning.faces.dataset import METADATA
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def mixed(tiny_context, pair):
 
 def finish(context, run_id):
     purge(context, run_id)
-    complete(context, tiny.POLICY, run_id)
+    complete(context, run_id)
 
 
 def test_the_purge_destroys_pictures_packs_columns_and_weights(tiny_context, tmp_path, pair, run_id):
@@ -78,20 +80,10 @@ def test_the_purge_leaves_everybody_else_alone(tiny_context, pair, run_id):
 
 def test_purging_again_changes_nothing(tiny_context, clock, run_id):
     purge(tiny_context, run_id)
-    before = RunFolder(tiny_context.settings, run_id).read("purged")
+    before = tiny.run_of(tiny_context, run_id).purge
     clock.advance(seconds=1)
     purge(tiny_context, run_id)
-    assert RunFolder(tiny_context.settings, run_id).read("purged") == before
-    assert before["n_older_versions"] == 1
-
-
-def test_a_purge_that_was_killed_before_its_end_counts_the_same(tiny_context, run_id):
-    folder = RunFolder(tiny_context.settings, run_id)
-    purge(tiny_context, run_id)
-    before = folder.read("purged")
-    (folder.path / "purged.json").unlink()  # killed before it could say that it was done
-    purge(tiny_context, run_id)
-    assert folder.read("purged") == before
+    assert tiny.run_of(tiny_context, run_id).purge == before
 
 
 def test_the_erased_person_is_in_no_later_plan(tiny_context, pair, run_id):
@@ -124,9 +116,9 @@ def test_completing_again_changes_nothing(tiny_context, clock, run_id):
     finish(tiny_context, run_id)
     before = tiny.requests(tiny_context), tiny.certificates(tiny_context), tiny.log_entries(tiny_context)
     clock.advance(seconds=1)
-    complete(tiny_context, tiny.POLICY, run_id)
+    complete(tiny_context, run_id)
     tidy(tiny_context, run_id)
-    complete(tiny_context, tiny.POLICY, run_id)
+    complete(tiny_context, run_id)
     assert (tiny.requests(tiny_context), tiny.certificates(tiny_context), tiny.log_entries(tiny_context)) == before
     with reading(tiny_context.engine) as s:
         assert len(s.exec(select(RequestEvent).where(RequestEvent.to_state == "completed")).all()) == 1
@@ -134,8 +126,8 @@ def test_completing_again_changes_nothing(tiny_context, clock, run_id):
 
 def test_nothing_is_completed_before_all_is_destroyed(tiny_context, run_id):
     before = tiny.log_entries(tiny_context)
-    with pytest.raises(KeyError):
-        complete(tiny_context, tiny.POLICY, run_id)
+    with pytest.raises(RunStoppedError, match="finished purge"):
+        complete(tiny_context, run_id)
     assert tiny.certificates(tiny_context) == []
     assert tiny.log_entries(tiny_context) == before
     assert {request.state for request in tiny.requests(tiny_context)} == {"purging"}
@@ -171,6 +163,8 @@ def test_a_run_without_anything_to_unlearn_keeps_the_model(tiny_context):
 
 
 def test_a_service_without_data_completes_too(context, clock):
+    context.settings.data_folder.mkdir()
+    (context.settings.data_folder / METADATA).write_text("file_name,user_id,label,split\n")
     tiny.file(context, "s31")
     clock.advance(seconds=context.settings.hold_seconds)
     run_id = tiny.claim(context, tiny.POLICY)

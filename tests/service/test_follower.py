@@ -22,6 +22,7 @@ from service.follower import Follower
 from service.slot import Lease, ModelSlot, Moment, Passage
 from service.tables import ServingWorker
 from tests.service.versions import add_version, pixels_of, reference_probabilities
+from tests.waiting import join, wait_until
 
 
 class Process:
@@ -335,12 +336,16 @@ def test_the_threads_do_it_all_by_themselves(context, digests):
         for digest in digests[1:]:
             barrier = deploy(live, digest, timeout_seconds=30)
             reached = time.monotonic()
-            time.sleep(0.05)
-            assert {generation for began, generation in answers if began > reached} == {barrier.generation}
+
+            def answered_after(moment: float = reached) -> list[int]:
+                return [generation for began, generation in list(answers) if began > moment]
+
+            wait_until(lambda: len(answered_after()) >= 10, "answers after the barrier")
+            assert set(answered_after()) == {barrier.generation}
             assert [row.kind for row in barrier.processes] == ["acknowledged"]
     finally:
         stop.set()
-        thread.join()
+        join(thread)
         follower.stop()
         batcher.stop()
         word.close()

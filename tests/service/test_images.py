@@ -14,6 +14,8 @@ from PIL import Image
 from service import images
 from service.errors import InvalidInputError, TooLargeError, UnsupportedImageError
 from tests.service.versions import picture, pixels_of
+from unlearning.errors import ImageError
+from unlearning.faces.decoding import MOST_COMPRESSED, decode
 
 CAPS = {"max_bytes": 10_000_000, "max_pixels": 25_000_000}
 
@@ -134,3 +136,54 @@ def test_damage_anywhere_is_decoded_or_refused_but_never_crashes(kind, place, da
 def test_a_png_of_packed_pixels_is_decoded_to_them(channels):
     image = np.random.default_rng(0).integers(0, 256, (12, 10, channels)).astype(np.uint8)
     np.testing.assert_array_equal(pixels(images.to_png(image), size=(12, 10), channels=channels), image)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunks(*chunks: bytes, last: bool = False) -> bytes:
+    """A PNG with further chunks behind its header, or before its end."""
+    content = picture(1)
+    place = len(content) - 12 if last else 33
+    return content[:place] + b"".join(chunks) + content[place:]
+
+
+MEGABYTE = zlib.compress(bytes(1_000_000), 9)
+BOMBS = {
+    "profiles": chunk(b"iCCP", b"p\0\0" + MEGABYTE),
+    "compressed text": chunk(b"zTXt", b"t\0\0" + MEGABYTE),
+    "international text": chunk(b"iTXt", b"t\0\1\0\0\0" + MEGABYTE),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize("last", [False, True])
+def test_what_a_png_inflates_besides_pixels_is_bounded(bomb, last):
+    few, many = with_chunks(*[bomb] * MOST_COMPRESSED, last=last), with_chunks(*[bomb] * 60, last=last)
+    assert len(many) < 70_000
+    assert np.array_equal(pixels(few, size=(16, 16), channels=3), pixels_of(1))
+    with pytest.raises(InvalidInputError, match="profiles and compressed texts"):
+        images.opened(many, **CAPS)
+    with pytest.raises(ImageError):
+        decode(many, size=(16, 16), channels=3)
+
+
+def test_so_is_the_number_of_its_chunks():
+    with pytest.raises(InvalidInputError, match="chunks"):
+        images.opened(with_chunks(chunk(b"tEXt", b"") * 20_001), **CAPS)
+
+
+def test_what_takes_long_to_open_is_known_beforehand():
+    assert images.opens_fast(picture(1))
+    assert images.opens_fast(picture(1, kind="JPEG"))
+    for bomb in BOMBS.values():
+        assert not images.opens_fast(with_chunks(bomb, last=True))
+    assert not images.opens_fast(with_chunks(chunk(b"tEXt", bytes(100_000))))
+
+
+def test_the_walk_over_chunks_ends_on_any_bytes():
+    whole = with_chunks(*BOMBS.values())
+    for end in range(len(whole)):
+        with suppress(InvalidInputError, UnsupportedImageError):
+            images.opened(whole[:end], **CAPS)

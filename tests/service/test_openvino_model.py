@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import torch
 
 from service import registry
 from service.engine import Engine
-from service.errors import WeightsError
+from service.errors import EngineError, WeightsError
 from service.openvino_model import _empty
 from service.registry import CheckedWeights
 from tests.service.versions import add_version, manifest, pixels_of
@@ -44,7 +44,7 @@ def test_logits_are_those_of_pytorch(context, tmp_path, architecture):
     np.testing.assert_allclose(engine.predict(images).sum(1), 1, atol=1e-5)
 
 
-def test_a_swap_converts_nothing_and_takes_as_long(context):
+def test_a_swap_converts_nothing(context):
     images = np.stack([pixels_of(seed) for seed in range(4)])
     add_version(context, 1)
     weights = [registry.load_checked(context, add_version(context, seed)) for seed in (1, 2, 3)]
@@ -53,9 +53,6 @@ def test_a_swap_converts_nothing_and_takes_as_long(context):
     for each in weights[1:]:
         reference, engine = both(each)
         np.testing.assert_allclose(engine.logits(images), reference.logits(images), atol=0.2)
-        began = time.process_time()
-        Engine.load(each, 1, "cpu", backend="openvino")
-        assert time.process_time() - began < 1.0  # a conversion alone takes as much
     assert _empty.cache_info().misses == converted
 
 
@@ -118,3 +115,25 @@ def att_model(context):
         decode((folder / row.file_name).read_bytes(), size=size, channels=channels) for row in read_metadata(folder)
     ]
     return weights, np.stack(images)
+
+
+def test_two_threads_at_a_time_are_refused(context):
+    """OpenVINO would give one of them the other's answer."""
+    _, engine = both(registry.load_checked(context, add_version(context, 1)))
+    many, one = np.stack([pixels_of(seed % 50) for seed in range(1500)]), pixels_of(3)[None]
+    expected, expected_one = engine.logits(many), engine.logits(one)
+    n_refused = 0
+    with ThreadPoolExecutor(1) as other:
+        for _ in range(50):
+            large = other.submit(engine.logits, many)
+            while not large.done():
+                try:
+                    np.testing.assert_array_equal(engine.logits(one), expected_one)
+                except EngineError:
+                    n_refused += 1
+            if large.exception() is None:
+                np.testing.assert_array_equal(large.result(), expected)
+            if n_refused:
+                break
+    assert n_refused
+    np.testing.assert_array_equal(engine.logits(one), expected_one)

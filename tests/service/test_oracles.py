@@ -142,7 +142,7 @@ def test_a_person_s_oracles_go_with_the_person_and_the_certificate_names_them(co
     completion.purge(context, run_id)
     after = {status.key.digest: status.n_examples for status in store.status(now=context.now())}
     assert after.get(key, 0) == before[key] - tiny.N_IMAGES
-    completion.complete(context, POLICY, run_id)
+    completion.complete(context, run_id)
     failed, erased = tiny.certificates(context)
     destroyed = verify(erased.envelope).statement["predicate"]["purge"]["destroyed"]
     assert destroyed["oracle columns"] == destroyed["reference columns"] == tiny.N_IMAGES

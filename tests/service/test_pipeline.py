@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -11,11 +12,11 @@ import pytest
 from dbos import error as dbos_error
 from sqlmodel import select
 
-from service import candidates, deployment, registry
+from service import candidates, deployment, planning, registry
 from service.completion import complete, purge
 from service.context import LINE
 from service.db import reading
-from service.pipeline import Pipeline, StepError, place_of
+from service.pipeline import Pipeline, StepError, StoppedError, place_of, reason_of
 from service.tables import OpenLine, RequestEvent
 from tests.service import tiny
 from tests.service.versions import add_version
@@ -65,12 +66,60 @@ def test_the_place_of_a_step_tried_too_often_is_that_of_its_last_error(raised):
 def test_a_steps_error_says_where_and_nothing_else(pipeline, tiny_context):
     """DBOS pickles errors into its tables."""
     run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0])
-    (tiny_context.settings.data_folder / "metadata.csv").write_text(SECRET)
+    tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0].write_text(SECRET)
     with pytest.raises(StepError) as caught:
         pipeline.plan(run_id)
     assert SECRET.encode() not in pickle.dumps(caught.value)
     assert "FacesError in " in str(caught.value)
     assert place_of(dbos_error.DBOSMaxStepRetriesExceeded("plan", 3, [caught.value])) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (StoppedError("Expected room, found none."), "Expected room, found none."),
+        (dbos_error.DBOSMaxStepRetriesExceeded("audit", 3, [OSError(SECRET), StoppedError("So.")]), "So."),
+        (StepError("OSError in here"), "The run stopped on OSError in here."),
+        (OSError(SECRET), "The run stopped on OSError in an unknown place."),
+    ],
+)
+def test_a_run_stops_for_a_reason_that_people_can_read(error, reason):
+    assert reason_of(error) == reason
+
+
+def test_a_run_is_not_judged_by_another_policy_than_the_one_logged_before_it(pipeline, tiny_context, monkeypatch):
+    """The worker was started anew with another policy in the middle of the run."""
+    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0])
+    pipeline.plan(run_id)
+    monkeypatch.setattr(pipeline, "policy", replace(tiny.POLICY, retrain_attempts=1))
+    for step in (pipeline.plan, pipeline.gather_references):
+        with pytest.raises(StoppedError, match="policy that was logged before this run"):
+            step(run_id)
+    for step in (pipeline.unlearn, pipeline.audit):
+        with pytest.raises(StoppedError, match="policy that was logged before this run"):
+            step(run_id, tiny.RETRAIN)
+    assert tiny.attempts(tiny_context) == []
+
+
+@pytest.mark.parametrize("what", ["recipe", "training code"])
+def test_a_run_is_not_carried_on_by_another_recipe_or_code_than_it_was_planned_with(
+    pipeline, tiny_context, monkeypatch, what
+):
+    run_id = tiny.plan_run(tiny_context, tiny.people(tiny_context)[0])
+    if what == "recipe":
+        recipe = tiny_context.settings.home / "recipe.json"
+        recipe.write_text(json.dumps({**tiny.RECIPE, "epochs": 4}))
+    else:
+        monkeypatch.setattr(planning, "training_code_version", lambda: "another")
+    with pytest.raises(StoppedError, match=f"the {what} this run was planned with"):
+        pipeline.unlearn(run_id, tiny.RETRAIN)
+    assert tiny.certificates(tiny_context) == []
+
+
+def test_no_run_is_planned_by_another_recipe_than_that_of_the_model_in_service(pipeline, tiny_context):
+    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0])
+    (tiny_context.settings.home / "recipe.json").write_text(json.dumps({**tiny.RECIPE, "epochs": 4}))
+    assert "recipe the model in service was trained with" in pipeline.plan(run_id)
 
 
 def test_an_error_that_was_never_raised_has_no_place():
@@ -148,7 +197,7 @@ def test_help_that_is_asked_for_after_the_end_undoes_nothing(pipeline, tiny_cont
     """The working files could not be removed, say: the request stays completed, and they are removed now."""
     run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
     purge(tiny_context, run_id)
-    complete(tiny_context, tiny.POLICY, run_id)
+    complete(tiny_context, run_id)
     pipeline.ask_for_help(run_id, "The run stopped on OSError.")
     assert tiny.requests(tiny_context)[0].state == "completed"
     assert tiny.run_of(tiny_context, run_id).stage == "completed"

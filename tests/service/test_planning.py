@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from service import planning
+from service import data_folder, planning
 from service.errors import DataFolderError
 from service.runs import RunFolder
 from service.scenes import open_pictures
@@ -95,9 +95,7 @@ def test_a_service_without_data_or_model(context, clock):
     clock.advance(seconds=context.settings.hold_seconds)
     run_id = tiny.claim(context, tiny.POLICY)
     plan = planning.plan(context, tiny.POLICY, run_id)
-    assert not plan.must_unlearn
-    assert plan.manifest_digest == ""
-    assert list(plan.images_of.values()) == [0]
+    assert plan.obstacle == data_folder.MISSING
 
 
 def test_the_plan_s_bank_is_the_one_planned(tiny_context):

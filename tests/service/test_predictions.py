@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-import time
 import warnings
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -14,12 +13,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from service import auth
+from service import auth, images
 from service.deployment import activate_first, commit, deploy, stage
 from service.predictions import MOST_IMAGES
 from service.serving import ServingProcess
 from tests.service.versions import CLASSES, add_version, picture, pixels_of, reference_probabilities
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -169,9 +170,12 @@ def test_a_swap_changes_version_and_answers_together(context, process, client):
     other = add_version(context, 2)
     before = client.post("/predictions", content=picture(5), headers=PNG).json()
     commit(context, stage(context, other))
-    while (after := client.post("/predictions", content=picture(5), headers=PNG)).status_code == 503:
-        pass  # committed without waiting for this process to stage, as no coordinator would
-    body = after.json()
+
+    def answered():  # committed without waiting for this process to stage, as no coordinator would
+        after = client.post("/predictions", content=picture(5), headers=PNG)
+        return after if after.status_code != 503 else None
+
+    body = wait_until(answered, "an answer after the swap").json()
     assert (body["model_version"], body["generation"]) == (other, 2)
     assert body["probabilities"] != before["probabilities"]
     expected = reference_probabilities(context, other, pixels_of(5)[None])[0]
@@ -192,15 +196,13 @@ def test_a_process_with_enough_to_do_refuses_more(context, digest, new_key, asse
             def send() -> None:
                 answers.append(client.post("/predictions", content=picture(1), headers=PNG))
 
-            process.batcher.on_inference_thread(lambda: gate.wait(30))
+            process.batcher.on_inference_thread(lambda: gate.wait(PATIENCE_SECONDS))
             threads = [threading.Thread(target=send) for _ in range(2)]
             for thread in threads:
                 thread.start()
-            while not answers:  # the second is refused at once, the first waits
-                time.sleep(0.01)
+            wait_until(lambda: answers, "one of the two to be refused while the other waits")
             gate.set()
-            for thread in threads:
-                thread.join()
+            join(*threads)
             refused, answered = answers
             assert assert_problem(refused, 503)["detail"].startswith("Expected fewer than 1 images")
             assert answered.status_code == 200
@@ -260,7 +262,7 @@ def test_the_most_probable_classes_alone(client):
     assert list(body["predictions"][0]["probabilities"].items()) == ranked[:1]
 
 
-@pytest.mark.parametrize("top", ["0", "-1", "x", "", "1.5", "1" * 9, "%D9%A3"])
+@pytest.mark.parametrize("top", ["0", "-1", "x", "", "1.5", "1" * 9, "%D9%A3", "1&top=2", "1&top=1"])
 def test_a_top_that_is_no_number_is_named(client, assert_problem, top):
     body = assert_problem(client.post(f"/predictions?top={top}", content=picture(3), headers=PNG), 422)
     assert body["errors"][0]["pointer"] == "query/top"
@@ -299,13 +301,13 @@ def test_one_client_may_not_take_every_place(context, digest, new_key, assert_pr
     headers = [{**PNG, "Authorization": f"Bearer {new_key(auth.PREDICT, key_id=name)}"} for name in ("a", "b")]
     with serving(context, max_client_queue=1) as (process, client), ThreadPoolExecutor() as pool:
         gate = threading.Event()
-        process.batcher.on_inference_thread(lambda: gate.wait(30))
+        process.batcher.on_inference_thread(lambda: gate.wait(PATIENCE_SECONDS))
         both = [pool.submit(client.post, "/predictions", content=picture(1), headers=headers[0]) for _ in range(2)]
-        done, (waiting,) = wait(both, return_when=FIRST_COMPLETED)  # one is refused at once, the other waits
+        done, (waiting,) = wait(both, PATIENCE_SECONDS, FIRST_COMPLETED)  # one is refused, the other waits
         other = pool.submit(client.post, "/predictions", content=picture(1), headers=headers[1])
         gate.set()
         assert "one client" in assert_problem(done.pop().result(), 429)["detail"]
-        assert (waiting.result().status_code, other.result().status_code) == (200, 200)
+        assert [each.result(PATIENCE_SECONDS).status_code for each in (waiting, other)] == [200, 200]
         assert client.post("/predictions", content=picture(1), headers=headers[0]).status_code == 200
 
 
@@ -343,3 +345,23 @@ def test_openapi_describes_the_route(client):
     assert {"200", "401", "403", "413", "415", "422", "503"} <= operation["responses"].keys()
     assert operation["security"]
     assert json.dumps(operation["responses"]["200"]).count("PredictionAnswer")
+
+
+def test_texts_in_a_png_are_inflated_off_the_event_loop(client, monkeypatch):
+    threads, opened = [], images.opened
+
+    def noting(*args, **options):
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return opened(*args, **options)
+
+    monkeypatch.setattr(images, "opened", noting)
+    text = PngInfo()
+    text.add_text("a", "b" * 100_000, zip=True)
+    stream = io.BytesIO()
+    Image.fromarray(pixels_of(1)).save(stream, "PNG", pnginfo=text)
+    plain, with_text = (
+        client.post("/predictions", content=each, headers=PNG) for each in (picture(1), stream.getvalue())
+    )
+    assert plain.json()["probabilities"] == with_text.json()["probabilities"]
+    assert threads[0] != "decode"
+    assert threads[1:] == ["decode"]

@@ -14,7 +14,7 @@ from service.errors import StartupError
 from service.processes import Processes, environment, free_ports, stop
 from service.serving_process import serve_command
 from service.settings import Settings
-from service.worker import is_alive
+from tests.processes import is_alive
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 

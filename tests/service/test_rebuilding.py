@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,11 +17,15 @@ from service.bank_overview import overview
 from service.bank_store import BankStore
 from service.blocks import forget_from_blocks
 from service.completion import complete, purge
+from service.processes import environment
 from service.rebuilding import Rebuilder, publish, rebuild, survey
 from service.trials import release_processes
+from service.worker import is_alive
 from tests.service import tiny
+from tests.waiting import wait_until
 from unlearning.faces import remove_subjects
 
+ROOT = Path(__file__).parents[2]
 POLICY = replace(tiny.POLICY, staleness_max=0.05)
 
 
@@ -104,7 +111,7 @@ def test_a_stale_bank_judges_and_the_certificate_says_so(tiny_context, built):
     others = [person for person in tiny.people(tiny_context) if person not in built]
     first = tiny.deploy_run(tiny_context, others[0])
     purge(tiny_context, first)
-    complete(tiny_context, tiny.POLICY, first)
+    complete(tiny_context, first)
     run_id = tiny.claim_run(tiny_context, built[0], policy=POLICY)
     plan = planning.plan(tiny_context, POLICY, run_id)
     assert plan.bank["staleness"] == {"n_learned": 38, "n_learned_gone": 1, "n_tested": 5, "n_tested_gone": 0}
@@ -148,14 +155,11 @@ def test_a_bank_never_judges_a_person_its_models_learned_from(tiny_context, buil
 
 @pytest.fixture
 def sleeper(monkeypatch, tiny_context):
-    """A rebuilder whose child sleeps with a child of its own."""
-    command = ["sh", "-c", "sleep 60 & sleep 60"]
+    """A rebuilder whose child sleeps: when it is started and stopped, not what it does."""
     started = []
 
     def start(_settings):
-        import subprocess
-
-        child = subprocess.Popen(command, start_new_session=True)
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
         started.append(child)
         return child
 
@@ -163,22 +167,16 @@ def sleeper(monkeypatch, tiny_context):
     return started
 
 
-def test_the_child_runs_while_the_line_is_idle_and_yields_at_once(tiny_context, built, sleeper, clock):
-    seconds = [0.0]
-    with Rebuilder(tiny_context, clock=lambda: seconds[0]) as rebuilder:
+def test_the_child_runs_while_the_line_is_idle_and_is_stopped_for_a_run(tiny_context, built, sleeper):
+    with Rebuilder(tiny_context, clock=lambda: 0.0) as rebuilder:
         rebuilder.tend(busy=True)
         assert sleeper == []
         rebuilder.tend(busy=False)
         rebuilder.tend(busy=False)
-        (child,) = sleeper
-        while len(family := [psutil.Process(child.pid), *psutil.Process(child.pid).children()]) < 3:
-            time.sleep(0.01)
-        started = time.perf_counter()
+        assert len(sleeper) == 1
+        assert sleeper[0].poll() is None
         rebuilder.tend(busy=True)
-        assert time.perf_counter() - started < 1
-        assert child.returncode == -signal.SIGKILL
-        _, alive = psutil.wait_procs(family, timeout=5)
-        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        assert sleeper[0].returncode == -signal.SIGKILL
         rebuilder.tend(busy=False)  # after a run it looks again
         assert len(sleeper) == 2
     assert sleeper[1].returncode == -signal.SIGKILL
@@ -206,21 +204,114 @@ def test_nothing_is_started_where_nothing_is_to_be_done(tiny_context, sleeper, s
         assert len(sleeper) == n_started
 
 
-def test_the_real_child_builds_what_is_stale(tiny_context, built):
-    others = [person for person in tiny.people(tiny_context) if person not in built]
-    erase(tiny_context, others[0])
-    stale = BankStore(tiny_context.settings.banks_folder).status(now=tiny_context.now())[0].key
-    policy = tiny_context.settings.home / "policy.json"
-    policy.write_text(json.dumps(POLICY.to_dict()))
-    context = replace(tiny_context, settings=tiny_context.settings.model_copy(update={"policy": str(policy)}))
-    with Rebuilder(context) as rebuilder:
-        deadline = time.monotonic() + 240  # it has the lowest priority
-        while time.monotonic() < deadline:
-            rebuilder.tend(busy=False)
-            if [block.state for block in overview(tiny_context).blocks if block.bank] == ["fresh"]:
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail("The child built nothing.")
+@pytest.fixture
+def stale(tiny_context, built):
+    """Somebody else was erased, so that the bank must be built anew; gives that bank's key."""
+    erase(tiny_context, next(person for person in tiny.people(tiny_context) if person not in built))
+    return BankStore(tiny_context.settings.banks_folder).status(now=tiny_context.now())[0].key
+
+
+def with_policy(context, policy, **changes):
+    """The context with a policy that another process reads too."""
+    path = context.settings.home / "policy.json"
+    path.write_text(json.dumps(policy.to_dict()))
+    return replace(context, settings=context.settings.model_copy(update={"policy": str(path), **changes}))
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The real children that rebuilders started."""
+    children, start = [], rebuilding._start
+    monkeypatch.setattr(rebuilding, "_start", lambda settings: children.append(start(settings)) or children[-1])
+    return children
+
+
+def family_of(child):
+    """A child and what it started, at an ordinary priority: with the lowest a busy machine would never get to them."""
+    family = []
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(child)
+        for each in [first, *first.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess, OSError):
+                family.append(each)
+                os.sched_setscheduler(each.pid, os.SCHED_OTHER, os.sched_param(0))
+                Path(f"/proc/{each.pid}/autogroup").write_text("0")
+                each.nice(0)
+    return family
+
+
+def training(family):
+    """Those of a family that train: each leads a session of its own."""
+    return [each for each in family[1:] if os.getsid(each.pid) == each.pid]
+
+
+def two_training(child):
+    """The whole family of a child, once two processes train for it."""
+    return wait_until(
+        lambda: family if len(training(family := family_of(child))) == 2 else None, "two processes to train",
+        seconds=240,
+    )  # fmt: skip
+
+
+def test_the_real_child_builds_what_is_stale(tiny_context, stale, started):
+    def is_fresh():
+        rebuilder.tend(busy=False)
+        family_of(started[0].pid)
+        return [block.state for block in overview(tiny_context).blocks if block.bank] == ["fresh"]
+
+    with Rebuilder(with_policy(tiny_context, POLICY)) as rebuilder:
+        wait_until(is_fresh, "the child to build the bank", seconds=240)
     (status,) = BankStore(tiny_context.settings.banks_folder).status(now=tiny_context.now())
     assert status.key != stale
+
+
+ENDLESS = replace(POLICY, n_models=100_000)  # no child ever finishes a bank of so many
+PARENT = """
+from service import rebuilding
+from service.settings import Settings
+child = rebuilding._start(Settings())
+print("child", child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.fixture
+def ended():
+    """Processes that must not outlive the test, whatever becomes of it."""
+    family = []
+    yield family
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def is_over(family):
+    return not any(is_alive(process.pid) for process in family)
+
+
+@pytest.mark.usefixtures("stale")
+def test_a_run_ends_the_processes_that_train_too(tiny_context, started, ended):
+    """They lead sessions of their own, so no signal to the child's group reaches them, and while a run computes they
+    may not get the processor to notice by themselves that their parent is gone. Here they get none at all."""
+    with Rebuilder(with_policy(tiny_context, ENDLESS, jobs=2)) as rebuilder:
+        rebuilder.tend(busy=False)
+        (child,) = started
+        ended += two_training(child.pid)
+        for process in training(ended):
+            process.suspend()
+        rebuilder.tend(busy=True)
+        assert child.returncode == -signal.SIGKILL
+        wait_until(lambda: is_over(ended), "the whole family to end", seconds=30)
+
+
+@pytest.mark.usefixtures("stale")
+def test_the_child_and_what_it_started_end_with_a_worker_that_was_killed(tiny_context, ended):
+    settings = with_policy(tiny_context, ENDLESS, jobs=2).settings
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=environment(settings), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        ended.append(psutil.Process(parent.pid))
+        told = next(line for line in parent.stdout if line.startswith("child "))
+        ended += two_training(int(told.split()[1]))
+        parent.kill()
+    wait_until(lambda: is_over(ended), "the whole family to end")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from service import deployment, registry
+from service.context import LINE
 from service.db import session
 from service.errors import ConflictError, NotFoundError, WeightsError
 from service.keyring import Keyring
-from service.tables import ModelVersion
+from service.tables import Deployment, ModelVersion
 from tests.service.versions import add_version, manifest, write_weights
 
 pytestmark = pytest.mark.both_databases
@@ -93,7 +96,7 @@ def test_destroyed_weights_are_overwritten_gone_and_do_not_come_back(context, tm
     path = registry.path(context.settings, digest)
     keeper = tmp_path / "hard-link"  # shows what the blocks of the file hold after its removal
     keeper.hardlink_to(path)
-    partial = path.with_name(f".{path.name}.123.partial")
+    partial = path.with_name(f".{path.name}.0123456789abcdef.tmp")
     partial.write_bytes(path.read_bytes())
     registry.destroy(context, digest)
     assert not path.exists()
@@ -144,11 +147,8 @@ def test_everything_older_is_destroyed_and_refused_for_ever(context, clock):
     assert [registry.get(context, each).state for each in digests] == ["destroyed", "destroyed", "active", "destroyed"]
     assert registry.get(context, later).state == "candidate"
     assert deployment.pointer(context).oldest_allowed_generation == 3
-    assert set(registry.destroy_older_than(context, 3)) == {
-        digests[0],
-        digests[1],
-        digests[3],
-    }  # repeated: the same report
+    assert registry.destroy_older_than(context, 3) == ()  # of what was destroyed before it says nothing
+    assert {row.digest for row in registry.refused(context)} == {digests[0], digests[1], digests[3]}
 
 
 def test_nothing_is_destroyed_while_an_older_generation_answers(context):
@@ -167,6 +167,60 @@ def test_candidates_are_destroyed_but_not_the_staged_one(context):
     assert registry.destroy_candidates(context) == (failed,)
     assert registry.load_checked(context, active)
     assert registry.load_checked(context, staged)
+    assert registry.get(context, failed).state == "destroyed"
+    assert not registry.path(context.settings, failed).exists()
+
+
+def test_older_weights_are_gone_from_the_disk_and_the_committed_ones_are_not(context):
+    first, second = add_version(context, 1), add_version(context, 2)
+    deployment.activate_first(context, first)
+    deployment.commit(context, deployment.stage(context, second))
+    registry.destroy_older_than(context, 2)
+    assert [registry.path(context.settings, each).exists() for each in (first, second)] == [False, True]
+
+
+def test_what_an_interrupted_purge_left_is_destroyed_later(context):
+    """The refusal of older generations is written first; a kill right after it must not leave their weights."""
+    assert registry.destroy_refused(context) == ()
+    first, second = add_version(context, 1), add_version(context, 2)
+    deployment.activate_first(context, first)
+    deployment.commit(context, deployment.stage(context, second))
+    assert registry.destroy_refused(context) == ()
+    assert registry.load_checked(context, first)  # nothing is refused yet
+    with session(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+        pointer.oldest_allowed_generation = 2
+        s.add(pointer)
+        s.commit()
+    assert registry.destroy_refused(context) == (first,)
+    assert registry.get(context, first).state == "destroyed"
+    assert not registry.path(context.settings, first).exists()
+
+
+def test_weights_that_a_backup_brought_back_are_destroyed_again(context, tmp_path):
+    gone, kept = add_version(context, 1), add_version(context, 2)
+    path = registry.path(context.settings, gone)
+    content = path.read_bytes()
+    registry.destroy(context, gone)
+    path.write_bytes(content)
+    keeper = tmp_path / "hard-link"
+    keeper.hardlink_to(path)
+    registry.confirm_destroyed(context)
+    assert not path.exists()
+    assert set(keeper.read_bytes()) == {0}
+    assert registry.load_checked(context, kept)
+
+
+def test_what_a_killed_addition_left_goes_with_the_next_one(context):
+    digest = add_version(context, 1)
+    path = registry.path(context.settings, digest)
+    of_nobody, of_somebody = (path.with_name(f".{path.name}.{pid}.partial") for pid in (2**22 + 1, os.getppid()))
+    for partial in (of_nobody, of_somebody):  # no process has the first number: it is above the largest
+        partial.write_bytes(path.read_bytes())
+    path.unlink()
+    assert add_version(context, 1) == digest
+    assert not of_nobody.exists()
+    assert of_somebody.exists()  # it may be written at this moment
 
 
 @pytest.mark.parametrize(

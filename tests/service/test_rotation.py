@@ -25,7 +25,7 @@ def erased(tiny_context, tmp_path):
     """A completed erasure and its certificate's file."""
     run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
     purge(tiny_context, run_id)
-    complete(tiny_context, tiny.POLICY, run_id)
+    complete(tiny_context, run_id)
     path = tmp_path / "certificate.json"
     path.write_text(json.dumps(tiny.certificates(tiny_context)[-1].envelope, indent=2))
     return path
@@ -74,7 +74,7 @@ def test_a_service_that_runs_signs_with_the_new_key_at_once(tiny_context, erased
     assert log.verify_checkpoint(head, [before]) is None
     run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
     purge(tiny_context, run_id)
-    complete(tiny_context, tiny.POLICY, run_id)
+    complete(tiny_context, run_id)
     certificate = tiny.certificates(tiny_context)[-1].envelope
     assert verify(certificate, public_key=after).erased
     assert not verify(certificate, public_key=before).valid

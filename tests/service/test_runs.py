@@ -12,6 +12,7 @@ from service.runs import RunFolder, advance, get_run, give_up, load_run, note, r
 from service.tables import OpenLine, RequestEvent
 from service.worker import claim
 from tests.service import tiny
+from unlearning.errors import FileError
 
 
 @pytest.fixture
@@ -62,8 +63,18 @@ def test_destroying_overwrites_every_file_and_leaves_no_folder(settings, tmp_pat
     folder.destroy()
 
 
+def test_destroying_follows_no_link(settings, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    folder = RunFolder(settings, "run")
+    (folder.path / "step-0.safetensors").symlink_to(precious)
+    with pytest.raises(FileError, match="symbolic link"):
+        folder.destroy()
+    assert precious.read_bytes() == b"precious"
+
+
 def test_a_run_that_is_not_there(context):
-    with reading(context.engine) as s, pytest.raises(NotFoundError, match="Expected run nothing"):
+    with reading(context.engine) as s, pytest.raises(NotFoundError, match="Expected run 'nothing'"):
         get_run(s, "nothing")
 
 

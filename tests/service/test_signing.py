@@ -10,10 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from audit.envelope import key_id, read_public_keys
-from service import signing
 from service.errors import StartupError
 from service.signing import SigningKeys
-from unlearning import files
 
 NOW = datetime(2126, 11, 23, 12, 0, tzinfo=UTC)  # after the first key, which is made now
 
@@ -66,19 +64,17 @@ def test_nothing_of_the_old_private_key_stays(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 
-def test_a_kill_before_the_new_key_is_in_place_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("die_at", ["retired", "written", "linked"])
+def test_a_kill_before_the_new_key_is_in_place_changes_nothing(tmp_path: Path, die_at: str) -> None:
     keys = SigningKeys(tmp_path)
-    first, whole = keys.current().published.key_id, files.overwrite
+    first = keys.current().published.key_id
 
-    def killed(path: Path, data: bytes) -> None:
-        if path.name == "signing.pem":
+    def killed(point: str) -> None:
+        if point == die_at:
             raise KeyboardInterrupt
-        whole(path, data)
 
-    monkeypatch.setattr(signing.files, "overwrite", killed)
     with pytest.raises(KeyboardInterrupt):
-        rotated(keys)
-    monkeypatch.undo()
+        keys.rotate(Ed25519PrivateKey.generate(), now=NOW, reached=killed)
     assert ids(SigningKeys(tmp_path)) == [first]
     second = rotated(keys)
     assert ids(keys) == [second, first]

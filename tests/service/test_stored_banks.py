@@ -102,6 +102,33 @@ def test_a_copy_that_cannot_be_destroyed_stops_the_purge(here: Context, monkeypa
     assert len(here.storage.names("banks")) == 2
 
 
+def test_a_storage_that_answers_empty_has_destroyed_nothing(here: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored_banks.publish(here)
+    banks(here).drop_subjects(["ann"])
+    with monkeypatch.context() as patched:
+        patched.setattr(here.storage._files, "find", lambda path: [])
+        with pytest.raises(StorageError, match="it lacks 2"):
+            stored_banks.follow_erasure(here)
+    stored_banks.follow_erasure(here)
+    assert len(here.storage.names("banks")) == 2
+
+
+def test_a_storage_that_answers_empty_is_not_rid_of_weights(
+    tiny_context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = machine(tiny_context, tmp_path / "bucket")
+    run_id = tiny.deploy_run(worker, tiny.people(worker)[0])
+    base = tiny.run_of(worker, run_id).base_digest
+    worker.storage.publish(f"models/{base}.safetensors", b"the model before")
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.storage._files, "find", lambda path: [])
+        with pytest.raises(StorageError, match="the weights in service"):
+            registry.destroy_refused(worker)
+    assert registry.get(worker, base).destroyed_at is None
+    registry.destroy_refused(worker)
+    assert f"models/{base}.safetensors" not in worker.storage.names("models")
+
+
 def test_what_a_killed_builder_left_goes_with_the_next_look(here: Context) -> None:
     here.storage.publish(f"banks/{KEY.digest}/{'0' * 64}.tar", b"uploaded, and no row written")
     stored_banks.publish(here)

@@ -21,7 +21,7 @@ from service.engine import build_model
 from service.errors import DataFolderError
 from service.scenes import open_pictures
 from service.trials import _children_yield, release_processes, run_trial, run_trials, score, score_unlearned
-from service.worker import is_alive
+from tests.processes import is_alive
 from tests.service import tiny
 from unlearning.errors import MethodError, WeightsError
 from unlearning.models import build, load_weights

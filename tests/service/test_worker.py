@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,13 +12,11 @@ from sqlmodel import select
 from audit.policy import load_policy
 from service import auth, intake, worker
 from service.auth import Client
-from service.barrier import this_host
 from service.context import LINE, Context
-from service.db import reading, session
-from service.errors import StartupError
+from service.db import reading
 from service.schemas import Filing
-from service.tables import ErasureRequest, LogLeaf, OpenLine, Run, WorkerLease
-from service.worker import Lease, claim, is_alive
+from service.tables import ErasureRequest, LogLeaf, OpenLine, Run
+from service.worker import claim
 
 pytestmark = pytest.mark.both_databases
 
@@ -89,101 +85,6 @@ def test_company_is_waited_for_within_the_window(contexts: Callable[..., Any], c
         assert claim(context, POLICY) is None
         clock.advance(seconds=61)
         assert claim(context, POLICY) is not None
-
-
-def test_a_second_worker_is_refused_while_the_first_lives(context: Context, clock: Any) -> None:
-    with Lease(context):
-        with pytest.raises(StartupError, match=f"found process {os.getpid()}"), Lease(context):
-            pass
-        clock.advance(seconds=60)
-        with reading(context.engine) as s:
-            token = s.get_one(WorkerLease, LINE).fencing_token
-    with Lease(context), reading(context.engine) as s:
-        assert s.get_one(WorkerLease, LINE).fencing_token == token + 1
-
-
-def test_a_dead_workers_lease_does_not_bind(context: Context) -> None:
-    with session(context.engine) as s:
-        now = context.now()
-        dead = WorkerLease(
-            line=LINE, holder="x", host=this_host(), pid=2**22 - 1, fencing_token=7, heartbeat_at=now,
-            lease_until=now + timedelta(seconds=60),
-        )  # fmt: skip
-        s.add(dead)
-        s.commit()
-    with Lease(context):
-        pass
-
-
-def test_this_process_is_alive_and_an_impossible_one_is_not() -> None:
-    assert is_alive(os.getpid())
-    assert not is_alive(2**22 - 1)
-
-
-def other_machine(context: Context, *, seconds: float) -> None:
-    """The lease of a worker elsewhere, for so many seconds from now."""
-    now = context.now()
-    with session(context.engine) as s:
-        s.merge(
-            WorkerLease(
-                line=LINE, holder="x", host="elsewhere", pid=1, fencing_token=7, heartbeat_at=now,
-                lease_until=now + timedelta(seconds=seconds),
-            )
-        )  # fmt: skip
-        s.commit()
-
-
-class Steady:
-    """A clock that only sleeping moves, and what happens then."""
-
-    def __init__(self, on_sleep: Callable[[], None] = lambda: None) -> None:
-        self.at, self._on_sleep = 0.0, on_sleep
-
-    def __call__(self) -> float:
-        return self.at
-
-    def sleep(self, seconds: float) -> None:
-        self.at += seconds
-        self._on_sleep()
-
-
-def test_a_silent_lease_of_another_machine_is_taken_after_its_length_whatever_the_wall_clocks_say(
-    context: Context,
-) -> None:
-    other_machine(context, seconds=86_400)  # its clock is a day ahead, or ours was set back by one
-    steady = Steady()
-    with Lease(context, steady=steady, sleep=steady.sleep), reading(context.engine) as s:
-        assert s.get_one(WorkerLease, LINE).fencing_token == 8
-    assert 10.0 <= steady.at <= 12.0
-
-
-def test_a_lease_that_another_machine_renews_is_respected(context: Context, clock: Any) -> None:
-    other_machine(context, seconds=86_400)
-
-    def renew() -> None:
-        clock.advance(seconds=1)
-        other_machine(context, seconds=86_400)
-
-    steady = Steady(renew)
-    with (
-        pytest.raises(StartupError, match="found process 1 on elsewhere"),
-        Lease(context, steady=steady, sleep=steady.sleep),
-    ):
-        pass
-
-
-def test_a_dead_worker_of_this_machine_binds_nobody_though_the_clock_was_set_back(context: Context) -> None:
-    now = context.now()
-    with session(context.engine) as s:
-        s.add(
-            WorkerLease(
-                line=LINE, holder="x", host=this_host(), pid=os.getpid(), fencing_token=7, heartbeat_at=now,
-                lease_until=now + timedelta(days=1),
-            )
-        )  # fmt: skip
-        s.commit()
-    with Lease(context):
-        pass
 
 
 @pytest.mark.parametrize("status", ["ERROR", "SUCCESS", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"])

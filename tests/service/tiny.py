@@ -188,10 +188,16 @@ def try_step(context: Context, run_id: str, step: int, policy: Policy = POLICY) 
     return candidates.judge(context, policy, run_id, step)
 
 
-def deploy_run(context: Context, *user_ids: str) -> str:
-    """A run whose retrained model was put into service; gives its id."""
+def judge_run(context: Context, *user_ids: str) -> str:
+    """A run whose retrained model passed the audit; gives its id."""
     run_id = plan_run(context, *user_ids)
     assert try_step(context, run_id, RETRAIN)
+    return run_id
+
+
+def deploy_run(context: Context, *user_ids: str) -> str:
+    """A run whose retrained model was put into service; gives its id."""
+    run_id = judge_run(context, *user_ids)
     deploy(context, run_id)
     return run_id
 
@@ -207,7 +213,7 @@ def finish(context: Context, run_id: str) -> None:
     """Everything after the audit."""
     deploy(context, run_id)
     completion.purge(context, run_id)
-    completion.complete(context, POLICY, run_id)
+    completion.complete(context, run_id)
 
 
 def run_of(context: Context, run_id: str) -> Run:

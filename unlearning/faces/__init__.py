@@ -7,10 +7,10 @@ Adapters that write a data folder are modules of their own: `att`, `synthetic`, 
 from unlearning.faces.dataset import check_folder, count_subjects, read_metadata
 from unlearning.faces.decoding import decode
 from unlearning.faces.packing import Faces, pack
-from unlearning.faces.removal import Removal, remove_subjects
+from unlearning.faces.removal import Held, Removal, find_held, remove_subjects
 from unlearning.faces.rows import Row, Rows
 
 __all__ = [
-    "Faces", "Removal", "Row", "Rows", "check_folder", "count_subjects", "decode", "pack", "read_metadata",
-    "remove_subjects",
+    "Faces", "Held", "Removal", "Row", "Rows", "check_folder", "count_subjects", "decode", "find_held", "pack",
+    "read_metadata", "remove_subjects",
 ]  # fmt: skip

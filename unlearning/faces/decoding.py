@@ -18,8 +18,12 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 MAX_BYTES = 10_000_000
 MAX_PIXELS = 25_000_000
+MOST_CHUNKS = 20_000  # of a PNG file; PIL looks at each in Python
+MOST_COMPRESSED = 32  # of these, profiles and texts, of which PIL inflates up to 1 MiB each
 MAX_WEBP_PIXELS = 8_000_000  # libwebp's canvases and PIL's copies take 16 to 20 bytes a pixel, others 4 to 8
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_COMPRESSED = (b"iCCP", b"iTXt", b"zTXt")
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")  # PIL clips these at 255 instead of scaling them
 
 
@@ -70,6 +74,31 @@ def decode_opened(image: Image.Image, *, size: tuple[int, int], channels: int) -
     return np.asarray(upright, dtype=np.uint8).reshape(height, width, channels)
 
 
+def check_chunks(data: bytes) -> None:
+    """Refuse a PNG file that costs far more to open than its size and pixels say; nothing is inflated for it.
+
+    Raises:
+        ImageError: too many chunks, or too many that PIL inflates besides the pixels.
+    """
+    if not data.startswith(_PNG):
+        return
+    place, n_chunks, n_compressed = len(_PNG), 0, 0
+    while place + 8 <= len(data) and (kind := data[place + 4 : place + 8]) != b"IEND":
+        n_chunks += 1
+        n_compressed += kind in _COMPRESSED
+        if n_chunks > MOST_CHUNKS or n_compressed > MOST_COMPRESSED:
+            raise ImageError(
+                f"Expected a PNG picture of at most {MOST_CHUNKS:,} chunks, {MOST_COMPRESSED} of them profiles and "
+                "compressed texts, got more; save it without them."
+            )
+        place += 12 + int.from_bytes(data[place : place + 4])
+
+
+def has_compressed_chunks(data: bytes) -> bool:
+    """Whether PIL may inflate more of a file than its pixels, up to 32 MiB; it may also be said of a file without."""
+    return data.startswith(_PNG) and any(kind in data for kind in _COMPRESSED)
+
+
 def check_picture(data: bytes) -> None:
     """Look whether a picture can be decoded completely: checksums first, then every pixel.
 
@@ -94,6 +123,7 @@ def _open(data: bytes) -> Image.Image:
     """Header of the picture, checked against format and caps; no pixel is decoded yet."""
     if len(data) > MAX_BYTES:
         raise ImageTooLargeError(f"Expected at most {MAX_BYTES:,} bytes, got {len(data):,}; send a smaller picture.")
+    check_chunks(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

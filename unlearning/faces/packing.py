@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from unlearning import files
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces.dataset import SPLITS, Progress, check_folder, read_picture, read_rows
 from unlearning.faces.decoding import decode
@@ -34,7 +33,7 @@ from unlearning.faces.threads import map_spans
 
 PACKED = ".packed"
 ELSEWHERE = "elsewhere.txt"
-_FINISHED, _UNFINISHED = "packed-", ".packing-"
+_FINISHED, UNFINISHED = "packed-", ".packing-"
 _DIGESTS = "digests.npy"
 _CHUNK = 4096  # faces read at a time
 _PART = 256  # faces a process decodes at a time
@@ -242,7 +241,7 @@ def find_packs(folder: Path) -> Iterator[Path]:
         caches += [Path(json.loads(line)) for line in note.read_text(encoding="utf-8").splitlines()]
     for cache in caches:
         if cache.is_dir():
-            yield from sorted(path for path in cache.iterdir() if path.name.startswith((_FINISHED, _UNFINISHED)))
+            yield from sorted(path for path in cache.iterdir() if path.name.startswith((_FINISHED, UNFINISHED)))
 
 
 def _check_labels(rows: Rows, classes: tuple[str, ...]) -> None:
@@ -315,10 +314,11 @@ def _faces(folder: Path, rows: Sequence[Row], digests: np.ndarray, shape: tuple[
 
 def _build(decoded: Iterable[np.ndarray], place: Path, shape: tuple[int, ...], *, progress: Progress | None) -> None:
     """Make a pack of the pictures `decoded` beside `place`, then move it there at once."""
-    temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
-    try:
+    with files.scratch(place.parent, UNFINISHED) as work:
+        made = work / "pack"
+        made.mkdir()
         # Written, not mapped: a full disk is then an error here and no signal that kills the process.
-        with (temporary / "images.npy").open("wb") as images, (temporary / _DIGESTS).open("wb") as digests:
+        with (made / "images.npy").open("wb") as images, (made / _DIGESTS).open("wb") as digests:
             for file, of_file in ((images, shape), (digests, (shape[0], 32))):
                 np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": of_file})
             done = 0
@@ -328,17 +328,15 @@ def _build(decoded: Iterable[np.ndarray], place: Path, shape: tuple[int, ...], *
                 done += len(pixels)
                 if progress is not None:
                     progress(done, shape[0])
-        about = {f"{name}_sha256": _digest(temporary / f"{name}.npy") for name in ("images", "digests")}
-        (temporary / "pack.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+        about = {f"{name}_sha256": _digest(made / f"{name}.npy") for name in ("images", "digests")}
+        (made / "pack.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
         try:
-            os.rename(temporary, place)
+            os.rename(made, place)
         except OSError:
             # Another process moved the same pack there first, and may be reading it; or the one there is damaged.
             if _load(place, shape, verify=True) is None:
-                shutil.rmtree(place, ignore_errors=True)
-                os.rename(temporary, place)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+                files.destroy_folder(place)
+                os.rename(made, place)
 
 
 def _note(folder: Path, cache: Path) -> None:

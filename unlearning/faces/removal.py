@@ -4,36 +4,33 @@ The order makes a removal that was killed at any point finishable by the same ca
 be trained on:
 
 1. packs are destroyed, so that no ready-made copy is left to train on;
-2. the people's image files are destroyed; from the first one on, the table names files that are missing, and every
+2. files that no row names and that are equal to one of the images are destroyed: afterwards nothing would tell them;
+3. the people's image files are destroyed; from the first one on, the table names files that are missing, and every
    check and every pack of the folder refuses it;
-3. the table is replaced by one without the people, and the old one destroyed: only now the folder is whole again.
+4. the table is replaced by one without the people, and the old one destroyed: only now the folder is whole again.
 
-Until step 3 the table still lists what is to be destroyed, so the same call finds it again.
+Until step 4 the table still lists what is to be destroyed, so the same call finds it again.
 
-To destroy a file is to overwrite it with zeros, have that on the disk, and unlink it. On a drive that remaps blocks or
-a file system that copies on write, older blocks may outlive that; only encryption of the volume answers for those.
+What destroying a file means is in `unlearning.files`.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from unlearning import files
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import METADATA, file_status, read_rows
 from unlearning.faces.packing import find_packs
-from unlearning.faces.rows import Row
-from unlearning.faces.writing import NEW_TABLE, stage_table, sync_folder
-
-OLD_TABLE = ".metadata.csv.old"
-_ZEROS = bytes(1 << 20)
-_FLUSHES_AT_ONCE = 16
-
-Reached = Callable[[str], None]
+from unlearning.faces.rows import Row, Rows
+from unlearning.faces.unnamed import OLD_TABLE, find_copies
+from unlearning.faces.writing import NEW_TABLE, stage_table
+from unlearning.files import Reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +39,64 @@ class Removal:
 
     Attributes:
         n_images: Lines taken out of the table.
-        n_bytes: Bytes of image files overwritten.
+        n_bytes: Bytes of images and copies overwritten.
         n_packed: Packs destroyed.
+        n_copies: Files destroyed that no row named and that were equal to an image byte for byte.
+        n_unnamed: Files left that no row names, whatever they hold: nobody looked into them.
     """
 
     n_images: int
     n_bytes: int
     n_packed: int
+    n_copies: int
+    n_unnamed: int
 
 
-def remove_subjects(folder: Path, user_ids: Collection[str], *, reached: Reached = lambda point: None) -> Removal:
-    """Destroy all pictures of some people, and every packed copy of the folder.
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Files of one subject that exist in a data folder, by their names relative to it.
+
+    Attributes:
+        images: Those that the subject's rows name; a row whose file is missing has none.
+        copies: Those that no row names and that are equal to one of `images` byte for byte.
+    """
+
+    images: tuple[str, ...]
+    copies: tuple[str, ...]
+
+
+def find_held(folder: Path, user_ids: Collection[str]) -> dict[str, Held]:
+    """What a data folder holds of some subjects; it reads, and changes nothing.
+
+    To be asked before `remove_subjects`: once an image is destroyed, its copies cannot be told from other files.
+
+    Args:
+        folder: The data folder. Its table must be readable; the rules between rows need not hold.
+        user_ids: The subjects. Unknown ones hold nothing.
+
+    Returns:
+        Each user id's files, all in one search through the folder.
+
+    Raises:
+        FacesError: no readable table, or one of the subjects' files is not a plain file inside the folder.
+    """
+    _check_collection(user_ids)
+    rows = read_rows(folder)
+    there = _there(folder, _of_subjects(rows, user_ids))
+    copies = find_copies(folder, rows, _names_and_sizes(there)).copies
+    images: dict[str, list[str]] = {user_id: [] for user_id in user_ids}
+    for row, _ in there:
+        images[row.user_id].append(row.file_name)
+    return {
+        user_id: Held(tuple(names), tuple(sorted({copy for name in names for copy in copies.get(name, ())})))
+        for user_id, names in images.items()
+    }
+
+
+def remove_subjects(
+    folder: Path, user_ids: Collection[str], *, copies: Collection[str] = (), reached: Reached = lambda point: None
+) -> Removal:
+    """Destroy all images of some subjects, byte-equal copies of them, and every pack of the folder.
 
     Can be called again: after a kill it finishes, after success it does nothing but drop packs. Nobody else may use
     the folder meanwhile: whoever still maps a pack sees zeros.
@@ -60,105 +104,86 @@ def remove_subjects(folder: Path, user_ids: Collection[str], *, reached: Reached
     Args:
         folder: The data folder. Its table must be readable; the rules between rows need not hold.
         user_ids: The people. Unknown ones are no error.
+        copies: Names of copies that `find_held` gave before a call that was killed; those that no row names are
+            destroyed, too. One that had been overwritten but not yet removed is not equal to its image any more.
         reached: Called with the name of each point passed, for logs and for tests that kill the process there.
 
     Raises:
         FacesError: no readable table, or one of the people's files is not a plain file inside the folder.
     """
-    if isinstance(user_ids, str):
-        raise FacesError("Expected a collection of user ids, got a string; pass [user_id] for one person.")
+    _check_collection(user_ids)
     _sweep(folder, reached)
     rows = read_rows(folder)
-    leaving = [row for row in rows if row.user_id in user_ids]
+    leaving = _of_subjects(rows, user_ids)
+    there = _there(folder, leaving)
+    found = find_copies(folder, rows, _names_and_sizes(there), known=copies)
+    equal = {*found.known, *(copy for names in found.copies.values() for copy in names)}
+    # An image's second name goes with the image: until then its bytes are what tells copies of it.
+    inodes = {(status.st_dev, status.st_ino) for _, status in there}
+    linked = {name for name in equal if _inode(folder, name) in inodes}
+    gone = {name for name in copies if ".." not in name.split("/") and not os.path.lexists(folder / name)}
     n_packed = _destroy_packs(folder, reached)
-    n_bytes = _destroy_images(folder, leaving, reached)
+    n_bytes = _destroy(folder, sorted((equal - linked) | gone), "copy destroyed", reached)
+    n_bytes += _destroy(folder, [*(row.file_name for row in leaving), *sorted(linked)], "image destroyed", reached)
     if leaving:
         _replace_table(folder, (row for row in rows if row.user_id not in user_ids), reached)
-    return Removal(n_images=len(leaving), n_bytes=n_bytes, n_packed=n_packed)
+    return Removal(len(leaving), n_bytes, n_packed, len(equal), found.n_unnamed - len(equal))
 
 
-def destroy_file(path: Path, *, reached: Reached = lambda point: None) -> int:
-    """Overwrite a plain file with zeros, have that on the disk, and unlink it.
-
-    Returns:
-        Its size in bytes.
-    """
-    n_bytes = _overwrite(path)
-    reached("overwritten")
-    path.unlink()
-    reached("unlinked")
-    return n_bytes
+def _check_collection(user_ids: Collection[str]) -> None:
+    if isinstance(user_ids, str):
+        raise FacesError("Expected a collection of user ids, got a string; pass [user_id] for one person.")
 
 
-def _overwrite(path: Path) -> int:
-    """Replace a plain file's bytes by zeros on the disk; gives their number."""
-    # Never through a link, and never waiting on a pipe that stands where a file should.
-    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise FacesError(f"Expected a plain file to destroy, got something else: {path.name}.")
-        for start in range(0, status.st_size, len(_ZEROS)):
-            file.write(_ZEROS[: status.st_size - start])
-        os.fsync(descriptor)
-    return status.st_size
+def _names_and_sizes(there: Iterable[tuple[Row, os.stat_result]]) -> list[tuple[str, int]]:
+    return [(row.file_name, status.st_size) for row, status in there]
+
+
+def _inode(folder: Path, name: str) -> tuple[int, int]:
+    status = os.lstat(folder / name)
+    return status.st_dev, status.st_ino
+
+
+def _of_subjects(rows: Rows, user_ids: Collection[str]) -> list[Row]:
+    wanted = set(user_ids)
+    is_wanted = np.array([value in wanted for value in rows.user_ids.values], dtype=bool)
+    return [rows[index] for index in np.flatnonzero(is_wanted[rows.user_ids.positions])]
+
+
+def _there(folder: Path, rows: Iterable[Row]) -> list[tuple[Row, os.stat_result]]:
+    """Those of the rows whose files exist, each with its file's `lstat`."""
+    return [(row, file_status(folder, row)) for row in rows if os.path.lexists(folder / row.file_name)]
 
 
 def _sweep(folder: Path, reached: Reached) -> None:
     """Finish what a killed call left of tables: both temporary ones hold people's ids."""
-    new, old = folder / NEW_TABLE, folder / OLD_TABLE
-    if new.exists():
-        destroy_file(new, reached=reached)
-    if old.exists():
-        if (folder / METADATA).exists() and old.samefile(folder / METADATA):
-            old.unlink()  # killed between the link and the rename: this is the table itself, under a second name
-        else:
-            destroy_file(old, reached=reached)
-    sync_folder(folder)
+    # The old one may be the table itself under a second name, if the call was killed between the link and the rename.
+    files.destroy(folder / NEW_TABLE, folder / OLD_TABLE, keep_linked=True, reached=reached)
 
 
 def _destroy_packs(folder: Path, reached: Reached) -> int:
     """Destroy every pack of the folder; returns how many."""
     n_packed = 0
     for pack in find_packs(folder):
-        for path in sorted(pack.iterdir()):
-            destroy_file(path, reached=reached)
-        pack.rmdir()
-        sync_folder(pack.parent)
+        files.destroy_folder(pack, reached=reached)
         n_packed += 1
         reached("pack destroyed")
     return n_packed
 
 
-def _destroy_images(folder: Path, rows: list[Row], reached: Reached) -> int:
-    """Destroy the rows' files and the folders they leave empty (their names may be telling); returns their bytes.
-
-    All are zeros on the disk before the first is unlinked. Many wait for the disk at once, since it answers many
-    flushes in the time of one; and each folder is flushed once.
-    """
-    there = [row for row in rows if (folder / row.file_name).exists() or (folder / row.file_name).is_symlink()]
-    for row in there:
-        file_status(folder, row)
-    n_bytes = 0
-    with ThreadPoolExecutor(_FLUSHES_AT_ONCE, thread_name_prefix="destroy") as pool:
-        for size in pool.map(lambda row: _overwrite(folder / row.file_name), there):
-            n_bytes += size
-            reached("overwritten")
-    for row in there:
-        (folder / row.file_name).unlink()
-        reached("image destroyed")
-    touched = set()
-    for emptied in {(folder / row.file_name).parent for row in rows}:
+def _destroy(folder: Path, names: Collection[str], point: str, reached: Reached) -> int:
+    """Destroy some files and the folders they leave or left empty (their names may be telling); returns their bytes."""
+    n_bytes = files.destroy(
+        *(folder / name for name in names), reached=lambda passed: reached(point if passed == "unlinked" else passed)
+    )
+    for emptied in {(folder / name).parent for name in names}:
         parent = emptied
         while parent != folder and not (parent.exists() and any(parent.iterdir())):
             if parent.exists():
                 parent.rmdir()
+                files.flush_folder(parent.parent)
                 reached("folder removed")
             parent = parent.parent
-        touched.add(parent)
-    for parent in sorted(touched):
-        if parent.exists():  # one that was emptied after it was noted is flushed with its parent
-            sync_folder(parent)
     return n_bytes
 
 
@@ -168,10 +193,9 @@ def _replace_table(folder: Path, rows: Iterable[Row], reached: Reached) -> None:
     stage_table(folder, rows)
     reached("new table written")
     os.link(table, old)
-    sync_folder(folder)
+    files.flush_folder(folder)
     reached("old table linked")
     os.replace(folder / NEW_TABLE, table)
-    sync_folder(folder)
+    files.flush_folder(folder)
     reached("table replaced")
-    destroy_file(old, reached=reached)
-    sync_folder(folder)
+    files.destroy(old, reached=reached)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unlearning import files
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import COLUMNS, METADATA, Progress
 from unlearning.faces.rows import Row, Rows
@@ -75,7 +76,7 @@ def write_pictures(folder: Path, pictures: Iterable[Picture], *, total: int, pro
     rows = Rows(written())
     stage_table(folder, rows)
     os.replace(folder / NEW_TABLE, folder / METADATA)
-    sync_folder(folder)
+    files.flush_folder(folder)
     return rows
 
 
@@ -97,15 +98,6 @@ def stage_table(folder: Path, rows: Iterable[Row]) -> None:
         writer.writerows((row.file_name, row.user_id, row.label, row.split) for row in rows)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Have renames and removals in `folder` on the disk when this returns."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def split_people(n_people: int, *, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from service import auth, registry
 from service.context import Context
 from service.db import reading, session
 from service.tables import Deployment, ErasureRequest, ModelVersion, RollbackOrder
-from tests.service.console.conftest import Browser
+from tests.service.console.conftest import SAME, Browser
 
 CANARY = "canary-4e1b"
 
@@ -72,6 +73,22 @@ def test_what_does_not_fit_is_said_and_nothing_is_stored(
     assert sentence in alert
     assert CANARY not in alert
     assert requests(context) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("user_ids", ["a", "b"]), ("user_ids", ["", "b"]), ("legal_hold", ["true", "false"]), ("form_id", ["1", "2"])],
+)
+def test_a_field_given_twice_files_nothing(
+    signed_in: Callable[..., Browser], context: Context, name: str, values: list[str]
+) -> None:
+    browser = signed_in(*auth.SCOPES)
+    hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', browser.get("/file").text))
+    fields: dict[str, str | list[str]] = {**hidden, "user_ids": CANARY, name: values}
+    answer = browser.post("/file", data=fields, headers=SAME)
+    assert (answer.status_code, requests(context)) == (422, [])
+    assert "Expected each field once" in answer.text
+    assert browser.get("/?id=a&id=b").status_code == 422
 
 
 def test_several_people_get_a_number_each(signed_in: Callable[..., Browser], context: Context) -> None:

@@ -16,8 +16,10 @@ from service.auth import Client
 from service.console.rendering import HEADERS
 from service.context import Context
 from service.db import session
+from service.doubts import ALIKE
+from service.readings import A_HUMAN_MUST_LOOK
 from service.schemas import Filing
-from service.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlock, Run, ServingWorker
+from service.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlock, Run, ServingWorker, WorkerLease
 from tests.service.console.conftest import Browser
 
 CANARY = "canary-77aa"
@@ -149,6 +151,22 @@ def test_a_client_sees_its_own_requests_and_no_other_pages(signed_in: Callable[.
         assert f'href="{path}"' not in page
 
 
+def test_why_a_run_stopped_is_for_operators(
+    signed_in: Callable[..., Browser], request_id: str, context: Context
+) -> None:
+    """From the reason a client could learn who is in the data."""
+    with session(context.engine) as s:
+        request = s.get_one(ErasureRequest, request_id)
+        states.move(s, request, "needs_attention", now=context.now(), note=ALIKE, attention_reason=ALIKE)
+        s.commit()
+    browsers = signed_in(auth.READ, key_id="client"), signed_in(auth.ADMIN)
+    for browser, told, not_told in zip(browsers, (A_HUMAN_MUST_LOOK, ALIKE), (ALIKE, A_HUMAN_MUST_LOOK), strict=True):
+        for place, times in (("/", 1), (f"/requests/{request_id}", 2)):
+            page = browser.get(place).text
+            assert page.count(told) == times
+            assert not_told not in page
+
+
 def test_banks_show_how_far_they_are_and_what_they_are_worth(
     signed_in: Callable[..., Browser], context: Context
 ) -> None:
@@ -179,6 +197,20 @@ def test_models_name_a_process_that_must_not_answer(signed_in: Callable[..., Bro
     page = signed_in(auth.AUDIT).get("/models").text
     assert "ran out" in page
     assert EVIL not in page
+
+
+def test_runs_say_what_the_worker_waits_for(signed_in: Callable[..., Browser], context: Context) -> None:
+    browser, now = signed_in(auth.AUDIT), context.now()
+    assert "The worker has waited" not in browser.get("/runs").text
+    with session(context.engine) as s:
+        s.add(
+            WorkerLease(
+                line="default", holder="x", host="h", pid=1, fencing_token=1, waits_for="Shared storage",
+                waits_since=now, heartbeat_at=now, lease_until=now + timedelta(seconds=60),
+            )
+        )  # fmt: skip
+        s.commit()
+    assert "shared storage fails" in browser.get("/runs").text
 
 
 def test_methods_show_the_ladder_in_force_and_what_it_did_here(

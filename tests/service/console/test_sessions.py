@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fastapi import FastAPI
@@ -14,6 +16,13 @@ from service.console.sessions import COOKIE, LASTS
 from service.context import Context
 from service.db import session
 from tests.service.console.conftest import BASE, SAME, Browser
+
+pytestmark = pytest.mark.both_databases
+
+
+def basic(user: str, key: str | bytes) -> str:
+    raw = key if isinstance(key, bytes) else key.encode()
+    return "Basic " + b64encode(user.encode() + b":" + raw).decode()
 
 
 @pytest.fixture
@@ -49,6 +58,30 @@ def test_a_wrong_key_is_told_so_and_gets_no_session(stranger: TestClient, new_ke
     assert "exp_no_key" not in refused.text
     assert COOKIE not in stranger.cookies
     assert stranger.post("/sign-in", data={"key": new_key(auth.PREDICT)}, headers=SAME).status_code == 403
+
+
+def test_two_authorizations_are_none(stranger: TestClient, new_key: Callable[..., str]) -> None:
+    given = [("Authorization", basic("x", new_key(auth.AUDIT))), ("Authorization", basic("x", "exp_no_key"))]
+    for headers in (given, given[::-1]):
+        assert stranger.get("/", headers=headers).status_code == 422
+
+
+@pytest.mark.parametrize("key", ["exp_a\0b_c", "exp_\0_c", "exp_a\ud800_c", "exp_\u00e9_c", "\0", "exp_a b_c"])
+def test_keys_that_no_database_takes_are_wrong_keys(stranger: TestClient, key: str) -> None:
+    raw = key.encode("utf-8", "surrogatepass")
+    assert stranger.get("/", headers={"Authorization": basic("x", raw), "Accept": "*/*"}).status_code == 401
+    typed = stranger.post(
+        "/sign-in", content=b"key=" + quote(raw).encode(),
+        headers={**SAME, "Content-Type": "application/x-www-form-urlencoded"},
+    )  # fmt: skip
+    assert typed.status_code == 401, typed.text
+
+
+def test_cookies_that_no_database_takes_are_none(stranger: TestClient) -> None:
+    until = "9" * 11
+    for key_id in (b"a\0b", b"\0", b"a b", b"a_b", b""):
+        cookie = COOKIE.encode() + b'="' + key_id.replace(b"\0", b"\\000") + f'.{until}.x.y"'.encode()
+        assert stranger.get("/", headers={b"Cookie": cookie}).status_code == 303
 
 
 def test_a_session_ends_with_signing_out_even_for_a_copy_of_its_cookie(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from hashlib import sha256
@@ -13,10 +16,11 @@ import numpy as np
 import pytest
 
 from tests.unlearning.faces.folders import TABLE, picture, write_table
+from unlearning import files
 from unlearning.errors import FacesError
 from unlearning.faces import packing
 from unlearning.faces.decoding import decode
-from unlearning.faces.packing import Faces, find_packs, pack
+from unlearning.faces.packing import UNFINISHED, Faces, find_packs, pack
 
 SIZE = (6, 5)
 
@@ -290,3 +294,23 @@ def test_digests_come_from_the_pack_and_equal_those_of_the_pixels(make_folder):
         pixels = sha256(np.ascontiguousarray(faces.images[row]).tobytes()).digest()
         assert digest.tobytes() == pixels + int(faces.labels[row]).to_bytes(8, "little")
     assert faces.row_digests(rows[:0]).shape == (0, 40)
+
+
+PACKER = """
+import os, signal, sys
+from pathlib import Path
+from unlearning.faces import pack
+pack(Path(sys.argv[1]), size=(6, 5), channels=1, cache=Path(sys.argv[2]), workers=1,
+     progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_what_a_killed_packer_left_is_swept(make_folder, tmp_path):
+    folder, cache = make_folder(), tmp_path / "cache"
+    command = [sys.executable, "-c", PACKER, str(folder), str(cache)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (pixels,) = cache.glob(".packing-*/pack/images.npy")
+    os.link(pixels, tmp_path / "seen")
+    assert files.sweep_scratch(cache, UNFINISHED) == 1
+    assert list(cache.iterdir()) == []
+    assert not (tmp_path / "seen").read_bytes().strip(b"\0")

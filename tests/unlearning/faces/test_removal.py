@@ -12,8 +12,7 @@ import pytest
 
 from tests.unlearning.faces.folders import TABLE, write_table
 from unlearning.errors import FacesError
-from unlearning.faces import Removal, check_folder, pack, remove_subjects
-from unlearning.faces.removal import destroy_file
+from unlearning.faces import Held, Removal, check_folder, find_held, pack, remove_subjects
 
 SIZE = (6, 5)
 OTHERS = [row for row in TABLE if row[1] != "ann"]
@@ -42,7 +41,7 @@ def test_a_person_s_pictures_rows_and_packs_go(make_folder, tmp_path):
     pack(folder, size=SIZE, channels=1)
     pack(folder, size=SIZE, channels=3, cache=tmp_path / "cache")
     n_bytes = len(before["images/a1.png"]) + len(before["images/a2.png"])
-    assert remove_subjects(folder, ["ann"]) == Removal(n_images=2, n_bytes=n_bytes, n_packed=2)
+    assert remove_subjects(folder, ["ann"]) == Removal(2, n_bytes, n_packed=2, n_copies=0, n_unnamed=0)
     assert list((tmp_path / "cache").iterdir()) == []
     (folder / ".packed/elsewhere.txt").unlink()
     is_clean(folder, before)
@@ -66,8 +65,8 @@ def test_again_and_unknown_people_are_no_error(make_folder):
     folder = make_folder()
     remove_subjects(folder, ["ann"])
     after = contents(folder)
-    assert remove_subjects(folder, ["ann"]) == Removal(0, 0, 0)
-    assert remove_subjects(folder, ["nobody", "images"]) == Removal(0, 0, 0)
+    assert remove_subjects(folder, ["ann"]) == Removal(0, 0, 0, 0, 0)
+    assert remove_subjects(folder, ["nobody", "images"]) == Removal(0, 0, 0, 0, 0)
     assert contents(folder) == after
 
 
@@ -126,13 +125,95 @@ def test_a_link_in_place_of_a_picture_is_not_followed(make_folder, tmp_path):
     assert (tmp_path / "precious.png").read_bytes() == b"precious"
 
 
-def test_a_large_file_is_overwritten_whole(tmp_path):
-    path = tmp_path / "large"
-    path.write_bytes(b"x" * (2 * (1 << 20) + 5))
-    with path.open("rb") as file:
-        assert destroy_file(path) == 2 * (1 << 20) + 5
-        assert file.read() == bytes(2 * (1 << 20) + 5)
-    assert not path.exists()
+def test_what_is_held_of_a_subject_is_found_and_left_as_it_is(make_folder, tmp_path):
+    folder = make_folder()
+    pack(folder, size=SIZE, channels=1)
+    image = (folder / "images/a1.png").read_bytes()
+    (folder / "old").mkdir()
+    for name in ("old/whatever", "images/.a1.png~"):
+        (folder / name).write_bytes(image)
+    os.link(folder / "images/a2.png", folder / "a2 again.png")
+    (folder / "other.png").write_bytes(image[:-1] + b"x")  # of the same size
+    (folder / "link.png").symlink_to(folder / "images/a1.png")
+    os.mkfifo(folder / "pipe")
+    before = contents_of_plain(folder)
+    assert find_held(folder, ["ann", "cleo", "nobody"]) == {
+        "ann": Held(("images/a1.png", "images/a2.png"), ("a2 again.png", "images/.a1.png~", "old/whatever")),
+        "cleo": Held(("images/c1.png",), ()),
+        "nobody": Held((), ()),
+    }
+    assert contents_of_plain(folder) == before
+
+
+def test_a_missing_file_is_not_held_and_nothing_is_a_copy_of_an_empty_or_an_overwritten_one(make_folder):
+    folder = make_folder()
+    (folder / "images/a1.png").unlink()
+    (folder / "images/a2.png").write_bytes(bytes(5))
+    (folder / "images/b1.png").write_bytes(b"")
+    (folder / ".gitkeep").write_bytes(b"")
+    (folder / "zeros").write_bytes(bytes(5))
+    assert find_held(folder, ["ann", "bob"]) == {
+        "ann": Held(("images/a2.png",), ()),
+        "bob": Held(("images/b1.png", "images/b2.png"), ()),
+    }
+
+
+def with_copies(folder):
+    """Two true copies of one image in a folder of their own, a second name of another; and files that are none."""
+    (folder / "old ann").mkdir()
+    for name in ("old ann/1", "old ann/2"):
+        (folder / name).write_bytes((folder / "images/a1.png").read_bytes())
+    os.link(folder / "images/a2.png", folder / "a2 again.png")
+    (folder / "metadata.csv.bak").write_bytes((folder / "metadata.csv").read_bytes())
+    (folder / "other.png").write_bytes(b"x" * (folder / "images/a1.png").stat().st_size)
+
+
+def is_clean_but_for_others(folder, before):
+    (folder / "metadata.csv.bak").unlink()
+    (folder / "other.png").unlink()
+    is_clean(folder, before)
+    assert not (folder / "old ann").exists()
+
+
+def test_byte_equal_copies_that_no_row_names_go_and_the_rest_is_counted(make_folder, tmp_path):
+    folder = make_folder()
+    before = contents(folder)
+    with_copies(folder)
+    os.link(folder / "old ann/1", tmp_path / "seen")
+    size = len(before["images/a1.png"])
+    n_bytes = 3 * size + 2 * len(before["images/a2.png"])
+    removal = remove_subjects(folder, ["ann"])
+    assert removal == Removal(2, n_bytes, n_packed=0, n_copies=3, n_unnamed=2)
+    assert (tmp_path / "seen").read_bytes() == bytes(size)
+    is_clean_but_for_others(folder, before)
+
+
+def test_a_copy_that_a_row_names_is_another_s_image_and_stays(make_folder):
+    folder = make_folder()
+    (folder / "images/b1.png").write_bytes((folder / "images/a1.png").read_bytes())
+    assert remove_subjects(folder, ["ann"], copies=["images/b1.png", "../secret", "metadata.csv"]).n_copies == 0
+    assert (folder / "images/b1.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_among_copies_it_can_be_finished(make_folder):
+    whole = make_folder(name="whole")
+    with_copies(whole)
+    n_points = len(count_points(whole))
+    for kill_at in range(1, n_points + 1):
+        folder = make_folder(name=f"killed{kill_at}")
+        before = contents(folder)
+        with_copies(folder)
+        held = find_held(folder, ["ann"])["ann"]
+        command = [sys.executable, "-c", CHILD, str(folder), str(kill_at)]
+        assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+        remove_subjects(folder, ["ann"], copies=held.copies)
+        assert not any((folder / name).exists() for name in (*held.images, *held.copies))
+        is_clean_but_for_others(folder, before)
+
+
+def contents_of_plain(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 CHILD = """

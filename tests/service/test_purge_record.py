@@ -1,0 +1,240 @@
+"""A purge that stops half-way is resumed, and its certificates say what was seen to be destroyed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from audit.certificate import verify
+from service import auth, completion, decisions, intake, purge_record, registry, stored_banks
+from service.auth import Client
+from service.errors import ConflictError, RunStoppedError, StorageError
+from service.intake import LEGAL_HOLD
+from service.pipeline import abandon
+from service.runs import RunFolder, workflow_id
+from service.schemas import Decision, Filing, Rejection
+from service.worker import claim
+from tests.service import tiny
+from unlearning.faces import read_metadata
+
+OFFICER = Client("officer", "officer", frozenset(auth.SCOPES))
+
+
+@pytest.fixture
+def pair(tiny_context):
+    """Two people of one block; the first is erased."""
+    return tiny.same_block(tiny_context)
+
+
+@pytest.fixture
+def run_id(tiny_context, pair):
+    """A run that has put its model into service and is about to destroy."""
+    return tiny.deploy_run(tiny_context, pair[0])
+
+
+@pytest.fixture
+def stopped(tiny_context, run_id, monkeypatch):
+    """The same run after images and columns were destroyed and the storage then refused until nobody tried again."""
+    with monkeypatch.context() as refusing:
+        refuse_storage(refusing)
+        with pytest.raises(StorageError):
+            completion.purge(tiny_context, run_id)
+    abandon(tiny_context, run_id, "The storage refused.")
+    return run_id
+
+
+def refuse_storage(monkeypatch):
+    def refuse(context):
+        raise StorageError("The storage refused.")
+
+    monkeypatch.setattr(stored_banks, "follow_erasure", refuse)
+
+
+def approve(context, request):
+    return decisions.approve(context, OFFICER, request.id, Decision(reason="The storage works again."))
+
+
+def destroyed_of(record):
+    return verify(record.envelope).statement["predicate"]["purge"]["destroyed"]
+
+
+def test_a_stopped_purge_keeps_its_run_and_the_line(tiny_context, pair, stopped, clock):
+    (request,) = tiny.requests(tiny_context)
+    assert (request.state, request.run_id, request.user_id) == ("needs_attention", stopped, pair[0])
+    run = tiny.run_of(tiny_context, stopped)
+    assert (run.stage, run.finished_at, run.stage_note) == ("needs_attention", None, "The storage refused.")
+    tiny.file(tiny_context, pair[1])
+    clock.advance(seconds=tiny_context.settings.hold_seconds)
+    assert claim(tiny_context, tiny.POLICY) is None
+
+
+def test_approving_resumes_the_same_run_and_its_certificate_tells_of_the_whole_erasure(tiny_context, pair, stopped):
+    (request,) = tiny.requests(tiny_context)
+    approve(tiny_context, request)
+    run = tiny.run_of(tiny_context, stopped)
+    assert (run.stage, workflow_id(run)) == ("purging", f"{stopped}.1")
+    assert tiny.request_of(tiny_context, request.id).state == "purging"
+    completion.purge(tiny_context, stopped)
+    completion.complete(tiny_context, stopped)
+    (record,) = tiny.certificates(tiny_context)
+    assert (record.run_id, record.verdict) == (stopped, "PASSED")
+    assert destroyed_of(record) == {
+        "image files": tiny.N_IMAGES, "reference columns": tiny.N_IMAGES, "older model versions": 1,
+    }  # fmt: skip
+    assert tiny.request_of(tiny_context, request.id).outcome == "erased"
+
+
+def test_a_run_can_be_resumed_more_than_once(tiny_context, stopped, monkeypatch):
+    (request,) = tiny.requests(tiny_context)
+    for number in (1, 2):
+        approve(tiny_context, request)
+        assert workflow_id(tiny.run_of(tiny_context, stopped)) == f"{stopped}.{number}"
+        with monkeypatch.context() as refusing:
+            refuse_storage(refusing)
+            with pytest.raises(StorageError):
+                completion.purge(tiny_context, stopped)
+        abandon(tiny_context, stopped, "The storage refused again.")
+    approve(tiny_context, request)
+    completion.purge(tiny_context, stopped)
+    completion.complete(tiny_context, stopped)
+    assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES
+
+
+def test_a_durable_run_that_stopped_in_the_purge_is_resumed_by_a_workflow_of_its_own(tiny_context):
+    """The whole way with DBOS, in a process of its own; see `stopped_purge`."""
+    command = [sys.executable, "-m", "tests.service.stopped_purge", str(tiny_context.settings.home)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["seen"] == ["needs_attention", "completed"]
+    assert found["reason"] == "The storage refuses to destroy."
+    assert found["workflows"] == [found["run"], f"{found['run']}.1"]
+    assert (found["certified"], found["verdict"], found["outcome"]) == (found["run"], "PASSED", "erased")
+    assert found["destroyed"] == {
+        "image files": tiny.N_IMAGES, "reference columns": tiny.N_IMAGES, "older model versions": 1,
+    }  # fmt: skip
+
+
+def test_one_approval_resumes_the_whole_batch(tiny_context, pair, monkeypatch):
+    run_id = tiny.deploy_run(tiny_context, *pair)
+    with monkeypatch.context() as refusing:
+        refuse_storage(refusing)
+        with pytest.raises(StorageError):
+            completion.purge(tiny_context, run_id)
+    abandon(tiny_context, run_id, "The storage refused.")
+    first, second = tiny.requests(tiny_context)
+    approve(tiny_context, second)
+    assert {request.state for request in tiny.requests(tiny_context)} == {"purging"}
+    with pytest.raises(ConflictError):
+        approve(tiny_context, first)
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    assert [destroyed_of(record)["image files"] for record in tiny.certificates(tiny_context)] == [tiny.N_IMAGES] * 2
+
+
+def test_a_stopped_purge_is_neither_rejected_nor_held(tiny_context, pair, stopped):
+    (request,) = tiny.requests(tiny_context)
+    with pytest.raises(ConflictError, match="approve this one"):
+        decisions.reject(
+            tiny_context, OFFICER, request.id, Rejection(legal_reason="legal_claims", explanation="Too late.")
+        )
+    intake.file_requests(
+        tiny_context, tiny.CLIENT, Filing(user_ids=[pair[0]], legal_hold=True), n_subjects=lambda: 1000, most_open=1000
+    )
+    leader = tiny.request_of(tiny_context, request.id)
+    assert (leader.state, leader.run_id) == ("needs_attention", stopped)
+    assert leader.attention_reason != LEGAL_HOLD
+
+
+def test_the_record_outlives_the_run_s_working_files(tiny_context, stopped):
+    """The home's disk was exchanged, say: what the certificate needs is in the database."""
+    RunFolder(tiny_context.settings, stopped).destroy()
+    approve(tiny_context, tiny.requests(tiny_context)[0])
+    completion.purge(tiny_context, stopped)
+    completion.complete(tiny_context, stopped)
+    (record,) = tiny.certificates(tiny_context)
+    predicate = verify(record.envelope).statement["predicate"]
+    assert (predicate["policy"]["name"], predicate["verdict"]) == ("tiny", "PASSED")
+    assert predicate["procedure"]["settings"] == {}
+
+
+def test_the_second_erasure_counts_only_what_it_destroyed(tiny_context, pair):
+    for person in pair:
+        tiny.finish(tiny_context, tiny.judge_run(tiny_context, person))
+    counts = [destroyed_of(record)["older model versions"] for record in tiny.certificates(tiny_context)]
+    assert counts == [1, 1]
+
+
+def test_what_was_gone_before_is_not_counted(tiny_context, pair, run_id):
+    """An image that somebody removed by hand, and columns of a bank that somebody threw away."""
+    first, *_ = tiny.pictures_of(tiny_context, pair[0])
+    first.unlink()
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES - 1
+
+
+def test_copies_that_no_row_names_are_destroyed_and_counted(tiny_context, pair, run_id):
+    first, *_ = tiny.pictures_of(tiny_context, pair[0])
+    copy = tiny_context.settings.data_folder / "old" / "again.png"
+    copy.parent.mkdir()
+    copy.write_bytes(first.read_bytes())
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    assert not copy.exists()
+    assert destroyed_of(tiny.certificates(tiny_context)[0])["copies of image files"] == 1
+
+
+def test_columns_of_every_bank_are_counted(tiny_context, pair, run_id):
+    """Also those of a bank that did not judge this run."""
+    plan = tiny.plan_for(tiny_context, *pair, tiny.people(tiny_context)[-1])
+    tiny.build(tiny_context, plan, 1)
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    assert destroyed_of(tiny.certificates(tiny_context)[0])["reference columns"] == 2 * tiny.N_IMAGES
+
+
+@pytest.mark.parametrize("what", ["image files", "older model versions", "reference columns"])
+def test_nothing_is_certified_as_destroyed_that_is_there_again(tiny_context, pair, run_id, monkeypatch, what):
+    """Somebody restores from a backup while the purge goes on."""
+    settings = tiny_context.settings
+    first, *_ = tiny.pictures_of(tiny_context, pair[0])
+    weights = registry.path(settings, tiny.run_of(tiny_context, run_id).base_digest)
+    image, content = first.read_bytes(), weights.read_bytes()
+
+    def restore(_settings):
+        if what == "image files":
+            first.parent.mkdir(exist_ok=True)
+            first.write_bytes(image)
+        elif what == "older model versions":
+            weights.write_bytes(content)
+        else:
+            monkeypatch.setattr(purge_record.banks.BankStore, "count_columns", lambda *_: {columns: 3})
+
+    columns = (tiny_context.keyring.block_hash(pair[0]), "margin")
+    with monkeypatch.context() as patched:
+        patched.setattr(completion, "forget_reports", restore)
+        with pytest.raises(RunStoppedError, match=f"found {3 if what == 'reference columns' else 1} {what}"):
+            completion.purge(tiny_context, run_id)
+    monkeypatch.undo()
+    with pytest.raises(RunStoppedError, match="finished purge"):
+        completion.complete(tiny_context, run_id)
+    if what == "image files":
+        first.unlink()
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    assert tiny.requests(tiny_context)[0].outcome == "erased"
+
+
+def test_file_names_leave_the_database_with_the_user_id(tiny_context, pair, run_id):
+    names = [row.file_name for row in read_metadata(tiny_context.settings.data_folder) if row.user_id == pair[0]]
+    completion.purge(tiny_context, run_id)
+    held = tiny.run_of(tiny_context, run_id).purge["held"]
+    assert [sorted(holding["images"]) for holding in held.values()] == [sorted(names)]
+    completion.complete(tiny_context, run_id)
+    completion.tidy(tiny_context, run_id)
+    for path in tiny_context.settings.home.glob("expunge.db*"):
+        assert not any(name.encode() in path.read_bytes() for name in names), path
