@@ -20,6 +20,14 @@ All routes lie under `/v1`; the running service describes them at `/v1/openapi.j
 `Authorization: Bearer <API key>`. Every error is `application/problem+json` (RFC 9457) in the shape of
 [Problem](#problem), with a `detail` that says what was expected, what came and what to do. Moments are RFC 3339 in
 UTC. Every field of an answer is always there; what is not known is null.
+
+A call has one meaning or is refused with 422, and nothing is stored. Refused are: a name twice in an object of a body,
+at any depth; a header in two lines (`Authorization`, `Content-Type`, `Content-Length`, `Content-Encoding`,
+`Idempotency-Key`), or an `Idempotency-Key` with a comma, which is how proxies join two; a query parameter twice, unless
+it is a list, or one that the route does not have; a body that is not UTF-8, begins with a byte order mark or has a
+`Content-Encoding`; a field that the route does not have. User ids are texts as in the data: `1` is not `"1"`, and
+another spelling of an id (Unicode form, blanks, invisible characters) is refused. What is not HTTP, such as two
+different lengths of one body, the server answers itself, with 400 and a line of text.
 """
 
 Json = Mapping[str, Any]

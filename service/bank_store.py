@@ -24,7 +24,7 @@ from __future__ import annotations
 import fcntl
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -44,7 +44,7 @@ __all__ = ["Bank", "BankKey", "BankStatus", "BankStore", "Claim", "ReferenceRow"
 
 @dataclass(frozen=True)
 class Bank:
-    """A complete bank of N models and n examples.
+    """A bank of N models and n examples.
 
     margins float32 `(N, n)`; seeds int64, retain_accuracy, test_accuracy and seconds float64 `(N,)`; example_ids and
     subject_tags name the columns.
@@ -123,6 +123,7 @@ class BankStore:
         now: datetime,
         learned: Mapping[str, str] | None = None,
         tested: Mapping[str, str] | None = None,
+        before_write: Callable[[], None] = lambda: None,
     ) -> None:
         """Make room for a bank; one that is there already is kept, its `n_wanted` raised if need be.
 
@@ -130,10 +131,11 @@ class BankStore:
             key: content key.
             example_ids: name of each column, all different.
             subject_tags: whose column it is, `(n_examples,)`; opaque.
-            n_wanted: models that make it complete.
+            n_wanted: models it is begun for; who looks it up says how many will do.
             now: aware datetime.
             learned, tested: on whose rows the models are trained and tested, see `audit.staleness.Roster.people`;
                 a bank begun without them is never found once it is stale.
+            before_write: called when whoever drops columns would have to wait; what it raises leaves all as it was.
 
         Raises:
             ReferencesError: arguments that do not fit, or a bank of this key that lacks an example asked for.
@@ -146,6 +148,7 @@ class BankStore:
         if n_wanted < 1 or now.tzinfo is None:
             raise ReferencesError(f"Expected n_wanted >= 1 and an aware datetime, got {n_wanted} and {now!r}.")
         with self._lock(key.digest, exclusive=True):
+            before_write()
             there = self._manifest(key.digest)
             if there is None:  # none, or one that cannot be read: whose columns the rows hold is unknown then
                 self._destroy_bank(key.digest)
@@ -159,10 +162,10 @@ class BankStore:
             elif n_wanted > there.n_wanted:
                 self._write_manifest(replace(there, n_wanted=n_wanted))
 
-    def add(self, key: BankKey, row: ReferenceRow) -> bool:
+    def add(self, key: BankKey, row: ReferenceRow, *, before_write: Callable[[], None] = lambda: None) -> bool:
         """Store a finished model; whether it was kept (False: the seed was there already).
 
-        Columns of people dropped since the model was trained are left out.
+        Columns of people dropped since the model was trained are left out. `before_write` as for `begin`.
 
         Raises:
             ReferencesError: no such bank, or a row that does not fit it.
@@ -174,6 +177,7 @@ class BankStore:
         if np.isnan(values).any() or not all(math.isfinite(figure) for figure in figures) or row.seed < 0:
             raise ReferencesError(f"Expected numbers and a seed >= 0 in the row of seed {row.seed}; did it diverge?")
         with self._lock(key.digest, exclusive=False):
+            before_write()
             manifest = self._manifest(key.digest)
             if manifest is None:
                 raise ReferencesError(f"Expected the bank {key.digest[:12]} to be begun before rows are added.")
@@ -187,17 +191,12 @@ class BankStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             return files.place(path, data, is_whole=lambda there: decode_row(there, manifest) is not None)
 
-    def find(self, key: BankKey, *, n_models: int | None = None) -> Bank | None:
-        """The bank if it is complete, else none.
-
-        Args:
-            key: content key.
-            n_models: models asked for; by default those it was begun with. More are given if there are more.
-        """
+    def find(self, key: BankKey, *, n_models: int) -> Bank | None:
+        """The bank with all its models if there are `n_models`, however many it was begun for; else none."""
         with self._lock(key.digest, exclusive=False):
             manifest = self._manifest(key.digest)
             rows = sorted(self._rows(manifest), key=lambda row: row.seed) if manifest else []
-        if manifest is None or len(rows) < (n_models or manifest.n_wanted):
+        if manifest is None or len(rows) < n_models:
             return None
         return Bank(
             key=key,
@@ -218,17 +217,17 @@ class BankStore:
         learned: Mapping[str, str],
         tested: Mapping[str, str],
         leaving: Collection[str] = (),
-        n_models: int | None = None,
+        n_models: int,
         share_max: float,
     ) -> tuple[BankKey, Staleness] | None:
-        """The least stale complete bank that differs from the one of `key` by nothing but people who are gone since.
+        """The least stale bank that differs from the one of `key` by nothing but people who are gone since.
 
         Args:
             key: of the bank that would be built now.
             example_ids: columns it must have.
             learned, tested: rosters of the bank that would be built now.
             leaving: tags of people whose erasure waits: in none of the rosters, and gone if a bank learned from them.
-            n_models: models asked for; by default those the bank was begun with.
+            n_models: models it must have, however many it was begun for.
             share_max: largest `Staleness.share` allowed.
         """
         asked, best = set(example_ids), None
@@ -241,7 +240,7 @@ class BankStore:
                 staleness = _staleness(manifest, key, learned=learned, tested=tested, leaving=leaving)
                 if staleness is None or staleness.share > share_max or (best and best[1].share <= staleness.share):
                     continue
-                if sum(1 for _ in self._rows(manifest)) >= (n_models or manifest.n_wanted):
+                if sum(1 for _ in self._rows(manifest)) >= n_models:
                     best = manifest.key, staleness
         return best
 

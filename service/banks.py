@@ -13,8 +13,10 @@ those people is within the policy's bar: it is *stale*, and says so (`audit.stal
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache, partial
@@ -27,9 +29,11 @@ import unlearning
 from service.bank_store import Bank, BankKey, BankStore, Claim, ReferenceRow, ReferencesError, Staleness
 from service.blocks import blocks
 from service.context import Context
+from service.errors import ConflictError
 from service.keyring import Keyring
-from service.scenes import Pictures, Rows, Scene, open_pictures
+from service.scenes import Pictures, Rows, Scene, intact, open_pictures, require_intact
 from service.settings import Settings
+from unlearning import files
 from unlearning.faces import Faces
 from unlearning.recipes import Recipe
 
@@ -79,7 +83,7 @@ def plan_bank(
     *,
     forget: Iterable[str],
     absent: Iterable[str] = (),
-    n_models: int | None = None,
+    n_models: int,
     staleness_max: float = 0.0,
     statistic: str = MARGIN,
 ) -> BankPlan:
@@ -89,7 +93,7 @@ def plan_bank(
         forget: user ids to forget together; all in the training split.
         absent: user ids whose erasure waits; a bank built now is trained without them, one that learned from them
             before is stale by them.
-        n_models: fewest models that will do; by default those a bank was begun with.
+        n_models: fewest models that will do.
         staleness_max: largest share of people gone that a bank may have learned from or been tested on.
         statistic: of the key; another than the auditor's for the banks of `service.oracles`.
     """
@@ -159,6 +163,7 @@ def build_bank(
     *,
     now: datetime,
     first_seed: int = 0,
+    run_id: str = "",
 ) -> Bank:
     """The plan's bank with `n_models` models of seeds from `first_seed` on; builds what is missing.
 
@@ -167,20 +172,48 @@ def build_bank(
     Several builders of one bank share the work: each seed is trained by the one that claimed it, and all wait for the
     last one.
 
+    Args:
+        run_id: the run that it is built for; only a run may replace a bank that its plan names.
+
     Raises:
         ReferencesError: the plan is of a stale bank that is not complete any more; its models cannot be made again.
+        ConflictError: the bank there lacks images, and an open run is to be judged by it.
+        DataChangedError: somebody was erased meanwhile; the models made before stay.
     """
     if plan.staleness.share > 0:
         return _stale_bank(store, plan, n_models, on_progress)
+    with intact(plan.scene.pictures):
+        _begin(store, plan, n_models, settings, now, run_id)
+        _fill(store, plan, n_models, settings, on_progress, first_seed)
+        bank = store.find(plan.key, n_models=n_models)
+        if bank is None:
+            raise RuntimeError(
+                f"Expected a complete bank {plan.key.digest[:12]} after building it; its files were changed."
+            )
+    return bank
+
+
+def _begin(  # noqa: PLR0917
+    store: BankStore, plan: BankPlan, n_models: int, settings: Settings, now: datetime, run_id: str
+) -> None:
     begin = partial(
         store.begin, plan.key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n_models, now=now,
-        learned=plan.learned, tested=plan.tested,
+        learned=plan.learned, tested=plan.tested, before_write=partial(require_intact, plan.scene.pictures),
     )  # fmt: skip
     try:
         begin()
     except ReferencesError:  # the people got further images since; their margins need the models, which are gone
-        store.discard(plan.key)
+        if discard_unnamed(store, [plan.key], settings, run_id=run_id):
+            raise ConflictError(
+                f"Expected no open run to be judged by the bank {plan.key.digest[:12]}, which lacks images that came "
+                "since and must be built anew; build it when the run ended."
+            ) from None
         begin()
+
+
+def _fill(  # noqa: PLR0917
+    store: BankStore, plan: BankPlan, n_models: int, settings: Settings, on_progress: OnProgress, first_seed: int
+) -> None:
     missing = store.missing_seeds(plan.key, n_models, first=first_seed)
     told = len(missing)
     on_progress(n_models - told, n_models)
@@ -194,12 +227,6 @@ def build_bank(
         elif len(missing) < told:
             told = len(missing)
             on_progress(n_models - told, n_models)
-    bank = store.find(plan.key, n_models=n_models)  # it may have been begun for more, and stopped
-    if bank is None:
-        raise RuntimeError(
-            f"Expected a complete bank {plan.key.digest[:12]} after building it; its files were changed."
-        )
-    return bank
 
 
 def _stale_bank(store: BankStore, plan: BankPlan, n_models: int, on_progress: OnProgress) -> Bank:
@@ -240,12 +267,48 @@ def _train(store: BankStore, plan: BankPlan, missing: tuple[int, ...], settings:
                 test_accuracy=outcome.test_accuracy,
                 seconds=outcome.seconds,
             )
-            store.add(plan.key, row)
+            store.add(plan.key, row, before_write=partial(require_intact, plan.scene.pictures))
             claims.pop(outcome.seed).release()
             yield len(missing) - done
     finally:
         for claim in claims.values():
             claim.release()
+
+
+def plans_lock(settings: Settings, *, exclusive: bool) -> AbstractContextManager[None]:
+    """Shared by whoever makes a run's plan, exclusive to whoever discards banks: a plan names banks that are there."""
+    return files.lock(settings.banks_folder / "locks" / "plans.lock", exclusive=exclusive)
+
+
+def discard_unnamed(
+    store: BankStore, keys: Iterable[BankKey], settings: Settings, *, run_id: str = ""
+) -> list[BankKey]:
+    """Destroy banks, but none that the plan of an open run names; gives those that it left.
+
+    Args:
+        run_id: a run whose own plan does not count.
+    """
+    kept = []
+    with plans_lock(settings, exclusive=True):
+        named = _named(settings, but_by=run_id)
+        for key in keys:
+            if key.digest in named:
+                kept.append(key)
+            else:
+                store.discard(key)
+    return kept
+
+
+def _named(settings: Settings, *, but_by: str) -> set[str]:
+    """Digests of the banks and oracles in the plans of open runs: a run that ended has no folder any more."""
+    named = set()
+    for path in settings.runs_folder.glob("*/plan.json"):
+        if path.parent.name == but_by:
+            continue
+        with suppress(OSError, ValueError):  # its run ended just now
+            plan = json.loads(path.read_bytes())
+            named |= {BankKey(**part["key"]).digest for part in (plan["bank"], plan.get("oracles")) if part}
+    return named
 
 
 def example_ids(faces: Faces, rows: Iterable[int]) -> tuple[str, ...]:

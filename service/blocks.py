@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from audit.blocks import assign_blocks
-from service.errors import DataFolderError
+from service.errors import DataChangedError, DataFolderError
 from service.keyring import Keyring
 from service.settings import Settings
 from unlearning import files
@@ -18,12 +18,18 @@ BLOCK_SHARE = 0.05
 
 
 def blocks(settings: Settings, keyring: Keyring, faces: Faces) -> dict[str, str]:
-    """Block of every training subject, as keyed hash → block; subjects that are new get new blocks, none ever moves."""
+    """Block of every training subject, as keyed hash → block; subjects that are new get new blocks, none ever moves.
+
+    Raises:
+        DataChangedError: somebody was erased since the faces were opened, and must not come back to the list.
+    """
     people = faces.train_subjects()
     known = _read(settings)
     if all(keyring.block_hash(person) in known for person in people):
         return known
     with files.lock(_path(settings).with_suffix(".lock"), exclusive=True):
+        if not faces.is_intact():
+            raise DataChangedError
         known = _read(settings)  # another process may have been first
         new = sorted(value for person in people if (value := keyring.block_hash(person)) not in known)
         if new:

@@ -17,7 +17,7 @@ from audit.report import report_of
 from audit.report_page import render_html, write
 from service import ledger, planning, registry, rosters
 from service.bank_store import Bank, BankStore
-from service.banks import BankPlan, build_bank, columns_of, example_ids
+from service.banks import BankPlan, OnProgress, build_bank, columns_of, example_ids
 from service.certificates import Issuer
 from service.context import LINE, Context
 from service.db import reading, session
@@ -68,6 +68,9 @@ def unlearn(context: Context, policy: Policy, run_id: str, step: int) -> str | N
 def _make_models(context: Context, policy: Policy, run: Run, step: int) -> None:
     run_id, method, seed = run.id, steps(policy)[step], seed_of(run, step)
     plan, folder = planning.load(context, run_id), RunFolder(context.settings, run_id)
+    if METHODS[method].needs_oracles and not planning.are_oracles_there(context, plan):
+        _gather(context, policy, run_id)
+        plan = planning.load(context, run_id)
     scene = scene_of(context, plan, run, method)
     if folder.read(f"step-{step}") is None:
         note(context, run_id, f"{method}: making the candidate")
@@ -87,15 +90,34 @@ def _make_models(context: Context, policy: Policy, run: Run, step: int) -> None:
     build_bank(BankStore(folder.unlearned()), bank, policy.n_models, context.settings, progress, now=context.now())
 
 
+def _gather(context: Context, policy: Policy, run_id: str) -> Bank:
+    """The bank that judges the run and its oracles; they are there, unless something took them away since."""
+
+    def told(what: str) -> OnProgress:
+        def tell(done: int, wanted: int) -> None:
+            if done < wanted:
+                note(context, run_id, f"{what} {done}/{wanted}")
+
+        return tell
+
+    return planning.gather(context, policy, run_id, told("reference models"), told("oracles"))
+
+
 def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
-    """The audit of the step's candidate; gives whether it passed. Report, log entry and, if it failed, certificate."""
+    """The audit of the step's candidate; gives whether it passed. Report, log entry and, if it failed, certificate.
+
+    Where the bank that judges is gone, the run is planned again, and the candidate is made again if the plan changed.
+    """
     with reading(context.engine) as s:
         attempt = _attempt(s, run_id, step)
     if attempt.verdict is not None:
         return attempt.verdict == "PASSED"
+    bank = _gather(context, policy, run_id)
+    if unlearn(context, policy, run_id, step) is not None:  # there already, unless the plan changed
+        return False
     note(context, run_id, f"{attempt.method}: audit")
     started = time.perf_counter()
-    evaluation = _evaluate(context, policy, run_id, step)
+    evaluation = _evaluate(context, policy, run_id, step, bank)
     context.reached("auditing.evaluated")
     _write_report(context, policy, evaluation, run_id, attempt)
     context.reached("auditing.reported")
@@ -178,13 +200,12 @@ def _learned_from(context: Context, plan: planning.RunPlan, run: Run, method: st
     return {each: n for each, n in (retained | parents).items() if each not in gone}
 
 
-def _evaluate(context: Context, policy: Policy, run_id: str, step: int) -> Evaluation:
+def _evaluate(context: Context, policy: Policy, run_id: str, step: int, bank: Bank) -> Evaluation:
     plan, folder, run = planning.load(context, run_id), RunFolder(context.settings, run_id), load_run(context, run_id)
     method = steps(policy)[step]
     scene = scene_of(context, plan, run, method)
     ids = example_ids(planning.faces_at(context, plan), plan.forget)
     planned = planning.bank_plan(context, plan)
-    bank = _need(BankStore(context.settings.banks_folder).find(planned.key), "reference bank")
     candidate = folder.read(f"step-{step}")
     if candidate is None:
         raise FileNotFoundError(f"Expected the outcome of step {step} in the run's folder.")
@@ -192,9 +213,8 @@ def _evaluate(context: Context, policy: Policy, run_id: str, step: int) -> Evalu
     unlearned: Bank | None = None
     cost_share: float | None = None
     if not METHODS[method].exact:
-        unlearned = _need(
-            BankStore(folder.unlearned()).find(_unlearned_plan(context, plan, scene, run).key), "unlearned bank"
-        )
+        store, key = BankStore(folder.unlearned()), _unlearned_plan(context, plan, scene, run).key
+        unlearned = _need(store.find(key, n_models=policy.n_models), "unlearned bank")
         cost_share = float(np.median(unlearned.seconds) / np.median(bank.seconds))
     evidence = Evidence(
         retrained=columns_of(bank, ids),

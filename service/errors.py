@@ -11,6 +11,7 @@ ExpungeError
 ├── TryLaterError          503  wait `retry_after_seconds`
 │   └── TooManyAtOnceError     429  send fewer at the same time
 ├── DataFolderError             mend the data folder
+│   └── DataChangedError            start again, with the data as they are
 ├── ReferencesError             a reference bank that cannot answer what it is asked
 ├── WeightsError                weights that must not be loaded
 ├── RunStoppedError             a run cannot go on; `detail` is for the human who must look, and names nobody
@@ -107,6 +108,18 @@ class DataFolderError(ExpungeError):
     """The data folder breaks one of its rules; the message names the row."""
 
     title = "Data folder"
+
+
+class DataChangedError(DataFolderError):
+    """The data are not those any more that were read: somebody was erased, or the folder was edited."""
+
+    def __init__(
+        self,
+        detail: str = "Expected the data to stay as they were when this began, but they changed meanwhile: somebody "
+        "was erased, or the folder was edited. Nothing made from changed data was kept; start again, with the data as "
+        "they are.",
+    ) -> None:
+        super().__init__(detail)
 
 
 class ReferencesError(ExpungeError):

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from service.errors import InvalidInputError
 from service.oracles import FIRST_SEED as FIRST_ORACLE
 from service.oracles import build_oracles, n_wanted, oracle_plan
 from service.production import library_versions
+from service.scenes import intact, require_intact
 from service.stages import Origin, Stage, Task, digest_of, original_of, run_original, set_stage
 from service.trials import Outcome, in_children
 from unlearning.devices import describe_device, resolve_device
@@ -158,10 +159,11 @@ def evaluate(
     """Draw what is missing and judge every method; the banks stay for the next evaluation.
 
     Raises:
-        as `set_stage`; MethodError: a method diverged.
+        as `set_stage`; MethodError: a method diverged; DataChangedError: somebody was erased meanwhile.
     """
     stage = set_stage(context, experiment.people)
-    retrained, candidates = draw(context, experiment, stage, on_progress)
+    with intact(stage.plan.scene.pictures):
+        retrained, candidates = draw(context, experiment, stage, on_progress)
     scene, settings = stage.plan.scene, context.settings
     tuned = {
         m
@@ -251,7 +253,10 @@ def draw_together(
         n_oracles = _n_oracles(context, stage, experiment)
         oracles = draw_oracles(context, stage, n_oracles, lambda done, wanted: None) if n_oracles else None
         for name, key in keys.items():
-            store.begin(key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n, now=context.now())
+            store.begin(
+                key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n, now=context.now(),
+                before_write=partial(require_intact, plan.scene.pictures),
+            )  # fmt: skip
             settings = None if name == DO_NOTHING else settings_for(name, plan.scene.recipe, context.settings.tuned)
             for seed in store.missing_seeds(key, n):
                 original = 0 if experiment.setup == "reuse_n_1" else seed
@@ -266,7 +271,9 @@ def draw_together(
         for outcomes in in_children(run_original, calls, context.settings):
             for task, outcome in outcomes:
                 if isinstance(outcome, Outcome):
-                    store_of(context, task.stage).add(task.key, _row(task.stage.plan, outcome))
+                    plan = task.stage.plan
+                    kept = partial(require_intact, plan.scene.pictures)
+                    store_of(context, task.stage).add(task.key, _row(plan, outcome), before_write=kept)
                 elif on_failure is None:
                     raise outcome
                 else:

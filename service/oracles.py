@@ -59,9 +59,10 @@ def build_oracles(
     on_progress: OnProgress,
     *,
     now: datetime,
+    run_id: str = "",
 ) -> Bank:
     """The oracle bank of an `oracle_plan`; builds what is missing, see `service.banks.build_bank`."""
-    return build_bank(store, plan, n_oracles, settings, on_progress, now=now, first_seed=FIRST_SEED)
+    return build_bank(store, plan, n_oracles, settings, on_progress, now=now, first_seed=FIRST_SEED, run_id=run_id)
 
 
 def margins_of(bank: Bank, example_ids: Iterable[str], n_oracles: int) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from sqlmodel import select
 from audit.policy import Policy
 from service import data_folder, doubts, registry
 from service.bank_store import Bank, BankKey, BankStore, Staleness
-from service.banks import BankPlan, OnProgress, build_bank, example_ids, plan_bank, training_code_version
+from service.banks import BankPlan, OnProgress, build_bank, example_ids, plan_bank, plans_lock, training_code_version
 from service.context import LINE, Context
 from service.db import reading
 from service.errors import RunStoppedError
@@ -23,6 +23,7 @@ from service.runs import RunFolder, load_run, requests_of
 from service.scenes import Pictures, Rows, Scene, open_pictures
 from service.settings import Settings
 from service.tables import Deployment, Tombstone
+from unlearning import files
 from unlearning.faces import Faces, pack
 from unlearning.faces.packing import folder_digest
 from unlearning.recipes import Recipe, load_recipe
@@ -118,11 +119,9 @@ def asked_to_go(context: Context, faces: Faces) -> set[str]:
 
 def plan(context: Context, policy: Policy, run_id: str) -> RunPlan:
     """Make the run's plan, or give the one it has."""
-    folder = RunFolder(context.settings, run_id)
-    stored = folder.read("plan")
+    stored = RunFolder(context.settings, run_id).read("plan")
     if stored is None:
-        stored = asdict(_make(context, policy, run_id))
-        folder.write("plan", stored)
+        _make_and_keep(context, policy, run_id)
     return load(context, run_id)
 
 
@@ -135,17 +134,36 @@ def gather(
 ) -> Bank:
     """The bank that judges the run, complete, and the oracles it needs; built now if nobody built them ahead.
 
-    A stale bank that was damaged since the plan was made cannot be mended; the plan is then made again.
+    A stale bank that was damaged since the plan was made, or is gone, cannot be made again; the plan then is, and what
+    was made by the old one is destroyed.
     """
     store, settings = BankStore(context.settings.banks_folder), context.settings
     if any(_is_damaged(store, *asked) for asked in _asked(context, policy, load(context, run_id))):
-        RunFolder(settings, run_id).write("plan", asdict(_make(context, policy, run_id)))
+        _forget_steps(RunFolder(settings, run_id))
+        _make_and_keep(context, policy, run_id)
     run_plan = load(context, run_id)
+    now = context.now()
     if run_plan.oracles:
-        build_oracles(
-            store, oracle_bank_plan(context, run_plan), run_plan.oracles["n"], settings, on_oracles, now=context.now()
-        )
-    return build_bank(store, bank_plan(context, run_plan), policy.n_models, settings, on_progress, now=context.now())
+        asked = oracle_bank_plan(context, run_plan)
+        build_oracles(store, asked, run_plan.oracles["n"], settings, on_oracles, now=now, run_id=run_id)
+    return build_bank(
+        store, bank_plan(context, run_plan), policy.n_models, settings, on_progress, now=now, run_id=run_id
+    )
+
+
+def _make_and_keep(context: Context, policy: Policy, run_id: str) -> RunPlan:
+    """A new plan, in the run's folder before anybody could discard a bank that it names."""
+    with plans_lock(context.settings, exclusive=False):
+        made = _make(context, policy, run_id)
+        RunFolder(context.settings, run_id).write("plan", asdict(made))
+    return made
+
+
+def _forget_steps(folder: RunFolder) -> None:
+    """Destroy candidates and other seeds of an earlier plan."""
+    for path in [*folder.path.glob("step-*"), *folder.unlearned().rglob("*")]:
+        if path.is_file():
+            files.destroy(path)
 
 
 def _asked(context: Context, policy: Policy, run_plan: RunPlan) -> Iterator[tuple[BankPlan, int]]:
@@ -286,12 +304,22 @@ def oracles(context: Context, run_plan: RunPlan) -> NDArray[np.float32]:
     Raises:
         FileNotFoundError: they are not there, or not all.
     """
-    n_oracles = run_plan.oracles.get("n", 0)
-    store = BankStore(context.settings.banks_folder)
-    bank = store.find(oracle_bank_plan(context, run_plan).key, n_models=n_oracles) if n_oracles else None
+    n_oracles, bank = run_plan.oracles.get("n", 0), _oracle_bank(context, run_plan)
     if bank is None:
         raise FileNotFoundError(f"Expected {n_oracles} complete oracles, found fewer; the run's step is repeated.")
     return margins_of(bank, example_ids(faces_at(context, run_plan), run_plan.forget), n_oracles)
+
+
+def are_oracles_there(context: Context, run_plan: RunPlan) -> bool:
+    """Whether `oracles` can be read."""
+    return _oracle_bank(context, run_plan) is not None
+
+
+def _oracle_bank(context: Context, run_plan: RunPlan) -> Bank | None:
+    if not run_plan.oracles:
+        return None
+    key = oracle_bank_plan(context, run_plan).key
+    return BankStore(context.settings.banks_folder).find(key, n_models=run_plan.oracles["n"])
 
 
 def forget_scene(context: Context, run_plan: RunPlan) -> Scene:

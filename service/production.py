@@ -16,7 +16,7 @@ from service.db import reading
 from service.errors import ConflictError
 from service.manifest import Manifest
 from service.planning import asked_to_go, pictures_of, recipe_of
-from service.scenes import open_pictures
+from service.scenes import intact
 from service.tables import OpenLine
 from unlearning import files
 from unlearning.devices import describe_device, resolve_device
@@ -63,24 +63,24 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
         FacesError: the data folder breaks a rule.
         ConflictError: an erasure runs, or somebody asked to be erased while the model learned from them. The weights
             are destroyed.
+        DataChangedError: somebody was erased while the model was trained; nothing is kept.
     """
     settings, recipe = context.settings, recipe_of(context)
-    pictures = pictures_of(settings, recipe)
-    faces = open_pictures(pictures)
-    absent = asked_to_go(context, faces)
-    _refuse_beside_erasures(context, faces, absent)
-    context.reached("training.packed")
-    rows = faces.where(split="train", without=absent)
-    data = Examples.from_arrays(faces.images[rows], faces.labels[rows])
-    torch.set_num_threads(1)  # the arithmetic of the references, and no threads that spin beside other work
-    trained = train(recipe, data, n_classes=len(faces.classes), seed=seed, device=settings.device, on_epoch=on_epoch)
+    with intact(pictures_of(settings, recipe)) as faces:
+        absent = asked_to_go(context, faces)
+        _refuse_beside_erasures(context, faces, absent)
+        context.reached("training.packed")
+        rows = faces.where(split="train", without=absent)
+        data = Examples.from_arrays(faces.images[rows], faces.labels[rows])
+        torch.set_num_threads(1)  # the arithmetic of the references, and no threads that spin beside other work
+        n_classes = len(faces.classes)
+        trained = train(recipe, data, n_classes=n_classes, seed=seed, device=settings.device, on_epoch=on_epoch)
 
-    def accuracy(of: np.ndarray) -> float:
-        labels = faces.labels[of]
-        return float(
-            np.mean(logits(trained.model, Examples.from_arrays(faces.images[of], labels).images).argmax(1) == labels)
-        )
+        def accuracy(of: np.ndarray) -> float:
+            z = logits(trained.model, Examples.from_arrays(faces.images[of], faces.labels[of]).images)
+            return float(np.mean(z.argmax(1) == faces.labels[of]))
 
+        train_accuracy, test_accuracy = accuracy(rows), accuracy(faces.where(split="test"))
     manifest = Manifest(
         architecture=recipe.architecture, width=recipe.width, channels=recipe.channels, image_size=recipe.image_size,
         classes=faces.classes, recipe=recipe.name, recipe_digest=recipe.digest,
@@ -99,7 +99,7 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
         if registry.get(context, digest).state == "candidate":
             registry.destroy(context, digest)
         raise
-    return Production(digest, generation, accuracy(rows), accuracy(faces.where(split="test")), trained.seconds)
+    return Production(digest, generation, train_accuracy, test_accuracy, trained.seconds)
 
 
 def _put_into_service(context: Context, digest: str, before_commit: Callable[[], None]) -> int:

@@ -27,14 +27,14 @@ from sqlmodel import col, delete
 from audit.policy import Policy
 from service import stored_banks
 from service.bank_store import BankKey, BankStatus, BankStore, Staleness
-from service.banks import BankPlan, OnProgress, build_bank, plan_exact_bank
+from service.banks import BankPlan, OnProgress, build_bank, discard_unnamed, plan_exact_bank
 from service.blocks import blocks
 from service.context import LINE, Context
 from service.db import session
 from service.oracles import FIRST_SEED, build_oracles, n_asked_for, oracle_plan
 from service.planning import asked_to_go, pictures_in_service, recipe_of
 from service.processes import environment
-from service.scenes import open_pictures
+from service.scenes import intact
 from service.settings import Settings
 from service.tables import ReferenceBlock
 
@@ -61,21 +61,20 @@ class Surveyed:
 def survey(context: Context, policy: Policy) -> list[Surveyed]:
     """Every block of the training split and its references, as the data and the banks' files are now."""
     settings, keyring, recipe = context.settings, context.keyring, recipe_of(context)
-    pictures = pictures_in_service(context, recipe)
-    faces = open_pictures(pictures)
-    absent, assigned = asked_to_go(context, faces), blocks(settings, keyring, faces)
-    people: dict[str, set[str]] = {}
-    for subject in faces.train_subjects():
-        people.setdefault(assigned[keyring.block_hash(subject)], set()).add(subject)
-    statuses = {status.key.digest: status for status in BankStore(settings.banks_folder).status(now=context.now())}
-    held = {tag for status in statuses.values() for tag in status.subject_tags}
-    found = []
-    for block, members in sorted(people.items()):
-        plan = plan_exact_bank(context, recipe, pictures, members, absent - members)
-        leaving = {keyring.block_hash(subject) for subject in absent - members}
-        row = _row(context, policy, plan, leaving, statuses)
-        row.block, row.n_people = block, len(members)
-        found.append(Surveyed(plan, row, not held.isdisjoint(plan.tags)))
+    pictures, found = pictures_in_service(context, recipe), []
+    with intact(pictures) as faces:
+        absent, assigned = asked_to_go(context, faces), blocks(settings, keyring, faces)
+        people: dict[str, set[str]] = {}
+        for subject in faces.train_subjects():
+            people.setdefault(assigned[keyring.block_hash(subject)], set()).add(subject)
+        statuses = {status.key.digest: status for status in BankStore(settings.banks_folder).status(now=context.now())}
+        held = {tag for status in statuses.values() for tag in status.subject_tags}
+        for block, members in sorted(people.items()):
+            plan = plan_exact_bank(context, recipe, pictures, members, absent - members)
+            leaving = {keyring.block_hash(subject) for subject in absent - members}
+            row = _row(context, policy, plan, leaving, statuses)
+            row.block, row.n_people = block, len(members)
+            found.append(Surveyed(plan, row, not held.isdisjoint(plan.tags)))
     return found
 
 
@@ -134,9 +133,12 @@ def rebuild(
         on_block: called with (block, number from 1, blocks to do) before each; gives what is told of the models.
     """
     settings = context.settings
-    store = BankStore(settings.banks_folder)
+    store, n_oracles = BankStore(settings.banks_folder), n_asked_for(settings, policy)
     surveyed = survey(context, policy)
     publish(context, surveyed)
+    fresh = [block.plan for block in surveyed if block.row.state == "fresh"]
+    ready = [plan for plan in map(oracle_plan, fresh) if not _lacking(store, plan, n_oracles)] if n_oracles else []
+    _discard_superseded(store, fresh + ready, context)
     urgency = {"building": 0, "outdated": 0, "missing": 1, "stale": 2}
     todo = [block for block in surveyed if block.row.state in urgency and (missing_too or block.had_bank)]
     todo.sort(key=lambda block: (urgency[block.row.state], -block.row.staleness, block.row.block))
@@ -151,13 +153,12 @@ def rebuild(
                 told(done, wanted)
 
         build_bank(store, block.plan, policy.n_models, settings, progress, now=context.now())
-        _discard_superseded(store, block.plan, context)
-    n_oracles = n_asked_for(settings, policy)
+        _discard_superseded(store, [block.plan], context)
     for block in surveyed if n_oracles else []:
         plan = oracle_plan(block.plan)
-        if (missing_too or block.had_bank) and store.missing_seeds(plan.key, n_oracles, first=FIRST_SEED):
+        if (missing_too or block.had_bank) and _lacking(store, plan, n_oracles):
             build_oracles(store, plan, n_oracles, settings, lambda done, wanted: None, now=context.now())
-            _discard_superseded(store, plan, context)
+            _discard_superseded(store, [plan], context)
     stored_banks.publish(context)
     publish(context, survey(context, policy))
     return len(todo)
@@ -176,15 +177,31 @@ def _note(context: Context, row: ReferenceBlock, n_next: int) -> None:
         s.commit()
 
 
-def _discard_superseded(store: BankStore, plan: BankPlan, context: Context) -> None:
-    """Banks of nobody but this block's people, made by the same recipe, are not needed beside the fresh one."""
-    mine = set(plan.tags)
-    for status in store.status(now=context.now()):
-        same_recipe = replace(status.key, training_digest="", test_digest="") == replace(
-            plan.key, training_digest="", test_digest=""
-        )
-        if status.key != plan.key and same_recipe and status.subject_tags <= mine:
-            store.discard(status.key)
+def _lacking(store: BankStore, plan: BankPlan, n_oracles: int) -> int:
+    """Oracles still to be trained."""
+    return len(store.missing_seeds(plan.key, n_oracles, first=FIRST_SEED))
+
+
+def _discard_superseded(store: BankStore, fresh: list[BankPlan], context: Context) -> None:
+    """Banks of nobody but one block's people, made by the same recipe, are not needed beside the block's fresh one.
+
+    One that an open run's plan names stays until the first rebuild after the run.
+    """
+    if not fresh:
+        return
+    keys, mine = {plan.key for plan in fresh}, [(_made_alike(plan.key), set(plan.tags)) for plan in fresh]
+    superseded = [
+        status.key
+        for status in store.status(now=context.now())
+        if status.key not in keys
+        and any(_made_alike(status.key) == alike and status.subject_tags <= tags for alike, tags in mine)
+    ]
+    discard_unnamed(store, superseded, context.settings)
+
+
+def _made_alike(key: BankKey) -> BankKey:
+    """The key less what data the models saw."""
+    return replace(key, training_digest="", test_digest="")
 
 
 class Rebuilder:

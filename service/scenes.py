@@ -6,7 +6,8 @@ takes several hundred megabytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DataFolderError
+from service.errors import DataChangedError
 from unlearning.faces import Faces, pack
 from unlearning.recipes import Recipe
 
@@ -77,16 +78,43 @@ class Scene:
 
 @lru_cache(maxsize=2)
 def open_pictures(pictures: Pictures) -> Faces:
-    """The packed arrays, opened once a process.
+    """The packed arrays, opened once a process. What is made from them counts only if they stayed `intact`.
 
     Raises:
-        DataFolderError: the data folder changed since the row numbers were taken.
+        DataChangedError: the data folder changed since the row numbers were taken.
     """
     faces = pack(
         pictures.folder, size=pictures.size, channels=pictures.channels, cache=pictures.cache, classes=pictures.classes
     )
     if faces.manifest_digest != pictures.manifest_digest:
-        raise DataFolderError(
-            "Expected the data folder as the run found it, but it changed meanwhile; file the run again."
-        )
+        raise DataChangedError
     return faces
+
+
+@contextmanager
+def intact(pictures: Pictures) -> Iterator[Faces]:
+    """The packed arrays for a block whose results count only if nobody was erased meanwhile.
+
+    Raises:
+        DataChangedError: somebody was, whatever else went wrong in the block: models that learn from overwritten
+            images may well diverge.
+    """
+    faces = open_pictures(pictures)
+    try:
+        yield faces
+    except Exception as error:
+        if faces.is_intact():
+            raise
+        raise DataChangedError from error
+    if not faces.is_intact():
+        raise DataChangedError
+
+
+def require_intact(pictures: Pictures) -> None:
+    """Nothing, as long as the packed arrays that this process opened are whole.
+
+    Raises:
+        DataChangedError: they were overwritten since, or the data folder changed before they were opened.
+    """
+    if not open_pictures(pictures).is_intact():
+        raise DataChangedError

@@ -21,9 +21,10 @@ from service.banks import BankPlan, plan_exact_bank, rows_digest
 from service.context import Context
 from service.errors import ConflictError, InvalidInputError
 from service.planning import asked_to_go, pictures_in_service, recipe_of
-from service.scenes import Rows, Scene, open_pictures
+from service.scenes import Rows, Scene, intact, open_pictures
 from service.trials import Outcome, score, score_unlearned
 from unlearning.errors import MethodError
+from unlearning.faces import Faces
 from unlearning.methods import Settings as MethodSettings
 from unlearning.methods import unlearn
 from unlearning.methods.oracles import with_oracles
@@ -112,43 +113,44 @@ def run_original(
         original: number of the original.
         seed: number of the run; of its row in the banks.
         tasks: methods and the forget sets they forget.
+
+    Raises:
+        DataChangedError: somebody was erased from the data meanwhile.
     """
-    model = original_of(origin, original)
-    outcomes: list[tuple[Task, Outcome | MethodError]] = []
-    for task in tasks:
-        scene = task.stage.plan.scene
-        if task.method == DO_NOTHING:
-            outcomes.append((task, Outcome(seed, *score(scene, model), 0.0, 0, 0)))
-            continue
-        faces = open_pictures(scene.pictures)
-        forget, retain = (
-            Examples.from_arrays(faces.images[rows], faces.labels[rows]) for rows in (scene.scored, scene.retain)
-        )
-        try:
-            if task.oracles is not None:
-                forget = with_oracles(forget, task.oracles)
-            done = unlearn(
-                task.method, model, forget, retain, recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed,
-                device=scene.device, settings=task.settings,
-            )  # fmt: skip
-            scored = score_unlearned(scene, task.method, done.model)
-        except MethodError as error:
-            outcomes.append((task, error))
-            continue
-        cost = done.cost
-        outcome = Outcome(seed, *scored, cost.seconds, cost.n_forward, cost.n_backward)
-        outcomes.append((task, outcome))
-    return outcomes
+    with intact(origin.scene.pictures) as faces:
+        model = original_of(origin, original)
+        return [(task, _run_task(task, faces, model, seed)) for task in tasks]
+
+
+def _run_task(task: Task, faces: Faces, model: torch.nn.Module, seed: int) -> Outcome | MethodError:
+    scene = task.stage.plan.scene
+    if task.method == DO_NOTHING:
+        return Outcome(seed, *score(scene, model), 0.0, 0, 0)
+    forget, retain = (
+        Examples.from_arrays(faces.images[rows], faces.labels[rows]) for rows in (scene.scored, scene.retain)
+    )
+    try:
+        if task.oracles is not None:
+            forget = with_oracles(forget, task.oracles)
+        done = unlearn(
+            task.method, model, forget, retain, recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed,
+            device=scene.device, settings=task.settings,
+        )  # fmt: skip
+        scored = score_unlearned(scene, task.method, done.model)
+    except MethodError as error:
+        return error
+    cost = done.cost
+    return Outcome(seed, *scored, cost.seconds, cost.n_forward, cost.n_backward)
 
 
 @lru_cache(maxsize=1)
 def original_of(origin: Origin, original: int) -> torch.nn.Module:
     """The original of that number; kept until the next one, for the runs of `reuse_n_1` start from the same."""
     scene = origin.scene
-    faces = open_pictures(scene.pictures)
-    data = Examples.from_arrays(faces.images[origin.everybody], faces.labels[origin.everybody])
-    n_classes = len(faces.classes)
-    return train(scene.recipe, data, n_classes=n_classes, seed=ORIGINAL_SEEDS + original, device=scene.device).model
+    with intact(scene.pictures) as faces:  # one of changed data must not stay in the cache
+        data = Examples.from_arrays(faces.images[origin.everybody], faces.labels[origin.everybody])
+        n_classes, seed = len(faces.classes), ORIGINAL_SEEDS + original
+        return train(scene.recipe, data, n_classes=n_classes, seed=seed, device=scene.device).model
 
 
 def digest_of(*words: str) -> str:

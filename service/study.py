@@ -14,6 +14,7 @@ from audit.experiments import Setup
 from audit.study import Cell, Study
 from service.context import Context
 from service.experiments import Experiment, OnProgress, draw_references, draw_together, evaluate
+from service.scenes import intact
 from service.stages import Stage, Task, set_stage
 
 SETUPS: tuple[Setup, ...] = ("reuse_n_1", "reuse_n_n")
@@ -51,6 +52,9 @@ def study(
 
     Args:
         fewer: of setups that are to have fewer models than `n_models`, how many.
+
+    Raises:
+        DataChangedError: somebody was erased from a field's data meanwhile.
     """
     wanted = {setup: min(n_models, (fewer or {}).get(setup, n_models)) for setup in setups}
     failed: dict[tuple[str, Setup], dict[str, str]] = {}
@@ -58,24 +62,25 @@ def study(
     for size in rounds(max(wanted.values())):
         for field in fields:
             staged = {name: set_stage(field.context, people) for name, people in field.forget_sets.items()}
-            for name, stage in staged.items():
-                report = _named(f"{name}: retrained models, up to {size}", on_step)
-                draw_references(field.context, stage, 2 * size, report)
-            for setup in setups:
-                names = {stage: name for name, stage in staged.items()}
+            with intact(next(iter(staged.values())).plan.scene.pictures):
+                for name, stage in staged.items():
+                    report = _named(f"{name}: retrained models, up to {size}", on_step)
+                    draw_references(field.context, stage, 2 * size, report)
+                for setup in setups:
+                    names = {stage: name for name, stage in staged.items()}
 
-                def note(task: Task, reason: str, setup: Setup = setup, names: dict[Stage, str] = names) -> None:
-                    failed.setdefault((names[task.stage], setup), {})[task.method] = reason
+                    def note(task: Task, reason: str, setup: Setup = setup, names: dict[Stage, str] = names) -> None:
+                        failed.setdefault((names[task.stage], setup), {})[task.method] = reason
 
-                asked = [
-                    (
-                        shape.experiment(people, setup, min(size, wanted[setup]), failed.get((name, setup), {})),
-                        staged[name],
-                    )
-                    for name, people in field.forget_sets.items()
-                ]
-                report = _named(f"{' '.join(staged)}: {setup}, up to {size}", on_step)
-                draw_together(field.context, asked, report, on_failure=note)
+                    asked = [
+                        (
+                            shape.experiment(people, setup, min(size, wanted[setup]), failed.get((name, setup), {})),
+                            staged[name],
+                        )
+                        for name, people in field.forget_sets.items()
+                    ]
+                    report = _named(f"{' '.join(staged)}: {setup}, up to {size}", on_step)
+                    draw_together(field.context, asked, report, on_failure=note)
     cells: list[Cell] = []
     places = [(field, name, setup) for setup in setups for field in fields for name in field.forget_sets]
     for field, name, setup in places:

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 import audit
 from audit.errors import NotANumberError
 from service.cluster import disconnect, on_cluster
-from service.scenes import Rows, Scene, open_pictures
+from service.scenes import Rows, Scene, intact, open_pictures
 from service.settings import Settings
 from unlearning.devices import bound_memory, resolve_device
 from unlearning.errors import MethodError
+from unlearning.faces import Faces
 from unlearning.methods import find_method, unlearn
 from unlearning.methods.oracles import with_oracles
 from unlearning.models import build, load_weights, save_weights
@@ -137,31 +138,38 @@ def _in_child(task: Callable[..., T], call: tuple[Any, ...], parent: int, bound:
 
 
 def run_trial(scene: Scene, seed: int, keep_weights: Path | None = None) -> Outcome:
-    """One trial in this process."""
-    faces = open_pictures(scene.pictures)
+    """One trial in this process.
+
+    Raises:
+        DataChangedError: somebody was erased from the data meanwhile; nothing is kept.
+    """
+    with intact(scene.pictures) as faces:
+        model, seconds, n_forward, n_backward = _make_model(scene, faces, seed)
+        scored = score(scene, model) if scene.method is None else score_unlearned(scene, scene.method, model)
+    digest = save_weights(model, keep_weights) if keep_weights is not None else None
+    return Outcome(seed, *scored, seconds, n_forward, n_backward, digest)
+
+
+def _make_model(scene: Scene, faces: Faces, seed: int) -> tuple[torch.nn.Module, float, int, int]:
+    """The trial's model, with seconds and examples passed forward and backward."""
     retain = Examples.from_arrays(faces.images[scene.retain], faces.labels[scene.retain])
     n_classes = len(faces.classes)
     if scene.method is None:
         trained = train(scene.recipe, retain, n_classes=n_classes, seed=seed, device=scene.device)
-        model, seconds, n_forward, n_backward = trained.model, trained.seconds, trained.n_forward, trained.n_backward
-    else:
-        if scene.forget is None or scene.base_weights is None:
-            raise ValueError("Expected forget rows and base weights for a trial with a method.")
-        base = build(scene.recipe.architecture, n_classes, channels=scene.recipe.channels, width=scene.recipe.width)
-        load_weights(base, scene.base_weights, digest=scene.base_digest)
-        forget = Examples.from_arrays(faces.images[scene.forget], faces.labels[scene.forget])
-        if scene.oracles is not None:
-            forget = with_oracles(forget, scene.oracles)
-        options = scene.options
-        chosen = None if options is None else find_method(scene.method).settings.from_dict(dict(options))
-        done = unlearn(
-            scene.method, base, forget, retain, recipe=scene.recipe, seed=seed, device=scene.device, settings=chosen
-        )
-        model, cost = done.model, done.cost
-        seconds, n_forward, n_backward = cost.seconds, cost.n_forward, cost.n_backward
-    scored = score(scene, model) if scene.method is None else score_unlearned(scene, scene.method, model)
-    digest = save_weights(model, keep_weights) if keep_weights is not None else None
-    return Outcome(seed, *scored, seconds, n_forward, n_backward, digest)
+        return trained.model, trained.seconds, trained.n_forward, trained.n_backward
+    if scene.forget is None or scene.base_weights is None:
+        raise ValueError("Expected forget rows and base weights for a trial with a method.")
+    base = build(scene.recipe.architecture, n_classes, channels=scene.recipe.channels, width=scene.recipe.width)
+    load_weights(base, scene.base_weights, digest=scene.base_digest)
+    forget = Examples.from_arrays(faces.images[scene.forget], faces.labels[scene.forget])
+    if scene.oracles is not None:
+        forget = with_oracles(forget, scene.oracles)
+    options = scene.options
+    chosen = None if options is None else find_method(scene.method).settings.from_dict(dict(options))
+    done = unlearn(
+        scene.method, base, forget, retain, recipe=scene.recipe, seed=seed, device=scene.device, settings=chosen
+    )
+    return done.model, done.cost.seconds, done.cost.n_forward, done.cost.n_backward
 
 
 def release_processes() -> None:

@@ -33,6 +33,7 @@ from service.context import Context
 from service.errors import InvalidInputError
 from service.experiments import draw_oracles, draw_references, method_code_version
 from service.production import library_versions
+from service.scenes import intact
 from service.stages import Stage, Task, run_original, set_stage
 from service.trials import Outcome, in_children
 from unlearning.devices import describe_device, resolve_device
@@ -144,9 +145,15 @@ def tune(context: Context, search: Search, *, on_trial: OnTrial = lambda done, w
     Raises:
         InvalidInputError: optuna is not installed.
         MethodError: every trial's settings were refused or diverged.
-        as `service.experiments.set_stage`.
+        DataChangedError: somebody was erased from the data meanwhile.
+        as `service.stages.set_stage`.
     """
     stages = [set_stage(context, people) for people in search.forget_sets]
+    with intact(stages[0].plan.scene.pictures):
+        return _tune(context, search, stages, on_trial)
+
+
+def _tune(context: Context, search: Search, stages: Sequence[Stage], on_trial: OnTrial) -> dict[str, Any]:
     banks = [draw_references(context, stage, 2 * search.n_models, lambda done, wanted: None) for stage in stages]
     space = find_space(search.method)
     oracles: list[NDArray[np.float32] | None] = [None] * len(stages)

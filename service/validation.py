@@ -21,7 +21,7 @@ from service.banks import OnProgress, build_bank, columns_of, example_ids, plan_
 from service.context import Context
 from service.errors import InvalidInputError
 from service.planning import asked_to_go, pictures_in_service, recipe_of
-from service.scenes import Pictures, open_pictures
+from service.scenes import Pictures, intact, open_pictures
 from service.settings import Settings
 from service.trials import release_processes
 from unlearning.devices import describe_device, resolve_device
@@ -63,6 +63,7 @@ def validate_own(context: Context, sizes: Sizes, on_bank: Callable[[int, int], O
 
     Raises:
         InvalidInputError: too few people.
+        DataChangedError: somebody was erased meanwhile.
     """
     recipe = recipe_of(context)
     pictures = pictures_in_service(context, recipe)
@@ -102,7 +103,7 @@ def _measure(  # noqa: PLR0917
     context: Context, pictures: Pictures, people: list[str], absent: set[str], gone: list[str], title: str,
     sizes: Sizes, on_bank: Callable[[int, int], OnProgress],
 ) -> Curve:  # fmt: skip
-    faces, recipe, store = open_pictures(pictures), recipe_of(context), _store(context.settings)
+    recipe, store = recipe_of(context), _store(context.settings)
     judged = people[: sizes.n_people]
     jobs = _jobs(people, judged, gone, sizes.n_controls)
 
@@ -112,14 +113,15 @@ def _measure(  # noqa: PLR0917
         now = context.now()
         return build_bank(store, plan, sizes.n_models, context.settings, told, now=now, first_seed=first_seed)
 
-    exact = {
-        person: build(number, (person,), absent | set(gone), EXACT_SEEDS) for number, person in enumerate(judged, 1)
-    }
-    points = []
-    for number, job in enumerate(jobs, len(judged) + 1):
-        bank = build(number, job.left_out, absent | set(job.absent), 0)
-        found = tuple(_bias(faces, person, exact[person], bank) for person in job.judged)
-        points.append(Point(job.kind, job.share, found))
+    with intact(pictures) as faces:
+        exact = {
+            person: build(number, (person,), absent | set(gone), EXACT_SEEDS) for number, person in enumerate(judged, 1)
+        }
+        points = []
+        for number, job in enumerate(jobs, len(judged) + 1):
+            bank = build(number, job.left_out, absent | set(job.absent), 0)
+            found = tuple(_bias(faces, person, exact[person], bank) for person in job.judged)
+            points.append(Point(job.kind, job.share, found))
     return Curve(title, len(people), sizes.n_models, tuple(points))
 
 

@@ -43,7 +43,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
 @pytest.fixture(scope="module")
 def plan(context: Context) -> BankPlan:
     recipe = recipe_of(context)
-    return plan_bank(context, recipe, pictures_of(context.settings, recipe), forget={PERSON})
+    return plan_bank(context, recipe, pictures_of(context.settings, recipe), forget={PERSON}, n_models=POLICY.n_models)
 
 
 @pytest.fixture(scope="module")

@@ -47,8 +47,8 @@ def store_with(folder: Path, n_rows: int, *, key: BankKey = KEY, n_wanted: int =
     return store
 
 
-def found(store: BankStore, key: BankKey = KEY) -> Bank:
-    bank = store.find(key)
+def found(store: BankStore, key: BankKey = KEY, n_models: int = 5) -> Bank:
+    bank = store.find(key, n_models=n_models)
     assert bank is not None
     return bank
 
@@ -63,7 +63,7 @@ def all_bytes(folder: Path) -> bytes:
 
 def test_a_bank_is_found_once_complete(tmp_path: Path) -> None:
     store = store_with(tmp_path / "banks", 4)
-    assert store.find(KEY) is None
+    assert store.find(KEY, n_models=5) is None
     assert store.missing_seeds(KEY, 5) == (4,)
     assert store.add(KEY, row_of(4))
     bank = found(store)
@@ -85,13 +85,13 @@ def test_any_difference_of_the_key_is_a_miss(tmp_path: Path, field: str) -> None
     store = store_with(tmp_path, 5)
     other = replace(KEY, **{field: "something else"})
     assert other.digest != KEY.digest
-    assert store.find(other) is None
+    assert store.find(other, n_models=1) is None
     assert store.missing_seeds(other, 2) == (0, 1)
 
 
 def test_looking_into_an_empty_store(tmp_path: Path) -> None:
     store = BankStore(tmp_path / "absent")
-    assert store.find(KEY) is None
+    assert store.find(KEY, n_models=1) is None
     assert store.status(now=NOW) == ()
     assert store.drop_subject("anna") == 0
 
@@ -99,12 +99,13 @@ def test_looking_into_an_empty_store(tmp_path: Path) -> None:
 def test_more_models_may_be_wanted_later(tmp_path: Path) -> None:
     store = store_with(tmp_path, 5)
     store.begin(KEY, example_ids=EXAMPLES[:2], subject_tags=TAGS[:2], n_wanted=6, now=NOW + timedelta(days=1))
-    assert store.find(KEY) is None
-    assert store.find(KEY, n_models=5) is not None
     store.begin(KEY, example_ids=EXAMPLES, subject_tags=TAGS, n_wanted=2, now=NOW)  # never lowered
-    assert store.find(KEY) is None
+    (status,) = store.status(now=NOW)
+    assert (status.n_models, status.n_wanted) == (5, 6)
+    assert store.find(KEY, n_models=6) is None
+    assert found(store).margins.shape == (5, 6)  # for whoever needs no more, whatever it was begun for
     store.add(KEY, row_of(5))
-    assert found(store).margins.shape == (6, 6)
+    assert found(store, n_models=6).margins.shape == found(store).margins.shape == (6, 6)
 
 
 def test_the_first_row_of_a_seed_stays(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_damaged_row_is_missing_and_replaced(tmp_path: Path, break_it: Callabl
     store = store_with(tmp_path, 5)
     (path,) = tmp_path.rglob("3.row")
     path.write_bytes(break_it(path.read_bytes()))
-    assert store.find(KEY) is None, what
+    assert store.find(KEY, n_models=5) is None, what
     assert store.missing_seeds(KEY, 5) == (3,)
     assert store.add(KEY, row_of(3))
     np.testing.assert_array_equal(found(store).margins[3], row_of(3).margins)
@@ -146,7 +147,7 @@ def test_a_row_of_another_bank_is_missing(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_a_missing_bank(tmp_path: Path, text: bytes) -> None:
     store = store_with(tmp_path, 5)
     (tmp_path / KEY.digest / "manifest").write_bytes(text)
-    assert store.find(KEY) is None
+    assert store.find(KEY, n_models=5) is None
     assert store.missing_seeds(KEY, 2) == (0, 1)
     assert store.status(now=NOW) == ()
     store_with(tmp_path, 5)
@@ -187,7 +188,7 @@ def test_dropping_a_person_leaves_the_others(tmp_path: Path) -> None:
     assert store.drop_subject("anna") == 0
     assert store.drop_subject("bert") == 3
     assert store.drop_subject("cleo") == 1
-    assert store.find(KEY) is None
+    assert store.find(KEY, n_models=5) is None
     assert store.status(now=NOW) == ()
     assert not (tmp_path / KEY.digest).exists()
 
@@ -262,7 +263,9 @@ def test_a_drop_killed_at_any_step_is_finished_by_the_next(
         assert tag.encode() not in all_bytes(folder), stop_at
         assert not [p for p in folder.rglob("*") if p.name.endswith((".tmp", ".old"))], stop_at
         if tag == "anna":
-            np.testing.assert_array_equal(found(fresh).margins, np.stack([row_of(s).margins[2:] for s in range(2)]))
+            np.testing.assert_array_equal(
+                found(fresh, n_models=2).margins, np.stack([row_of(s).margins[2:] for s in range(2)])
+            )
         else:
             assert not (folder / KEY.digest).exists()
         if calls < stop_at:
@@ -328,7 +331,7 @@ def test_builders_readers_and_a_drop_at_once(tmp_path: Path) -> None:
                 dropped.wait(PATIENCE_SECONDS)
 
     def read() -> None:
-        bank = wait_until(lambda: store.find(KEY), "the whole bank")
+        bank = wait_until(lambda: store.find(KEY, n_models=40), "the whole bank")
         assert bank.margins.shape == (40, 4)
 
     with ThreadPoolExecutor(8) as pool:
@@ -369,7 +372,7 @@ def test_large_banks_are_read_once_to_be_found_and_once_to_drop_somebody(
     for name in ("decode_row", "encode_row"):
         real = getattr(bank_store, name)
         monkeypatch.setattr(bank_store, name, lambda *args, n=name, f=real: calls.update([n]) or f(*args))
-    assert found(store).margins.shape == (16, 10_000)
+    assert found(store, n_models=16).margins.shape == (16, 10_000)
     assert calls == {"decode_row": 16}
     calls.clear()
     assert store.drop_subject(tags[50]) == 10

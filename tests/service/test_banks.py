@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import unlearning
-from service import banks
+from service import banks, planning
 from service.bank_store import BankStore, ReferenceRow
 from service.banks import TRAINING_CODE, build_bank, columns_of, example_ids
 from service.blocks import BLOCK_SHARE, blocks, forget_from_blocks
+from service.errors import ConflictError
 from service.scenes import open_pictures
 from service.trials import release_processes, run_trial
 from tests.service import tiny
@@ -202,7 +203,7 @@ def test_a_killed_build_goes_on_with_the_missing_models(tiny_context):
 
     with pytest.raises(KeyboardInterrupt):
         build_bank(store, plan, 4, tiny_context.settings, die, now=tiny_context.now())
-    assert store.find(plan.key) is None
+    assert store.find(plan.key, n_models=4) is None
     bank, told = tiny.build(tiny_context, plan)
     assert told == [(2, 4), (3, 4), (4, 4)]
     assert bank.margins.shape == (4, 2 * tiny.N_IMAGES)
@@ -286,3 +287,20 @@ def test_a_builder_waits_for_what_another_one_trains_and_takes_over_if_that_ends
 
     bank = build_bank(store, plan, 4, tiny_context.settings, let_go, now=tiny_context.now())
     assert bank.seeds.tolist() == [0, 1, 2, 3]
+
+
+def test_nobody_but_the_run_replaces_a_bank_that_its_plan_names(tiny_context):
+    """The bank lacks an image that came after the plan; its key is the same."""
+    a, _ = tiny.same_block(tiny_context)
+    tiny.build(tiny_context, tiny.plan_for(tiny_context, a))
+    run_id = tiny.claim_run(tiny_context, a)
+    named = planning.plan(tiny_context, tiny.POLICY, run_id).bank
+    tiny.add_picture(tiny_context, a)
+    plan = tiny.plan_for(tiny_context, a)
+    assert named["key"] == vars(plan.key)
+    with pytest.raises(ConflictError, match="build it when the run ended"):
+        tiny.build(tiny_context, plan)
+    store = BankStore(tiny_context.settings.banks_folder)
+    assert store.find(plan.key, n_models=4).example_ids == tuple(named["example_ids"])
+    bank = build_bank(store, plan, 4, tiny_context.settings, lambda *_: None, now=tiny_context.now(), run_id=run_id)
+    assert set(bank.example_ids) == set(plan.example_ids)

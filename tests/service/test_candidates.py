@@ -35,7 +35,7 @@ def unlearned_bank(context, run_id):
     """The one bank in a run's folder."""
     store = BankStore(RunFolder(context.settings, run_id).unlearned())
     (status,) = store.status(now=context.now())
-    return store.find(status.key)
+    return store.find(status.key, n_models=tiny.POLICY.n_models)
 
 
 def test_exact_retraining_comes_last_and_as_often_as_allowed():
@@ -175,17 +175,18 @@ def test_policy_audit_and_certificate_stand_in_the_log(tiny_context, run_id):
     assert [fields["verdict"] for kind, fields in entries if kind == "audit"] == ["FAILED", "PASSED"]
 
 
-def test_nothing_is_judged_without_its_candidate_or_its_bank(tiny_context, person):
+def test_what_is_missing_is_made_again_before_it_is_judged(tiny_context, person):
     run_id = tiny.claim_run(tiny_context, person)
     planning.plan(tiny_context, tiny.POLICY, run_id)
     unlearn(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
-    with pytest.raises(FileNotFoundError, match="complete reference bank"):
-        judge(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
-    tiny.build(tiny_context, planning.bank_plan(tiny_context, planning.load(tiny_context, run_id)))
-    (RunFolder(tiny_context.settings, run_id).path / "step-1.json").unlink()
-    with pytest.raises(FileNotFoundError, match="outcome of step 1"):
-        judge(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
-    assert tiny.attempts(tiny_context)[0].verdict is None
+    folder = RunFolder(tiny_context.settings, run_id)
+    made = folder.read("step-1")
+    (folder.path / "step-1.json").unlink()
+    assert judge(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    again = folder.read("step-1")
+    assert (again["seed"], again["weights_digest"]) == (made["seed"], made["weights_digest"])
+    (status,) = BankStore(tiny_context.settings.banks_folder).status(now=tiny_context.now())
+    assert status.n_models == tiny.POLICY.n_models
 
 
 def test_the_model_before_is_scored_like_a_trial(tiny_context, run_id):
@@ -261,3 +262,28 @@ def test_other_weights_than_the_audited_are_not_deployed(tiny_context, run_id):
         deploy(tiny_context, run_id)
     assert deployment.pointer(tiny_context).committed_digest == base
     assert tiny.run_of(tiny_context, run_id).generation is None
+
+
+def test_a_bank_begun_for_more_models_than_the_policy_asks_for_judges_with_those_it_has(tiny_context, person):
+    plan, store = tiny.plan_for(tiny_context, person), BankStore(tiny_context.settings.banks_folder)
+    store.begin(
+        plan.key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=2 * tiny.POLICY.n_models,
+        now=tiny_context.now(), learned=plan.learned, tested=plan.tested,
+    )  # fmt: skip
+    tiny.build(tiny_context, plan, tiny.POLICY.n_models + 1)
+    run_id = tiny.plan_run(tiny_context, person)
+    assert planning.load(tiny_context, run_id).bank["key"] == vars(plan.key)
+    assert not tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    (status,) = store.status(now=tiny_context.now())
+    assert (status.n_models, status.n_wanted) == (tiny.POLICY.n_models + 1, 2 * tiny.POLICY.n_models)
+
+
+def test_an_exact_bank_that_is_gone_is_built_again_before_it_judges(tiny_context, person, run_id):
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    before = RunFolder(tiny_context.settings, run_id).read("step-1")
+    store, planned = BankStore(tiny_context.settings.banks_folder), planning.load(tiny_context, run_id)
+    store.discard(planning.bank_plan(tiny_context, planned).key)
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    assert planning.load(tiny_context, run_id) == planned
+    assert RunFolder(tiny_context.settings, run_id).read("step-1") == before

@@ -153,3 +153,28 @@ def test_an_unreachable_service_is_one_sentence(tmp_path: Path) -> None:
     result = expunge(tmp_path, "erase", "s31", "--key", "exp_a_b", "--url", "http://127.0.0.1:9")
     assert result.returncode == 1
     assert result.stderr.startswith("Expected the service at http://127.0.0.1:9")
+
+
+def test_what_was_not_checked_has_a_status_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 says that what was checked does not hold."""
+    absent = str(tmp_path / "absent")
+    for command in (("rerun-check", absent, "--key", absent), ("rerun", "nothing"), ("rerun", "\udcff")):
+        result = expunge(tmp_path, *command)
+        assert result.returncode == 2, result.stderr
+        assert result.stderr.startswith("Expected")
+        assert "Traceback" not in result.stderr
+    assert expunge(tmp_path, "data", "check").returncode == 1  # there is no table, which is the first rule
+    monkeypatch.setenv("EXPUNGE_DATABASE_URL", "sqlite:////nowhere/at/all.db")
+    assert expunge(tmp_path, "data", "check").returncode == 2
+    monkeypatch.setenv("EXPUNGE_API_WORKERS", "0")
+    assert expunge(tmp_path, "data", "check").returncode == 2
+
+
+def test_a_character_that_the_terminal_lacks_ends_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert expunge(tmp_path, "keys", "create", "Zoë", "--scope", "predict").returncode == 0
+    listed = expunge(tmp_path, "keys", "list")
+    assert (listed.returncode, "Zo\\xeb" in listed.stdout) == (0, True)
+    refused = expunge(tmp_path, "keys", "revoke", "\udcff")
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr

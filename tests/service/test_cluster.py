@@ -29,54 +29,42 @@ def test_a_cluster_without_ray_says_what_to_install(tiny_context, monkeypatch):
         next(run_trials(plan.scene, [0], settings))
 
 
-NODE = {"object_store_memory": 80_000_000}
-
-
-@pytest.fixture(scope="module")
-def started():
-    """A head that trains nothing and a node of one processor; ends with the module."""
-    pytest.importorskip("ray", reason="Needs Ray: run pip install -c constraints.txt -e '.[dev]'.")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        environment.setenv("PYTHONPATH", str(ROOT))
-        from ray.cluster_utils import Cluster
-
-        environment.setenv("RAY_agent_register_timeout_ms", "120000")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **NODE})
-        cluster.add_node(num_cpus=1, **NODE)
-        environment.setenv("RAY_ADDRESS", cluster.address)
-        try:
-            yield cluster
-        finally:
-            cluster.shutdown()
-
-
 @pytest.fixture
-def cluster(started):
-    """The cluster, and a second node in it for this test alone."""
-    node = started.add_node(num_cpus=1, **NODE)
-    yield started, node
-    disconnect()
-    if node in started.worker_nodes:
-        started.remove_node(node)
+def cluster(monkeypatch):
+    """A head that trains nothing and two nodes of one processor each; ends with the test."""
+    pytest.importorskip("ray", reason="Needs Ray: run pip install -e '.[dev]'.")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "120000")
+    here = {"object_store_memory": 80_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **here})
+    nodes = [cluster.add_node(num_cpus=1, **here) for _ in range(2)]
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        yield cluster, nodes
+    finally:
+        disconnect()
+        cluster.shutdown()
 
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("default")
 @pytest.mark.timeout(600)
 def test_a_bank_is_complete_though_a_node_died(tiny_context, cluster):
-    ray_cluster, node = cluster
+    ray_cluster, nodes = cluster
     settings = tiny_context.settings.model_copy(update={"cluster": "ray:auto"})
     a, _ = tiny.same_block(tiny_context)
     plan, store = tiny.plan_for(tiny_context, a), BankStore(settings.banks_folder)
     told, stored = [], []
     add = store.add
-    store.add = lambda key, row: stored.append(row.seed) or add(key, row)
+    store.add = lambda key, row, **kept: stored.append(row.seed) or add(key, row, **kept)
 
     def watch(done, wanted):
         told.append(done)
         if done == 3:
-            ray_cluster.remove_node(node, allow_graceful=False)
+            ray_cluster.remove_node(nodes[0], allow_graceful=False)
 
     bank = build_bank(store, plan, N_MODELS, settings, watch, now=tiny_context.now())
     assert told == list(range(N_MODELS + 1))

@@ -16,12 +16,12 @@ from service.data_folder import Watch
 from service.db import reading, session
 from service.deployment import pointer
 from service.doubts import skeleton
+from service.lease import LineLease
 from service.pipeline import Pipeline
 from service.production import train_production
 from service.readings import A_HUMAN_MUST_LOOK
 from service.schemas import Decision
 from service.tables import LearnedSubject, WorkerLease
-from service.worker import Lease
 from tests.service import tiny
 from tests.service.versions import write_weights
 from unlearning.faces.dataset import METADATA
@@ -158,7 +158,7 @@ def end_of(context: Context, request_id: str) -> tuple[str, str | None]:
 
 def test_with_the_folder_back_requests_go_on_by_themselves(tiny_context, carry_out):
     person, folder = tiny.people(tiny_context)[0], tiny_context.settings.data_folder
-    with Lease(tiny_context):
+    with LineLease(tiny_context):
         watch = Watch(tiny_context, clock=lambda: 0.0)
         watch.tend()
         folder.rename(folder.with_name("away"))
@@ -176,7 +176,7 @@ def test_with_the_folder_back_requests_go_on_by_themselves(tiny_context, carry_o
 
 def test_the_watch_looks_again_when_the_table_changes_or_its_time_comes(tiny_context):
     now = [0.0]
-    with Lease(tiny_context):
+    with LineLease(tiny_context):
         watch = Watch(tiny_context, clock=lambda: now[0])
 
         def seen() -> str | None:

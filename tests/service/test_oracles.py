@@ -18,7 +18,7 @@ from service.candidates import unlearn
 from service.cli import app
 from service.context import Context
 from service.experiments import Experiment, draw_oracles, evaluate, store_of, workload
-from service.oracles import FIRST_SEED, STATISTIC, n_asked_for, n_wanted, oracle_plan
+from service.oracles import FIRST_SEED, STATISTIC, build_oracles, n_asked_for, n_wanted, oracle_plan
 from service.rebuilding import rebuild
 from service.stages import set_stage
 from tests.service import tiny
@@ -27,6 +27,7 @@ from unlearning.recipes import load_recipe
 N_ORACLES = 6
 METHOD = "oracle_matching"
 POLICY = replace(tiny.POLICY, ladder=(METHOD, "retrain"), cost_share_max=0.01)
+STALE_POLICY = replace(POLICY, staleness_max=0.5)
 
 
 @pytest.fixture
@@ -78,8 +79,8 @@ def test_none_are_made_where_no_method_reads_any(context: Context, person: str) 
 
 def test_oracles_are_other_models_than_the_references(context: Context, run_id: str) -> None:
     plan, store = planning.load(context, run_id), BankStore(context.settings.banks_folder)
-    judge = store.find(planning.bank_plan(context, plan).key)
-    oracle = store.find(planning.oracle_bank_plan(context, plan).key)
+    judge = store.find(planning.bank_plan(context, plan).key, n_models=POLICY.n_models)
+    oracle = store.find(planning.oracle_bank_plan(context, plan).key, n_models=N_ORACLES)
     assert judge is not None
     assert oracle is not None
     assert oracle.seeds.tolist() == list(range(FIRST_SEED, FIRST_SEED + N_ORACLES))
@@ -186,3 +187,37 @@ def test_experiments_train_their_own(context: Context, person: str) -> None:
     assert references is not None
     assert not {row.tobytes() for row in oracles} & {row.tobytes() for row in references.margins}
     assert np.isfinite(oracles).all()
+
+
+@pytest.fixture
+def stale(context: Context, person: str) -> str:
+    """A run that is to be told and judged by stale banks, both complete."""
+    ahead = tiny.plan_for(context, person)
+    tiny.build(context, ahead)
+    build_oracles(
+        BankStore(context.settings.banks_folder), oracle_plan(ahead), N_ORACLES, context.settings,
+        lambda done, wanted: None, now=context.now(),
+    )  # fmt: skip
+    run_id = tiny.claim_run(context, person, policy=STALE_POLICY)
+    tiny.file(context, tiny.people(context)[-1])  # an exact bank would be trained without this person
+    return run_id
+
+
+def test_stale_oracles_that_an_open_run_names_stay(context: Context, stale: str) -> None:
+    plan = planning.plan(context, STALE_POLICY, stale)
+    named = planning.oracle_bank_plan(context, plan)
+    assert named.staleness.share > 0
+    rebuild(context, STALE_POLICY, missing_too=False)
+    assert planning.are_oracles_there(context, plan)
+    assert unlearn(context, STALE_POLICY, stale, 0) is None
+    assert planning.load(context, stale) == plan
+
+
+def test_a_run_whose_stale_oracles_are_gone_all_the_same_plans_again(context: Context, stale: str) -> None:
+    before = planning.oracle_bank_plan(context, planning.plan(context, STALE_POLICY, stale)).key
+    planning.gather(context, STALE_POLICY, stale, lambda done, wanted: None)
+    BankStore(context.settings.banks_folder).discard(before)
+    assert unlearn(context, STALE_POLICY, stale, 0) is None
+    planned = planning.oracle_bank_plan(context, planning.load(context, stale))
+    assert planned.key != before
+    assert planned.staleness.share == 0

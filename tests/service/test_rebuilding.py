@@ -16,9 +16,11 @@ from service import planning, rebuilding
 from service.bank_overview import overview
 from service.bank_store import BankStore
 from service.blocks import forget_from_blocks
-from service.completion import complete, purge
+from service.candidates import unlearn
+from service.completion import complete, purge, tidy
 from service.processes import environment
 from service.rebuilding import Rebuilder, publish, rebuild, survey
+from service.runs import RunFolder
 from service.trials import release_processes
 from service.worker import is_alive
 from tests.service import tiny
@@ -143,6 +145,55 @@ def test_a_stale_bank_that_was_damaged_after_the_plan_is_replaced_by_an_exact_on
     assert plan.bank["key"] != stale.bank["key"]
     assert plan.bank["staleness"]["n_learned_gone"] == 0
     assert others[0] not in planning.faces_at(tiny_context, plan).subjects[plan.bank["retain"]]
+
+
+@pytest.fixture
+def judged(tiny_context, built):
+    """A run whose plan names a stale bank, and that bank's key."""
+    others = [person for person in tiny.people(tiny_context) if person not in built]
+    erase(tiny_context, others[0])
+    run_id = tiny.claim_run(tiny_context, built[0], policy=POLICY)
+    plan = planning.plan(tiny_context, POLICY, run_id)
+    assert plan.bank["staleness"]["n_learned_gone"] == 1
+    return run_id, planning.bank_plan(tiny_context, plan).key
+
+
+def kept(context):
+    return {status.key for status in BankStore(context.settings.banks_folder).status(now=context.now())}
+
+
+def test_a_bank_that_an_open_run_names_stays_until_the_run_ended(tiny_context, judged):
+    run_id, stale = judged
+    assert rebuild(tiny_context, POLICY, missing_too=False) == 1
+    assert kept(tiny_context) > {stale}
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN, POLICY)
+    assert planning.bank_plan(tiny_context, planning.load(tiny_context, run_id)).key == stale
+    tiny.finish(tiny_context, run_id)
+    tidy(tiny_context, run_id)
+    assert kept(tiny_context) > {stale}
+    assert rebuild(tiny_context, POLICY, missing_too=False) == 0
+    assert len(kept(tiny_context) - {stale}) == len(kept(tiny_context)) == 1
+
+
+@pytest.mark.parametrize("step", [tiny.FINETUNE, tiny.RETRAIN])
+def test_a_run_whose_stale_bank_is_gone_all_the_same_plans_again_and_makes_the_candidate_again(
+    tiny_context, judged, step
+):
+    run_id, stale = judged
+    planning.gather(tiny_context, POLICY, run_id, lambda *_: None)
+    unlearn(tiny_context, POLICY, run_id, step)
+    folder = RunFolder(tiny_context.settings, run_id)
+    first = folder.weights(step).stat().st_ino
+    tiny.file(tiny_context, tiny.people(tiny_context)[-1])  # from now on models are trained without this person, too
+    BankStore(tiny_context.settings.banks_folder).discard(stale)
+    assert tiny.try_step(tiny_context, run_id, step, POLICY) == (step == tiny.RETRAIN)
+    plan = planning.load(tiny_context, run_id)
+    assert planning.bank_plan(tiny_context, plan).key != stale
+    assert plan.bank["staleness"]["n_learned_gone"] == 0
+    assert folder.weights(step).stat().st_ino != first
+    faces = planning.faces_at(tiny_context, plan)
+    assert tiny.people(tiny_context)[-1] not in faces.subjects[plan.retain]
+    assert len(tiny.attempts(tiny_context)) == 1
 
 
 def test_a_bank_never_judges_a_person_its_models_learned_from(tiny_context, built):

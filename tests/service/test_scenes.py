@@ -27,11 +27,11 @@ recipe = recipe_of(context)
 pictures = pictures_in_service(context, recipe)
 faces = open_pictures(pictures)
 person = faces.train_subjects()[0]
-plan = plan_bank(context, recipe, pictures, forget=[person], absent=asked_to_go(context, faces))
+plan = plan_bank(context, recipe, pictures, forget=[person], absent=asked_to_go(context, faces), n_models=1)
 store = BankStore(settings.banks_folder)
 store.begin(plan.key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=1, now=context.now())
 store.add(plan.key, ReferenceRow(0, plan.example_ids, np.zeros(len(plan.tags), np.float32), 0.9, 0.9, 1.0))
-assert store.find(plan_bank(context, recipe, pictures, forget=[person], n_models=1).key) is not None
+assert store.find(plan_bank(context, recipe, pictures, forget=[person], n_models=1).key, n_models=1) is not None
 tag = context.keyring.block_hash(person)
 assert store.drop_subject(tag) == 2
 forget_from_blocks(settings, [tag])

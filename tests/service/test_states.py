@@ -165,6 +165,63 @@ def test_attention_ends_with_the_move_out_of_it(context: Context) -> None:
     assert request.run_id is None
 
 
+def test_the_reason_that_a_request_waits_for_is_kept_until_it_goes_on(context: Context) -> None:
+    """Moves set columns of their own accord; that must not wipe out the very reason the move was made for."""
+    request = put_in(context, "needs_attention")
+    assert request.attention_reason == "why"
+    with session(context.engine) as s:
+        states.move(s, request, "rejected", now=context.now(), reject_reason="legal_claims: a case")
+        s.commit()
+    assert (request.attention_reason, request.reject_reason) == ("why", "legal_claims: a case")
+
+
+def test_a_note_changes_columns_and_is_logged_without_a_move(context: Context) -> None:
+    request, due_at = stored(context), context.now() + timedelta(days=60)
+    with session(context.engine) as s:
+        states.annotate(s, request, now=context.now(), note="extended", due_at=due_at, extension_reason="many")
+        s.commit()
+    with session(context.engine) as s:
+        again = s.get_one(ErasureRequest, request.id)
+        assert (again.state, again.due_at, again.extension_reason) == ("queued", due_at, "many")
+        event = s.exec(select(RequestEvent).order_by(col(RequestEvent.id).desc())).first()
+    assert event is not None
+    assert (event.from_state, event.to_state, event.note, event.at) == ("queued", "queued", "extended", context.now())
+
+
+def test_a_note_is_a_compare_and_swap_too(context: Context) -> None:
+    stored(context)
+    with session(context.engine) as s:
+        stale = s.get_one(ErasureRequest, "batch-0001")
+    with session(context.engine) as s:
+        states.move(s, s.get_one(ErasureRequest, "batch-0001"), "unlearning", now=context.now(), run_id="r1")
+        s.commit()
+    with session(context.engine) as s, pytest.raises(ConflictError, match="no longer queued"):
+        states.annotate(s, stale, now=context.now(), note="extended", due_at=context.now())
+
+
+@pytest.mark.parametrize("end", sorted(states.ENDS))
+def test_what_has_ended_takes_no_note(context: Context, end: str) -> None:
+    request = put_in(context, end)
+    with session(context.engine) as s, pytest.raises(ConflictError, match=f"open request, this one is {end}"):
+        states.annotate(s, request, now=context.now(), note="extended", due_at=context.now())
+
+
+def test_followers_are_led_by_the_one_received_first_whatever_its_number(context: Context) -> None:
+    leader = stored(context, 1)
+    with session(context.engine) as s:
+        for number, seconds in ((2, 20), (3, 10), (4, 10)):
+            follower = row(context, number, received_at=context.now() + timedelta(seconds=seconds))
+            states.begin(s, follower, now=context.now(), leader=leader)
+        assert [each.id[-1] for each in states.linked_requests(s, leader.id)] == ["3", "4", "2"]
+        states.move(s, leader, "cancelled", now=context.now())
+        s.commit()
+    with session(context.engine) as s:
+        assert [each.id[-1] for each in states.linked_requests(s, "batch-0003")] == ["4", "2"]
+        notes = [each.note for each in s.exec(select(RequestEvent).order_by(col(RequestEvent.id)))][-3:]
+    assert notes[0] == "The request it followed was cancelled; it goes on by itself."
+    assert set(notes[1:]) == {"The request it followed changed."}
+
+
 def test_a_follower_goes_where_its_leader_goes_and_shares_its_certificate(context: Context) -> None:
     leader = stored(context, 1)
     follower = stored(context, 2, leader=leader)

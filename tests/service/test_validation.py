@@ -35,7 +35,7 @@ def test_own_people_are_judged_by_nested_blocks(tiny_context, tmp_path):
     store = BankStore(tiny_context.settings.evaluations_folder / "validation")
     statuses = store.status(now=tiny_context.now())
     assert sorted(status.n_models for status in statuses) == [8, 8, 8, 8, 16]
-    (control,) = (store.find(status.key) for status in statuses if status.n_models == 16)
+    (control,) = (store.find(status.key, n_models=16) for status in statuses if status.n_models == 16)
     assert np.flatnonzero(control.seeds >= EXACT_SEEDS).size == 8
     told.clear()
     assert validate_own(tiny_context, SIZES, on_bank) == curve

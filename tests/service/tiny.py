@@ -135,7 +135,7 @@ def plan_for(
     context: Context,
     *forget: str,
     absent: tuple[str, ...] = (),
-    n_models: int | None = None,
+    n_models: int = POLICY.n_models,
     staleness_max: float = 0.0,
 ) -> BankPlan:
     """The bank that judges a forget set, on the data folder as it is now."""

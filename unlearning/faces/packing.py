@@ -26,6 +26,7 @@ from unlearning import files
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces.dataset import SPLITS, Progress, check_folder, read_picture, read_rows
 from unlearning.faces.decoding import decode
+from unlearning.faces.exclusion import last_removal, opening
 from unlearning.faces.memory import give_back_memory
 from unlearning.faces.processes import map_calls
 from unlearning.faces.rows import Row, Rows
@@ -52,6 +53,7 @@ class Faces:
         people: User ids, sorted.
         split_of: uint8 `(n,)`, positions in `SPLITS`.
         manifest_digest: SHA-256 over the table and the content of every file, in hex.
+        folder, removal: The data folder, and its last removal when the pack was opened; see `is_intact`.
     """
 
     images: np.ndarray
@@ -61,9 +63,15 @@ class Faces:
     people: tuple[str, ...]
     split_of: np.ndarray
     manifest_digest: str
+    folder: Path | None = None
+    removal: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def is_intact(self) -> bool:
+        """Whether all that was read from the images until now was whole: no removal began since they were opened."""
+        return self.folder is None or last_removal(self.folder) == self.removal
 
     @property
     def subjects(self) -> np.ndarray:
@@ -145,6 +153,8 @@ def pack(
 ) -> Faces:
     """Faces of a data folder as arrays, decoded only if no pack of exactly this content is there.
 
+    Waits while people are removed from the folder; a removal that comes later destroys the pack (`Faces.is_intact`).
+
     Args:
         folder: The data folder; it gets the fast check first.
         size: (height, width) in pixels.
@@ -164,12 +174,13 @@ def pack(
     """
     if channels not in (1, 3) or min(size) < 1:
         raise FacesError(f"Expected size of at least (1, 1) and channels 1 or 3, got size={size}, channels={channels}.")
-    rows = check_folder(folder, decode=False, classes_known=classes is not None)
-    names = tuple(classes) if classes is not None else tuple(sorted(rows.labels.values))
-    _check_labels(rows, names)
-    cache = folder / PACKED if cache is None else cache
-    shape = (len(rows), *size, channels)
-    images, manifest = _packed(folder, rows, shape, cache, verify=verify, workers=workers, progress=progress)
+    with opening(folder) as removal:
+        rows = check_folder(folder, decode=False, classes_known=classes is not None)
+        names = tuple(classes) if classes is not None else tuple(sorted(rows.labels.values))
+        _check_labels(rows, names)
+        cache = folder / PACKED if cache is None else cache
+        shape = (len(rows), *size, channels)
+        images, manifest = _packed(folder, rows, shape, cache, verify=verify, workers=workers, progress=progress)
     people = tuple(sorted(rows.user_ids.values))
     faces = Faces(
         images=images,
@@ -179,6 +190,8 @@ def pack(
         people=people,
         split_of=rows.splits.positions_in(SPLITS, np.uint8),
         manifest_digest=manifest,
+        folder=folder,
+        removal=removal,
     )
     del rows
     give_back_memory()

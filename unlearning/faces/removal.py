@@ -26,6 +26,7 @@ import numpy as np
 from unlearning import files
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import METADATA, file_status, read_rows
+from unlearning.faces.exclusion import removing
 from unlearning.faces.packing import find_packs
 from unlearning.faces.rows import Row, Rows
 from unlearning.faces.unnamed import OLD_TABLE, find_copies
@@ -98,8 +99,8 @@ def remove_subjects(
 ) -> Removal:
     """Destroy all images of some subjects, byte-equal copies of them, and every pack of the folder.
 
-    Can be called again: after a kill it finishes, after success it does nothing but drop packs. Nobody else may use
-    the folder meanwhile: whoever still maps a pack sees zeros.
+    Can be called again: after a kill it finishes, after success it does nothing but drop packs. It waits for packs that
+    are being made, not for those who read one: they see zeros, and `Faces.is_intact` tells them.
 
     Args:
         folder: The data folder. Its table must be readable; the rules between rows need not hold.
@@ -112,22 +113,23 @@ def remove_subjects(
         FacesError: no readable table, or one of the people's files is not a plain file inside the folder.
     """
     _check_collection(user_ids)
-    _sweep(folder, reached)
-    rows = read_rows(folder)
-    leaving = _of_subjects(rows, user_ids)
-    there = _there(folder, leaving)
-    found = find_copies(folder, rows, _names_and_sizes(there), known=copies)
-    equal = {*found.known, *(copy for names in found.copies.values() for copy in names)}
-    # An image's second name goes with the image: until then its bytes are what tells copies of it.
-    inodes = {(status.st_dev, status.st_ino) for _, status in there}
-    linked = {name for name in equal if _inode(folder, name) in inodes}
-    gone = {name for name in copies if ".." not in name.split("/") and not os.path.lexists(folder / name)}
-    n_packed = _destroy_packs(folder, reached)
-    n_bytes = _destroy(folder, sorted((equal - linked) | gone), "copy destroyed", reached)
-    n_bytes += _destroy(folder, [*(row.file_name for row in leaving), *sorted(linked)], "image destroyed", reached)
-    if leaving:
-        _replace_table(folder, (row for row in rows if row.user_id not in user_ids), reached)
-    return Removal(len(leaving), n_bytes, n_packed, len(equal), found.n_unnamed - len(equal))
+    with removing(folder):
+        _sweep(folder, reached)
+        rows = read_rows(folder)
+        leaving = _of_subjects(rows, user_ids)
+        there = _there(folder, leaving)
+        found = find_copies(folder, rows, _names_and_sizes(there), known=copies)
+        equal = {*found.known, *(copy for names in found.copies.values() for copy in names)}
+        # An image's second name goes with the image: until then its bytes are what tells copies of it.
+        inodes = {(status.st_dev, status.st_ino) for _, status in there}
+        linked = {name for name in equal if _inode(folder, name) in inodes}
+        gone = {name for name in copies if ".." not in name.split("/") and not os.path.lexists(folder / name)}
+        n_packed = _destroy_packs(folder, reached)
+        n_bytes = _destroy(folder, sorted((equal - linked) | gone), "copy destroyed", reached)
+        n_bytes += _destroy(folder, [*(row.file_name for row in leaving), *sorted(linked)], "image destroyed", reached)
+        if leaving:
+            _replace_table(folder, (row for row in rows if row.user_id not in user_ids), reached)
+        return Removal(len(leaving), n_bytes, n_packed, len(equal), found.n_unnamed - len(equal))
 
 
 def _check_collection(user_ids: Collection[str]) -> None:

@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 
 from unlearning.faces.dataset import METADATA
+from unlearning.faces.exclusion import REMOVALS
 from unlearning.faces.packing import ELSEWHERE, PACKED, find_packs
 from unlearning.faces.rows import Rows
 from unlearning.faces.writing import NEW_TABLE
@@ -33,7 +34,7 @@ LOOKED_THROUGH: Final = (
     "the data folder that the service did not write."
 )
 """What an erasure looks through for copies and what it does not, as certificates may say it."""
-_OWN = frozenset({METADATA, NEW_TABLE, OLD_TABLE, f"{PACKED}/{ELSEWHERE}", ".removals"})  # the last: a lock file
+_OWN = frozenset({METADATA, NEW_TABLE, OLD_TABLE, f"{PACKED}/{ELSEWHERE}", REMOVALS})
 
 
 @dataclass(frozen=True, slots=True)
