@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of the blocks that stop what was started
-    total, began, left_out = Tally(), time.monotonic(), []
+    total, began, left_out, parts = Tally(), time.monotonic(), [], {}
     for name in options.only or PARTS:
         with tempfile.TemporaryDirectory(prefix="faults-", dir=options.folder, ignore_cleanup_errors=True) as folder:
             part_began = time.monotonic()
@@ -48,11 +48,18 @@ def main() -> int:
             except NoDiskError as error:
                 left_out.append(str(error))
                 continue
-            print(f"{name}: {tally.n_kills} faults in {time.monotonic() - part_began:.0f} s", flush=True)
+            parts[name] = {
+                "faults": tally.n_kills, "minutes": round((time.monotonic() - part_began) / 60, 1),
+                "requests": tally.accepted, "violations": len(tally.violations),
+            }  # fmt: skip
+            print(f"{name}: {', '.join(f'{number} {what}' for what, number in parts[name].items())}", flush=True)
+            for violation in tally.violations:
+                print(f"  {violation}", flush=True)
             total = total.plus(tally)
+            if options.json:  # after each part: a run that is cut off has the ones before
+                done = report(total, time.monotonic() - began, options.seed) | {"parts": parts}
+                options.json.write_text(json.dumps(done, indent=1) + "\n")
     print(table(total, time.monotonic() - began, left_out))
-    if options.json:
-        options.json.write_text(json.dumps(report(total, time.monotonic() - began, options.seed), indent=1) + "\n")
     return 1 if total.violations else 0
 
 

@@ -102,6 +102,7 @@ class Bench:
         self.rng.shuffle(self._left)
         self.erased: list[Person] = []
         self.filed: dict[str, Person] = {}
+        self.completed: set[str] = set()
 
     @classmethod
     @contextmanager
@@ -333,7 +334,8 @@ class Bench:
         while (left := self.left_of(filed.values())) and time.monotonic() < deadline:
             time.sleep(0.1)
         violations += left + self.check_service()
-        self.tally.completed += sum(self.request(request_id)["state"] == "completed" for request_id in request_ids)
+        self.completed |= {each for each in request_ids if self.request(each)["state"] == "completed"}
+        self.tally.completed = len(self.completed)
         self.tally.violations += violations
 
     def complete(self, request_ids: list[str], *, most_approvals: int | None = None) -> None:

@@ -1,10 +1,11 @@
 """A database of yesterday put back: of the requests, of the workflows, or both, from before an erasure ended.
 
 The images and the old weights are gone; yesterday's rows say that they are there. What can be promised then: no
-certificate that was not issued before says anything of a person (they would say that nothing was held, or a second time
-what was said once), no request is completed with `no_data_held`, and no weights answer but the certified ones. The
-tombstones of the time between are gone with the rows, so the copy must not be used without those who know the requests
-since (docs/durability.md).
+certificate says of a person what is not so (that nothing was held, or fewer images than there were), no request is
+completed with `no_data_held`, and no weights answer but the certified ones. A purge that had begun is resumed, for its
+row has what it is to destroy: its certificate may be issued again if it says what the first one said. The tombstones
+of the time between are gone with the rows, so the copy must not be used without those who know the requests since
+(docs/durability.md).
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ def certificates_of(bench: Bench) -> dict[str, dict[str, Any]]:
     }
 
 
+def _without_times(predicate: dict[str, Any]) -> dict[str, Any]:
+    """What a certificate says, but for when it was signed and when the purge was done."""
+    purge = {name: value for name, value in (predicate["purge"] or {}).items() if name != "finished_at"}
+    return {name: value for name, value in predicate.items() if name != "issued_at"} | {"purge": purge}
+
+
 def yesterday_put_back(bench: Bench, point: str, names: tuple[str, ...], seconds: float = 8.0) -> None:
     """Databases as they were at the point are put back after the erasure ended; later those of today again."""
     folder, both = bench.settings.home.parent, FILES[-1]
@@ -78,10 +85,11 @@ def yesterday_put_back(bench: Bench, point: str, names: tuple[str, ...], seconds
     finally:
         bench.stop_all()
     when = f"after yesterday's {' and '.join(names)} (of {point or 'before the request'}) came back"
+    said = [_without_times(predicate) for predicate in issued.values()]
     answered = {predicate["request_id"] for predicate in issued.values()} - {None}
     for name, predicate in certificates_of(bench).items():
-        if name not in issued:
-            of = "a request that had one" if predicate["request_id"] in answered else "another request"
+        if name not in issued and _without_times(predicate) not in said:
+            of = "a request that had another one" if predicate["request_id"] in answered else "another request"
             what = f"a certificate was issued {when} with the verdict {predicate['verdict']}, of {of}"
             bench.tally.violations.append(what)
     with closing(sqlite3.connect(bench.settings.home / "expunge.db")) as database:
