@@ -21,7 +21,7 @@ serve: $(VENV)/installed  ## the service and the worker, until Ctrl-C
 test: $(VENV)/developed  ## the tests
 	$(BIN)/python -m pytest
 
-faults: $(VENV)/developed  ## hundreds of kills, full disks, restarted databases; then a table
+faults: $(VENV)/developed  ## hundreds of kills, full disks, lost volumes, failing stores; then a table
 	$(BIN)/python -m tests.faults
 
 fuzz: $(VENV)/developed  ## a hundred thousand damaged pictures through the decoder

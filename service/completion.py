@@ -39,7 +39,8 @@ def purge(context: Context, run_id: str) -> None:
         subjects = [request.user_id for request in requests if request.user_id is not None]
     release_processes()
     removal = remove_subjects(
-        settings.data_folder, subjects, copies=[name for held in record.held.values() for name in held.copies],
+        settings.data_folder, subjects,
+        known=[name for held in record.held.values() for name in (*held.images, *held.copies)],
         reached=lambda point: context.reached(f"purging.{point.replace(' ', '_')}"),
     )  # fmt: skip
     log.info("purge.data_folder", n_copies=removal.n_copies, n_files_no_row_names=removal.n_unnamed)

@@ -25,6 +25,7 @@ from service.errors import RunStoppedError
 from service.runs import RunFolder, get_run, requests_of
 from service.tables import Run
 from unlearning.faces import find_held
+from unlearning.faces.dataset import read_rows
 
 IMAGES, COPIES = "image files", "copies of image files"
 REFERENCES, ORACLES = "reference columns", "oracle columns"
@@ -131,11 +132,24 @@ def of(run: Run) -> PurgeRecord | None:
 
 
 def begin(context: Context, run_id: str) -> PurgeRecord:
-    """Record what there is to be destroyed; gives the record that is there if the purge has begun."""
+    """Record what there is to be destroyed; gives the record that is there if the purge has begun.
+
+    Raises:
+        RunStoppedError: image files of other people are missing, so that those of the run's may be out of sight, too.
+    """
     with reading(context.engine) as s:
         run = get_run(s, run_id)
+        subjects = {request.user_id for request in requests_of(s, run_id)}
     if (there := of(run)) is not None:
         return there
+    data = context.settings.data_folder
+    rows = read_rows(data)
+    if n_missing := sum(row.user_id not in subjects and not (data / row.file_name).exists() for row in rows):
+        raise RunStoppedError(
+            f"Expected the image files that the data folder's table names, but {n_missing} of others than the people "
+            "to be erased are missing, as where a volume is not mounted. Nothing was destroyed. Bring them back, or "
+            "take their rows out of the table, then approve: the purge begins."
+        )
     plan, folder = planning.load(context, run_id), RunFolder(context.settings, run_id)
     record = PurgeRecord(
         facts=Facts.of(context, plan),

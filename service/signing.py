@@ -105,7 +105,12 @@ class SigningKeys:
         return (now, *earlier)
 
     def rotate(
-        self, new: Ed25519PrivateKey, *, now: datetime, reached: Callable[[str], None] = lambda point: None
+        self,
+        new: Ed25519PrivateKey,
+        *,
+        now: datetime,
+        last_signed_at: datetime | None = None,
+        reached: Callable[[str], None] = lambda point: None,
     ) -> None:
         """Sign with `new` from now on; the key before it is kept as a public key and destroyed as a private one.
 
@@ -115,11 +120,13 @@ class SigningKeys:
         Args:
             new: The next key.
             now: Since when it signs.
+            last_signed_at: Date of the latest certificate. One that was signed while the clock was ahead is not after
+                the end of its key.
             reached: Called at `retired` and at the points of `files.overwrite`.
         """
         before = self.current()
         (self.folder / "retired").mkdir(exist_ok=True, mode=0o700)
-        retired = PublishedKey(before.key.public_key(), before.valid_from, now)
+        retired = PublishedKey(before.key.public_key(), before.valid_from, max(now, last_signed_at or now))
         _write(self.folder / "retired" / f"{retired.key_id}.pub", _public_text(retired))
         reached("retired")
         files.overwrite(self._path, _private_text(new, now), reached=reached)

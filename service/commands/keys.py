@@ -127,18 +127,24 @@ def keys_rotate_signing() -> None:
     The old private key is destroyed. Its public half stays published (`GET /v1/keys`, the home's `keys/retired`), and
     what it signed still verifies. Auditors and receivers of callbacks need the new public key.
     """
+    import sqlalchemy as sa
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from sqlmodel import col, select
 
     from audit.envelope import key_id
     from service import ledger
     from service.context import Context
     from service.db import session
+    from service.tables import CertificateRecord
 
     context, new = Context.open(Settings()), Ed25519PrivateKey.generate()
-    now, before = context.now(), context.keyring.signing.current().published.key_id
     after = key_id(new.public_key())
     with session(context.engine) as s:
+        signed = s.exec(select(sa.func.max(col(CertificateRecord.created_at)))).one()
+        now, before = context.now(), context.keyring.signing.current().published.key_id
         ledger.record(s, "key", now=now, retired=before, signing=after)
-        context.keyring.signing.rotate(new, now=now, reached=lambda point: context.reached(f"rotation.{point}"))
+        context.keyring.signing.rotate(
+            new, now=now, last_signed_at=signed, reached=lambda point: context.reached(f"rotation.{point}")
+        )
         s.commit()
     console.print(f"Retired   {before}\nSigns now {after}\nPublic key {context.settings.keys_folder / 'signing.pub'}")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from audit.certificate import openssl_recipe
 from service.cli import app
 from service.settings_table import settings_table
+from tests.faults.parts import PARTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,3 +45,14 @@ def test_commands_exist(page: Path) -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+def test_what_the_evidence_page_says_was_tried_is_tried() -> None:
+    page = (ROOT / "docs" / "certificate-evidence.md").read_text()
+    tests = {
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    for row in re.findall(r"^\| `.*\| ([^|]+) \|$", page, flags=re.MULTILINE):
+        tried = re.findall(r"`([^`]+)`", row)
+        assert tried or "every part" in row
+        assert set(tried) <= tests | PARTS.keys(), row

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import random
 import signal
@@ -9,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,19 +19,20 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
-from sqlmodel import select
+from sqlmodel import col, select
 
 from service.context import Context
 from service.db import reading
-from service.processes import Processes, environment
+from service.processes import Processes, environment, stop
 from service.settings import Settings
-from service.tables import ServingWorker
+from service.tables import CertificateRecord, ServingWorker
+from tests.faults.history import check_history, data_digest
 from tests.faults.home import SIZE, make_home, people
 from tests.faults.watch import Person, Watcher, check_answers, check_completed, client_of, found_in, person_of
 from tests.faults.zygote import Zygote
 from tests.processes import is_alive
 
-RUN_SECONDS = 300.0
+RUN_SECONDS = float(os.environ.get("FAULTS_RUN_SECONDS", "300"))  # for what takes a few on a quiet machine
 GRACE_SECONDS = 15.0  # from the last thing seen from the outside to the last fail point, on a busy machine
 OPEN_ENDS = frozenset({"completed", "needs_attention", "rejected", "cancelled"})
 
@@ -89,16 +92,24 @@ class Bench:
         self.tally = Tally()
         self.context = Context.open(settings)
         self.worker: int | None = None
+        self.first_data = data_digest(settings.data_folder)
+        self.trained: set[str] = set()
+        self.changed_data: set[str] = set()
+        self.is_stuck = False
+        self.also_searched: Callable[[Collection[Person]], list[str]] = lambda persons: []
         self.clock = settings.home.parent / "clock"
         self._left = people(settings)
         self.rng.shuffle(self._left)
         self.erased: list[Person] = []
         self.filed: dict[str, Person] = {}
+        self.completed: set[str] = set()
 
     @classmethod
     @contextmanager
-    def running(cls, folder: Path, *, n_subjects: int = 60, seed: int = 0, **changes: Any) -> Iterator[Bench]:
-        """A bench on a new home; everything started is stopped at the end."""
+    def running(
+        cls, folder: Path, *, n_subjects: int = 60, seed: int = 0, attempts: int | None = None, **changes: Any
+    ) -> Iterator[Bench]:
+        """A bench on a new home; everything started is stopped at the end. `attempts`: see `zygote`."""
         settings = make_home(folder / "home", n_subjects=n_subjects, seed=seed, **changes)
         temporary = folder / "tmp"
         temporary.mkdir()
@@ -106,7 +117,7 @@ class Bench:
         before, tempfile.tempdir = os.environ.get("TMPDIR"), None
         os.environ["TMPDIR"] = str(temporary)  # of every process started here: what they leave is searched, too
         try:
-            with Zygote() as zygote, Processes(settings, patience_seconds=10) as processes:
+            with Zygote(attempts) as zygote, Processes(settings, patience_seconds=10) as processes:
                 processes.start_serving()
                 with Watcher(settings) as watcher:
                     bench = cls(settings, processes, zygote, watcher, seed=seed, first_version=first_version)
@@ -132,18 +143,40 @@ class Bench:
         ends = ["\n".join(log.read_text(errors="replace").splitlines()[-25:]) for log in logs if log.exists()]
         return "\n".join([*ends, *map(str, self.settings.runs_folder.rglob("*"))])
 
+    def carry_on(self, scenario: Callable[..., None], *args: Any, **options: Any) -> None:
+        """Do something to the service; if it comes to no end that is a violation, and the next one is not tried."""
+        if self.is_stuck:
+            return
+        try:
+            scenario(*args, **options)
+        except (AssertionError, httpx.HTTPError) as error:
+            self.is_stuck = True
+            place = ", ".join(str(each) for each in args if isinstance(each, str | tuple | float))
+            self.tally.violations.append(f"{scenario.__name__}({place}) came to no end: {error}")
+
     # --- processes
 
     def start_worker(self, fail_at: str = "", **extra: str) -> int:
         """Start a worker that dies at a fail point, or at none. Its wall clock is the file `clock`, see `zygote`."""
-        extra["FAULTS_CLOCK"] = str(self.clock)
-        (self.settings.home / f"failed-at-{fail_at}").unlink(missing_ok=True)
+        extra.setdefault("FAULTS_CLOCK", str(self.clock))
+        self.worker = self._start(fail_at, "worker.log", **extra)
+        return self.worker
+
+    def start_command(self, *words: str, fail_at: str = "") -> int:
+        """Start a command of `expunge` on this home, which may die at a fail point; gives its process id."""
+        return self._start(fail_at, "commands.log", *words)
+
+    def _start(self, fail_at: str, log: str, *words: str, **extra: str) -> int:
         given = {**environment(self.settings), **extra}
         given.pop("EXPUNGE_FAIL_AT", None)
         if fail_at:
+            (self.settings.home / f"failed-at-{fail_at}").unlink(missing_ok=True)
             given["EXPUNGE_FAIL_AT"] = fail_at
-        self.worker = self.zygote.start(given, self.settings.home / "logs" / "worker.log")
-        return self.worker
+        return self.zygote.start(given, self.settings.home / "logs" / log, words)
+
+    def has_ended(self, pid: int) -> bool:
+        """Whether a worker or a command ended."""
+        return self.zygote.status(pid) is not None
 
     def kill_worker(self, place: str) -> None:
         """SIGKILL to the worker, wherever it is."""
@@ -157,6 +190,13 @@ class Bench:
         """SIGTERM; it ends within the step it is in, or is killed."""
         if self.worker is not None:
             self.zygote.stop(self.worker)
+
+    def stop_all(self) -> None:
+        """End worker and serving processes, so that nobody has a file of the home open."""
+        self.stop_worker()
+        if self.processes.serving is not None:
+            stop(self.processes.serving, patience_seconds=10)
+        self.context.engine.dispose()
 
     def api_workers(self) -> list[int]:
         """Process ids of the serving processes that live."""
@@ -188,6 +228,16 @@ class Bench:
     def next_person(self) -> Person:
         """Somebody who was not asked for yet."""
         return person_of(self.settings, self._left.pop(), SIZE)
+
+    def people_left(self) -> list[str]:
+        """User ids of people nobody asked for yet."""
+        return list(self._left)
+
+    def try_to_file(self, person: Person) -> bool:
+        """File a request once, without counting on an answer; whether it was accepted."""
+        with suppress(httpx.TransportError):
+            return self.client.post("/v1/erasure-requests", json={"user_ids": [person.user_id]}).status_code == 202
+        return False
 
     def file(self, *persons: Person, after: Callable[[], None] | None = None) -> list[str]:
         """File requests, once whatever happens: the call is repeated under its key until it is answered."""
@@ -274,29 +324,116 @@ class Bench:
 
         self.until(finished, "the requests to end")
         self.wait_serving(1)
-        persons = [self.filed[request_id] for request_id in request_ids]
-        violations = check_completed(self.settings, request_ids)
+        filed = {request_id: self.filed[request_id] for request_id in request_ids}
+        violations = check_completed(self.settings, filed)
         with reading(self.context.engine) as s:
             newest = max((row.acknowledged_generation for row in s.exec(select(ServingWorker))), default=0)
         self.watcher.require(newest)
-        self.erased += persons
+        self.erased += filed.values()
         deadline = time.monotonic() + 10  # the last page is scrubbed moments after the request is completed
-        while (left := found_in(self.places(), persons)) and time.monotonic() < deadline:
+        while (left := self.left_of(filed.values())) and time.monotonic() < deadline:
             time.sleep(0.1)
-        violations += [f"a person's data in {name}" for name in left]
-        self.tally.completed += sum(self.request(request_id)["state"] == "completed" for request_id in request_ids)
+        violations += left + self.check_service()
+        self.completed |= {each for each in request_ids if self.request(each)["state"] == "completed"}
+        self.tally.completed = len(self.completed)
         self.tally.violations += violations
+
+    def complete(self, request_ids: list[str], *, most_approvals: int | None = None) -> None:
+        """What a supervisor and an operator do once a fault is over, then everything is checked.
+
+        A worker that ended is started, what needs attention is approved. `most_approvals`: how often the operator may
+        have to approve one request; none: as often as it takes.
+        """
+        approvals: Counter[str] = Counter()
+
+        def ended() -> bool:
+            self.ensure_worker()
+            states = {request_id: self.request(request_id)["state"] for request_id in request_ids}
+            for request_id, state in states.items():
+                if state == "needs_attention":
+                    approvals[request_id] += self.approve(request_id)
+            return all(state == "completed" for state in states.values())
+
+        self.until(ended, "the requests to be completed once the fault is over")
+        if most_approvals is not None and max(approvals.values(), default=0) > most_approvals:
+            self.tally.violations.append(
+                f"a request had to be approved {max(approvals.values())} times, expected at most {most_approvals}"
+            )
+        self.finish(request_ids, supervised=True)
+
+    def approve(self, request_id: str) -> bool:
+        """Approve a request over HTTP; whether it was."""
+        with suppress(httpx.TransportError):
+            answer = self.client.post(
+                f"/v1/erasure-requests/{request_id}/approve", json={"reason": "The fault is over."}
+            )
+            self.tally.approved += answer.is_success
+            return answer.is_success
+        return False
+
+    def nothing_ends(self, request_ids: list[str], what: str, seconds: float = 4.0, *, supervised: bool = True) -> None:
+        """Let a worker meet a fault for so long, or until it asks for help: none of the requests may be completed."""
+        patience, before = Patience(seconds), {each: self.request(each)["state"] for each in request_ids}
+        while not patience.is_over():
+            if supervised:
+                self.ensure_worker()
+            states = {request_id: self.request(request_id) for request_id in request_ids}
+            for request_id, request in states.items():
+                if request["state"] == "completed" != before[request_id]:
+                    self.tally.violations.append(f"a request was completed as {request['outcome']} while {what}")
+                    return
+                if request["state"] in ("cancelled", "rejected"):
+                    self.tally.violations.append(f"a request was {request['state']} while {what}")
+            if all(request["state"] == "needs_attention" for request in states.values()):
+                return
+            time.sleep(0.05)
+
+    def let_work(self, request_ids: list[str], seconds: float) -> None:
+        """Let the worker work for so long, or until the requests ended."""
+        self.pass_time(seconds, lambda: all(map(self.ended, request_ids)))
+
+    def pass_time(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Let a fault last for so long, or until something is so."""
+        patience = Patience(seconds)
+        while not patience.is_over() and not until():
+            time.sleep(0.02)
+
+    def answering(self, n: int = 4) -> set[str]:
+        """Weights that answer just now."""
+        return {self.watcher.ask_once(self.client) for _ in range(n)} - {""}
+
+    def check_service(self) -> list[str]:
+        """Whether the weights of the latest erasure's certificate are those that answer."""
+        with reading(self.context.engine) as s:
+            query = select(CertificateRecord).where(CertificateRecord.verdict == "PASSED")
+            rows = s.exec(query.order_by(col(CertificateRecord.log_index).desc()).limit(1)).all()
+        certified = {
+            json.loads(base64.b64decode(row.envelope["envelope"]["payload"]))["subject"][0]["digest"]["sha256"]
+            for row in rows
+        }  # fmt: skip
+        if certified and (others := self.answering() - certified - self.trained):
+            return [f"weights {digest[:12]} answer, the latest certificate is about others" for digest in others]
+        return []
+
+    def left_of(self, persons: Collection[Person]) -> list[str]:
+        """Where something of these people is found that must be nowhere."""
+        found = found_in(self.places(), persons) + self.also_searched(persons)
+        return [f"a person's data in {name}" for name in found]
 
     def places(self) -> list[Path]:
         """Folders that the service writes to."""
         return [self.settings.home, self.settings.home.parent / "tmp"]
 
     def conclude(self) -> Tally:
-        """The checks over the whole time: everybody erased so far, every answer, every accepted request."""
+        """The checks over the whole time: everybody erased so far, every answer, request and certificate."""
         self.wait_serving(1)
-        self.tally.violations += [f"a person's data in {name}" for name in found_in(self.places(), self.erased)]
-        self.tally.violations += check_answers(self.settings, self.watcher.answers, self.first_version)
-        self.tally.violations += check_completed(self.settings, list(self.filed))
+        self.tally.violations += self.left_of(self.erased)
+        self.tally.violations += check_answers(self.settings, self.watcher.answers, self.first_version, self.trained)
+        self.tally.violations += check_completed(self.settings, self.filed)
+        self.tally.violations += check_history(
+            self.settings, self.filed, first_version=self.first_version, first_data=self.first_data,
+            trained=self.trained, changed_data=self.changed_data,
+        )  # fmt: skip
         n_listed, cursor = 0, None
         while True:
             page = self.client.get("/v1/erasure-requests", params={"cursor": cursor} if cursor else {}).json()

@@ -41,11 +41,12 @@ def make_home(folder: Path, *, n_subjects: int, seed: int, **changes: Any) -> Se
     (folder / "recipe.json").write_text(json.dumps(RECIPE))
     (folder / "policy.json").write_text(json.dumps(POLICY))
     ports = free_ports(2)
-    settings = Settings(
-        home=folder, recipe=str(folder / "recipe.json"), policy=str(folder / "policy.json"), port=ports[0],
-        console_port=ports[1], jobs=1, device="cpu", log_format="json", poll_seconds=0.05, lease_seconds=10.0,
-        rebuild_references="off", **{"api_workers": 2, **changes},
-    )  # fmt: skip
+    usual: dict[str, Any] = {
+        "recipe": str(folder / "recipe.json"), "policy": str(folder / "policy.json"), "port": ports[0],
+        "console_port": ports[1], "jobs": 1, "device": "cpu", "log_format": "json", "poll_seconds": 0.05,
+        "lease_seconds": 10.0, "rebuild_references": "off", "api_workers": 2,
+    }  # fmt: skip
+    settings = Settings(home=folder, **(usual | changes))
     synthetic.write_folder(
         settings.data_folder, n_subjects=n_subjects, images_per_subject=N_IMAGES, size=SIZE, seed=seed
     )

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from threading import Timer
-
-import httpx
 
 from service import registry
 from service.fail_points import FAIL_POINTS, OUTSIDE_RUNS
-from service.processes import environment
 from tests.faults.bench import Bench
 from tests.faults.disk import SmallDisk
 from tests.faults.watch import Person, found_in
@@ -24,7 +20,14 @@ FULL_BEFORE = {  # what is written next, by the point at which the disk is full
     "unlearning.attempt": "weights of a candidate",
     "deploying.row": "weights for the registry",
     "auditing.reported": "verdict",
+    "purging.start": "the state of a purge",
+    "purging.image_destroyed": "table without the person",
+    "purging.images": "banks without the person",
+    "purging.columns": "block list without the person",
+    "purging.blocks": "mark of a destroyed version",
+    "purging.candidates": "what the purge destroyed",
     "purging.end": "certificate",
+    "completing.signed": "completed request",
 }
 
 
@@ -97,21 +100,23 @@ def database_restarts(bench: Bench, server: PostgresServer, points: Iterable[str
         time.sleep(bench.rng.uniform(0.5, 2.0))
         server.restart("fast" if number % 2 else "immediate")
         bench.tally.kills["PostgreSQL, the worker at work"] += 1
-        _complete_whatever_happens(bench, request_ids)
+        bench.complete(request_ids)
         bench.stop_worker()
 
 
-def full_disk(bench: Bench, disk: SmallDisk, point: str, seconds: float = 6.0) -> None:
+def full_disk(
+    bench: Bench, disk: SmallDisk, point: str, seconds: float = 6.0, *, most_approvals: int | None = None
+) -> None:
     """The disk is full when a worker goes on from the point, and has room again some seconds later."""
     request_ids = bench.file(bench.next_person())
     if not bench.die_at(point, request_ids):
         bench.tally.violations.append(f"the run never passed {point}")
     disk.fill()
     bench.start_worker()
-    time.sleep(seconds)
+    bench.pass_time(seconds, lambda: any(bench.request(each)["state"] == "needs_attention" for each in request_ids))
     disk.clear()
     bench.tally.kills[f"disk full: {FULL_BEFORE[point]}"] += 1
-    _complete_whatever_happens(bench, request_ids)
+    bench.complete(request_ids, most_approvals=most_approvals)
     bench.stop_worker()
 
 
@@ -132,21 +137,38 @@ def clock_set_back(bench: Bench, seconds: float, points: Iterable[str]) -> None:
     bench.clock.unlink()
 
 
+def clock_jumps(bench: Bench, seconds: float, point: str) -> None:
+    """The worker's clock jumps while it holds the lease and works: there, back beyond where it was, and home again."""
+    bench.clock.write_text("0")
+    request_ids = bench.file(bench.next_person())
+    if not bench.die_at(point, request_ids):
+        bench.tally.violations.append(f"the run never passed {point}")
+    worker = bench.start_worker()
+    for shift in (seconds, -seconds, 0.0):
+        bench.let_work(request_ids, bench.rng.uniform(0.2, 0.8))
+        bench.clock.write_text(str(shift))
+        bench.tally.kills[f"clock jumps {'back' if shift < 0 else 'forward'} under the lease"] += 1
+    if bench.has_ended(worker):
+        bench.tally.violations.append("a worker ended because its clock jumped")
+    bench.finish(request_ids)
+    bench.stop_worker()
+    bench.clock.unlink()
+
+
 def left_behind(bench: Bench, points: Iterable[str] = OUTSIDE_RUNS) -> None:
     """A command dies at a point; then somebody it learned from is erased, and nothing of what it left is there."""
     commands = {
-        "training": ["train", "--seed", "5"], "rotation": ["keys", "rotate-signing"],
-        "building": ["references", "refresh", "--all"],
+        "training": ("train", "--seed", "5"), "rotation": ("keys", "rotate-signing"),
+        "building": ("references", "refresh", "--all"),
     }  # fmt: skip
     for point in points:
-        (bench.settings.home / f"failed-at-{point}").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "service.cli", *commands[point.partition(".")[0]]]
-        env = {**environment(bench.settings), "EXPUNGE_FAIL_AT": point}
-        if subprocess.run(command, env=env, capture_output=True, check=False).returncode != -signal.SIGKILL:
+        command = bench.start_command(*commands[point.partition(".")[0]], fail_at=point)
+        bench.until(partial(bench.has_ended, command), f"the command to die at {point}")
+        if bench.zygote.status(command) != -signal.SIGKILL:
             bench.tally.violations.append(f"the command never passed {point}")
         bench.tally.kills[f"command at {point}"] += 1
         left = Person("", tuple(_left_by_commands(bench)))
-        bench.finish(bench.file(bench.next_person()))
+        bench.complete(bench.file(bench.next_person()), most_approvals=0)
         bench.stop_worker()
         bench.tally.violations += [
             f"what a command left at {point} in {name}"
@@ -165,24 +187,3 @@ def _left_by_commands(bench: Bench) -> list[bytes]:
         *(path.read_bytes()[-80:] for path in weights if path.stem not in active),
         *(path.read_bytes().splitlines()[-2][24:] for path in idle),  # what does not stand in every key
     ]
-
-
-def _complete_whatever_happens(bench: Bench, request_ids: list[str]) -> None:
-    """As a supervisor and an operator would: a worker that ended is started, what needs attention is approved."""
-
-    def ended() -> bool:
-        bench.ensure_worker()
-        states = {request_id: bench.request(request_id)["state"] for request_id in request_ids}
-        for request_id, state in states.items():
-            if state == "needs_attention":
-                try:
-                    bench.client.post(
-                        f"/v1/erasure-requests/{request_id}/approve", json={"reason": "The fault is over."}
-                    )
-                except httpx.TransportError:
-                    continue
-                bench.tally.approved += 1
-        return all(state == "completed" for state in states.values())
-
-    bench.until(ended, "the requests to be completed once the fault is over")
-    bench.finish(request_ids, supervised=True)

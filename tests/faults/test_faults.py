@@ -9,9 +9,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from service.fail_points import FAIL_POINTS
-from tests.faults import scenarios
+from tests.faults import commands, edits, scenarios, stores, volumes, workers
 from tests.faults.bench import Bench, memory_folder
 from tests.faults.disk import NoDiskError, small_disk
+from tests.object_store import faulty_bucket
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
@@ -42,3 +43,18 @@ def test_a_full_disk_costs_time_and_nothing_else(folder: Path) -> None:
             assert bench.conclude().violations == []
     except NoDiskError as error:
         pytest.skip(str(error))
+
+
+def test_storage_that_goes_and_comes_back_leaves_every_certificate_true(folder: Path) -> None:
+    """Data folder and object store, before a run and in its purge; a second worker, an edited policy, a study."""
+    with faulty_bucket() as store:
+        changes = {"storage_url": f"{store.url}/service", "api_workers": 1, "lease_seconds": 4.0}
+        with Bench.running(folder, n_subjects=40, seed=5, attempts=2, **changes) as bench:
+            stores.watch_store(bench, store)
+            bench.carry_on(volumes.volume_gone, bench, "", "empty")
+            bench.carry_on(volumes.volume_gone, bench, "purging.image_destroyed", "absent")
+            bench.carry_on(stores.store_fails, bench, store, "purging.start", "refuses deletion")
+            bench.carry_on(workers.second_refuses, bench, "other home")
+            bench.carry_on(edits.policy_edited, bench, "unlearning.references_built")
+            bench.carry_on(commands.study_beside_purge, bench, "evaluate", "purging.start")
+            assert bench.conclude().violations == []

@@ -3,19 +3,25 @@
 answers      every prediction's weights are the first ones, or a candidate whose passed audit the log had before
 no way back  once a request is completed, nothing older than its model answers
 once         each accepted request is completed once, with one certificate, which verifies
-nothing left the person's id, file names, files and pixels are in no file of the home
+erased       each person of whom the folder held images is completed as `erased`
+in service   the home holds the weights that answer and no others, and the latest certificate is about these
+nothing left the person's id, file names, files and pixels are in no file of the home, their tag in no bank
+
+`history` has what is looked at over all certificates of a home together.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -82,6 +88,11 @@ class Watcher:
         with self._lock:
             self._least = max(self._least, generation)
 
+    def ask_once(self, client: httpx.Client) -> str:
+        """Digest of the weights that answer a prediction now; "" where none do."""
+        answer = client.post("/v1/predictions", content=self._picture, headers={"Content-Type": "image/png"})
+        return str(answer.json()["model_version"]) if answer.status_code == 200 else ""
+
     def _watch(self) -> None:
         while not self._stop.is_set():
             with client_of(self._settings, 10.0) as client, suppress(httpx.TransportError):
@@ -110,11 +121,12 @@ class Watcher:
             self.answers.complaints.append(f"generation {generation} answered when {least} was completed")
 
 
-def check_answers(settings: Settings, answers: Answers, first_version: str) -> list[str]:
-    """What was wrong with the predictions' answers."""
+def check_answers(settings: Settings, answers: Answers, first_version: str, trained: Collection[str] = ()) -> list[str]:
+    """What was wrong with the predictions' answers; `trained`: weights that `expunge train` put into service."""
     found = list(answers.complaints)
     with client_of(settings) as client:
-        certified = {first_version: datetime.min.replace(tzinfo=datetime.now().astimezone().tzinfo)}
+        always = datetime.min.replace(tzinfo=datetime.now().astimezone().tzinfo)
+        certified = dict.fromkeys([first_version, *trained], always)
         for entry in _log_entries(client):
             content = json.loads(entry["entry"])
             if entry["kind"] == "audit" and content["verdict"] == "PASSED":
@@ -140,23 +152,35 @@ def _log_entries(client: httpx.Client) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody to be erased, and what must be found nowhere afterwards."""
+    """Somebody to be erased, what must be found nowhere afterwards, and what the folder held of them before.
+
+    Attributes:
+        tag: under which reference banks hold the person's columns.
+        n_images: image files of theirs.
+        n_trained: of these, those in the training split.
+    """
 
     user_id: str
     needles: tuple[bytes, ...]
+    tag: str = ""
+    n_images: int = 0
+    n_trained: int = 0
 
 
 def person_of(settings: Settings, user_id: str, size: tuple[int, int], channels: int = 3) -> Person:
-    """The needles: id, file names, a piece of each file, and rows of the decoded pixels."""
-    needles = [user_id.encode()]
+    """The needles: id, tag, file names, a piece of each file, and rows of the decoded pixels."""
+    key = (settings.keys_folder / "block.key").read_bytes()
+    tag = hmac.new(key, user_id.encode(), sha256).hexdigest()
+    needles, splits = [user_id.encode(), tag.encode()], []
     for row in read_metadata(settings.data_folder):
         if row.user_id != user_id:
             continue
+        splits.append(row.split)
         content = (settings.data_folder / row.file_name).read_bytes()
         pixels = decode(content, size=size, channels=channels)
         needles += [Path(row.file_name).stem.encode(), content[40:120]]
         needles += [pixels[y].tobytes() for y in (size[0] // 4, size[0] // 2) if np.ptp(pixels[y])]
-    return Person(user_id, tuple(needles))
+    return Person(user_id, tuple(needles), tag, len(splits), splits.count("train"))
 
 
 def found_in(folders: Iterable[Path], persons: Iterable[Person]) -> list[str]:
@@ -175,36 +199,47 @@ def found_in(folders: Iterable[Path], persons: Iterable[Person]) -> list[str]:
     return found
 
 
-def check_completed(settings: Settings, request_ids: Iterable[str], *, outcome: str = "erased") -> list[str]:
+def check_completed(settings: Settings, filed: Mapping[str, Person]) -> list[str]:
     """What `completed` promises of these requests, seen over HTTP and in the database."""
-    ids, found = list(request_ids), []
+    found = []
     context = Context.open(settings)
     with reading(context.engine) as s:
         completions = Counter(s.exec(select(RequestEvent.request_id).where(RequestEvent.to_state == "completed")).all())
         certificates = Counter(
             s.exec(select(CertificateRecord.request_id).where(col(CertificateRecord.request_id).is_not(None))).all()
         )
-        kept = [row.id for row in s.exec(select(ErasureRequest)) if row.id in ids and row.user_id is not None]
-        versions = list(s.exec(select(ModelVersion)))
+        kept = [row.id for row in s.exec(select(ErasureRequest)) if row.id in filed and row.user_id is not None]
+        active = [row.digest for row in s.exec(select(ModelVersion)) if row.state == "active"]
     context.engine.dispose()
     found += [f"request {request_id[:8]} still names its person" for request_id in kept]
-    active = [row.digest for row in versions if row.state == "active"]
-    files = sorted(path.name for path in settings.models_folder.iterdir())
-    if files != [f"{digest}.safetensors" for digest in active]:
-        found.append(f"the registry holds {len(files)} files for {len(active)} active version")
+    found += check_weights(settings, active)
     key = read_public_keys((settings.keys_folder / "signing.pub").read_bytes())
+    retired = [read_public_keys(path.read_bytes()) for path in (settings.keys_folder / "retired").glob("*.pub")]
+    keys = [each for one in (key, *retired) for each in one]
     with client_of(settings) as client:
-        for request_id in ids:
+        for request_id, person in filed.items():
             request = client.get(f"/v1/erasure-requests/{request_id}").raise_for_status().json()
-            name = f"request {request_id[:8]}"
+            name, outcome = f"request {request_id[:8]}", "erased" if person.n_images else "no_data_held"
             if (request["state"], request["outcome"]) != ("completed", outcome):
-                found.append(f"{name} is {request['state']} with outcome {request['outcome']}")
+                found.append(f"{name} is {request['state']} with outcome {request['outcome']}, expected {outcome}")
                 continue
             if completions[request_id] != 1 or certificates[request_id] != 1:
                 counts = f"{completions[request_id]} times with {certificates[request_id]} certificates"
                 found.append(f"{name} was completed {counts}")
             certificate = client.get(f"/v1/certificates/{request['certificate_id']}").raise_for_status().json()
-            result = verify(certificate, public_key=key)
+            result = verify(certificate, public_key=keys)
             if not (result.valid and result.erased):
                 found.append(f"the certificate of {name} does not verify")
+    return found
+
+
+def check_weights(settings: Settings, active: Collection[str]) -> list[str]:
+    """Whether the home holds the active weights, whole, and no others: they would remember those who were erased."""
+    files = [path for path in settings.home.rglob("*safetensors*") if path.is_file()]
+    wanted = {settings.models_folder / f"{digest}.safetensors" for digest in active}
+    found = [f"other weights than the active ones in {path.relative_to(settings.home).parent}"
+             for path in files if path not in wanted]  # fmt: skip
+    for path in wanted:
+        if not path.is_file() or sha256(path.read_bytes()).hexdigest() != path.stem:
+            found.append("the active weights are not whole in the registry")
     return found

@@ -2,17 +2,24 @@
 
 A worker is a process of its own that runs what `expunge worker` runs; only the imports (seconds) are not repeated,
 which makes hundreds of kills affordable. The parent must stay without threads, so it is a program that takes lines of
-JSON: `{"start": {…environment…}, "log": "…"}` answers a process id, `{"status": pid}` an exit status or null.
+JSON: `{"start": {…environment…}, "log": "…"}` answers a process id, `{"status": pid}` an exit status or null. With
+`"command": ["train", …]` it is not a worker but that command of `expunge`.
+
+`FAULTS_…` variables of a child: `CLOCK`, the file of its wall clock's shift; `HOST`, the name of the machine it
+believes to be on (a UTS namespace of its own, which needs root). `FAULTS_ATTEMPTS` of the zygote itself is how often a
+failed step is tried at most, so that what takes hours by the product's patience is seen in a moment.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -21,17 +28,17 @@ from types import TracebackType
 class Zygote:
     """The parent of workers, seen from the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, attempts: int | None = None) -> None:
         quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.zygote"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **quiet}, start_new_session=True,
+            env={**os.environ, **quiet, "FAULTS_ATTEMPTS": str(attempts or "")}, start_new_session=True,
         )  # fmt: skip
         self._started: list[int] = []
 
-    def start(self, environment: dict[str, str], log: Path) -> int:
-        """Start a worker; gives its process id."""
-        pid = self._ask({"start": environment, "log": str(log)})
+    def start(self, environment: dict[str, str], log: Path, command: Sequence[str] = ()) -> int:
+        """Start a worker, or a command of `expunge`; gives its process id."""
+        pid = self._ask({"start": environment, "log": str(log), "command": list(command)})
         assert isinstance(pid, int)
         self._started.append(pid)
         return pid
@@ -83,8 +90,9 @@ class Zygote:
         return answer
 
 
-def _become_worker(environment: dict[str, str], log: str) -> None:
+def _become(environment: dict[str, str], log: str, command: Sequence[str]) -> None:
     from audit.policy import load_policy
+    from service import cli
     from service.logs import set_up_logs
     from service.settings import Settings
     from service.worker import run_worker
@@ -95,10 +103,26 @@ def _become_worker(environment: dict[str, str], log: str) -> None:
         os.dup2(descriptor, target)
     os.environ.clear()
     os.environ.update(environment)
+    if host := environment.get("FAULTS_HOST"):
+        _move_to(host)
+    if command:
+        sys.argv = ["expunge", *command]
+        cli.main()
+        return
     settings = Settings()
     set_up_logs(settings.log_format)
     clock = Path(os.environ["FAULTS_CLOCK"])
     run_worker(settings, load_policy(settings.policy), now=lambda: datetime.now(UTC) + _shift(clock))
+
+
+def _move_to(host: str) -> None:
+    """Give this process a machine's name of its own."""
+    import socket
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.unshare(0x04000000):  # CLONE_NEWUTS
+        raise OSError(ctypes.get_errno(), "Expected the right to a host name of one's own")
+    socket.sethostname(host)
 
 
 def _shift(clock: Path) -> timedelta:
@@ -109,8 +133,24 @@ def _shift(clock: Path) -> timedelta:
         return timedelta(0)
 
 
+def _be_impatient(attempts: int) -> None:
+    """Steps that failed are tried so often at most, a moment apart: applied where DBOS takes the step's options."""
+    from dbos import DBOS
+
+    step = DBOS.step
+
+    def impatient(**options: object) -> object:
+        if options.get("retries_allowed"):
+            options |= {"max_attempts": attempts, "interval_seconds": 0.05}
+        return step(**options)  # type: ignore[arg-type]
+
+    DBOS.step = impatient  # type: ignore[method-assign,assignment]
+
+
 def main() -> None:
     """Answer one line after another until the input ends."""
+    if attempts := os.environ.pop("FAULTS_ATTEMPTS", ""):
+        _be_impatient(int(attempts))
     import torch
 
     import service.pipeline
@@ -126,7 +166,7 @@ def main() -> None:
             if answer == 0:
                 status = 1
                 try:
-                    _become_worker(question["start"], question["log"])
+                    _become(question["start"], question["log"], question["command"])
                     status = 0
                 except SystemExit as error:
                     status = int(error.code or 0) if not isinstance(error.code, str) else 1

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +14,7 @@ from service.certificates import NO_MODEL, Issuer
 from service.db import session
 from service.keyring import commitment
 from service.planning import RunPlan
-from service.purge_record import Facts, PurgeRecord
+from service.purge_record import COPIES, IMAGES, ORACLES, REFERENCES, VERSIONS, Facts, PurgeRecord
 from service.tables import Run
 from tests.service import tiny
 
@@ -108,6 +111,42 @@ def test_nothing_was_required_for_people_no_model_learned_from(tiny_context, mix
     assert predicate["purge"]["destroyed"] == DESTROYED
     (subject,) = result.statement["subject"]
     assert subject["digest"]["sha256"] == tiny.run_of(tiny_context, mixed).candidate_digest
+
+
+OPEN = ("settings", "versions", "checks", "figures", "cost")  # what is in these differs from method to method
+EVIDENCE = Path(__file__).parents[2] / "docs" / "certificate-evidence.md"
+
+
+def fields_of(value, place=""):
+    """Names of a statement's fields, as the table of the documentation has them; the predicate's without its name."""
+    if isinstance(value, dict) and place.rpartition(".")[2] not in OPEN:
+        return {found for name, item in value.items() for found in fields_of(item, f"{place}.{name}".lstrip("."))}
+    if isinstance(value, list) and value and isinstance(value[0], dict) and place.rpartition(".")[2] not in OPEN:
+        return fields_of(value[0], place)
+    return {place.removeprefix("predicate.")}
+
+
+def test_every_field_is_in_the_table_of_what_it_rests_on_and_no_other(tiny_context, mixed):
+    at = tiny_context.now().isoformat()
+    processes = [{"kind": "acknowledged", "boot_id": "a", "acknowledged_generation": 1, "acknowledged_at": at}]
+    run, plan = tiny.run_of(tiny_context, mixed), planning.load(tiny_context, mixed)
+    run.generation = 1
+    issuer = Issuer(tiny_context, run, Facts.of(tiny_context, plan))
+    request, attempt = tiny.requests(tiny_context)[0], tiny.attempts(tiny_context)[0]
+    record = replace(
+        purged(tiny_context, issuer.facts, request, {"processes": processes}),
+        rerun={"chosen": False, "share": 0.1, "key_sha256": "a" * 64, "weights_digest": None},
+        destroyed={request.id: dict.fromkeys((IMAGES, COPIES, REFERENCES, ORACLES, VERSIONS), 1)},
+    )
+    with session(tiny_context.engine) as s:
+        issuer.erasures(s, [request], attempt, record)
+        s.commit()
+    statement = verify(tiny.certificates(tiny_context)[-1].envelope).statement
+    table = EVIDENCE.read_text().partition("Around the statement")[0]
+    documented = {
+        name for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)
+    }
+    assert fields_of(statement) == documented
 
 
 def test_a_service_without_a_model_certifies_too(context):

@@ -178,6 +178,19 @@ def test_what_was_gone_before_is_not_counted(tiny_context, pair, run_id):
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES - 1
 
 
+def test_a_purge_does_not_begin_while_images_are_out_of_sight(tiny_context, pair, run_id):
+    """The volume of the images is not mounted, the table is there: nobody knows what there is to be destroyed."""
+    images, away = tiny_context.settings.data_folder / "images", tiny_context.settings.data_folder / "elsewhere"
+    images.rename(away)
+    with pytest.raises(RunStoppedError, match="image files"):
+        completion.purge(tiny_context, run_id)
+    assert tiny.run_of(tiny_context, run_id).purge is None
+    away.rename(images)
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES
+
+
 def test_copies_that_no_row_names_are_destroyed_and_counted(tiny_context, pair, run_id):
     first, *_ = tiny.pictures_of(tiny_context, pair[0])
     copy = tiny_context.settings.data_folder / "old" / "again.png"
@@ -234,11 +247,10 @@ def test_nothing_is_certified_as_destroyed_that_is_there_again(tiny_context, pai
     monkeypatch.undo()
     with pytest.raises(RunStoppedError, match="finished purge"):
         completion.complete(tiny_context, run_id)
-    if what == "image files":
-        first.unlink()
     completion.purge(tiny_context, run_id)
     completion.complete(tiny_context, run_id)
     assert tiny.requests(tiny_context)[0].outcome == "erased"
+    assert not first.exists()
 
 
 def test_file_names_leave_the_database_with_the_user_id(tiny_context, pair, run_id):

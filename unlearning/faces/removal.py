@@ -95,7 +95,7 @@ def find_held(folder: Path, user_ids: Collection[str]) -> dict[str, Held]:
 
 
 def remove_subjects(
-    folder: Path, user_ids: Collection[str], *, copies: Collection[str] = (), reached: Reached = lambda point: None
+    folder: Path, user_ids: Collection[str], *, known: Collection[str] = (), reached: Reached = lambda point: None
 ) -> Removal:
     """Destroy all images of some subjects, byte-equal copies of them, and every pack of the folder.
 
@@ -105,8 +105,9 @@ def remove_subjects(
     Args:
         folder: The data folder. Its table must be readable; the rules between rows need not hold.
         user_ids: The people. Unknown ones are no error.
-        copies: Names of copies that `find_held` gave before a call that was killed; those that no row names are
-            destroyed, too. One that had been overwritten but not yet removed is not equal to its image any more.
+        known: Names of images and copies that `find_held` gave before a call that was killed; those that no row names
+            are destroyed, too. A copy that had been overwritten but not yet removed is not equal to its image any more,
+            and an image that was out of sight during that call is not in the table any more.
         reached: Called with the name of each point passed, for logs and for tests that kill the process there.
 
     Raises:
@@ -118,12 +119,12 @@ def remove_subjects(
         rows = read_rows(folder)
         leaving = _of_subjects(rows, user_ids)
         there = _there(folder, leaving)
-        found = find_copies(folder, rows, _names_and_sizes(there), known=copies)
+        found = find_copies(folder, rows, _names_and_sizes(there), known=known)
         equal = {*found.known, *(copy for names in found.copies.values() for copy in names)}
         # An image's second name goes with the image: until then its bytes are what tells copies of it.
         inodes = {(status.st_dev, status.st_ino) for _, status in there}
         linked = {name for name in equal if _inode(folder, name) in inodes}
-        gone = {name for name in copies if ".." not in name.split("/") and not os.path.lexists(folder / name)}
+        gone = {name for name in known if ".." not in name.split("/") and not os.path.lexists(folder / name)}
         n_packed = _destroy_packs(folder, reached)
         n_bytes = _destroy(folder, sorted((equal - linked) | gone), "copy destroyed", reached)
         n_bytes += _destroy(folder, [*(row.file_name for row in leaving), *sorted(linked)], "image destroyed", reached)

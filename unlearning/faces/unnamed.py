@@ -51,7 +51,7 @@ class Found:
 
     Attributes:
         copies: For each image that has copies their names, sorted.
-        known: Those of the copies found earlier that are there and that no row names.
+        known: Those of the files found earlier that are there and that no row names.
         n_unnamed: Files that no row names, copies included.
     """
 
@@ -84,7 +84,7 @@ def find_copies(folder: Path, rows: Rows, images: Sequence[tuple[str, int]], *, 
         folder: The data folder.
         rows: All rows of its table.
         images: Name and size in bytes of each image, all of them plain files that are there.
-        known: Names of copies found earlier, whatever they hold now.
+        known: Names of images and copies found earlier, whatever they hold now.
     """
     of_size: dict[int, list[str]] = defaultdict(list)
     for name, n_bytes in images:

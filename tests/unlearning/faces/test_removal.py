@@ -194,7 +194,7 @@ def test_byte_equal_copies_that_no_row_names_go_and_the_rest_is_counted(make_fol
 def test_a_copy_that_a_row_names_is_another_s_image_and_stays(make_folder):
     folder = make_folder()
     (folder / "images/b1.png").write_bytes((folder / "images/a1.png").read_bytes())
-    assert remove_subjects(folder, ["ann"], copies=["images/b1.png", "../secret", "metadata.csv"]).n_copies == 0
+    assert remove_subjects(folder, ["ann"], known=["images/b1.png", "../secret", "metadata.csv"]).n_copies == 0
     assert (folder / "images/b1.png").read_bytes()
 
 
@@ -210,7 +210,7 @@ def test_killed_among_copies_it_can_be_finished(make_folder):
         held = find_held(folder, ["ann"])["ann"]
         command = [sys.executable, "-c", CHILD, str(folder), str(kill_at)]
         assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
-        remove_subjects(folder, ["ann"], copies=held.copies)
+        remove_subjects(folder, ["ann"], known=held.copies)
         assert not any((folder / name).exists() for name in (*held.images, *held.copies))
         is_clean_but_for_others(folder, before)
 
