@@ -264,6 +264,8 @@ def _statement_check(statement: Any) -> VerificationCheck:
     purge = predicate["purge"]
     counts = purge["destroyed"] if purge else {}
     destroyed = _printable(", ".join(f"{count} {kind}" for kind, count in counts.items() if count)) or "nothing"
+    if n_left := (purge or {}).get("n_files_not_looked_into"):  # certificates of the first release do not say it
+        destroyed += f" ({int(n_left)} other files of the data folder were not looked into)"
     if predicate["verdict"] == NOT_REQUIRED:
         sentence = f"It certifies that no model had learned from the person, and destroyed: {destroyed}."
     elif predicate["verdict"] != "PASSED":

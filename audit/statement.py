@@ -62,10 +62,19 @@ class Acknowledgement:
 
 @dataclass(frozen=True)
 class Purge:
-    """What was destroyed, counted by kind (`{"image files": 10, …}`), and when that was finished."""
+    """What was seen to be destroyed, and where nobody looked.
+
+    Attributes:
+        destroyed: counted by kind, `{"image files": 10, …}`.
+        looked_through: a sentence on where copies were looked for, and where not.
+        n_files_not_looked_into: files left in the data folder that no row of its table names and that are equal to
+            none of the images.
+    """
 
     destroyed: Mapping[str, int]
     finished_at: datetime
+    looked_through: str
+    n_files_not_looked_into: int
 
 
 @dataclass(frozen=True)

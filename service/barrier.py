@@ -21,27 +21,23 @@ fenced only one more lease after theirs ran out; clocks may differ by that much.
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any, Literal
 
-import psutil
 from sqlmodel import select
 
 from service.context import LINE, Context
 from service.db import reading
 from service.errors import TryLaterError
+from service.process_marks import has_ended, this_host
 from service.tables import ServingWorker
 
 Standing = Literal["alive", "fenced", "ended"]
 
 LOOK_SECONDS = 0.01
-_START_TOLERANCE_SECONDS = 2.0  # the kernel knows a process's start only as ticks since boot
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,7 @@ def look(context: Context) -> Seen:
     now, lease = context.now(), timedelta(seconds=context.settings.lease_seconds)
 
     def standing(row: ServingWorker) -> Standing:
-        if has_ended(row):
+        if has_ended(row.pid, row.process):
             return "ended"
         lenience = timedelta(0) if row.host == this_host() else lease
         return "fenced" if row.lease_until + lenience < now else "alive"
@@ -180,26 +176,3 @@ def _acknowledgement(row: ServingWorker, standing: Standing) -> Acknowledgement:
         row.acknowledged_at if standing == "alive" else None,
         row.lease_until,
     )
-
-
-@lru_cache(maxsize=1)
-def this_host() -> str:
-    """This machine as far as process numbers mean something: its name and its process namespace."""
-    try:
-        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return socket.gethostname()
-
-
-def has_ended(row: ServingWorker) -> bool:
-    """Whether a row's process is known to have ended: on this machine only, and a zombie has ended."""
-    if row.host != this_host():
-        return False
-    try:
-        process = psutil.Process(row.pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        latest_start = row.started_at.timestamp() + _START_TOLERANCE_SECONDS
-        return process.create_time() > latest_start  # the number went to another process
-    except psutil.NoSuchProcess:
-        return True

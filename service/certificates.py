@@ -18,6 +18,7 @@ from service.context import LINE, Context
 from service.production import made_with
 from service.purge_record import Facts, PurgeRecord
 from service.tables import Attempt, CertificateRecord, ErasureRequest, Run
+from unlearning.faces.unnamed import LOOKED_THROUGH
 from unlearning.methods import find_method
 
 NO_MODEL = "0" * 64  # digest where a service has data but no model
@@ -63,7 +64,7 @@ class Issuer:
             has_learned = bool(self.facts.trained_of.get(request.id))
             return Certificate(
                 request_id=request.id, subject_commitments=(request.commitment,),
-                purge=Purge(destroyed=destroyed[request.id], finished_at=finished_at),
+                purge=Purge(destroyed[request.id], finished_at, LOOKED_THROUGH, purged.n_unnamed),
                 **(judged if has_learned and judged else not_required),
             )  # fmt: skip
 

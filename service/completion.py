@@ -61,7 +61,9 @@ def purge(context: Context, run_id: str) -> None:
     context.reached("purging.candidates")
     leftovers.sweep(context)
     context.reached("purging.leftovers")
-    purge_record.finish(context, run_id, record, data_digest_after=folder_digest(settings.data_folder))
+    purge_record.finish(
+        context, run_id, record, n_unnamed=removal.n_unnamed, data_digest_after=folder_digest(settings.data_folder)
+    )
     context.reached("purging.recorded")
 
 

@@ -27,7 +27,15 @@ from audit.envelope import read_payload
 from service import rosters, states
 from service.context import LINE, Context
 from service.db import reading, session
-from service.tables import CertificateRecord, Deployment, ErasureRequest, LearnedSubject, ModelVersion, WorkerLease
+from service.tables import (
+    CertificateRecord,
+    Deployment,
+    ErasureRequest,
+    LearnedSubject,
+    ModelVersion,
+    Tombstone,
+    WorkerLease,
+)
 from unlearning.errors import FacesError
 from unlearning.faces import Rows
 from unlearning.faces.dataset import METADATA, SPLITS, read_rows
@@ -111,6 +119,19 @@ def confirm(context: Context) -> None:
             rosters.write(s, version.digest, _roster(context, held))
         s.commit()
     log.warning("rosters.confirmed")
+
+
+def n_returned(context: Context, held: Held) -> int:
+    """How many people the table names who were erased: somebody restored their data, or imported them again.
+
+    Nobody trains on them, by their tombstones; but the service holds what it certified as destroyed.
+    """
+    with reading(context.engine) as s:
+        asked = set(s.exec(select(Tombstone.subject_hash)))
+        is_open = col(ErasureRequest.state).not_in(states.ENDS)
+        waiting = set(s.exec(select(ErasureRequest.subject_hash).where(is_open)))
+    erased = asked - waiting
+    return sum(context.keyring.subject_hash(person) in erased for person in held.n_images) if erased else 0
 
 
 def has_unnamed_images(context: Context, held: Held) -> bool:
@@ -210,19 +231,23 @@ class Watch:
             return
         found = look(self._context)
         self.obstacle = found if isinstance(found, str) else ""
-        if self._write_down() and self.obstacle:
-            log.error("data_folder.obstacle", reason=self.obstacle)
+        returned = None if isinstance(found, str) else n_returned(self._context, found)
+        if self._write_down(returned):
+            if self.obstacle:
+                log.error("data_folder.obstacle", reason=self.obstacle)
+            if returned:
+                log.error("data_folder.erased_people_returned", n_people=returned)
         if not self.obstacle and (n_released := release(self._context)):
             log.info("data_folder.released", n_requests=n_released)
         self._seen, self._due_at = seen, self._clock() + LOOK_AGAIN_SECONDS
 
-    def _write_down(self) -> bool:
+    def _write_down(self, returned: int | None) -> bool:
         """Whether it is news."""
         with session(self._context.engine) as s:
             lease = s.get(WorkerLease, LINE)
-            if lease is None or lease.data_obstacle == self.obstacle:
+            if lease is None or (lease.data_obstacle, lease.n_returned) == (self.obstacle, returned):
                 return False
-            lease.data_obstacle = self.obstacle
+            lease.data_obstacle, lease.n_returned = self.obstacle, returned
             s.add(lease)
             s.commit()
         return True

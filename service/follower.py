@@ -20,7 +20,6 @@ import structlog
 from sqlmodel import select
 
 from service import deployment, registry
-from service.barrier import has_ended, this_host
 from service.batching import MicroBatcher
 from service.commit_word import CommitWord
 from service.context import LINE, Context
@@ -28,6 +27,7 @@ from service.db import session
 from service.deployment import failure_prefix
 from service.engine import Engine
 from service.errors import ExpungeError
+from service.process_marks import has_ended, mark_of, this_host
 from service.slot import Lease, ModelSlot, Moment
 from service.tables import Deployment, ServingWorker
 
@@ -96,7 +96,7 @@ class Follower:
         at = self._lease.now()
         with session(self._context.engine) as s:
             for row in s.exec(select(ServingWorker).where(ServingWorker.line == LINE)):
-                if has_ended(row) or row.lease_until < _wall(at) - _FORGOTTEN_AFTER:
+                if has_ended(row.pid, row.process) or row.lease_until < _wall(at) - _FORGOTTEN_AFTER:
                     s.delete(row)
             s.add(self._row(at))
             s.commit()
@@ -206,9 +206,9 @@ class Follower:
         self._retry_at = 0.0
 
     def _row(self, at: Moment) -> ServingWorker:
-        expected = self._context.settings.api_workers
+        expected, pid = self._context.settings.api_workers, os.getpid()
         return ServingWorker(
-            boot_id=self.boot_id, line=LINE, host=this_host(), pid=os.getpid(), expected=expected,
+            boot_id=self.boot_id, line=LINE, host=this_host(), pid=pid, process=mark_of(pid), expected=expected,
             acknowledged_generation=self._acknowledged, last_error=self._last_error, started_at=_wall(at),
             heartbeat_at=_wall(at), lease_until=_wall(at) + timedelta(seconds=self._lease.seconds),
         )  # fmt: skip

@@ -25,17 +25,16 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlmodel import col
 
-from service.barrier import this_host
 from service.context import LINE, Context
 from service.db import reading, session
 from service.errors import StartupError
+from service.process_marks import has_ended, mark_of, this_host
 from service.redact import describe
 from service.tables import OpenLine, WorkerLease
 
@@ -209,42 +208,3 @@ def _beat(row: WorkerLease | None) -> object:
 def _is_free(row: WorkerLease | None) -> bool:
     """Whether nobody can be at work by this row: there is none, its holder let go of it, or is known to have ended."""
     return row is None or row.lease_until <= row.heartbeat_at or has_ended(row.pid, row.process)
-
-
-def mark_of(pid: int) -> str | None:
-    """What tells a running process from all others: the kernel's boot, the process namespace, the start in ticks since.
-
-    Neither a number that another process got later nor one of another container or machine gives the same. None if
-    there is no such process, a zombie has ended too, or if this system does not say.
-    """
-    try:
-        if os.readlink("/proc/self") != str(os.getpid()):  # a /proc of another namespace
-            return None
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.stat("/proc/self/ns/pid").st_ino
-        state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
-    except OSError:
-        return None
-    n_threads, started = int(fields[16]), int(fields[18])
-    if state in (b"Z", b"X") and n_threads <= 1:  # beside a zombie main thread others may still run
-        return f"{boot} {namespace} ended"
-    return f"{boot} {namespace} {started}"
-
-
-def has_ended(pid: int, mark: str | None) -> bool:
-    """Whether the process that had this number and mark is known to have ended.
-
-    False if it runs, and also if it cannot be seen from here: on another machine or in another container, before this
-    boot of the machine, or on a system without marks.
-    """
-    ours = mark_of(os.getpid())
-    if mark is None or ours is None or mark.rpartition(" ")[0] != ours.rpartition(" ")[0]:
-        return False
-    try:
-        os.kill(pid, 0)  # unlike /proc it also tells of processes that we may not look at
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    found = mark_of(pid)
-    return found is not None and found != mark

@@ -85,6 +85,10 @@ WORKER: Final[Mapping[str, Measure]] = {
         "1: nothing true can be said of who is in the data folder, as the worker last looked; 0: it can; absent: it "
         "has not looked yet.",
     ),
+    "expunge_erased_people_returned": Measure(
+        "gauge",
+        "People who were erased and whom the data folder names again, as the worker last looked; absent: not known.",
+    ),
     "expunge_requests_set_aside_total": Measure(
         "counter",
         "Requests that wait, or waited, for a human to confirm something of the person: `alike`, an id like a known "

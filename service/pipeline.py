@@ -275,7 +275,11 @@ def abandon(context: Context, run_id: str, reason: str) -> None:
     A run that has destroyed nothing ends: what it made is destroyed, and the line is freed last. One whose purge has
     begun keeps the line and waits to be resumed.
     """
-    if load_run(context, run_id).purge is None:
+    run = load_run(context, run_id)
+    if run.finished_at is not None:  # candidates there may be another run's by now
+        RunFolder(context.settings, run_id).destroy()
+        return
+    if run.purge is None:
         registry.destroy_candidates(context)
         RunFolder(context.settings, run_id).destroy()
     give_up(context, run_id, reason)

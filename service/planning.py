@@ -136,13 +136,18 @@ def gather(
 
     A stale bank that was damaged since the plan was made, or is gone, cannot be made again; the plan then is, and what
     was made by the old one is destroyed.
+
+    Raises:
+        RunStoppedError: it cannot be made again.
     """
-    store, settings = BankStore(context.settings.banks_folder), context.settings
-    if any(_is_damaged(store, *asked) for asked in _asked(context, policy, load(context, run_id))):
+    store, settings, now = BankStore(context.settings.banks_folder), context.settings, context.now()
+    run_plan = load(context, run_id)
+    if not run_plan.obstacle and any(_is_damaged(store, *asked) for asked in _asked(context, policy, run_plan)):
         _forget_steps(RunFolder(settings, run_id))
         _make_and_keep(context, policy, run_id)
-    run_plan = load(context, run_id)
-    now = context.now()
+        run_plan = load(context, run_id)
+    if run_plan.obstacle:
+        raise RunStoppedError(run_plan.obstacle)
     if run_plan.oracles:
         asked = oracle_bank_plan(context, run_plan)
         build_oracles(store, asked, run_plan.oracles["n"], settings, on_oracles, now=now, run_id=run_id)

@@ -100,6 +100,7 @@ class PurgeRecord:
         barrier: `Barrier.to_dict()` of the swap; none where nothing was deployed.
         rerun: the fields of `service.reruns.Rerun`; none where nothing was deployed.
         destroyed: seen to be destroyed, number by kind and request; none before the end.
+        n_unnamed: files left in the data folder that no row of its table names.
         data_digest_after: manifest digest of the data folder without the people; empty before the end.
         finished_at: ISO 8601; none before the end.
     """
@@ -110,6 +111,7 @@ class PurgeRecord:
     barrier: Mapping[str, Any] | None = None
     rerun: Mapping[str, Any] | None = None
     destroyed: Mapping[str, Mapping[str, int]] | None = None
+    n_unnamed: int = 0
     data_digest_after: str = ""
     finished_at: str | None = None
 
@@ -160,7 +162,7 @@ def begin(context: Context, run_id: str) -> PurgeRecord:
     return record
 
 
-def finish(context: Context, run_id: str, record: PurgeRecord, *, data_digest_after: str) -> None:
+def finish(context: Context, run_id: str, record: PurgeRecord, *, n_unnamed: int, data_digest_after: str) -> None:
     """Look for everything the record names, and record what is gone.
 
     Raises:
@@ -182,8 +184,8 @@ def finish(context: Context, run_id: str, record: PurgeRecord, *, data_digest_af
         )
     destroyed = {request_id: holding.counts() for request_id, holding in record.held.items()}
     ended = {
-        **record.to_dict(), "destroyed": destroyed, "data_digest_after": data_digest_after,
-        "finished_at": context.now().isoformat(),
+        **record.to_dict(), "destroyed": destroyed, "n_unnamed": n_unnamed,
+        "data_digest_after": data_digest_after, "finished_at": context.now().isoformat(),
     }  # fmt: skip
     _write(context, run_id, PurgeRecord.from_dict(ended))
 

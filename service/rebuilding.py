@@ -250,7 +250,7 @@ def _has_work(settings: Settings) -> bool:
 
 
 def _start(settings: Settings) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "service.cli", "references", "refresh", "--child"]
+    command = [sys.executable, "-m", "service.cli", "references", "refresh", "--child-of", str(os.getpid())]
     if settings.rebuild_references == "all":
         command.append("--all")
     log.info("rebuilding.started")
@@ -273,9 +273,12 @@ def _kill_with_descendants(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def become_child() -> None:
-    """In the child: the lowest priority, and an end when the worker is gone."""
-    parent = os.getppid()
+def become_child(parent: int) -> None:
+    """In the child: the lowest priority, and an end when the worker is gone, also if it went while the child started.
+
+    Args:
+        parent: process id of the worker.
+    """
     os.nice(19 - os.nice(0))
     with suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
         autogroup.write("19")

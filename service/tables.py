@@ -222,6 +222,7 @@ class ServingWorker(SQLModel, table=True):
     line: str = Field(index=True)
     host: str
     pid: int
+    process: str | None = None  # tells the process from others of the same number; none: the system does not say
     expected: int  # serving processes its service was started with
     staged_generation: int = -1
     acknowledged_generation: int = -1
@@ -329,6 +330,7 @@ class WorkerLease(SQLModel, table=True):
     fencing_token: int
     n_subjects: int | None = None  # people it holds data of, for serving processes without a data folder
     data_obstacle: str | None = None  # as it last looked, see `data_folder`; "": none, null: it has not looked yet
+    n_returned: int | None = None  # erased people whom the data folder names again; null: not known
     waits_for: str | None = None  # what keeps it from working, in words for operators; none: nothing
     waits_since: datetime | None = instant(nullable=True)
     heartbeat_at: datetime = instant()

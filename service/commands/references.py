@@ -78,15 +78,15 @@ def references_build(
 @references_app.command("refresh")
 def references_refresh(
     everything: Annotated[bool, typer.Option("--all", help="Also blocks that have no bank yet.")] = False,
-    child: Annotated[bool, typer.Option(hidden=True)] = False,
+    child_of: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train anew the banks that erasures made stale, as the worker does while no run is open."""
     from audit.policy import load_policy
     from service.context import Context
     from service.rebuilding import become_child, rebuild
 
-    if child:
-        become_child()
+    if child_of is not None:
+        become_child(child_of)
     context = Context.open(Settings())
     policy = load_policy(context.settings.policy)
     with progress_bar() as bar:
@@ -99,8 +99,8 @@ def references_refresh(
 
             return told
 
-        n_built = rebuild(context, policy, missing_too=everything, on_block=None if child else on_block)
-    if not child:
+        n_built = rebuild(context, policy, missing_too=everything, on_block=on_block if child_of is None else None)
+    if child_of is None:
         console.print(f"{n_built} banks were built anew." if n_built else "Every bank is of the data as they are.")
 
 

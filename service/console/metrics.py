@@ -118,6 +118,7 @@ def _queue(s: Session, now: datetime) -> dict[str, Labelled]:
     seen = lease.data_obstacle if lease is not None else None
     return {
         "expunge_data_obstacle": _one(None if seen is None else bool(seen)),
+        "expunge_erased_people_returned": _one(lease.n_returned if lease is not None else None),
         "expunge_requests_set_aside_total": {(name,): n_doubts.get(sentence, 0) for sentence, name in _DOUBTS.items()},
         "expunge_requests": by_state,
         "expunge_requests_overdue": _one(s.exec(late).one()),

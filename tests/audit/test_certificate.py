@@ -80,7 +80,7 @@ def passed(**changes: Any) -> Certificate:
         issued_at=NOW,
         generation=2,
         barrier=(Acknowledgement("boot-a", 2, NOW), Acknowledgement("boot-b", 2, NOW)),
-        purge=Purge({"image files": 10, "older weights": 1}, NOW),
+        purge=Purge({"image files": 10, "older weights": 1}, NOW, "All of the folder.", 0),
     )
     return replace(contents, **changes)
 
@@ -171,7 +171,7 @@ def test_any_mapping_will_do() -> None:
         (lambda: passed(verdict="NOT_REQUIRED"), "no barrier"),
         (lambda: passed(generation=3), "generation 3"),
         (lambda: passed(issued_at=NOW.replace(tzinfo=None)), "naive"),
-        (lambda: passed(purge=Purge({}, NOW.replace(tzinfo=None))), "naive"),
+        (lambda: passed(purge=Purge({}, NOW.replace(tzinfo=None), "", 0)), "naive"),
     ],
 )
 def test_contradictions_are_refused(make: Callable[[], Certificate], sentence: str) -> None:
@@ -382,7 +382,7 @@ def test_signed_nonsense_is_not_a_certificate() -> None:
     for statement in ({}, {**passed().statement, "_type": "other"}, {**passed().statement, "subject": []}):
         envelope = dsse.seal(log.canonical_json(statement), sign=KEY.sign, public_key=KEY.public_key())
         assert not verify({**GOOD.content, "envelope": envelope}).valid
-    steering = passed(purge=Purge({"\x1b[2Jfiles": 1}, NOW))
+    steering = passed(purge=Purge({"\x1b[2Jfiles": 1}, NOW, "", 0))
     assert not any("\x1b" in check.sentence for check in verify(issue(steering).content).checks)
 
 

@@ -88,7 +88,7 @@ def test_a_failed_bar_outweighs_an_undetermined_one():
 
 def test_an_undetermined_ratio_is_no_pass():
     checks = _checks(forgetting=float("nan"))
-    assert checks["forgetting_ratio"].passed is None
+    assert (checks["forgetting_ratio"].passed, checks["forgetting_ratio"].bar) == (None, 0.5)
     assert verdict_of(checks.values()) == "UNDETERMINED"
 
 
@@ -102,6 +102,11 @@ def test_exact_retraining_is_asked_only_what_applies():
         "cost_share",
     }
     assert all(check.passed is None for check in checks.values() if not check.applicable)
+    for check in checks.values():
+        assert check.bar is not None
+        if check.applicable is not True:
+            assert (check.applicable, check.value) == (False, None)
+            assert check.sentence.startswith("Exact retraining")
     assert verdict_of(checks.values()) == "PASSED"
     assert _verdict(exact=True, rung=2, p=0.01) == "FAILED"
 
@@ -205,6 +210,9 @@ def test_the_combined_test_has_a_level_of_its_own():
 
 
 def test_the_sentence_says_what_the_verdict_does():
+    mean = _judged("retain_ratio", ratio=0.951).sentence
+    assert mean == "Mean accuracy on the retain set is 0.951 of retrained models' (0.900 to 1.100); the bar is 0.97."
+    assert _judged("test_ratio", ratio=float("nan")).sentence == "Retrained models get nothing right on the test set."
     assert "is not unusual" in _checks(p=0.05)["exchangeability"].sentence
     assert "is unusual" in _checks(p=0.049)["exchangeability"].sentence
     assert "worse than retrained" in _judged("deployed_test_ratio", deployed=0.5, spare=0.05).sentence

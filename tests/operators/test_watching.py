@@ -34,7 +34,7 @@ from tests.operators.test_prometheus import check
 from tests.waiting import PATIENCE_SECONDS, join, wait_until
 from unlearning.faces import read_metadata
 
-pytestmark = [pytest.mark.prometheus, pytest.mark.journey]
+pytestmark = [pytest.mark.prometheus, pytest.mark.journey, pytest.mark.timeout(1200)]  # more than all its patience
 
 CANARY = "canary-5d1e9b"
 CALL = "the-call-that-filed"
@@ -206,7 +206,7 @@ def watched(
                 def ended(request_id: str) -> bool:
                     return client.get(f"/v1/erasure-requests/{request_id}").json()["state"] in ENDS
 
-                processes.wait_until(lambda: all(map(ended, ids)), "both requests to end", 200)
+                processes.wait_until(lambda: all(map(ended, ids)), "both requests to end", 600)
                 assert client.get(f"/v1/erasure-requests/{CANARY}").status_code == 404
                 wait_for_scrapes(api, 5)
             seen = Watched(settings, person, ids[0], collector)

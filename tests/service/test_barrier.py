@@ -5,14 +5,16 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psutil
 import pytest
 
 from service import barrier
-from service.barrier import has_ended, look, this_host, wait_for_barrier
+from service.barrier import look, wait_for_barrier
 from service.db import session
 from service.errors import TryLaterError
+from service.process_marks import mark_of, this_host
 from service.tables import ServingWorker
 
 pytestmark = pytest.mark.both_databases
@@ -23,11 +25,19 @@ def worker(context):
     """Write a row: `worker("a", acknowledged=2)`; by default of this very process, which lives."""
 
     def write(
-        boot_id: str, *, acknowledged: int = -1, lease: float = 3.0, host: str = "", pid: int = 0, expected: int = 2
+        boot_id: str,
+        *,
+        acknowledged: int = -1,
+        lease: float = 3.0,
+        host: str = "",
+        pid: int = 0,
+        expected: int = 2,
+        process: str | None = "",
     ) -> None:
         now = context.now()
         row = ServingWorker(
-            boot_id=boot_id, line="default", host=host or this_host(), pid=pid or os.getpid(), expected=expected,
+            boot_id=boot_id, line="default", host=host or this_host(), pid=pid or os.getpid(),
+            process=process or mark_of(pid or os.getpid()), expected=expected,
             acknowledged_generation=acknowledged, acknowledged_at=now if acknowledged >= 0 else None,
             started_at=datetime.now(UTC), heartbeat_at=now, lease_until=now + timedelta(seconds=lease),
         )  # fmt: skip
@@ -53,10 +63,12 @@ def reached(context, clock):
     return find
 
 
-def ended_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+def ended() -> dict[str, Any]:
+    """Number and mark of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mark = mark_of(process.pid)
+    process.communicate(b"\n")
+    return {"pid": process.pid, "process": mark}
 
 
 def test_nobody_serves(reached):
@@ -114,14 +126,14 @@ def test_a_host_whose_clock_may_differ_gets_one_lease_more(worker, reached, cloc
 
 def test_an_ended_process_is_accounted_for(worker, reached):
     worker("a", acknowledged=2)
-    worker("b", acknowledged=1, pid=ended_pid())
+    worker("b", acknowledged=1, **ended())
     found = reached(seconds=10)
     assert {row.boot_id: row.kind for row in found.processes} == {"a": "acknowledged", "b": "ended"}
 
 
 def test_its_replacement_must_acknowledge_too(worker, reached):
     worker("a", acknowledged=2)
-    worker("b", acknowledged=1, pid=ended_pid())
+    worker("b", acknowledged=1, **ended())
     worker("c")  # registered, not loaded yet
     assert reached() is None
     worker("c", acknowledged=2)
@@ -143,7 +155,7 @@ def test_every_host_must_have_its_number(worker, reached):
 
 
 def test_a_service_that_is_gone_for_good_does_not_hold_it(worker, reached):
-    worker("a", acknowledged=1, pid=ended_pid())
+    worker("a", acknowledged=1, **ended())
     worker("b", acknowledged=1, host="elsewhere", lease=-10)
     assert reached().expected == 0
 
@@ -181,22 +193,46 @@ def test_waiting_ends_when_the_last_one_acknowledges(context, worker):
 
 
 def test_a_zombie_has_ended(context, worker):
-    process = subprocess.Popen([sys.executable, "-c", ""])
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mark = mark_of(process.pid)
+    process.stdin.close()
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    worker("a", pid=process.pid)
+    worker("a", pid=process.pid, process=mark)
     assert [standing for _, standing in look(context).rows] == ["ended"]
     process.wait()
 
 
 def test_a_number_given_to_another_process_has_ended(context, worker):
-    worker("a")
-    row = look(context).rows[0][0]
-    assert not has_ended(row)
-    row.started_at = datetime.now(UTC) - timedelta(days=30)  # before this process began
-    assert has_ended(row)
+    mark = mark_of(os.getpid())
+    worker("a", process=mark.rpartition(" ")[0] + " 1")  # another one that began right after the kernel
+    worker("b", process=mark)
+    assert {row.boot_id: standing for row, standing in look(context).rows} == {"a": "ended", "b": "alive"}
+
+
+def test_a_process_without_a_mark_is_known_by_its_lease_only(context, worker, clock):
+    worker("a", process=None)
+    with session(context.engine) as s:
+        row = s.get_one(ServingWorker, "a")
+        row.process, row.pid = None, ended()["pid"]
+        s.add(row)
+        s.commit()
+    assert [standing for _, standing in look(context).rows] == ["alive"]
+    clock.advance(seconds=60)
+    assert [standing for _, standing in look(context).rows] == ["fenced"]
+
+
+def test_a_wall_clock_that_jumps_does_not_end_a_living_process(context, worker, clock):
+    """What counts is the start in ticks since boot, which no clock changes."""
+    worker("a", lease=86_400 * 60)
+    with session(context.engine) as s:
+        row = s.get_one(ServingWorker, "a")
+        row.started_at = datetime.now(UTC) - timedelta(days=30)
+        s.add(row)
+        s.commit()
+    assert [standing for _, standing in look(context).rows] == ["alive"]
 
 
 def test_processes_of_other_hosts_are_known_by_their_lease_only(context, worker):
-    worker("a", host="elsewhere", pid=ended_pid())
+    worker("a", host="elsewhere", pid=ended()["pid"], process="another-boot 4026531836 12345")
     assert [standing for _, standing in look(context).rows] == ["alive"]

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from service import deployment, registry
-from service.barrier import this_host
 from service.commit_word import CommitWord
 from service.db import session
 from service.deployment import abort, activate_first, commit, deploy, pointer, stage
 from service.errors import ConflictError, NotFoundError, TryLaterError, WeightsError
+from service.process_marks import this_host
 from service.tables import ServingWorker
 from tests.service.versions import add_version
 

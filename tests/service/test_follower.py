@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from service import registry
-from service.barrier import look, this_host
+from service.barrier import look
 from service.batching import MicroBatcher
 from service.commit_word import CommitWord
 from service.context import utc_now
@@ -19,6 +20,7 @@ from service.db import session
 from service.deployment import abort, activate_first, commit, deploy, stage
 from service.errors import TryLaterError, WeightsError
 from service.follower import Follower
+from service.process_marks import mark_of, this_host
 from service.slot import Lease, ModelSlot, Moment, Passage
 from service.tables import ServingWorker
 from tests.service.versions import add_version, pixels_of, reference_probabilities
@@ -276,7 +278,8 @@ def test_rows_of_those_that_ended_are_taken_away_at_the_next_start(context, proc
         with session(context.engine) as s:
             s.add(
                 ServingWorker(
-                    boot_id=boot_id, line="default", host=host or this_host(), pid=pid, expected=1,
+                    boot_id=boot_id, line="default", host=host or this_host(), pid=pid,
+                    process=mark_of(os.getpid()) if boot_id == "ended" else None, expected=1,
                     started_at=datetime.now(UTC), heartbeat_at=now, lease_until=now,
                 )
             )  # fmt: skip

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from service.context import LINE, Context
 from service.db import engine_of, reading, session
 from service.errors import StartupError
-from service.lease import LineLease, has_ended, mark_of
+from service.lease import LineLease
+from service.process_marks import has_ended, mark_of
 from service.processes import environment
 from service.settings import Settings
 from service.tables import OpenLine, WorkerLease

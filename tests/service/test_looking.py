@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import sqlalchemy as sa
 from sqlmodel import select
@@ -174,6 +176,22 @@ def test_with_the_folder_back_requests_go_on_by_themselves(tiny_context, carry_o
     assert planning.plan(tiny_context, tiny.POLICY, run_id).must_unlearn
 
 
+def test_erased_people_whose_data_came_back_are_counted(tiny_context):
+    """Somebody restores the data folder; a person whose erasure is under way has not come back."""
+    folder, person, other = tiny_context.settings.data_folder, *tiny.people(tiny_context)[:2]
+    shutil.copytree(folder, folder.with_name("backup"))
+    run_id = tiny.judge_run(tiny_context, person)
+    tiny.finish(tiny_context, run_id)
+    tiny.file(tiny_context, other)
+    with LineLease(tiny_context):
+        watch = Watch(tiny_context, clock=lambda: 0.0)
+        watch.tend()
+        assert "expunge_erased_people_returned 0.0" in exposition(DatabaseCollector(tiny_context))[0].decode()
+        shutil.copytree(folder.with_name("backup"), folder, dirs_exist_ok=True)
+        watch.tend()
+        assert "expunge_erased_people_returned 1.0" in exposition(DatabaseCollector(tiny_context))[0].decode()
+
+
 def test_the_watch_looks_again_when_the_table_changes_or_its_time_comes(tiny_context):
     now = [0.0]
     with LineLease(tiny_context):
@@ -295,7 +313,7 @@ def test_fewer_images_than_were_learned_from_wait_for_a_human(tiny_context, carr
 def test_a_model_of_an_earlier_release_gets_its_roster_from_the_folder_it_came_from(tiny_context, carry_out):
     run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
     purge(tiny_context, run_id)
-    complete(tiny_context, tiny.POLICY, run_id)
+    complete(tiny_context, run_id)
     carry_out(tiny.people(tiny_context, "test")[0])
     before = roster(tiny_context)
     unknown_origin(tiny_context)

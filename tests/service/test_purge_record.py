@@ -19,6 +19,7 @@ from service.schemas import Decision, Filing, Rejection
 from service.worker import claim
 from tests.service import tiny
 from unlearning.faces import read_metadata
+from unlearning.faces.unnamed import LOOKED_THROUGH
 
 OFFICER = Client("officer", "officer", frozenset(auth.SCOPES))
 
@@ -199,6 +200,17 @@ def test_copies_that_no_row_names_are_destroyed_and_counted(tiny_context, pair, 
     completion.complete(tiny_context, run_id)
     assert not copy.exists()
     assert destroyed_of(tiny.certificates(tiny_context)[0])["copies of image files"] == 1
+
+
+def test_the_certificate_says_what_was_not_looked_into(tiny_context, pair, run_id):
+    (tiny_context.settings.data_folder / "metadata.csv.bak").write_text(pair[0])
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    result = verify(tiny.certificates(tiny_context)[0].envelope)
+    purge = result.statement["predicate"]["purge"]
+    assert purge["looked_through"] == LOOKED_THROUGH
+    assert purge["n_files_not_looked_into"] == 1
+    assert any("1 other files of the data folder were not looked into" in check.sentence for check in result.checks)
 
 
 def test_columns_of_every_bank_are_counted(tiny_context, pair, run_id):

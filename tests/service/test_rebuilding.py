@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlmodel import col, delete
 
 from service import planning, rebuilding
 from service.bank_overview import overview
@@ -18,11 +19,13 @@ from service.bank_store import BankStore
 from service.blocks import forget_from_blocks
 from service.candidates import unlearn
 from service.completion import complete, purge, tidy
+from service.db import session
 from service.processes import environment
 from service.rebuilding import Rebuilder, publish, rebuild, survey
 from service.runs import RunFolder
+from service.tables import LearnedSubject
 from service.trials import release_processes
-from service.worker import is_alive
+from tests.processes import is_alive
 from tests.service import tiny
 from tests.waiting import wait_until
 from unlearning.faces import remove_subjects
@@ -43,7 +46,11 @@ def block_of(context, person):
 
 
 def erase(context, *people):
-    """What the purge does to data and banks."""
+    """What a run does to rosters, data and banks."""
+    hashes = [context.keyring.subject_hash(person) for person in people]
+    with session(context.engine) as s:
+        s.execute(delete(LearnedSubject).where(col(LearnedSubject.subject_hash).in_(hashes)))
+        s.commit()
     release_processes()
     remove_subjects(context.settings.data_folder, people)
     tags = [context.keyring.block_hash(person) for person in people]
@@ -353,6 +360,19 @@ def test_a_run_ends_the_processes_that_train_too(tiny_context, started, ended):
         rebuilder.tend(busy=True)
         assert child.returncode == -signal.SIGKILL
         wait_until(lambda: is_over(ended), "the whole family to end", seconds=30)
+
+
+@pytest.mark.usefixtures("stale")
+def test_a_child_ends_whose_worker_was_killed_while_it_started(tiny_context, ended):
+    """It takes seconds to import what it needs; by then its parent is another process."""
+    settings = with_policy(tiny_context, ENDLESS).settings
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=environment(settings), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        told = next(line for line in parent.stdout if line.startswith("child "))
+        ended.append(psutil.Process(int(told.split()[1])))
+        parent.kill()
+    wait_until(lambda: is_over(family_of(ended[0].pid)), "the child to end")
 
 
 @pytest.mark.usefixtures("stale")

@@ -15,11 +15,11 @@ from starlette.testclient import TestClient
 
 from service import deployment, registry, rollbacks, states
 from service.auth import ADMIN, Client
-from service.barrier import this_host
 from service.context import LINE, Context
 from service.db import reading, session
 from service.errors import ConflictError, NotFoundError
 from service.intake import file_requests
+from service.process_marks import this_host
 from service.rollbacks import RollbackRefusedError, carry_out, order
 from service.schemas import Filing
 from service.tables import Deployment, ErasureRequest, LogLeaf, ModelVersion, OpenLine, RollbackOrder, ServingWorker

@@ -22,3 +22,4 @@ def upgrade() -> None:
 
     with op.batch_alter_table("worker_leases", schema=None) as batch_op:
         batch_op.add_column(sa.Column("data_obstacle", sa.String(), nullable=True))
+        batch_op.add_column(sa.Column("n_returned", sa.Integer(), nullable=True))

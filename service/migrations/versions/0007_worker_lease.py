@@ -1,4 +1,4 @@
-"""The worker's lease: what its process is told by, and what it waits for."""
+"""Processes: what one is told by, and what the worker waits for."""
 
 from __future__ import annotations
 
@@ -14,3 +14,5 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("process", sa.String(), nullable=True))
         batch_op.add_column(sa.Column("waits_for", sa.String(), nullable=True))
         batch_op.add_column(sa.Column("waits_since", sa.DateTime(timezone=True), nullable=True))
+    with op.batch_alter_table("serving_workers", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("process", sa.String(), nullable=True))

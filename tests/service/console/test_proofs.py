@@ -46,7 +46,7 @@ def erased(tiny_context: Context) -> Erased:
     tiny.candidates.deploy(tiny_context, run_id)
     advance(tiny_context, run_id, "purging")
     completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, tiny.POLICY, run_id)
+    completion.complete(tiny_context, run_id)
     with session(tiny_context.engine) as s:
         _, key = auth.create_key(s, name="a", scopes=[auth.AUDIT], now=tiny_context.now(), key_id="auditor")
         s.commit()
