@@ -123,6 +123,8 @@ def _check_counts(each: Proven, filed: Mapping[str, Person]) -> Iterator[str]:
     destroyed = predicate["purge"]["destroyed"]
     if destroyed.get("image files") != person.n_images:
         yield f"{name} says {destroyed.get('image files')} image files, the folder held {person.n_images}"
+    if destroyed.get("copies of image files", 0) != person.n_copies:
+        yield f"{name} says {destroyed.get('copies of image files', 0)} copies, the folder held {person.n_copies}"
     expected = "PASSED" if person.n_trained else "NOT_REQUIRED"
     if predicate["verdict"] != expected:
         yield f"{name} has the verdict {predicate['verdict']}, expected {expected}"
