@@ -174,6 +174,13 @@ class Bench:
             given["EXPUNGE_FAIL_AT"] = fail_at
         return self.zygote.start(given, self.settings.home / "logs" / log, words)
 
+    def expunge(self, *words: str) -> tuple[int | None, str]:
+        """Run a command of `expunge` that needs no home; gives its status and what it said."""
+        log = self.settings.home.parent / "said.log"
+        log.unlink(missing_ok=True)
+        status = self.zygote.wait(self.zygote.start(dict(os.environ), log, words), RUN_SECONDS)
+        return status, log.read_text()
+
     def has_ended(self, pid: int) -> bool:
         """Whether a worker or a command ended."""
         return self.zygote.status(pid) is not None
@@ -432,7 +439,7 @@ class Bench:
         self.tally.violations += check_completed(self.settings, self.filed)
         self.tally.violations += check_history(
             self.settings, self.filed, first_version=self.first_version, first_data=self.first_data,
-            trained=self.trained, changed_data=self.changed_data,
+            trained=self.trained, changed_data=self.changed_data, expunge=self.expunge,
         )  # fmt: skip
         n_listed, cursor = 0, None
         while True:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,31 +24,43 @@ DATA_POINTS: Final = ("unlearning.references_built", "rerun.end", "deploying.end
 
 def policy_edited(bench: Bench, point: str) -> None:
     """The policy's file is edited while the worker is dead at the point: the run stays bound to the one announced."""
-    _edited(bench, point, Path(bench.settings.policy), {"name": "edited", "cost_share_max": 0.02})
+    request_ids = bench.file(bench.next_person())
+    with _edited(bench, point, request_ids, Path(bench.settings.policy), {"name": "edited", "cost_share_max": 0.02}):
+        bench.complete(request_ids, most_approvals=1)
+        bench.stop_worker()
 
 
-def recipe_edited(bench: Bench, point: str) -> None:
-    """The recipe's file is edited once the candidate is made: the certificate names the recipe that made it."""
+def recipe_edited(bench: Bench, point: str, seconds: float = 30.0) -> None:
+    """The recipe's file is edited once the candidate is made, and later it is as before.
+
+    Meanwhile the run goes on where it needs the recipe no more, or asks for help: no model is made by another recipe
+    than the one in service was. The certificate names the recipe that made the candidate.
+    """
     expected = load_recipe(bench.settings.recipe).digest
-    (request_id,) = _edited(bench, point, Path(bench.settings.recipe), {"learning_rate": 0.05})
+    (request_id,) = bench.file(bench.next_person())
+    with _edited(bench, point, [request_id], Path(bench.settings.recipe), {"learning_rate": 0.05}):
+        bench.start_worker()
+        bench.let_work([request_id], seconds)
+        bench.stop_worker()
+    bench.complete([request_id], most_approvals=1)
+    bench.stop_worker()
     named = _predicate(bench, request_id)["procedure"]["recipe_digest"]
     if named != expected:
         bench.tally.violations.append("a certificate names another recipe than the one its candidate was made by")
 
 
-def _edited(bench: Bench, point: str, file: Path, changes: dict[str, Any]) -> list[str]:
+@contextmanager
+def _edited(bench: Bench, point: str, request_ids: list[str], file: Path, changes: dict[str, Any]) -> Iterator[None]:
+    """From the worker's death at the point on the file is another one while the block runs."""
     before = file.read_text()
-    request_ids = bench.file(bench.next_person())
     if not bench.die_at(point, request_ids):
         bench.tally.violations.append(f"the run never passed {point}")
     file.write_text(json.dumps(json.loads(before) | changes))
     bench.tally.kills[f"{file.stem} edited in the middle of a run"] += 1
     try:
-        bench.complete(request_ids, most_approvals=1)
-        bench.stop_worker()
+        yield
     finally:
         file.write_text(before)
-    return request_ids
 
 
 def image_added(bench: Bench, point: str) -> None:

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -72,6 +70,7 @@ def check_history(
     first_data: str,
     trained: Collection[str] = (),
     changed_data: Collection[str] = (),
+    expunge: Callable[..., tuple[int | None, str]],
 ) -> list[str]:
     """What is wrong with the certificates of a home.
 
@@ -81,6 +80,7 @@ def check_history(
         first_data: manifest digest of the data it began with.
         trained: weights that `expunge train` put into service since.
         changed_data: manifest digests of data that the bench changed itself.
+        expunge: runs a command of that program in a process of its own; gives its status and what it said.
     """
     context = Context.open(settings)
     with reading(context.engine) as s:
@@ -105,9 +105,10 @@ def check_history(
     for each in proven:
         found += _check_counts(each, filed)
     found += _check_announced(proven, [json.loads(leaf) for leaf in leaves])
-    found += _check_chain(proven, first_version, {first_data, *changed_data}, set(trained), settings)
+    serving = {*trained, *_given_up(proven, [json.loads(leaf) for leaf in leaves], versions)}
+    found += _check_chain(proven, first_version, {first_data, *changed_data}, serving, settings)
     found += _check_older_versions(proven, versions)
-    return found + list(_verified_apart(settings, raw.values()))
+    return found + list(_verified_apart(settings, raw.values(), expunge))
 
 
 def _check_counts(each: Proven, filed: Mapping[str, Person]) -> Iterator[str]:
@@ -122,6 +123,8 @@ def _check_counts(each: Proven, filed: Mapping[str, Person]) -> Iterator[str]:
     destroyed = predicate["purge"]["destroyed"]
     if destroyed.get("image files") != person.n_images:
         yield f"{name} says {destroyed.get('image files')} image files, the folder held {person.n_images}"
+    if destroyed.get("copies of image files", 0) != person.n_copies:
+        yield f"{name} says {destroyed.get('copies of image files', 0)} copies, the folder held {person.n_copies}"
     expected = "PASSED" if person.n_trained else "NOT_REQUIRED"
     if predicate["verdict"] != expected:
         yield f"{name} has the verdict {predicate['verdict']}, expected {expected}"
@@ -164,6 +167,16 @@ def _check_announced(proven: Sequence[Proven], entries: Sequence[Mapping[str, An
             entry.get("rerun_share"), entry.get("rerun_key_sha256")
         )):  # fmt: skip
             yield f"{name} does not say of re-runs what was announced"
+
+
+def _given_up(
+    proven: Sequence[Proven], entries: Sequence[Mapping[str, Any]], versions: Sequence[ModelVersion]
+) -> set[str]:
+    """Weights that runs put into service which then could not begin to destroy: another run begins from these."""
+    ended = {each.predicate["run_id"] for each in proven if each.predicate["request_id"]}
+    audits = [entry for entry in entries if entry["kind"] == "audit" and entry["verdict"] == "PASSED"]
+    passed = {entry["weights"] for entry in audits if entry["run_id"] not in ended}
+    return passed & {row.digest for row in versions if row.generation is not None}
 
 
 def _check_chain(
@@ -217,21 +230,15 @@ def _check_older_versions(proven: Sequence[Proven], versions: Sequence[ModelVers
         yield f"certificates of {n_runs} runs say {total} older model versions were destroyed, of {destroyed} in all"
 
 
-def _verified_apart(settings: Settings, certificates: Collection[Mapping[str, Any]]) -> Iterator[str]:
-    """`expunge verify` on each file, in processes of their own, a few at a time."""
+def _verified_apart(
+    settings: Settings, certificates: Collection[Mapping[str, Any]], expunge: Callable[..., tuple[int | None, str]]
+) -> Iterator[str]:
+    """`expunge verify` on each file, each time in a process of its own."""
     with tempfile.TemporaryDirectory() as name, client_of(settings) as client:
-        keys = Path(name) / "keys.json"
+        keys, file = Path(name) / "keys.json", Path(name) / "certificate.json"
         keys.write_bytes(client.get("/v1/keys").content)
-        files = [Path(name) / f"{number}.json" for number in range(len(certificates))]
-        for file, certificate in zip(files, certificates, strict=True):
+        for certificate in certificates:
             file.write_text(json.dumps(certificate, indent=2))
-        command = [sys.executable, "-m", "service.cli", "verify", "--key", str(keys)]
-        for start in range(0, len(files), 2):
-            started = [
-                subprocess.Popen([*command, str(file)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-                for file in files[start : start + 2]
-            ]
-            for process in started:
-                said, _ = process.communicate()
-                if process.returncode:
-                    yield f"expunge verify refuses a certificate: {said.strip().splitlines()[-1]}"
+            status, said = expunge("verify", "--key", str(keys), str(file))
+            if status != 0:
+                yield f"expunge verify refuses a certificate: {said.strip()[-300:]}"

@@ -158,6 +158,7 @@ class Person:
         tag: under which reference banks hold the person's columns.
         n_images: image files of theirs.
         n_trained: of these, those in the training split.
+        n_copies: files that no row names with the bytes of one of these.
     """
 
     user_id: str
@@ -165,22 +166,25 @@ class Person:
     tag: str = ""
     n_images: int = 0
     n_trained: int = 0
+    n_copies: int = 0
 
 
 def person_of(settings: Settings, user_id: str, size: tuple[int, int], channels: int = 3) -> Person:
     """The needles: id, tag, file names, a piece of each file, and rows of the decoded pixels."""
     key = (settings.keys_folder / "block.key").read_bytes()
     tag = hmac.new(key, user_id.encode(), sha256).hexdigest()
-    needles, splits = [user_id.encode(), tag.encode()], []
+    needles, splits, contents = [user_id.encode(), tag.encode()], [], []
     for row in read_metadata(settings.data_folder):
         if row.user_id != user_id:
             continue
         splits.append(row.split)
         content = (settings.data_folder / row.file_name).read_bytes()
+        contents.append(content)
         pixels = decode(content, size=size, channels=channels)
         needles += [Path(row.file_name).stem.encode(), content[40:120]]
         needles += [pixels[y].tobytes() for y in (size[0] // 4, size[0] // 2) if np.ptp(pixels[y])]
-    return Person(user_id, tuple(needles), tag, len(splits), splits.count("train"))
+    n_copies = sum(path.read_bytes() in contents for path in (settings.data_folder / "copies").glob("*"))
+    return Person(user_id, tuple(needles), tag, len(splits), splits.count("train"), n_copies)
 
 
 def found_in(folders: Iterable[Path], persons: Iterable[Person]) -> list[str]:
