@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from service import deployment, registry
@@ -211,16 +209,19 @@ def test_weights_that_a_backup_brought_back_are_destroyed_again(context, tmp_pat
     assert registry.load_checked(context, kept)
 
 
-def test_what_a_killed_addition_left_goes_with_the_next_one(context):
-    digest = add_version(context, 1)
-    path = registry.path(context.settings, digest)
-    of_nobody, of_somebody = (path.with_name(f".{path.name}.{pid}.partial") for pid in (2**22 + 1, os.getppid()))
-    for partial in (of_nobody, of_somebody):  # no process has the first number: it is above the largest
-        partial.write_bytes(path.read_bytes())
-    path.unlink()
-    assert add_version(context, 1) == digest
-    assert not of_nobody.exists()
-    assert of_somebody.exists()  # it may be written at this moment
+def test_what_a_killed_addition_left_goes_with_the_weights(context):
+    first, second = add_version(context, 1), add_version(context, 2)
+    deployment.activate_first(context, second)
+    path = registry.path(context.settings, first)
+    left, of_another = (each.with_name(f".{each.name}.0123456789abcdef.tmp") for each in (
+        path, registry.path(context.settings, second)
+    ))  # fmt: skip
+    for temporary in (left, of_another):
+        temporary.write_bytes(path.read_bytes())
+    registry.destroy(context, first)
+    assert not path.exists()
+    assert not left.exists()
+    assert of_another.exists()  # it may be written at this moment
 
 
 @pytest.mark.parametrize(
