@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FINDINGS := $(sort $(wildcard findings/*.sh))
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test mutants faults fuzz fuzz-api check format constraints audit-dependencies sbom package image \
-  image-cuda clean benchmarks docs pictures
+  image-cuda clean benchmarks docs pictures findings
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -57,6 +58,14 @@ docs: $(VENV)/developed  ## the documentation as pages, in build/docs
 benchmarks: $(VENV)/developed  ## the numbers in the README, quickly
 	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e '.[dev,benchmarks]'
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
+
+findings:  ## do the libraries still do what we found out? FINDINGS='findings/fsspec-*' for a part; needs no environment
+	@changed=0; for script in $(FINDINGS); do \
+	  $$script >/tmp/finding.$$$$ 2>&1; case $$? in \
+	    0) echo "as found       $$script" ;; \
+	    2) echo "not installed  $$script" ;; \
+	    *) echo "CHANGED        $$script"; sed 's/^/    /' /tmp/finding.$$$$; changed=1 ;; \
+	  esac; done; rm -f /tmp/finding.$$$$; exit $$changed
 
 constraints: $(VENV)/developed  ## write constraints.txt anew: the newest versions that go together
 	$(BIN)/python .ci/dependencies.py constraints

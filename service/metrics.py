@@ -32,12 +32,20 @@ _RESERVED_BYTES = 1 << 19  # of each file: some thousand series
 def _reserve_files(directory: str) -> None:
     """Take the room for this process's values from the disk.
 
-    They are written through a mapping, and a mapped page for which a full disk has no room ends the process.
+    They are written through a mapping, and a mapped page for which a full disk has no room ends the process. A file
+    has its name only once it has its room: an empty one would end every scrape of every process.
     """
     for kind in {f"gauge_{each.across}" if each.kind == "gauge" else each.kind for each in SERVING.values()}:
-        with (Path(directory) / f"{kind}_{os.getpid()}.db").open("ab") as file:
-            if not file.tell():
+        path = Path(directory) / f"{kind}_{os.getpid()}.db"
+        if path.exists():
+            continue  # an ended process had our number
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 if _DIRECTORY in os.environ:

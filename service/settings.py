@@ -12,11 +12,18 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_CENTURY_DAYS = 36_500.0  # longer ones would lead out of the calendar
+_CENTURY_SECONDS = _CENTURY_DAYS * 86_400
+
 
 class Settings(BaseSettings):
-    """Settings of the service and the worker; each field is the variable `EXPUNGE_<NAME>`."""
+    """Settings of the service and the worker; each field is the variable `EXPUNGE_<NAME>`.
 
-    model_config = SettingsConfigDict(env_prefix="EXPUNGE_", frozen=True, extra="forbid")
+    One that is set to nothing has its default, as a container's environment means it: an empty home would be the
+    working directory, an empty host every address of the machine.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="EXPUNGE_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     home: Path = Field(Path("var/expunge"), description="Folder of everything the service owns: data, weights, banks.")
     local: str = Field("", description="Folder of this machine alone where several share the home; empty: the home.")
@@ -64,8 +71,12 @@ class Settings(BaseSettings):
         description="What the idle worker trains: stale banks anew, also banks of blocks without one, nothing.",
     )
 
-    hold_seconds: float = Field(0.0, ge=0, description="Hold window in which a request may still be cancelled.")
-    batch_window_seconds: float = Field(0.0, ge=0, description="How long the first waiting request waits for company.")
+    hold_seconds: float = Field(
+        0.0, ge=0, le=_CENTURY_SECONDS, description="Hold window in which a request may still be cancelled."
+    )
+    batch_window_seconds: float = Field(
+        0.0, ge=0, le=_CENTURY_SECONDS, description="How long the first waiting request waits for company."
+    )
     batch_size: int = Field(1000, ge=1, description="Most requests in one run.")
     mass_deletion_share: float = Field(
         0.2, gt=0, le=1, description="A call that names more than this share of the subjects holds for a human."
@@ -73,13 +84,17 @@ class Settings(BaseSettings):
     mass_deletion_hours: float = Field(
         0.0,
         ge=0,
+        le=_CENTURY_DAYS * 24,
         description="Hours of which all calls of one client count together for that share; 0: each call alone.",
     )
     most_open_requests: int = Field(
         10_000, ge=1, description="Open requests one client may have; `expunge keys create --most-open` sets another."
     )
     idempotency_days: float = Field(
-        7.0, gt=0, description="How long the answer to a call with an Idempotency-Key is kept, in days."
+        7.0,
+        gt=0,
+        le=_CENTURY_DAYS,
+        description="How long the answer to a call with an Idempotency-Key is kept, in days.",
     )
     callback_allow: str = Field(
         "", description="Host names, addresses and networks, with commas, callbacks may go to though not public."
@@ -96,7 +111,10 @@ class Settings(BaseSettings):
         description="Whether figures of single photographs outlive the purge, in reports and certificates.",
     )
     signing_key_days: float = Field(
-        365.0, gt=0, description="Days after which the signing key is to be rotated; later it still signs, overdue."
+        365.0,
+        gt=0,
+        le=_CENTURY_DAYS,
+        description="Days after which the signing key is to be rotated; later it still signs, overdue.",
     )
     rerun_share: float = Field(
         0.1, ge=0, le=1, description="Share of runs made a second time before anything is deployed or destroyed."
@@ -111,10 +129,14 @@ class Settings(BaseSettings):
         1.0, gt=0, le=100, description="What logits are divided by before they become probabilities; 1: as trained."
     )
     lease_seconds: float = Field(
-        10.0, gt=0, description="A serving process without a heartbeat this long fences itself."
+        10.0, gt=0, le=_CENTURY_SECONDS, description="A serving process without a heartbeat this long fences itself."
     )
-    swap_timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for all serving processes to swap.")
-    poll_seconds: float = Field(0.1, gt=0, description="How often the queue and the active generation are looked at.")
+    swap_timeout_seconds: float = Field(
+        120.0, gt=0, le=_CENTURY_SECONDS, description="Longest wait for all serving processes to swap."
+    )
+    poll_seconds: float = Field(
+        0.1, gt=0, le=_CENTURY_SECONDS, description="How often the queue and the active generation are looked at."
+    )
     fail_at: str = Field("", description="For tests: the worker kills itself once at this point of the pipeline.")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines.")
     log_level: Literal["info", "warning", "error"] = Field("info", description="The least a log line must matter.")

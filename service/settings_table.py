@@ -10,7 +10,7 @@ def settings_table() -> str:
     lines = [
         "# Settings",
         "",
-        "Environment variables, read once when a process starts. A missing one has its default.",
+        "Environment variables, read once when a process starts. A missing or empty one has its default.",
         "",
         "| variable | default | meaning |",
         "|---|---|---|",

@@ -112,7 +112,7 @@ class Run(SQLModel, table=True):
     seed: int
     candidate_digest: str | None = None
     generation: int | None = None
-    n_resumptions: int = 0  # workflows that carried it out before the present one
+    n_resumptions: int = Field(default=0, sa_column_kwargs={"server_default": "0"})  # see `runs.workflow_id`
     purge: dict[str, Any] | None = Field(default=None, sa_type=JSON)  # see `purge_record`; none: nothing was destroyed
     created_at: datetime = instant()
     updated_at: datetime = instant()

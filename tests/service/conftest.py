@@ -58,9 +58,12 @@ def clock() -> Clock:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests of a module marked `both_databases` run on SQLite and on PostgreSQL."""
+    """Tests of a module marked `both_databases` run on SQLite and on PostgreSQL, of it those that need two writers at
+    once on the latter only.
+    """
     if "dialect" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_databases"):
-        metafunc.parametrize("dialect", ["sqlite", "postgresql"])
+        has_two_writers = metafunc.definition.get_closest_marker("two_writers")
+        metafunc.parametrize("dialect", ["postgresql"] if has_two_writers else ["sqlite", "postgresql"])
 
 
 @pytest.fixture
@@ -144,6 +147,15 @@ def tiny_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("template") / "home"
     tiny.write_home(home, Clock())
     return home
+
+
+@pytest.fixture(scope="session")
+def only_pipeline() -> Any:
+    """A pipeline for steps without DBOS, which registers one instance of a name in a process; give it a context."""
+    from service.pipeline import Pipeline
+    from tests.service import tiny
+
+    return Pipeline(None, tiny.POLICY)  # type: ignore[arg-type]
 
 
 @pytest.fixture

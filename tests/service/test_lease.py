@@ -279,10 +279,8 @@ def is_somebody_waiting(settings: Settings) -> bool:
     return bool(n_waiting)
 
 
-def test_of_two_first_workers_at_once_one_is_refused(context: Context, dialect: str) -> None:
-    if dialect == "sqlite":
-        pytest.skip("Needs two writers at once; SQLite has one.")
-
+@pytest.mark.two_writers
+def test_of_two_first_workers_at_once_one_is_refused(context: Context) -> None:
     firsts = [lambda: other_worker(context)]
 
     @sa.event.listens_for(context.engine, "before_cursor_execute")

@@ -19,7 +19,6 @@ from service.db import reading, session
 from service.deployment import pointer
 from service.doubts import skeleton
 from service.lease import LineLease
-from service.pipeline import Pipeline
 from service.production import train_production
 from service.readings import A_HUMAN_MUST_LOOK
 from service.schemas import Decision
@@ -29,28 +28,22 @@ from tests.service.versions import write_weights
 from unlearning.faces.dataset import METADATA
 
 
-@pytest.fixture(scope="module")
-def only() -> Pipeline:
-    """DBOS registers one instance of a name in a process."""
-    return Pipeline(None, tiny.POLICY)  # type: ignore[arg-type]
-
-
 @pytest.fixture
-def carry_out(only, tiny_context):
+def carry_out(only_pipeline, tiny_context):
     """File requests and carry out what waits as the worker does, without DBOS; gives the run's end."""
-    only.context = tiny_context
+    only_pipeline.context = tiny_context
 
     def carry_out(*user_ids: str) -> str:
         if user_ids:
             tiny.file(tiny_context, *user_ids)
         run_id = tiny.claim(tiny_context, tiny.POLICY)
         assert run_id is not None
-        planned = only.plan(run_id)
+        planned = only_pipeline.plan(run_id)
         if isinstance(planned, str):
-            return only.ask_for_help(run_id, planned)
+            return only_pipeline.ask_for_help(run_id, planned)
         assert not planned
-        only.purge(run_id)
-        only.complete(run_id)
+        only_pipeline.purge(run_id)
+        only_pipeline.complete(run_id)
         return "completed"
 
     return carry_out
@@ -231,20 +224,20 @@ def test_people_added_since_the_training_are_no_obstacle(tiny_context, carry_out
     assert the_request(tiny_context).outcome == "no_data_held"
 
 
-def test_a_service_that_holds_nothing_yet_says_so_after_a_look(context, clock, only):
-    only.context = context
+def test_a_service_that_holds_nothing_yet_says_so_after_a_look(context, clock, only_pipeline):
+    only_pipeline.context = context
     (request_id,) = tiny.file(context, "s31")
     clock.advance(seconds=context.settings.hold_seconds)
     run_id = tiny.claim(context, tiny.POLICY)
-    assert only.plan(run_id) == data_folder.MISSING
-    only.ask_for_help(run_id, data_folder.MISSING)
+    assert only_pipeline.plan(run_id) == data_folder.MISSING
+    only_pipeline.ask_for_help(run_id, data_folder.MISSING)
     context.settings.data_folder.mkdir()
     (context.settings.data_folder / METADATA).write_text("file_name,user_id,label,split\n")
     assert data_folder.release(context) == 1
     run_id = tiny.claim(context, tiny.POLICY)
-    assert only.plan(run_id) is False
-    only.purge(run_id)
-    only.complete(run_id)
+    assert only_pipeline.plan(run_id) is False
+    only_pipeline.purge(run_id)
+    only_pipeline.complete(run_id)
     assert end_of(context, request_id) == ("completed", "no_data_held")
     statement = verify(tiny.certificates(context)[0].envelope).statement
     assert statement["predicate"]["procedure"]["data_digest_before"]

@@ -199,3 +199,25 @@ def test_ended_processes_leave_counts_but_no_state(tmp_path, tidies):
     text = run(2, "end")
     assert "expunge_swap_duration_seconds_count 2.0" in text
     assert "expunge_serving_generation 2.0" in text  # not the ended process's 1
+
+
+def test_a_process_that_finds_no_room_for_its_counts_leaves_the_others_theirs(tmp_path):
+    """An empty file would end every scrape of every process."""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    program = """if True:
+        import resource, sys
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+        from service import metrics
+        metrics.REJECTIONS.labels("Queue full").inc()
+        metrics.count_noted()
+        print(metrics.exposition()[0].decode())
+    """
+
+    def run(most_bytes: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, str(most_bytes)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert run(1 << 10).returncode != 0
+    assert [path.name for path in tmp_path.iterdir() if not path.stat().st_size] == []
+    text = run(1 << 30).stdout
+    assert 'expunge_prediction_rejections_total{reason="Queue full"} 1.0' in text

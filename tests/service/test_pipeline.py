@@ -16,7 +16,7 @@ from service import candidates, deployment, planning, registry
 from service.completion import complete, purge
 from service.context import LINE
 from service.db import reading
-from service.pipeline import Pipeline, StepError, StoppedError, place_of, reason_of
+from service.pipeline import StepError, StoppedError, place_of, reason_of
 from service.tables import OpenLine, RequestEvent
 from tests.service import tiny
 from tests.service.versions import add_version
@@ -38,16 +38,10 @@ def raised() -> ValueError:
     return caught.value
 
 
-@pytest.fixture(scope="module")
-def only() -> Pipeline:
-    """DBOS registers one instance of a name in a process."""
-    return Pipeline(None, tiny.POLICY)  # type: ignore[arg-type]
-
-
 @pytest.fixture
-def pipeline(only, tiny_context):
-    only.context = tiny_context
-    return only
+def pipeline(only_pipeline, tiny_context):
+    only_pipeline.context = tiny_context
+    return only_pipeline
 
 
 def test_the_place_of_an_error_is_its_kind_and_innermost_lines(raised):

@@ -24,6 +24,25 @@ def test_they_are_frozen() -> None:
         Settings().port = 1  # type: ignore[misc]
 
 
+def test_a_variable_set_to_nothing_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"EXPUNGE_{name.upper()}", raising=False)
+    defaults = Settings()
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"EXPUNGE_{name.upper()}", "")
+    assert Settings() == defaults
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e300"])
+@pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if field.annotation is float])
+def test_numbers_that_no_clock_or_share_holds_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"EXPUNGE_{name.upper()}", value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
 @pytest.mark.parametrize(("name", "value"), [("port", "70000"), ("api_workers", "0"), ("mass_deletion_share", "0")])
 def test_values_out_of_range_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"EXPUNGE_{name.upper()}", value)

@@ -145,11 +145,10 @@ def test_kinds_are_few_words(error: Exception, kind: str) -> None:
     assert kind_of(error) == kind
 
 
+@pytest.mark.two_writers
 def test_a_request_that_is_cancelled_while_it_is_claimed_ends_nobody(
-    context: Context, clock: Any, waiting: Waiting, dialect: str
+    context: Context, clock: Any, waiting: Waiting
 ) -> None:
-    if dialect == "sqlite":
-        pytest.skip("Needs two writers at once; SQLite has one.")
     policy = load_policy("standard")
     filing = Filing(user_ids=["a", "b"])
     filed = intake.file_requests(context, CLIENT, filing, n_subjects=lambda: 40, most_open=9)

@@ -33,6 +33,14 @@ def test_a_picture_of_the_right_size_comes_back_exactly(channels):
     np.testing.assert_array_equal(pixels, expected.reshape(9, 7, channels))
 
 
+def test_a_phone_s_jpeg_with_a_second_image_is_its_first():
+    first, second = Image.new("RGB", (40, 30), (200, 100, 50)), Image.new("RGB", (40, 30))
+    phone_s = encoded(first, "MPO", save_all=True, append_images=[second])
+    check_picture(phone_s)
+    expected = decode(encoded(first, "JPEG"), size=(15, 20), channels=3)
+    np.testing.assert_array_equal(decode(phone_s, size=(15, 20), channels=3), expected)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_formats(kind, mode):
