@@ -96,6 +96,8 @@ class Bench:
         self.trained: set[str] = set()
         self.changed_data: set[str] = set()
         self.is_stuck = False
+        self.is_short = False  # serving processes were killed, and not all were seen alive since
+        self.unserved: set[str] = set()  # requests completed while that was so: nobody may have served at their swap
         self.also_searched: Callable[[Collection[Person]], list[str]] = lambda persons: []
         self.clock = settings.home.parent / "clock"
         self._left = people(settings)
@@ -218,6 +220,7 @@ class Bench:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             self.tally.kills[place] += 1
+            self.is_short = True
 
     def wait_serving(self, n: int | None = None, seconds: float = 240.0) -> None:
         """Until so many serving processes, or all, live and answer with a model."""
@@ -229,6 +232,7 @@ class Bench:
             return sum(is_alive(row.pid) for row in rows) >= wanted
 
         self.until(ready, f"{wanted} serving processes", seconds)
+        self.is_short = self.is_short and n is not None
 
     # --- requests
 
@@ -330,6 +334,8 @@ class Bench:
             return self.is_idle() and all(map(self.ended, request_ids))
 
         self.until(finished, "the requests to end")
+        if self.is_short:
+            self.unserved |= set(request_ids)
         self.wait_serving(1)
         filed = {request_id: self.filed[request_id] for request_id in request_ids}
         violations = check_completed(self.settings, filed)
@@ -439,7 +445,8 @@ class Bench:
         self.tally.violations += check_completed(self.settings, self.filed)
         self.tally.violations += check_history(
             self.settings, self.filed, first_version=self.first_version, first_data=self.first_data,
-            trained=self.trained, changed_data=self.changed_data, expunge=self.expunge,
+            trained=self.trained, changed_data=self.changed_data, unserved=self.unserved,
+            expunge=self.expunge,
         )  # fmt: skip
         n_listed, cursor = 0, None
         while True:

@@ -70,6 +70,7 @@ def check_history(
     first_data: str,
     trained: Collection[str] = (),
     changed_data: Collection[str] = (),
+    unserved: Collection[str] = (),
     expunge: Callable[..., tuple[int | None, str]],
 ) -> list[str]:
     """What is wrong with the certificates of a home.
@@ -80,6 +81,7 @@ def check_history(
         first_data: manifest digest of the data it began with.
         trained: weights that `expunge train` put into service since.
         changed_data: manifest digests of data that the bench changed itself.
+        unserved: requests at whose swap nobody may have served, for the bench had killed serving processes.
         expunge: runs a command of that program in a process of its own; gives its status and what it said.
     """
     context = Context.open(settings)
@@ -103,7 +105,7 @@ def check_history(
     of_request = Counter(each.predicate["request_id"] for each in proven if each.predicate["request_id"])
     found += [f"request {name[:8]} has {count} certificates" for name, count in of_request.items() if count > 1]
     for each in proven:
-        found += _check_counts(each, filed)
+        found += _check_counts(each, filed, unserved)
     found += _check_announced(proven, [json.loads(leaf) for leaf in leaves])
     serving = {*trained, *_given_up(proven, [json.loads(leaf) for leaf in leaves], versions)}
     found += _check_chain(proven, first_version, {first_data, *changed_data}, serving, settings)
@@ -111,7 +113,7 @@ def check_history(
     return found + list(_verified_apart(settings, raw.values(), expunge))
 
 
-def _check_counts(each: Proven, filed: Mapping[str, Person]) -> Iterator[str]:
+def _check_counts(each: Proven, filed: Mapping[str, Person], unserved: Collection[str]) -> Iterator[str]:
     predicate = each.predicate
     person = filed.get(predicate["request_id"] or "")
     if person is None:
@@ -128,7 +130,7 @@ def _check_counts(each: Proven, filed: Mapping[str, Person]) -> Iterator[str]:
     expected = "PASSED" if person.n_trained else "NOT_REQUIRED"
     if predicate["verdict"] != expected:
         yield f"{name} has the verdict {predicate['verdict']}, expected {expected}"
-    if expected == "PASSED" and not predicate["barrier"]:
+    if expected == "PASSED" and not predicate["barrier"] and predicate["request_id"] not in unserved:
         yield f"{name} names no serving process"
     if any(row["generation"] != predicate["generation"] for row in predicate["barrier"]):
         yield f"{name} names a process of another generation"
