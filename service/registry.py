@@ -20,6 +20,7 @@ from service.db import fit_id, reading, session
 from service.errors import ConflictError, NotFoundError, StorageError, WeightsError
 from service.manifest import Manifest
 from service.settings import Settings
+from service.storage_identity import storage_of
 from service.tables import Deployment, ModelVersion
 from unlearning import files
 
@@ -115,15 +116,16 @@ def publish(context: Context, digest: str) -> None:
         WeightsError: as `load_checked`.
         StorageError: the storage did not take them.
     """
-    if context.storage is not None:
-        context.storage.publish(_stored_name(digest), load_checked(context, digest).content)
+    if (storage := storage_of(context)) is not None:
+        storage.publish(_stored_name(digest), load_checked(context, digest).content)
 
 
 def is_held(context: Context, digest: str) -> bool:
     """Whether there are weights of the name, here or in the shared storage, whole or not."""
     if path(context.settings, digest).exists():
         return True
-    return context.storage is not None and context.storage.holds(_stored_name(digest))
+    storage = storage_of(context)
+    return storage is not None and storage.holds(_stored_name(digest))
 
 
 def bring_here(context: Context, digest: str) -> Path:
@@ -313,9 +315,9 @@ def _stored(context: Context) -> set[str]:
     Raises:
         StorageError: the storage could not be reached, or lists something else than this service's weights.
     """
-    if context.storage is None:
+    if (storage := storage_of(context)) is None:
         return set()
-    names = context.storage.names(_STORED)
+    names = storage.names(_STORED)
     with reading(context.engine) as s:
         pointer = s.get(Deployment, LINE)
     if pointer is not None and pointer.committed_digest and _stored_name(pointer.committed_digest) not in names:

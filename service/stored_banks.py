@@ -25,6 +25,7 @@ from service.context import Context
 from service.db import reading, session
 from service.errors import StorageError
 from service.storage import Storage
+from service.storage_identity import storage_of
 from service.tables import StoredBank
 from unlearning import files
 
@@ -42,13 +43,13 @@ def publish(context: Context) -> None:
     Raises:
         StorageError: the storage could not be reached, or keeps what it was told to destroy.
     """
-    if context.storage is None or not context.settings.banks_folder.is_dir():
+    if not context.settings.banks_folder.is_dir() or (storage := storage_of(context)) is None:
         return
     with _alone(context):
         here = _names(context.settings.banks_folder)
         for name in here:
-            _publish(context, context.storage, name)
-        _destroy_older(context, context.storage, here)
+            _publish(context, storage, name)
+        _destroy_older(context, storage, here)
 
 
 def follow_erasure(context: Context) -> None:
@@ -57,18 +58,18 @@ def follow_erasure(context: Context) -> None:
     Raises:
         StorageError: as `publish`.
     """
-    if context.storage is None:
+    if (storage := storage_of(context)) is None:
         return
     with _alone(context):
         here = set(_names(context.settings.banks_folder))
         for name in here:
-            _publish(context, context.storage, name)
+            _publish(context, storage, name)
         with session(context.engine) as s:
             for row in s.exec(select(StoredBank)):
                 if row.name not in here:
                     s.delete(row)
             s.commit()
-        _destroy_older(context, context.storage, here)
+        _destroy_older(context, storage, here)
 
 
 def bring_here(context: Context) -> int:
@@ -79,7 +80,7 @@ def bring_here(context: Context) -> int:
     Raises:
         StorageError: the storage could not be reached.
     """
-    if context.storage is None:
+    if (storage := storage_of(context)) is None:
         return 0
     n_fetched = 0
     with _alone(context):
@@ -87,7 +88,7 @@ def bring_here(context: Context) -> int:
         for row in _rows(context).values():
             if row.name in here:
                 continue
-            content = context.storage.fetch(_object(row))
+            content = storage.fetch(_object(row))
             if content is None or hashlib.sha256(content).hexdigest() != row.sha256 or not _is_signed(context, row):
                 log.warning("bank.not_fetched", bank=row.name[:12], found=content is not None)
                 continue

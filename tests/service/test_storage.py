@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlmodel import col, delete
 
 from service import deployment, registry
 from service.context import Context
+from service.db import session
 from service.errors import StartupError, StorageError, WeightsError
 from service.storage import Storage
+from service.storage_identity import OBJECT, storage_of
+from service.tables import KeyMark
 from tests.object_store import s3_bucket
 from tests.service.versions import add_version, engine_of
 
@@ -109,6 +113,35 @@ def test_a_server_that_is_not_there_is_said(bucket: str, monkeypatch: pytest.Mon
     lost._files.retries = 1
     with pytest.raises(StorageError, match="be reached"):
         lost.fetch("models/a")
+
+
+def test_another_bucket_under_the_name_is_not_taken_for_the_one_used_before(
+    context: Context, url: str, tmp_path: Path
+) -> None:
+    """What it does not list would count as destroyed."""
+    worker = with_storage(context, url, tmp_path / "worker")
+    digest = add_version(worker, 1)
+    assert registry.is_held(worker, digest)
+    for other in (f"{url}/empty", f"{url}/of-another-service"):
+        elsewhere = with_storage(context, other, tmp_path / "worker")
+        if other.endswith("service"):
+            Storage(other).publish(OBJECT, b"another")
+        for use in (registry.publish, registry.destroy, registry.is_held):
+            with pytest.raises(StorageError, match="not the storage used before"):
+                use(elsewhere, "0" * 64 if use is registry.is_held else digest)
+    assert registry.is_held(worker, digest)
+
+
+def test_a_database_that_lost_its_note_takes_the_storage_that_has_this_service_s_object(
+    context: Context, url: str, tmp_path: Path
+) -> None:
+    worker = with_storage(context, url, tmp_path / "worker")
+    digest = add_version(worker, 1)
+    with session(context.engine) as s:
+        s.exec(delete(KeyMark).where(col(KeyMark.name) == "storage"))
+        s.commit()
+    assert registry.is_held(worker, digest)
+    assert storage_of(worker) is not None
 
 
 def test_weights_reach_a_home_that_keeps_none(context: Context, url: str, tmp_path: Path) -> None:
