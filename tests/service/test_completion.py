@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import gc
+import json
 import os
+import weakref
+from dataclasses import replace
 
 import pytest
 from sqlmodel import select
@@ -15,6 +19,7 @@ from service.errors import RunStoppedError
 from service.runs import RunFolder, advance
 from service.tables import OpenLine, RequestEvent, Tombstone
 from tests.service import tiny
+from tests.service.versions import add_version
 from unlearning.faces import read_metadata
 from unlearning.faces.dataset import METADATA
 
@@ -86,6 +91,42 @@ def test_purging_again_changes_nothing(tiny_context, clock, run_id):
     assert tiny.run_of(tiny_context, run_id).purge == before
 
 
+def test_the_purge_destroys_versions_whose_people_nobody_knows(tiny_context, run_id):
+    """One that was never deployed, from before people were written down with what learned from them."""
+    unknown = add_version(tiny_context, 1)
+    finish(tiny_context, run_id)
+    assert registry.get(tiny_context, unknown).destroyed_at is not None
+    assert not registry.path(tiny_context.settings, unknown).exists()
+    destroyed = verify(tiny.certificates(tiny_context)[0].envelope).statement["predicate"]["purge"]["destroyed"]
+    assert destroyed["older model versions"] == 2
+
+
+def test_the_purge_looks_for_weights_that_a_backup_brought_back(tiny_context, run_id):
+    earlier = add_version(tiny_context, 1)
+    path = registry.path(tiny_context.settings, earlier)
+    content = path.read_bytes()
+    registry.destroy(tiny_context, earlier)
+    path.write_bytes(content)
+    purge(tiny_context, run_id)
+    assert not path.exists()
+
+
+def test_the_purge_keeps_no_image_in_memory(tiny_context, run_id):
+    faces = planning.faces_at(tiny_context, planning.load(tiny_context, run_id))
+    held = weakref.ref(faces)
+    del faces
+    purge(tiny_context, run_id)
+    gc.collect()
+    assert held() is None
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_reports_of_the_audit_stay_only_where_evidence_is_kept(tiny_context, run_id, kept):
+    settings = tiny_context.settings.model_copy(update={"keep_evidence": kept})
+    purge(replace(tiny_context, settings=settings), run_id)
+    assert settings.reports_folder.exists() is kept
+
+
 def test_the_erased_person_is_in_no_later_plan(tiny_context, pair, run_id):
     finish(tiny_context, run_id)
     plan = tiny.plan_for(tiny_context, pair[1])
@@ -106,6 +147,8 @@ def test_completion_certifies_and_frees_the_line(tiny_context, pair, run_id, clo
     assert result.valid, result.checks
     assert result.erased
     assert result.statement["predicate"]["generation"] == 2
+    last = tiny.log_entries(tiny_context)[-1]
+    assert (last.kind, json.loads(last.entry)["run_id"], json.loads(last.entry)["end"]) == ("run", run_id, "completed")
     with reading(tiny_context.engine) as s:
         assert s.get(OpenLine, LINE) is None
         hashes = set(s.exec(select(Tombstone.subject_hash)))
