@@ -107,9 +107,13 @@ def test_nothing_was_required_for_people_no_model_learned_from(tiny_context, mix
     assert (result.verdict, result.erased) == ("NOT_REQUIRED", True)
     predicate = result.statement["predicate"]
     assert predicate["checks"] == predicate["bank_keys"] == predicate["barrier"] == []
+    run, procedure = tiny.run_of(tiny_context, mixed), predicate["procedure"]
+    how = [procedure[name] for name in ("method", "rung", "settings", "seed")]
+    assert how == ["none", 0, {}, run.seed]
+    assert procedure["data_digest_after"] == "d" * 64
     assert predicate["purge"]["destroyed"] == DESTROYED
     (subject,) = result.statement["subject"]
-    assert subject["digest"]["sha256"] == tiny.run_of(tiny_context, mixed).candidate_digest
+    assert subject["digest"]["sha256"] == run.candidate_digest
 
 
 def test_a_service_without_a_model_certifies_too(context):

@@ -10,11 +10,11 @@ import pytest
 from sqlmodel import select
 
 from audit.certificate import verify
-from service import planning, registry
+from service import planning, registry, rosters
 from service.bank_store import BankStore
 from service.completion import complete, purge, tidy
 from service.context import LINE
-from service.db import reading
+from service.db import reading, session
 from service.errors import RunStoppedError
 from service.runs import RunFolder, advance
 from service.tables import OpenLine, RequestEvent, Tombstone
@@ -99,6 +99,25 @@ def test_the_purge_destroys_versions_whose_people_nobody_knows(tiny_context, run
     assert not registry.path(tiny_context.settings, unknown).exists()
     destroyed = verify(tiny.certificates(tiny_context)[0].envelope).statement["predicate"]["purge"]["destroyed"]
     assert destroyed["older model versions"] == 2
+
+
+def test_an_older_version_goes_with_whoever_of_the_batch_it_remembers(tiny_context):
+    """The model in service learned from neither, so nothing else destroys what came before it."""
+    first, second = tiny.people(tiny_context, "test")[:2]
+    run_id = tiny.plan_run(tiny_context, first, second)
+    older = add_version(tiny_context, 1)
+    with session(tiny_context.engine) as s:
+        rosters.write(s, older, {tiny_context.keyring.subject_hash(second): 3})
+        s.commit()
+    advance(tiny_context, run_id, "purging")
+    finish(tiny_context, run_id)
+    assert not registry.path(tiny_context.settings, older).exists()
+    destroyed = {
+        record.request_id: verify(record.envelope).statement["predicate"]["purge"]["destroyed"]
+        for record in tiny.certificates(tiny_context)
+    }
+    counts = [destroyed[request.id]["older model versions"] for request in tiny.requests(tiny_context)]
+    assert counts == [0, 1]
 
 
 def test_the_purge_looks_for_weights_that_a_backup_brought_back(tiny_context, run_id):

@@ -16,7 +16,7 @@ from service.auth import Client
 from service.errors import ConflictError, RunStoppedError, StorageError
 from service.intake import LEGAL_HOLD
 from service.pipeline import abandon
-from service.runs import RunFolder, workflow_id
+from service.runs import RunFolder, advance, workflow_id
 from service.schemas import Decision, Filing, Rejection
 from service.worker import claim
 from tests.service import tiny
@@ -293,6 +293,22 @@ def test_each_certificate_of_a_batch_tells_of_its_own_person(tiny_context, pair)
         procedure = found[request.id]["procedure"]
         assert procedure["data_digest_after"] == folder_digest(tiny_context.settings.data_folder)
         assert procedure["data_digest_after"] != procedure["data_digest_before"]
+
+
+def test_a_copy_that_a_kill_left_overwritten_is_removed_whoever_of_the_batch_it_shows(tiny_context):
+    people = tiny.people(tiny_context, "test")[:2]
+    copy = tiny_context.settings.data_folder / "again.png"
+    copy.write_bytes(tiny.pictures_of(tiny_context, people[1])[0].read_bytes())
+    run_id = tiny.plan_run(tiny_context, *people)
+    advance(tiny_context, run_id, "purging")
+    purge_record.begin(tiny_context, run_id)
+    copy.write_bytes(bytes(copy.stat().st_size))
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    assert not copy.exists()
+    found = predicates(tiny_context)
+    destroyed = [found[request.id]["purge"]["destroyed"] for request in tiny.requests(tiny_context)]
+    assert [counts.get("copies of image files", 0) for counts in destroyed] == [0, 1]
 
 
 def test_a_certificate_says_when_the_purge_ended_and_who_acknowledged_the_swap(tiny_context, clock, run_id):
