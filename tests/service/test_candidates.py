@@ -8,8 +8,10 @@ import pytest
 from sqlmodel import select
 
 from audit.certificate import verify
-from service import completion, deployment, planning, registry, trials
+from audit.evaluation import evaluate
+from service import candidates, completion, deployment, planning, registry, rosters, trials
 from service.bank_store import BankStore
+from service.banks import columns_of, example_ids
 from service.candidates import deploy, judge, original_outcome, seed_of, steps, unlearn
 from service.db import session
 from service.errors import ConflictError
@@ -112,11 +114,15 @@ def test_a_passed_candidate_is_noted_and_certified_only_at_the_end(tiny_context,
 
 def test_an_undetermined_audit_does_not_pass(tiny_context, person):
     policy = replace(tiny.POLICY, exchangeability_alpha=0.05)  # four references cannot carry such a test
-    run_id = tiny.plan_run(tiny_context, person, policy=policy)
+    run_id = tiny.plan_run(tiny_context, person, tiny.people(tiny_context)[1], policy=policy)
     assert not tiny.try_step(tiny_context, run_id, tiny.RETRAIN, policy)
     (record,) = tiny.certificates(tiny_context)
     assert record.verdict == "UNDETERMINED"
-    assert verify(record.envelope).valid
+    result = verify(record.envelope)
+    assert result.valid, result.checks
+    commitments = [request.commitment for request in tiny.requests(tiny_context)]
+    assert result.statement["predicate"]["subject_commitments"] == commitments
+    assert len(commitments) == 2
 
 
 @pytest.fixture
@@ -172,7 +178,11 @@ def test_policy_audit_and_certificate_stand_in_the_log(tiny_context, run_id):
     tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
     entries = [(leaf.kind, json.loads(leaf.entry)) for leaf in tiny.log_entries(tiny_context)]
     assert [kind for kind, _ in entries] == ["policy", "audit", "certificate", "audit"]
-    assert [fields["verdict"] for kind, fields in entries if kind == "audit"] == ["FAILED", "PASSED"]
+    audits = [fields for kind, fields in entries if kind == "audit"]
+    assert [fields["verdict"] for fields in audits] == ["FAILED", "PASSED"]
+    assert [fields["weights"] for fields in audits] == [
+        RunFolder(tiny_context.settings, run_id).read(f"step-{step}")["weights_digest"] for step in (0, 1)
+    ]
 
 
 def test_what_is_missing_is_made_again_before_it_is_judged(tiny_context, person):
@@ -287,3 +297,92 @@ def test_an_exact_bank_that_is_gone_is_built_again_before_it_judges(tiny_context
     assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
     assert planning.load(tiny_context, run_id) == planned
     assert RunFolder(tiny_context.settings, run_id).read("step-1") == before
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """What the audit was asked: evidence and options."""
+    asked = []
+
+    def tell(evidence, policy, **options):
+        asked.append((evidence, options))
+        return evaluate(evidence, policy, **options)
+
+    monkeypatch.setattr(candidates, "evaluate", tell)
+    return asked
+
+
+@pytest.mark.parametrize("step", [tiny.FINETUNE, tiny.RETRAIN + 1])
+def test_the_audit_is_given_what_was_measured(tiny_context, run_id, evaluated, step):
+    settings, plan = tiny_context.settings, planning.load(tiny_context, run_id)
+    unlearn(tiny_context, tiny.POLICY, run_id, step)
+    folder, run = RunFolder(settings, run_id), tiny.run_of(tiny_context, run_id)
+    folder.write(f"step-{step}", {**folder.read(f"step-{step}"), "retain_accuracy": 0.25, "test_accuracy": 0.125})
+    judge(tiny_context, tiny.POLICY, run_id, step)
+    ((evidence, options),) = evaluated
+    key = planning.bank_plan(tiny_context, plan).key
+    bank = BankStore(settings.banks_folder).find(key, n_models=tiny.POLICY.n_models)
+    ids = example_ids(planning.faces_at(tiny_context, plan), plan.forget)
+    before = original_outcome(tiny_context, planning.forget_scene(tiny_context, plan), run)
+    same = np.testing.assert_array_equal
+    same(evidence.retrained, columns_of(bank, ids))
+    same(evidence.deployed, folder.read(f"step-{step}")["margins"])
+    same(evidence.original, before.margins)
+    assert (evidence.retain_accuracy_deployed, evidence.test_accuracy_deployed) == (0.25, 0.125)
+    assert evidence.retain_accuracy_original == before.retain_accuracy
+    assert evidence.test_accuracy_original == before.test_accuracy
+    same(evidence.retain_accuracy_retrained, bank.retain_accuracy)
+    same(evidence.test_accuracy_retrained, bank.test_accuracy)
+    assert options == {"rung": 0 if step == tiny.FINETUNE else 1, "seed": run.seed}
+    (attempt,) = tiny.attempts(tiny_context)
+    assert attempt.figures["margin_means"]["original"] == pytest.approx(before.margins.mean())
+    assert attempt.figures["margin_means"]["deployed"] == pytest.approx(np.mean(evidence.deployed))
+    assert attempt.figures["margin_means"]["retrained"] == pytest.approx(np.mean(evidence.retrained))
+    if step == tiny.FINETUNE:
+        unlearned = unlearned_bank(tiny_context, run_id)
+        same(evidence.unlearned, columns_of(unlearned, ids))
+        same(evidence.retain_accuracy_unlearned, unlearned.retain_accuracy)
+        same(evidence.test_accuracy_unlearned, unlearned.test_accuracy)
+        assert evidence.cost_share == np.median(unlearned.seconds) / np.median(bank.seconds)
+        assert not evidence.exact
+    else:
+        assert (evidence.unlearned, evidence.cost_share, evidence.exact) == (None, None, True)
+
+
+def test_a_version_says_what_its_candidate_was_made_with_and_remembers_whom_its_parent_learned_from(
+    tiny_context, person, run_id
+):
+    """Weights that were only fine-tuned still know people who are in no training any more, but not the erased one."""
+    base, elsewhere = tiny.run_of(tiny_context, run_id).base_digest, "f" * 64
+    with session(tiny_context.engine) as s:
+        parents = rosters.read(s, base)
+        rosters.write(s, base, {elsewhere: 5})
+        s.commit()
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    with session(tiny_context.engine) as s:
+        (attempt,) = s.exec(select(Attempt)).all()
+        made_with = {**attempt.figures["made_with"], "versions": {"torch": "of another day"}}
+        attempt.verdict, attempt.figures = "PASSED", {**attempt.figures, "made_with": made_with}
+        s.add(attempt)
+        s.commit()
+        s.refresh(attempt)
+    deploy(tiny_context, run_id)
+    digest = deployment.pointer(tiny_context).committed_digest
+    with session(tiny_context.engine) as s:
+        remembered = rosters.read(s, digest)
+    gone = tiny_context.keyring.subject_hash(person)
+    assert gone in parents
+    assert remembered.keys() == parents.keys() - {gone} | {elsewhere}
+    manifest = registry.load_checked(tiny_context, digest).manifest
+    assert manifest.lineage == {"method": "finetune", "parent": base, "run_id": run_id}
+    assert (manifest.seed, manifest.versions) == (attempt.seed, {"torch": "of another day"})
+
+
+def test_a_version_retrained_from_nothing_remembers_only_whom_it_learned_from(tiny_context, person, run_id):
+    base = tiny.run_of(tiny_context, run_id).base_digest
+    tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    deploy(tiny_context, run_id)
+    with session(tiny_context.engine) as s:
+        parents = rosters.read(s, base)
+        remembered = rosters.read(s, deployment.pointer(tiny_context).committed_digest)
+    assert remembered == {each: n for each, n in parents.items() if each != tiny_context.keyring.subject_hash(person)}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import hmac
 import json
 import re
 from dataclasses import replace
@@ -108,9 +109,13 @@ def test_nothing_was_required_for_people_no_model_learned_from(tiny_context, mix
     assert (result.verdict, result.erased) == ("NOT_REQUIRED", True)
     predicate = result.statement["predicate"]
     assert predicate["checks"] == predicate["bank_keys"] == predicate["barrier"] == []
+    run, procedure = tiny.run_of(tiny_context, mixed), predicate["procedure"]
+    how = [procedure[name] for name in ("method", "rung", "settings", "seed")]
+    assert how == ["none", 0, {}, run.seed]
+    assert procedure["data_digest_after"] == "d" * 64
     assert predicate["purge"]["destroyed"] == DESTROYED
     (subject,) = result.statement["subject"]
-    assert subject["digest"]["sha256"] == tiny.run_of(tiny_context, mixed).candidate_digest
+    assert subject["digest"]["sha256"] == run.candidate_digest
 
 
 OPEN = ("settings", "versions", "checks", "figures", "cost")  # what is in these differs from method to method
@@ -209,3 +214,32 @@ def test_a_certificate_is_of_the_caller_s_transaction(tiny_context, mixed):
         s.rollback()
     assert tiny.certificates(tiny_context) == []
     assert tiny.log_entries(tiny_context) == before
+
+
+def test_how_the_weights_were_made_is_what_the_attempt_wrote_down(tiny_context, mixed):
+    """Not what the process that signs would make them with."""
+    (attempt,), issuer = tiny.attempts(tiny_context), issuer_of(tiny_context, mixed)
+    made_with = {"versions": {"torch": "of another day"}, "device": "cuda: of another machine"}
+    attempt.figures = {**attempt.figures, "made_with": made_with, "cost_share": 0.25}
+    attempt.verdict = "FAILED"
+    facts = replace(issuer.facts, methods={"retrain": {"epochs": 3}})
+    with session(tiny_context.engine) as s:
+        replace(issuer, facts=facts).failure(s, attempt, ("a" * 64, "b" * 64))
+        s.commit()
+    predicate = verify(tiny.certificates(tiny_context)[-1].envelope).statement["predicate"]
+    procedure = predicate["procedure"]
+    assert {name: procedure[name] for name in made_with} == made_with
+    assert procedure["settings"] == {"epochs": 3}
+    assert procedure["data_digest_after"] == procedure["data_digest_before"] == facts.manifest_digest
+    assert predicate["cost"] == {"share_of_retraining": 0.25}
+    assert predicate["checks"] == attempt.figures["checks"]
+    assert not predicate["figures"].keys() & {"checks", "made_with"}
+    assert predicate["subject_commitments"] == ["a" * 64, "b" * 64]
+    assert (predicate["request_id"], predicate["purge"]) == (None, None)
+
+
+def test_the_forgotten_rows_are_committed_to_with_the_service_s_own_key(tiny_context, mixed):
+    plan = planning.load(tiny_context, mixed)
+    rows = json.dumps([plan.manifest_digest, plan.forget]).encode()
+    expected = hmac.digest(tiny_context.keyring.tombstone_key, rows, "sha256").hex()
+    assert Facts.of(tiny_context, plan).forget_commitment == expected

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+import gc
+import json
 import os
+import weakref
+from dataclasses import replace
 
 import pytest
 from sqlmodel import select
 
 from audit.certificate import verify
-from service import planning, registry
+from service import planning, registry, rosters
 from service.bank_store import BankStore
 from service.completion import complete, purge, tidy
 from service.context import LINE
-from service.db import reading
+from service.db import reading, session
 from service.errors import RunStoppedError
 from service.runs import RunFolder, advance
 from service.tables import OpenLine, RequestEvent, Tombstone
 from tests.service import tiny
+from tests.service.versions import add_version
 from unlearning.faces import read_metadata
 from unlearning.faces.dataset import METADATA
 
@@ -86,6 +91,61 @@ def test_purging_again_changes_nothing(tiny_context, clock, run_id):
     assert tiny.run_of(tiny_context, run_id).purge == before
 
 
+def test_the_purge_destroys_versions_whose_people_nobody_knows(tiny_context, run_id):
+    """One that was never deployed, from before people were written down with what learned from them."""
+    unknown = add_version(tiny_context, 1)
+    finish(tiny_context, run_id)
+    assert registry.get(tiny_context, unknown).destroyed_at is not None
+    assert not registry.path(tiny_context.settings, unknown).exists()
+    destroyed = verify(tiny.certificates(tiny_context)[0].envelope).statement["predicate"]["purge"]["destroyed"]
+    assert destroyed["older model versions"] == 2
+
+
+def test_an_older_version_goes_with_whoever_of_the_batch_it_remembers(tiny_context):
+    """The model in service learned from neither, so nothing else destroys what came before it."""
+    first, second = tiny.people(tiny_context, "test")[:2]
+    run_id = tiny.plan_run(tiny_context, first, second)
+    older = add_version(tiny_context, 1)
+    with session(tiny_context.engine) as s:
+        rosters.write(s, older, {tiny_context.keyring.subject_hash(second): 3})
+        s.commit()
+    advance(tiny_context, run_id, "purging")
+    finish(tiny_context, run_id)
+    assert not registry.path(tiny_context.settings, older).exists()
+    destroyed = {
+        record.request_id: verify(record.envelope).statement["predicate"]["purge"]["destroyed"]
+        for record in tiny.certificates(tiny_context)
+    }
+    counts = [destroyed[request.id]["older model versions"] for request in tiny.requests(tiny_context)]
+    assert counts == [0, 1]
+
+
+def test_the_purge_looks_for_weights_that_a_backup_brought_back(tiny_context, run_id):
+    earlier = add_version(tiny_context, 1)
+    path = registry.path(tiny_context.settings, earlier)
+    content = path.read_bytes()
+    registry.destroy(tiny_context, earlier)
+    path.write_bytes(content)
+    purge(tiny_context, run_id)
+    assert not path.exists()
+
+
+def test_the_purge_keeps_no_image_in_memory(tiny_context, run_id):
+    faces = planning.faces_at(tiny_context, planning.load(tiny_context, run_id))
+    held = weakref.ref(faces)
+    del faces
+    purge(tiny_context, run_id)
+    gc.collect()
+    assert held() is None
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_reports_of_the_audit_stay_only_where_evidence_is_kept(tiny_context, run_id, kept):
+    settings = tiny_context.settings.model_copy(update={"keep_evidence": kept})
+    purge(replace(tiny_context, settings=settings), run_id)
+    assert settings.reports_folder.exists() is kept
+
+
 def test_the_erased_person_is_in_no_later_plan(tiny_context, pair, run_id):
     finish(tiny_context, run_id)
     plan = tiny.plan_for(tiny_context, pair[1])
@@ -106,6 +166,8 @@ def test_completion_certifies_and_frees_the_line(tiny_context, pair, run_id, clo
     assert result.valid, result.checks
     assert result.erased
     assert result.statement["predicate"]["generation"] == 2
+    last = tiny.log_entries(tiny_context)[-1]
+    assert (last.kind, json.loads(last.entry)["run_id"], json.loads(last.entry)["end"]) == ("run", run_id, "completed")
     with reading(tiny_context.engine) as s:
         assert s.get(OpenLine, LINE) is None
         hashes = set(s.exec(select(Tombstone.subject_hash)))

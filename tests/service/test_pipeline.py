@@ -1,7 +1,8 @@
-"""The steps without DBOS: outside of a workflow they are plain calls. The workflow is in tests/journey."""
+"""The steps without DBOS: outside of a workflow they are plain calls. With DBOS the workflow is in tests/journey."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pickle
@@ -12,12 +13,15 @@ import pytest
 from dbos import error as dbos_error
 from sqlmodel import select
 
-from service import candidates, deployment, planning, registry
+from audit.certificate import verify
+from service import candidates, deployment, planning, registry, reruns
 from service.completion import complete, purge
 from service.context import LINE
 from service.db import reading
-from service.pipeline import StepError, StoppedError, place_of, reason_of
+from service.pipeline import Pipeline, StepError, StoppedError, place_of, reason_of
+from service.runs import advance
 from service.tables import OpenLine, RequestEvent
+from service.trials import run_trial
 from tests.service import tiny
 from tests.service.versions import add_version
 from unlearning.errors import MethodError
@@ -137,9 +141,7 @@ def test_every_step_may_be_repeated_and_the_end_is_the_same(pipeline, tiny_conte
         step(run_id)
         step(run_id)
     first, second = tiny.requests(tiny_context)
-    with reading(tiny_context.engine) as s:
-        moves = list(s.exec(select(RequestEvent.to_state).where(RequestEvent.request_id == first.id)))
-    assert moves == [
+    assert moves_of(tiny_context, first) == [
         "queued", "unlearning", "auditing", "unlearning", "auditing", "deploying", "purging", "completed",
     ]  # fmt: skip
     assert (first.state, second.state) == ("completed", "queued")
@@ -209,3 +211,113 @@ def test_a_fail_point_kills_once_and_only_where_it_was_asked_for(pipeline, tiny_
     for _ in range(2):
         pipeline.plan(run_id)
     assert killed == [(os.getpid(), signal.SIGKILL)]
+
+
+@pytest.fixture
+def erase(pipeline):
+    """The workflow's own lines, whose steps are plain calls here."""
+    return lambda run_id: inspect.unwrap(Pipeline.erase)(pipeline, run_id)
+
+
+def moves_of(context, request):
+    """States a request was moved to, in order."""
+    with reading(context.engine) as s:
+        moved = select(RequestEvent.to_state).where(RequestEvent.request_id == request.id).order_by(RequestEvent.id)
+        return list(s.exec(moved))
+
+
+def made_twice(pipeline, monkeypatch, *, seeds_apart):
+    """Every candidate is made again, here instead of in a process of its own, with its seed or another."""
+    context = pipeline.context
+    pipeline.context = replace(context, settings=context.settings.model_copy(update={"rerun_share": 1.0}))
+    monkeypatch.setattr(
+        reruns, "run_apart", lambda scene, seed, _settings, weights: run_trial(scene, seed + seeds_apart, weights)
+    )
+
+
+def test_a_run_goes_its_whole_way(erase, pipeline, tiny_context, monkeypatch):
+    """Down the ladder to the step that passes, made again before it serves, and then to the end."""
+    made_twice(pipeline, monkeypatch, seeds_apart=0)
+    run_id = tiny.claim_run(pipeline.context, tiny.people(tiny_context)[0])
+    assert erase(run_id) == "completed"
+    (request,) = tiny.requests(tiny_context)
+    assert moves_of(tiny_context, request) == [
+        "queued", "unlearning", "auditing", "unlearning", "auditing", "deploying", "purging", "completed",
+    ]  # fmt: skip
+    assert [attempt.verdict for attempt in tiny.attempts(tiny_context)] == ["FAILED", "PASSED"]
+    assert [record.verdict for record in tiny.certificates(tiny_context)] == ["FAILED", "PASSED"]
+    predicate = verify(tiny.certificates(tiny_context)[-1].envelope).statement["predicate"]
+    served = deployment.pointer(tiny_context)
+    assert served.committed_digest == tiny.run_of(tiny_context, run_id).candidate_digest
+    assert predicate["generation"] == served.committed_generation == 2
+    assert predicate["rerun"]["weights_digest"] == served.committed_digest
+
+
+def test_a_run_that_no_model_learned_from_only_destroys(erase, tiny_context):
+    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context, "test")[0])
+    assert erase(run_id) == "completed"
+    (request,) = tiny.requests(tiny_context)
+    assert moves_of(tiny_context, request) == ["queued", "unlearning", "purging", "completed"]
+    assert tiny.attempts(tiny_context) == []
+    assert deployment.pointer(tiny_context).committed_generation == 1
+    assert [record.verdict for record in tiny.certificates(tiny_context)] == ["NOT_REQUIRED"]
+
+
+def needs_help(context, run_id, reason):
+    """The run ended before it deployed or destroyed anything; a human is told why."""
+    (request,) = tiny.requests(context)
+    assert request.state == "needs_attention"
+    assert reason in request.attention_reason
+    assert tiny.run_of(context, run_id).purge is None
+    assert deployment.pointer(context).committed_generation == 1
+    assert all(path.exists() for path in tiny.pictures_of(context, request.user_id))
+    return True
+
+
+def test_a_run_none_of_whose_steps_passes_destroys_nothing(erase, pipeline, tiny_context, monkeypatch):
+    policy = replace(tiny.POLICY, ladder=("retrain",), retrain_attempts=1, exchangeability_alpha=0.05)
+    monkeypatch.setattr(pipeline, "policy", policy)
+    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0], policy=policy)
+    assert erase(run_id) == "needs_attention"
+    assert needs_help(tiny_context, run_id, "No step of the ladder passed the audit.")
+    assert [record.verdict for record in tiny.certificates(tiny_context)] == ["UNDETERMINED"]
+
+
+def test_a_run_that_cannot_be_planned_tries_nothing(erase, tiny_context, monkeypatch):
+    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0])
+    (tiny_context.settings.home / "recipe.json").write_text(json.dumps({**tiny.RECIPE, "epochs": 4}))
+    assert erase(run_id) == "needs_attention"
+    assert needs_help(tiny_context, run_id, "recipe the model in service was trained with")
+    assert tiny.attempts(tiny_context) == []
+
+
+def test_a_run_whose_second_making_differs_is_not_deployed(erase, pipeline, tiny_context, monkeypatch):
+    made_twice(pipeline, monkeypatch, seeds_apart=1)
+    run_id = tiny.claim_run(pipeline.context, tiny.people(tiny_context)[0])
+    assert erase(run_id) == "needs_attention"
+    assert needs_help(tiny_context, run_id, "Made a second time")
+    assert [attempt.verdict for attempt in tiny.attempts(tiny_context)] == ["FAILED", "PASSED"]
+
+
+def test_an_error_of_a_step_ends_the_run_with_its_place(erase, tiny_context):
+    person = tiny.people(tiny_context)[0]
+    run_id = tiny.claim_run(tiny_context, person)
+    tiny.pictures_of(tiny_context, person)[0].write_text(SECRET)
+    assert erase(run_id) == "needs_attention"
+    assert needs_help(tiny_context, run_id, "The run stopped on FacesError in ")
+
+
+@pytest.mark.parametrize("stage", ["deploying", "purging"])
+def test_a_workflow_that_finds_a_run_under_way_goes_on_from_there(erase, tiny_context, stage):
+    """No model is made a second time of a data folder that may have lost its images."""
+    run_id = tiny.judge_run(tiny_context, tiny.people(tiny_context)[0])
+    advance(tiny_context, run_id, "deploying")
+    if stage == "purging":
+        tiny.deploy(tiny_context, run_id)
+    before = tiny.attempts(tiny_context)
+    assert erase(run_id) == "completed"
+    assert tiny.attempts(tiny_context) == before
+    assert deployment.pointer(tiny_context).committed_generation == 2
+    (request,) = tiny.requests(tiny_context)
+    assert moves_of(tiny_context, request)[-3:] == ["deploying", "purging", "completed"]
+    assert [record.verdict for record in tiny.certificates(tiny_context)] == ["PASSED"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
@@ -14,11 +16,12 @@ from service.auth import Client
 from service.errors import ConflictError, RunStoppedError, StorageError
 from service.intake import LEGAL_HOLD
 from service.pipeline import abandon
-from service.runs import RunFolder, workflow_id
+from service.runs import RunFolder, advance, workflow_id
 from service.schemas import Decision, Filing, Rejection
 from service.worker import claim
 from tests.service import tiny
 from unlearning.faces import read_metadata
+from unlearning.faces.packing import folder_digest
 from unlearning.faces.unnamed import LOOKED_THROUGH
 
 OFFICER = Client("officer", "officer", frozenset(auth.SCOPES))
@@ -222,18 +225,22 @@ def test_columns_of_every_bank_are_counted(tiny_context, pair, run_id):
     assert destroyed_of(tiny.certificates(tiny_context)[0])["reference columns"] == 2 * tiny.N_IMAGES
 
 
-@pytest.mark.parametrize("what", ["image files", "older model versions", "reference columns"])
+@pytest.mark.parametrize("what", ["image files", "copies of image files", "older model versions", "reference columns"])
 def test_nothing_is_certified_as_destroyed_that_is_there_again(tiny_context, pair, run_id, monkeypatch, what):
     """Somebody restores from a backup while the purge goes on."""
     settings = tiny_context.settings
     first, *_ = tiny.pictures_of(tiny_context, pair[0])
     weights = registry.path(settings, tiny.run_of(tiny_context, run_id).base_digest)
     image, content = first.read_bytes(), weights.read_bytes()
+    copy = settings.data_folder / "again.png"
+    copy.write_bytes(image)
 
     def restore(_settings):
         if what == "image files":
             first.parent.mkdir(exist_ok=True)
             first.write_bytes(image)
+        elif what == "copies of image files":
+            copy.write_bytes(image)
         elif what == "older model versions":
             weights.write_bytes(content)
         else:
@@ -262,3 +269,69 @@ def test_file_names_leave_the_database_with_the_user_id(tiny_context, pair, run_
     completion.tidy(tiny_context, run_id)
     for path in tiny_context.settings.home.glob("expunge.db*"):
         assert not any(name.encode() in path.read_bytes() for name in names), path
+
+
+def predicates(context):
+    return {
+        request.id: verify(record.envelope).statement["predicate"]
+        for request in tiny.requests(context)
+        for record in tiny.certificates(context)
+        if record.id == request.certificate_id
+    }
+
+
+def test_each_certificate_of_a_batch_tells_of_its_own_person(tiny_context, pair):
+    """One the model learned from, one of the test split with an image missing and another there twice, one unknown."""
+    trained, tested, unknown = pair[0], tiny.people(tiny_context, "test")[0], "nobody-we-know"
+    missing, twice, *_ = tiny.pictures_of(tiny_context, tested)
+    run_id = tiny.deploy_run(tiny_context, trained, tested, unknown)
+    missing.unlink()
+    (tiny_context.settings.data_folder / "twice.png").write_bytes(twice.read_bytes())
+    requests = {request.user_id: request for request in tiny.requests(tiny_context)}
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    found = predicates(tiny_context)
+    nothing = {"image files": 0, "reference columns": 0, "older model versions": 0}
+    assert [found[requests[person].id]["purge"]["destroyed"] for person in (trained, tested, unknown)] == [
+        {"image files": tiny.N_IMAGES, "reference columns": tiny.N_IMAGES, "older model versions": 1},
+        {**nothing, "image files": tiny.N_IMAGES - 1, "copies of image files": 1},
+        nothing,
+    ]
+    for request in requests.values():
+        assert found[request.id]["subject_commitments"] == [request.commitment]
+        assert found[request.id]["request_id"] == request.id
+        procedure = found[request.id]["procedure"]
+        assert procedure["data_digest_after"] == folder_digest(tiny_context.settings.data_folder)
+        assert procedure["data_digest_after"] != procedure["data_digest_before"]
+
+
+def test_a_copy_that_a_kill_left_overwritten_is_removed_whoever_of_the_batch_it_shows(tiny_context):
+    people = tiny.people(tiny_context, "test")[:2]
+    copy = tiny_context.settings.data_folder / "again.png"
+    copy.write_bytes(tiny.pictures_of(tiny_context, people[1])[0].read_bytes())
+    run_id = tiny.plan_run(tiny_context, *people)
+    advance(tiny_context, run_id, "purging")
+    purge_record.begin(tiny_context, run_id)
+    copy.write_bytes(bytes(copy.stat().st_size))
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    assert not copy.exists()
+    found = predicates(tiny_context)
+    destroyed = [found[request.id]["purge"]["destroyed"] for request in tiny.requests(tiny_context)]
+    assert [counts.get("copies of image files", 0) for counts in destroyed] == [0, 1]
+
+
+def test_a_certificate_says_when_the_purge_ended_and_who_acknowledged_the_swap(tiny_context, clock, run_id):
+    acknowledged = {
+        "kind": "acknowledged", "boot_id": "a", "acknowledged_generation": 2, "acknowledged_at": clock().isoformat(),
+    }  # fmt: skip
+    RunFolder(tiny_context.settings, run_id).write("barrier", {"generation": 2, "processes": [acknowledged]})
+    ticking = replace(tiny_context, now=lambda: clock.advance(seconds=1))
+    completion.purge(ticking, run_id)
+    record = tiny.run_of(tiny_context, run_id).purge
+    completion.complete(ticking, run_id)
+    (found,) = predicates(tiny_context).values()
+    at = datetime.fromisoformat
+    assert tiny.run_of(tiny_context, run_id).created_at < at(record["began_at"]) < at(record["finished_at"])
+    assert at(found["purge"]["finished_at"]) == at(record["finished_at"]) < at(found["issued_at"])
+    assert [row["boot_id"] for row in found["barrier"]] == ["a"]

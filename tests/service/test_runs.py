@@ -6,9 +6,20 @@ import pytest
 from sqlmodel import select
 
 from service.context import LINE
-from service.db import reading
+from service.db import reading, session
 from service.errors import ConflictError, NotFoundError
-from service.runs import RunFolder, advance, get_run, give_up, load_run, note, requests_of
+from service.runs import (
+    RunFolder,
+    advance,
+    get_run,
+    give_up,
+    load_run,
+    must_be_resumed,
+    note,
+    requests_of,
+    resume,
+    workflow_id,
+)
 from service.tables import OpenLine, RequestEvent
 from service.worker import claim
 from tests.service import tiny
@@ -133,3 +144,39 @@ def test_giving_up_leaves_the_line_to_a_later_run(context, run_id, clock):
     give_up(context, run_id, "again, after a kill")
     with reading(context.engine) as s:
         assert s.get_one(OpenLine, LINE).run_id == later
+
+
+def test_a_run_that_stopped_in_its_purge_keeps_the_line_and_is_resumed_with_all_its_requests(context, run_id, clock):
+    advance(context, run_id, "purging")
+    assert workflow_id(load_run(context, run_id)) == run_id
+    with session(context.engine) as s:
+        run = get_run(s, run_id)
+        run.purge = {"began_at": clock().isoformat()}
+        s.add(run)
+        s.commit()
+        assert not must_be_resumed(s, run_id)
+    give_up(context, run_id, "The storage refused.")
+    run = load_run(context, run_id)
+    assert (run.stage, run.stage_note, run.finished_at) == ("needs_attention", "The storage refused.", None)
+    for number in (1, 2):
+        with session(context.engine) as s:
+            assert s.get_one(OpenLine, LINE).run_id == run_id
+            assert must_be_resumed(s, run_id)
+            resume(s, run_id, now=clock.advance(seconds=1), note="It works again.", legal_hold=False)
+            s.commit()
+            assert not must_be_resumed(s, run_id)
+        run = load_run(context, run_id)
+        assert (run.stage, run.stage_note, run.updated_at) == ("purging", "", clock())
+        assert workflow_id(run) == f"{run_id}.{number}"
+        assert states_of(context) == {"purging"}
+        with reading(context.engine) as s:
+            assert {event.note for event in s.exec(select(RequestEvent).where(RequestEvent.at == clock()))} == {
+                "It works again."
+            }
+        give_up(context, run_id, "It refused again.")
+
+
+def test_a_run_that_ended_or_destroyed_nothing_is_not_resumed(context, run_id):
+    give_up(context, run_id, "No step of the ladder passed the audit.")
+    with reading(context.engine) as s:
+        assert not must_be_resumed(s, run_id)

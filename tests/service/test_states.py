@@ -76,6 +76,24 @@ def test_schema_and_machine_name_the_same_states() -> None:
     assert all(to in states.MOVES for moves in states.MOVES.values() for to in moves)
 
 
+def test_a_move_is_dated_in_the_row(context: Context) -> None:
+    request, later = stored(context), context.now() + timedelta(minutes=1)
+    with session(context.engine) as s:
+        states.move(s, request, "unlearning", now=later)
+        s.commit()
+    with session(context.engine) as s:
+        assert s.get_one(ErasureRequest, request.id).updated_at == request.updated_at == later
+
+
+@pytest.mark.parametrize("reason", [None, "A model from before learned from this person."])
+def test_the_first_event_says_why_a_human_must_look_first(context: Context, reason: str | None) -> None:
+    request = stored(context, attention_reason=reason)
+    with session(context.engine) as s:
+        (event,) = s.exec(select(RequestEvent).where(RequestEvent.request_id == request.id))
+    assert (request.attention_reason, event.note) == (reason, reason or "")
+    assert (event.from_state, event.to_state) == (None, "needs_attention" if reason else "queued")
+
+
 @pytest.mark.parametrize("start", states.STATES)
 def test_allows_the_documented_moves_and_no_other(context: Context, start: str) -> None:
     request = put_in(context, start)
