@@ -70,6 +70,7 @@ def test_a_stopped_purge_keeps_its_run_and_the_line(tiny_context, pair, stopped,
     assert (request.state, request.run_id, request.user_id) == ("needs_attention", stopped, pair[0])
     run = tiny.run_of(tiny_context, stopped)
     assert (run.stage, run.finished_at, run.stage_note) == ("needs_attention", None, "The storage refused.")
+    assert (tiny_context.settings.runs_folder / stopped / "plan.json").exists()
     tiny.file(tiny_context, pair[1])
     clock.advance(seconds=tiny_context.settings.hold_seconds)
     assert claim(tiny_context, tiny.POLICY) is None
