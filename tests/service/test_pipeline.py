@@ -19,7 +19,7 @@ from service.completion import complete, purge
 from service.context import LINE
 from service.db import reading
 from service.pipeline import Pipeline, StepError, StoppedError, place_of, reason_of
-from service.runs import advance
+from service.runs import RunFolder, advance
 from service.tables import OpenLine, RequestEvent
 from service.trials import run_trial
 from tests.service import tiny
@@ -178,8 +178,10 @@ def test_asking_for_help_leaves_no_candidate_and_frees_the_line(pipeline, tiny_c
     run_id = tiny.plan_run(tiny_context, person)
     tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
     never_deployed = add_version(tiny_context, 1)
-    for _ in range(2):
-        assert pipeline.ask_for_help(run_id, "No step of the ladder passed the audit.") == "needs_attention"
+    assert pipeline.ask_for_help(run_id, "No step of the ladder passed the audit.") == "needs_attention"
+    of_another_run = add_version(tiny_context, 2)
+    assert pipeline.ask_for_help(run_id, "No step of the ladder passed the audit.") == "needs_attention"
+    assert registry.get(tiny_context, of_another_run).destroyed_at is None
     (request,) = tiny.requests(tiny_context)
     assert (request.state, request.user_id) == ("needs_attention", person)
     assert registry.get(tiny_context, never_deployed).state == "destroyed"
@@ -194,6 +196,7 @@ def test_help_that_is_asked_for_after_the_end_undoes_nothing(pipeline, tiny_cont
     run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
     purge(tiny_context, run_id)
     complete(tiny_context, run_id)
+    RunFolder(tiny_context.settings, run_id).write("left", {})
     pipeline.ask_for_help(run_id, "The run stopped on OSError.")
     assert tiny.requests(tiny_context)[0].state == "completed"
     assert tiny.run_of(tiny_context, run_id).stage == "completed"
@@ -254,8 +257,11 @@ def test_a_run_goes_its_whole_way(erase, pipeline, tiny_context, monkeypatch):
 
 
 def test_a_run_that_no_model_learned_from_only_destroys(erase, tiny_context):
-    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context, "test")[0])
+    person = tiny.people(tiny_context, "test")[0]
+    run_id = tiny.claim_run(tiny_context, person)
     assert erase(run_id) == "completed"
+    for path in tiny_context.settings.home.glob("expunge.db*"):
+        assert person.encode() not in path.read_bytes(), path
     (request,) = tiny.requests(tiny_context)
     assert moves_of(tiny_context, request) == ["queued", "unlearning", "purging", "completed"]
     assert tiny.attempts(tiny_context) == []

@@ -13,6 +13,8 @@ import pytest
 from audit.certificate import verify
 from service import auth, completion, decisions, intake, purge_record, registry, stored_banks
 from service.auth import Client
+from service.bank_store import BankStore
+from service.banks import build_bank
 from service.errors import ConflictError, RunStoppedError, StorageError
 from service.intake import LEGAL_HOLD
 from service.pipeline import abandon
@@ -70,6 +72,7 @@ def test_a_stopped_purge_keeps_its_run_and_the_line(tiny_context, pair, stopped,
     assert (request.state, request.run_id, request.user_id) == ("needs_attention", stopped, pair[0])
     run = tiny.run_of(tiny_context, stopped)
     assert (run.stage, run.finished_at, run.stage_note) == ("needs_attention", None, "The storage refused.")
+    assert (tiny_context.settings.runs_folder / stopped / "plan.json").exists()
     tiny.file(tiny_context, pair[1])
     clock.advance(seconds=tiny_context.settings.hold_seconds)
     assert claim(tiny_context, tiny.POLICY) is None
@@ -220,9 +223,12 @@ def test_columns_of_every_bank_are_counted(tiny_context, pair, run_id):
     """Also those of a bank that did not judge this run."""
     plan = tiny.plan_for(tiny_context, *pair, tiny.people(tiny_context)[-1])
     tiny.build(tiny_context, plan, 1)
+    of_a_comparison = BankStore(tiny_context.settings.evaluations_folder / "one")
+    build_bank(of_a_comparison, plan, 1, tiny_context.settings, lambda *_: None, now=tiny_context.now())
     completion.purge(tiny_context, run_id)
     completion.complete(tiny_context, run_id)
-    assert destroyed_of(tiny.certificates(tiny_context)[0])["reference columns"] == 2 * tiny.N_IMAGES
+    assert destroyed_of(tiny.certificates(tiny_context)[0])["reference columns"] == 3 * tiny.N_IMAGES
+    assert not of_a_comparison.count_columns([tiny_context.keyring.block_hash(pair[0])])
 
 
 @pytest.mark.parametrize("what", ["image files", "copies of image files", "older model versions", "reference columns"])

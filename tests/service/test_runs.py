@@ -16,6 +16,7 @@ from service.runs import (
     load_run,
     must_be_resumed,
     note,
+    release_line,
     requests_of,
     resume,
     workflow_id,
@@ -180,3 +181,13 @@ def test_a_run_that_ended_or_destroyed_nothing_is_not_resumed(context, run_id):
     give_up(context, run_id, "No step of the ladder passed the audit.")
     with reading(context.engine) as s:
         assert not must_be_resumed(s, run_id)
+
+
+def test_a_run_releases_no_line_but_its_own(context, run_id):
+    with session(context.engine) as s:
+        release_line(s, "another")
+        assert s.get_one(OpenLine, LINE).run_id == run_id
+        for _ in range(2):
+            release_line(s, run_id)
+            s.flush()
+            assert s.get(OpenLine, LINE) is None
