@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
 
 from service.keyring import Keyring
 from service.settings import Settings
@@ -74,6 +75,36 @@ def test_every_pod_is_limited_probed_and_unprivileged(name: str) -> None:
     mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
     claimed = {claim["metadata"]["name"] for claim in one_set(name)}
     assert mounted == {volume["name"] for volume in spec.get("volumes", ())} | claimed
+
+
+def service_links() -> dict[str, str]:
+    """Variables that Kubernetes gives every pod of the namespace for its Services, unless the pod declines them."""
+    links = {}
+    for each in manifests():
+        if each["kind"] == "Service":
+            name = each["metadata"]["name"].upper().replace("-", "_")
+            port = each["spec"]["ports"][0]["port"]
+            links |= {
+                f"{name}_SERVICE_HOST": "10.0.0.1", f"{name}_SERVICE_PORT": str(port),
+                f"{name}_PORT": f"tcp://10.0.0.1:{port}",
+            }  # fmt: skip
+    return links
+
+
+def test_links_to_services_would_be_taken_for_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in service_links().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match="tcp://"):
+        Settings()
+
+
+@pytest.mark.parametrize("name", pods())
+def test_the_settings_of_a_pod_load_beside_the_services(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = service_links() if pods()[name]["spec"].get("enableServiceLinks", True) else {}
+    given |= {each["name"]: each["value"] for each in container(name).get("env", ()) if "value" in each}
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    assert Settings().port
 
 
 def one_set(name: str) -> list[dict[str, Any]]:
