@@ -106,6 +106,8 @@ def test_models_needed_for_a_two_sided_level():
     assert [models_needed(alpha) for alpha in (0.05, 0.1, 0.01, 0.3, 1.0, 0.0)] == [39, 19, 199, 6, 1, 0]
     with pytest.raises(OptionError, match=r"alpha=-0\.1"):
         models_needed(-0.1)
+    with pytest.raises(OptionError, match=r"alpha=1\.5"):
+        models_needed(1.5)
 
 
 def test_other_shapes_are_refused():

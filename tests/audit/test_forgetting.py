@@ -198,3 +198,9 @@ def test_central_figures_are_those_of_the_draws(draw):
         assert interval.value == pytest.approx(draws.mean())
         assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
     assert result.median_epsilon.value > result.null_median_epsilon.value  # what was not forgotten is seen
+
+
+def test_one_model_a_side_has_no_buckets():
+    with pytest.raises(BankError, match="at least 2 models a side, got 1"):
+        n_buckets(1)
+    assert n_buckets(2) == 0
