@@ -95,7 +95,8 @@ class FaultyStore:
         if fault == "slow":
             time.sleep(1.0)
         elif fault == "empty":
-            request["PATH_INFO"] = request["PATH_INFO"].replace(f"/{BUCKET}", f"/{BUCKET}-of-nobody", 1)
+            for name in request.keys() & {"PATH_INFO", "RAW_URI", "REQUEST_URI"}:
+                request[name] = request[name].replace(f"/{BUCKET}", f"/{BUCKET}-of-nobody", 1)
         elif fault == "keeps the deleted" and deletes:
             answer("204 No Content", [("Content-Length", "0")])
             return [b""]
