@@ -32,7 +32,7 @@ _FIELDS = re.compile(
     re.IGNORECASE,
 )
 _LOG_SECONDS = 1.0
-_REST_SECONDS = float(__import__("os").environ.get("REST", "0.004"))
+_REST_SECONDS = 0.004
 
 
 class Shedding:
