@@ -15,7 +15,7 @@ import hmac
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from service import banks, oracles, planning, registry, rosters
@@ -132,7 +132,7 @@ def of(run: Run) -> PurgeRecord | None:
 
 
 def begin(context: Context, run_id: str) -> PurgeRecord:
-    """Record what there is to be destroyed; gives the record that is there if the purge has begun.
+    """Record what there is to be destroyed; if the purge has begun, its record with what came since.
 
     Raises:
         RunStoppedError: image files of other people are missing, so that those of the run's may be out of sight, too.
@@ -141,7 +141,7 @@ def begin(context: Context, run_id: str) -> PurgeRecord:
         run = get_run(s, run_id)
         subjects = {request.user_id for request in requests_of(s, run_id)}
     if (there := of(run)) is not None:
-        return there
+        return there if there.finished_at is not None else _with_what_came_since(context, run_id, there)
     data = context.settings.data_folder
     rows = read_rows(data)
     if n_missing := sum(row.user_id not in subjects and not (data / row.file_name).exists() for row in rows):
@@ -160,6 +160,28 @@ def begin(context: Context, run_id: str) -> PurgeRecord:
     )
     _write(context, run_id, record)
     return record
+
+
+def _with_what_came_since(context: Context, run_id: str, record: PurgeRecord) -> PurgeRecord:
+    """The record of a purge that goes on, with files and versions that came while it was interrupted."""
+    now = _held(context, run_id, record.facts.trained_of)
+    held = {
+        request_id: replace(
+            holding,
+            images=_union(holding.images, now[request_id].images),
+            copies=_union(holding.copies, now[request_id].copies),
+            versions=_union(holding.versions, now[request_id].versions),
+        )
+        for request_id, holding in record.held.items()
+    }
+    extended = replace(record, held=held)
+    if extended.to_dict() != record.to_dict():
+        _write(context, run_id, extended)
+    return extended
+
+
+def _union(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*first, *second]))
 
 
 def finish(context: Context, run_id: str, record: PurgeRecord, *, n_unnamed: int, data_digest_after: str) -> None:

@@ -208,6 +208,18 @@ def test_copies_that_no_row_names_are_destroyed_and_counted(tiny_context, pair, 
     assert destroyed_of(tiny.certificates(tiny_context)[0])["copies of image files"] == 1
 
 
+def test_an_image_that_comes_while_a_purge_is_interrupted_goes_and_counts(tiny_context, pair, run_id, monkeypatch):
+    with monkeypatch.context() as refusing:
+        refuse_storage(refusing)
+        refusing.setattr(completion, "remove_subjects", lambda *_, **__: None)  # killed before the first image
+        with pytest.raises((StorageError, AttributeError)):
+            completion.purge(tiny_context, run_id)
+    tiny.add_picture(tiny_context, pair[0])
+    completion.purge(tiny_context, run_id)
+    completion.complete(tiny_context, run_id)
+    assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES + 1
+
+
 def test_the_certificate_says_what_was_not_looked_into(tiny_context, pair, run_id):
     (tiny_context.settings.data_folder / "metadata.csv.bak").write_text(pair[0])
     completion.purge(tiny_context, run_id)
