@@ -1,14 +1,19 @@
 """The whole audit: what passes, what does not, and that nothing but the evidence decides."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from audit import PRESETS, Evidence, evaluate
+from audit import evaluation as evaluation_module
 from audit.errors import BankError, NotANumberError, PolicyError
 from audit.evaluation import as_json
+from audit.exchangeability import exchangeability
+from audit.forgetting import forgetting_ratio
+from audit.staleness import Staleness
 
 POLICY = PRESETS["standard"]
 
@@ -51,6 +56,42 @@ def test_a_perfect_unlearner_passes(evidence):
         64,
         6,
     )
+
+
+def test_each_figure_is_of_its_own_part_of_the_evidence(evidence, monkeypatch):
+    """Exchanged by mistake, retain and test accuracies, original and candidate look alike."""
+    staleness = Staleness(n_learned=50, n_learned_gone=1)
+    given = evidence(n_models=16, staleness=staleness)
+    asked = {}
+
+    def seen(*banks, **options):
+        asked.update(options)
+        return forgetting_ratio(*banks, **options)
+
+    monkeypatch.setattr(evaluation_module, "forgetting_ratio", seen)
+    found = evaluate(given, POLICY, rung=0, seed=3)
+    assert np.array_equal(asked["retain_accuracy"], given.retain_accuracy_retrained)
+    assert np.array_equal(asked["test_accuracy"], given.test_accuracy_retrained)
+    assert asked["n_pairs"] == 100  # few images: as many draws as ever
+    assert (found.n_models, found.n_unlearned, found.n_examples, found.seed) == (16, 16, 6, 3)
+    assert found.cost_share == given.cost_share
+    assert found.staleness == staleness
+    for name in ("deployed", "original"):
+        assert as_json(getattr(found, name)) == as_json(exchangeability(getattr(given, name), given.retrained))
+    assert as_json(found.deployed) != as_json(found.original)
+    assert found.forget.original.accuracy == pytest.approx(np.mean(given.original > 0))
+    assert (found.retain.deployed.accuracy, found.retain.original.accuracy) == (0.95, 0.97)
+    assert found.limits
+    many = evidence(n_models=16, n_examples=200)
+    evaluate(many, POLICY, rung=0, seed=3)
+    assert asked["n_pairs"] == 20
+
+
+def test_the_fewest_references_are_four_and_costs_are_finite(evidence):
+    with pytest.raises(BankError, match="retrained"):
+        evidence(retrained=np.zeros((3, 6)), exact=True, unlearned=None)
+    with pytest.raises(BankError, match="finite, got inf"):
+        evidence(cost_share=math.inf)
 
 
 def test_a_candidate_that_forgot_nothing_fails(evidence):
