@@ -55,7 +55,9 @@ def starting(engine: sa.Engine) -> Iterator[None]:
 def engine_of(settings: Settings) -> sa.Engine:
     """Engine of the request database, whatever its schema.
 
-    Errors never quote a statement's values: they may name a person. SQLite runs in WAL mode with full durability;
+    Errors never quote a statement's values: they may name a person. What is committed survives a crash of the server,
+    also where PostgreSQL is set up not to wait for its disk (`synchronous_commit = off`): a receipt is a promise, and
+    what a purge is about to destroy must be known after it. SQLite runs in WAL mode with full durability;
     `secure_delete` overwrites what is deleted with zeros, so that an erased user id does not linger in free pages.
 
     Raises:
@@ -68,7 +70,9 @@ def engine_of(settings: Settings) -> sa.Engine:
                 "Expected EXPUNGE_DATABASE_URL to be empty (SQLite in the home), or like "
                 "postgresql://user:password@host:5432/name or sqlite:////path/of/file.db."
             )
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        event.listen(engine, "connect", _durable)
+        return engine
     settings.home.mkdir(parents=True, exist_ok=True)
     connect_args = {"timeout": _PATIENCE_SECONDS, "check_same_thread": False}
     engine = create_engine(url, connect_args=connect_args, hide_parameters=True)
@@ -89,6 +93,15 @@ def engine_of(settings: Settings) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _durable(connection: Any, _record: Any) -> None:
+    """Let each commit of a PostgreSQL connection wait for the write-ahead log; stricter settings stay."""
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        if cursor.fetchone()[0] == "off":
+            cursor.execute("SET synchronous_commit TO on")
+    connection.commit()  # else the setting would end with the transaction that is rolled back next
 
 
 def write_ahead(url: str) -> None:

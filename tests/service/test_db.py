@@ -27,6 +27,17 @@ def test_times_come_back_aware_and_in_utc(context: Context) -> None:
     assert row.created_at.tzinfo == UTC
 
 
+@pytest.mark.both_databases
+@pytest.mark.two_writers
+def test_a_commit_waits_for_the_log_though_the_server_is_set_up_not_to(context: Context) -> None:
+    """The tests' server is: after a crash it would not know of the last commits."""
+    for _ in range(2):  # the second time on a connection that was given back
+        with context.engine.connect() as connection:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
+            assert connection.exec_driver_sql("SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'"
+            ).scalar_one() == "off"  # fmt: skip
+
+
 def test_naive_times_are_refused(context: Context) -> None:
     with session(context.engine) as s:
         s.add(Tombstone(subject_hash="a", created_at=datetime(2026, 1, 31)))  # noqa: DTZ001
