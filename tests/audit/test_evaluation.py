@@ -61,7 +61,7 @@ def test_a_perfect_unlearner_passes(evidence):
 def test_each_figure_is_of_its_own_part_of_the_evidence(evidence, monkeypatch):
     """Exchanged by mistake, retain and test accuracies, original and candidate look alike."""
     staleness = Staleness(n_learned=50, n_learned_gone=1)
-    given = evidence(n_models=16, staleness=staleness)
+    given = evidence(n_models=16, staleness=staleness, test_accuracy_deployed=0.9)
     asked = {}
 
     def seen(*banks, **options):
@@ -81,6 +81,7 @@ def test_each_figure_is_of_its_own_part_of_the_evidence(evidence, monkeypatch):
     assert as_json(found.deployed) != as_json(found.original)
     assert found.forget.original.accuracy == pytest.approx(np.mean(given.original > 0))
     assert (found.retain.deployed.accuracy, found.retain.original.accuracy) == (0.95, 0.97)
+    assert (found.test.deployed.accuracy, found.test.original.accuracy) == (0.9, 0.97)
     assert found.limits
     many = evidence(n_models=16, n_examples=200)
     evaluate(many, POLICY, rung=0, seed=3)
