@@ -298,9 +298,16 @@ def family_of(child):
     return family
 
 
+def leads_a_session(pid):
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:  # it ended since it was listed
+        return False
+
+
 def training(family):
     """Those of a family that train: each leads a session of its own."""
-    return [each for each in family[1:] if os.getsid(each.pid) == each.pid]
+    return [each for each in family[1:] if leads_a_session(each.pid)]
 
 
 def two_training(child):
