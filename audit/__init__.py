@@ -6,15 +6,14 @@ The other names are imported when they are first asked for: whoever checks a cer
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from audit.margins import margins  # at once: its module has the same name, and would be found in its place
-
 if TYPE_CHECKING:
-    from audit.certificate import verify
     from audit.checks import Check
-    from audit.epsilon import epsilons
     from audit.evaluation import Evaluation, Evidence, evaluate
-    from audit.forgetting import competition_score, forgetting_quality, forgetting_ratio
     from audit.policy import PRESETS, Policy, load_policy
+    from audit.proof.certificate import verify
+    from audit.statistics.epsilon import epsilons
+    from audit.statistics.forgetting import competition_score, forgetting_quality, forgetting_ratio
+    from audit.statistics.margins import margins
 
 __all__ = [
     "PRESETS",
@@ -38,13 +37,14 @@ _MODULES = {
     "Evaluation": "evaluation",
     "Evidence": "evaluation",
     "Policy": "policy",
-    "competition_score": "forgetting",
-    "epsilons": "epsilon",
+    "competition_score": "statistics.forgetting",
+    "epsilons": "statistics.epsilon",
     "evaluate": "evaluation",
-    "forgetting_quality": "forgetting",
-    "forgetting_ratio": "forgetting",
+    "forgetting_quality": "statistics.forgetting",
+    "forgetting_ratio": "statistics.forgetting",
     "load_policy": "policy",
-    "verify": "certificate",
+    "margins": "statistics.margins",
+    "verify": "proof.certificate",
 }
 
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from audit.distances import Detection
-from audit.exchangeability import Exchangeability, models_needed
-from audit.forgetting import ForgettingRatio
 from audit.policy import Policy
 from audit.staleness import Staleness
-from audit.utility import Utility
+from audit.statistics.distances import Detection
+from audit.statistics.exchangeability import Exchangeability, models_needed
+from audit.statistics.forgetting import ForgettingRatio
+from audit.statistics.utility import Utility
 
 Verdict = Literal["PASSED", "FAILED", "UNDETERMINED"]
 

@@ -8,19 +8,19 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from audit.attack import Attack, attack
-from audit.bounds import Band, Limits, LowerBounds, limits, lower_bounds, threshold_band
 from audit.checks import Check, Verdict, all_checks, verdict_of
-from audit.distances import Detection, detect
-from audit.epsilon import epsilons
 from audit.errors import BankError, PolicyError
-from audit.exchangeability import Exchangeability, exchangeability
-from audit.forgetting import CompetitionScore, ForgettingRatio, competition_score, forgetting_ratio
-from audit.intervals import as_accuracies
-from audit.margins import Array, as_bank, as_banks, as_row
 from audit.policy import Policy
 from audit.staleness import Staleness
-from audit.utility import Utility, forget_accuracy, utility
+from audit.statistics.attack import Attack, attack
+from audit.statistics.bounds import Band, Limits, LowerBounds, limits, lower_bounds, threshold_band
+from audit.statistics.distances import Detection, detect
+from audit.statistics.epsilon import epsilons
+from audit.statistics.exchangeability import Exchangeability, exchangeability
+from audit.statistics.forgetting import CompetitionScore, ForgettingRatio, competition_score, forgetting_ratio
+from audit.statistics.intervals import as_accuracies
+from audit.statistics.margins import Array, as_bank, as_banks, as_row
+from audit.statistics.utility import Utility, forget_accuracy, utility
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from audit.comparison import DO_NOTHING  # noqa: E402
-from audit.exchangeability import exchangeability, leave_one_out  # noqa: E402
-from audit.intervals import clopper_pearson  # noqa: E402
+from audit.statistics.exchangeability import exchangeability, leave_one_out  # noqa: E402
+from audit.statistics.intervals import clopper_pearson  # noqa: E402
+from audit.studies.comparison import DO_NOTHING  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.experiments import Experiment, draw_candidates, draw_references  # noqa: E402
 from service.settings import Settings  # noqa: E402

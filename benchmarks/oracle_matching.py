@@ -38,8 +38,8 @@ import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from torchvision.transforms.functional import InterpolationMode, rotate  # noqa: E402
 
-from audit.forgetting import mean_ratio, quick_ratio  # noqa: E402
-from audit.margins import margins  # noqa: E402
+from audit.statistics.forgetting import mean_ratio, quick_ratio  # noqa: E402
+from audit.statistics.margins import margins  # noqa: E402
 from service.oracles import FIRST_SEED  # noqa: E402
 from service.scenes import Rows, open_pictures  # noqa: E402
 from service.settings import Settings  # noqa: E402

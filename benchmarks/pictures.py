@@ -21,10 +21,11 @@ import tempfile  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from audit import drawings, forgetting_quality  # noqa: E402
-from audit.comparison import DO_NOTHING  # noqa: E402
-from audit.epsilon import epsilons  # noqa: E402
-from audit.exchangeability import exchangeability  # noqa: E402
+from audit import forgetting_quality  # noqa: E402
+from audit.report import drawings  # noqa: E402
+from audit.statistics.epsilon import epsilons  # noqa: E402
+from audit.statistics.exchangeability import exchangeability  # noqa: E402
+from audit.studies.comparison import DO_NOTHING  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.experiments import Experiment, draw_candidates, draw_references  # noqa: E402
 from service.settings import Settings  # noqa: E402

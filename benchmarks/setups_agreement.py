@@ -33,9 +33,9 @@ from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 
-from audit.comparison import ANCHORS  # noqa: E402
-from audit.experiments import Experiments, Setup, agreement, run_experiments  # noqa: E402
-from audit.statement import json_ready  # noqa: E402
+from audit.proof.statement import json_ready  # noqa: E402
+from audit.studies.comparison import ANCHORS  # noqa: E402
+from audit.studies.experiments import Experiments, Setup, agreement, run_experiments  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.experiments import Experiment, draw  # noqa: E402
 from service.settings import Settings  # noqa: E402

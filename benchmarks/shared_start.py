@@ -37,7 +37,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from audit.forgetting import mean_ratio, quick_ratio  # noqa: E402
+from audit.statistics.forgetting import mean_ratio, quick_ratio  # noqa: E402
 from service.bank_store import Bank  # noqa: E402
 from service.experiments import draw_references  # noqa: E402
 from service.scenes import open_pictures  # noqa: E402

@@ -18,7 +18,7 @@ from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, ImmutableMultiDict
 
-from audit.log import LogError, parse_json
+from audit.proof.log import LogError, parse_json
 
 SINGLE: Final = ("content-encoding", "content-length", "content-type", "idempotency-key")
 

@@ -16,7 +16,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from audit.log import canonical_json
+from audit.proof.log import canonical_json
 from audit.staleness import Roster
 
 _MAGIC = b"EXPROW1\n"

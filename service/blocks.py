@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from audit.blocks import assign_blocks
+from audit.statistics.blocks import assign_blocks
 from service.errors import DataChangedError, DataFolderError
 from service.keyring import Keyring
 from service.settings import Settings

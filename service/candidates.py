@@ -13,8 +13,8 @@ from sqlmodel import Session, col, select
 
 from audit.evaluation import Evaluation, Evidence, evaluate
 from audit.policy import Policy
-from audit.report import report_of
-from audit.report_page import render_html, write
+from audit.report.content import report_of
+from audit.report.page import render_html, write
 from service import ledger, planning, registry, rosters
 from service.bank_store import Bank, BankStore
 from service.banks import BankPlan, OnProgress, build_bank, columns_of, example_ids

@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlmodel import Session
 
-from audit.certificate import Acknowledgement, Certificate, Procedure, Purge, certificate_file, log_entry, seal
-from audit.log import inclusion_proofs
-from audit.statement import NOT_REQUIRED
+from audit.proof.certificate import Acknowledgement, Certificate, Procedure, Purge, certificate_file, log_entry, seal
+from audit.proof.log import inclusion_proofs
+from audit.proof.statement import NOT_REQUIRED
 from service import ledger
 from service.context import LINE, Context
 from service.production import made_with

@@ -23,7 +23,7 @@ import numpy as np
 import structlog
 from sqlmodel import Session, col, select
 
-from audit.envelope import read_payload
+from audit.proof.envelope import read_payload
 from service import rosters, states
 from service.context import LINE, Context
 from service.db import reading, session

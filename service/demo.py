@@ -20,8 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sqlmodel import select
 
-from audit.certificate import verify
-from audit.envelope import read_public_keys
+from audit.proof.certificate import verify
+from audit.proof.envelope import read_public_keys
 from service import auth
 from service.context import Context
 from service.db import reading, session

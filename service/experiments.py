@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import unlearning.methods
-from audit.comparison import DO_NOTHING, RETRAIN, Candidates, Comparison, compare
-from audit.experiments import SETUPS, Pool, Setup
+from audit.studies.comparison import DO_NOTHING, RETRAIN, Candidates, Comparison, compare
+from audit.studies.experiments import SETUPS, Pool, Setup
 from service.bank_store import Bank, BankKey, BankStore, ReferenceRow
 from service.banks import BankPlan, build_bank, training_code_version
 from service.context import Context
@@ -52,7 +52,7 @@ class Experiment:
     Attributes:
         methods: to compare; the anchors come by themselves.
         people: user ids, forgotten together.
-        setup: how banks are drawn, see `audit.experiments`.
+        setup: how banks are drawn, see `audit.studies.experiments`.
         n_models: models of a kind in a bank; a reuse experiment draws half of them.
         n_experiments: for `full` each has banks of its own.
         seed: of the draws from the banks; the models do not depend on it.

@@ -21,7 +21,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from audit.envelope import public_keys_pem
+from audit.proof.envelope import public_keys_pem
 from service.errors import StartupError
 from service.signing import SigningKeys, write_once
 

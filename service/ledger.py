@@ -10,14 +10,14 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlmodel import Session, col, select
 
-from audit import log
+from audit.proof import log
 from service.tables import LogLeaf
 
 ORIGIN = "expunge-log"
 
 
 def append(session: Session, entry: bytes, *, kind: str, now: datetime) -> int:
-    """Add an entry (from `audit.log.entry`) in the caller's transaction; gives its index.
+    """Add an entry (from `audit.proof.log.entry`) in the caller's transaction; gives its index.
 
     Two writers at once: in SQLite the transaction is exclusive, in PostgreSQL the primary key refuses the second.
     """

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import and_, func
 from sqlmodel import Session, col, or_, select
 
-from audit import log
-from audit.envelope import public_keys_pem
+from audit.proof import log
+from audit.proof.envelope import public_keys_pem
 from service import ledger, rollbacks, states
 from service.auth import Client
 from service.context import Context

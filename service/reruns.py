@@ -1,7 +1,7 @@
 """Making a run's candidate a second time, from the same inputs in a fresh process, and comparing the weights.
 
-A share of the runs, chosen by `audit.reruns`, is made twice before anything is deployed or destroyed: afterwards the
-photographs, the weights the run began from and its working files are gone, and nobody can make it again. Equal digests
+A share of the runs, chosen by `audit.proof.reruns`, is made twice before anything is deployed or destroyed: afterwards
+the images, the weights the run began from and its working files are gone, and nobody can make it again. Equal digests
 show that the procedure in the certificate makes these weights; unequal ones stop the run.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import structlog
 from sqlmodel import Session, col, select
 
-from audit.reruns import is_chosen, key_commitment
+from audit.proof.reruns import is_chosen, key_commitment
 from service import ledger, planning
 from service.candidates import scene_of
 from service.context import Context

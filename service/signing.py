@@ -20,7 +20,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from audit.envelope import key_id, public_keys_pem, read_public_keys
+from audit.proof.envelope import key_id, public_keys_pem, read_public_keys
 from service.errors import StartupError
 from unlearning import files
 

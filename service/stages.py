@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audit.comparison import DO_NOTHING
+from audit.studies.comparison import DO_NOTHING
 from service.bank_store import BankKey
 from service.banks import BankPlan, plan_exact_bank, rows_digest
 from service.context import Context

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from audit.experiments import Setup
-from audit.study import Cell, Study
+from audit.studies.experiments import Setup
+from audit.studies.table import Cell, Study
 from service.context import Context
 from service.experiments import Experiment, OnProgress, draw_references, draw_together, evaluate
 from service.scenes import intact

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from audit.exchangeability import exchangeability
-from audit.forgetting import mean_ratio, quick_ratio
+from audit.statistics.exchangeability import exchangeability
+from audit.statistics.forgetting import mean_ratio, quick_ratio
 from service.bank_store import Bank
 from service.context import Context
 from service.errors import InvalidInputError

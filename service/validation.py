@@ -1,9 +1,9 @@
 """`expunge references validate`: how large blocks may be, and how stale banks, before the audit misleads.
 
 Some people of the training split are retrained without, exactly, and these models are audited against references that
-left out more people than the one, or that learned from people gone since (`audit.block_bias`). Blocks are nested, so
-that the people share them. The banks are ordinary ones: a killed validation goes on where it was, and an erasure
-destroys the person's columns in them like in any other.
+left out more people than the one, or that learned from people gone since (`audit.studies.block_bias`). Blocks are
+nested, so that the people share them. The banks are ordinary ones: a killed validation goes on where it was, and an
+erasure destroys the person's columns in them like in any other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audit.block_bias import Bias, Curve, Point, bias, svg, table
+from audit.studies.block_bias import Bias, Curve, Point, bias, svg, table
 from service.bank_store import Bank, BankStore
 from service.banks import OnProgress, build_bank, columns_of, example_ids, plan_exact_bank
 from service.context import Context

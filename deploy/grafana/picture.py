@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from audit.drawings import Scale
+from audit.report.drawings import Scale
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
 """Points (Unix time, value) by legend."""

@@ -40,7 +40,7 @@ def compare(
     Models drawn are kept as margins, so a comparison that was stopped goes on where it was, and can be had at the size
     it had reached by a smaller `--n-models`.
     """
-    from audit.study import markdown, write
+    from audit.studies.table import markdown, write
     from service.context import Context
     from service.study import Field, study
     from service.trials import release_processes

@@ -39,8 +39,8 @@ def evaluate(
 
     Models drawn are kept as margins in the home, so an evaluation that was stopped goes on where it was.
     """
-    from audit.comparison import write
-    from audit.wording import number
+    from audit.report.wording import number
+    from audit.studies.comparison import write
     from service.context import Context
     from service.experiments import Experiment, workload
     from service.experiments import evaluate as run_evaluation

@@ -131,7 +131,7 @@ def keys_rotate_signing() -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from sqlmodel import col, select
 
-    from audit.envelope import key_id
+    from audit.proof.envelope import key_id
     from service import ledger
     from service.context import Context
     from service.db import session

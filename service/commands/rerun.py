@@ -38,7 +38,7 @@ def rerun_check(
     Status 0: all were. 1: some were not, or were logged under another key. 2: it was not checked.
     """
     with stating() as findings:
-        from audit.reruns import omissions
+        from audit.proof.reruns import omissions
 
         try:
             found = omissions(log.read_bytes().splitlines(), key.read_bytes())

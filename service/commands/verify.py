@@ -40,8 +40,8 @@ def verify(
     something could not be read or written.
     """
     with stating() as findings:
-        from audit import certificate as certificates
-        from audit.log import read_checkpoint
+        from audit.proof import certificate as certificates
+        from audit.proof.log import read_checkpoint
 
         trusted, retired_at = _trusted(key or [], home=home)
         if weights is not None:
@@ -70,7 +70,7 @@ def verify(
 
 def _trusted(paths: list[Path], *, home: bool) -> tuple[list[Any], dict[str, datetime]]:
     """Public keys of the files and of the home, and when the earlier ones ended."""
-    from audit.envelope import read_published_keys
+    from audit.proof.envelope import read_published_keys
 
     trusted: list[Any] = []
     retired_at: dict[str, datetime] = {}
@@ -92,7 +92,7 @@ def _trusted(paths: list[Path], *, home: bool) -> tuple[list[Any], dict[str, dat
 
 def _proof(path: Path) -> list[bytes]:
     """Hashes of an answer of `GET /v1/log/consistency`."""
-    from audit.log import from_base64, parse_json
+    from audit.proof.log import from_base64, parse_json
 
     try:
         return [from_base64(node) for node in parse_json(path.read_bytes())["hashes"]]

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from audit import certificate as certificates
-from audit.envelope import read_public_keys
+from audit.proof import certificate as certificates
+from audit.proof.envelope import read_public_keys
 from service import auth, readings, registry
 from service.console import comparisons, queries
 from service.console.rendering import Pages

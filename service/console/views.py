@@ -10,8 +10,8 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Final
 
-from audit import wording
 from audit.policy import Policy
+from audit.report import wording
 from service import states
 from service.tables import Attempt, RequestEvent, Run
 

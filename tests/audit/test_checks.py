@@ -6,12 +6,12 @@ import pytest
 
 from audit import PRESETS, Check
 from audit.checks import all_checks, verdict_of
-from audit.distances import detect
-from audit.exchangeability import Exchangeability
-from audit.forgetting import ForgettingRatio
-from audit.intervals import Interval
 from audit.staleness import Staleness
-from audit.utility import Deployed, Utility, utility
+from audit.statistics.distances import detect
+from audit.statistics.exchangeability import Exchangeability
+from audit.statistics.forgetting import ForgettingRatio
+from audit.statistics.intervals import Interval
+from audit.statistics.utility import Deployed, Utility, utility
 
 POLICY = PRESETS["standard"]
 

@@ -11,9 +11,9 @@ from audit import PRESETS, Evidence, evaluate
 from audit import evaluation as evaluation_module
 from audit.errors import BankError, NotANumberError, PolicyError
 from audit.evaluation import as_json
-from audit.exchangeability import exchangeability
-from audit.forgetting import forgetting_ratio
 from audit.staleness import Staleness
+from audit.statistics.exchangeability import exchangeability
+from audit.statistics.forgetting import forgetting_ratio
 
 POLICY = PRESETS["standard"]
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from audit.distances import kl_divergences
-from audit.epsilon import DELTA, epsilons
-from audit.forgetting import forgetting_quality
-from audit.margins import margins
+from audit.statistics.distances import kl_divergences
+from audit.statistics.epsilon import DELTA, epsilons
+from audit.statistics.forgetting import forgetting_quality
+from audit.statistics.margins import margins
 
 
 def test_epsilon_is_the_larger_of_the_two_terms_and_not_the_smaller() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from audit.certificate import openssl_recipe
+from audit.proof.certificate import openssl_recipe
 from service.cli import app
 from service.settings_table import settings_table
 from tests.faults.parts import PARTS

@@ -1,7 +1,7 @@
 """A certificate checked with nothing of Expunge's: Ed25519 and SHA-256 alone, as an auditor's own program would do it.
 
 The formats are DSSE (`PAE`), RFC 6962 (section 2.1) and c2sp.org/signed-note. Everything here is the slow and plain
-form, so that it shares no code and no thought with `audit.log` and `audit.envelope`.
+form, so that it shares no code and no thought with `audit.proof.log` and `audit.proof.envelope`.
 """
 
 from __future__ import annotations

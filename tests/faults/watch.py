@@ -30,8 +30,8 @@ import httpx
 import numpy as np
 from sqlmodel import col, select
 
-from audit.certificate import verify
-from audit.envelope import read_public_keys
+from audit.proof.certificate import verify
+from audit.proof.envelope import read_public_keys
 from service.context import Context
 from service.db import reading
 from service.settings import Settings

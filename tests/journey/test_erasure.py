@@ -12,8 +12,8 @@ import httpx
 import pytest
 from sqlmodel import select
 
-from audit.certificate import verify
-from audit.envelope import read_public_keys
+from audit.proof.certificate import verify
+from audit.proof.envelope import read_public_keys
 from service.context import LINE, Context
 from service.data_folder import MISSING
 from service.db import reading, session

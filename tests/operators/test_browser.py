@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-from audit.certificate import verify
+from audit.proof.certificate import verify
 from service import auth
 from service.context import Context
 from service.db import session

@@ -66,7 +66,13 @@ def test_the_source_distribution_holds_licence_and_sources(built: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
-    assert {"LICENSE", "README.md", "pyproject.toml", "service/pipeline.py", "audit/templates/report.html"} <= names
+    assert {
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+        "service/pipeline.py",
+        "audit/report/templates/report.html",
+    } <= names
 
 
 def test_the_installed_program_makes_and_checks_data(program: Path, tmp_path: Path) -> None:

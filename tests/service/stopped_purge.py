@@ -25,7 +25,7 @@ def _impatient(**options: Any) -> Any:
 
 dbos.DBOS.step = _impatient  # type: ignore[method-assign, assignment]  # before the pipeline is imported
 
-from audit.certificate import verify  # noqa: E402
+from audit.proof.certificate import verify  # noqa: E402
 from service import decisions, runs, stored_banks, worker  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.errors import StorageError  # noqa: E402

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sqlmodel import select
 
-from audit.certificate import verify
 from audit.evaluation import evaluate
+from audit.proof.certificate import verify
 from service import candidates, completion, deployment, planning, registry, rosters, trials
 from service.bank_store import BankStore
 from service.banks import columns_of, example_ids

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.certificate import verify
+from audit.proof.certificate import verify
 from service import planning, registry
 from service.certificates import NO_MODEL, Issuer
 from service.db import session

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from sqlmodel import select
 
-from audit.certificate import verify
+from audit.proof.certificate import verify
 from service import planning, registry, rosters
 from service.bank_store import BankStore
 from service.completion import complete, purge, tidy

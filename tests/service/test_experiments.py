@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from audit.comparison import DO_NOTHING, RETRAIN, render_html, write
+from audit.studies.comparison import DO_NOTHING, RETRAIN, render_html, write
 from service import experiments, stages
 from service.banks import stores
 from service.cli import app

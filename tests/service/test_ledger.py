@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from audit import log
+from audit.proof import log
 from service import ledger
 from service.context import Context
 from service.db import session

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import select
 
-from audit.certificate import verify
+from audit.proof.certificate import verify
 from service import data_folder, decisions, doubts, planning, readings, registry, rosters
 from service.auth import READ, Client
 from service.completion import complete, purge

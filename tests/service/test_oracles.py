@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from audit.certificate import verify
+from audit.proof.certificate import verify
 from service import completion, planning
 from service.bank_store import BankStore
 from service.candidates import unlearn

@@ -13,7 +13,7 @@ import pytest
 from dbos import error as dbos_error
 from sqlmodel import select
 
-from audit.certificate import verify
+from audit.proof.certificate import verify
 from service import candidates, deployment, planning, registry, reruns
 from service.completion import complete, purge
 from service.context import LINE

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import pytest
 
-from audit.certificate import verify
+from audit.proof.certificate import verify
 from service import auth, completion, decisions, intake, purge_record, registry, stored_banks
 from service.auth import Client
 from service.bank_store import BankStore

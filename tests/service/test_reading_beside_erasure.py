@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from audit.comparison import DO_NOTHING
+from audit.studies.comparison import DO_NOTHING
 from service import deployment
 from service.bank_store import BankStore
 from service.banks import build_bank, stores

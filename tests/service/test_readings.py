@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from audit import log
+from audit.proof import log
 from service import ledger, readings, states
 from service.auth import ADMIN, AUDIT, READ, Client
 from service.context import Context

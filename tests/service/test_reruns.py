@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from sqlmodel import col, select
 
-from audit.certificate import verify
-from audit.reruns import omissions
+from audit.proof.certificate import verify
+from audit.proof.reruns import omissions
 from service import reruns
 from service.db import session
 from service.errors import ConflictError, NotFoundError

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from audit import log
-from audit.certificate import openssl_recipe, verify
-from audit.envelope import key_id, read_published_keys
+from audit.proof import log
+from audit.proof.certificate import openssl_recipe, verify
+from audit.proof.envelope import key_id, read_published_keys
 from service import readings, registry
 from service.cli import app
 from service.completion import complete, purge

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from audit.envelope import key_id, read_public_keys
+from audit.proof.envelope import key_id, read_public_keys
 from service.errors import StartupError
 from service.signing import SigningKeys
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from audit import log
-from audit.envelope import public_keys_pem
 from tests.audit.test_certificate import GOOD, KEY, NEW_KEY, failed, issue
+
+from audit.proof import log
+from audit.proof.envelope import public_keys_pem
 
 VALID, NOT_VALID, NOT_CHECKED = 0, 1, 2
 
@@ -97,7 +97,7 @@ def test_nor_what_cannot_be_read(good: Path, tmp_path: Path) -> None:
 
 def test_a_fault_of_ours_is_not_a_forged_certificate(good: Path) -> None:
     program = (
-        "import sys, audit.certificate as c\n"
+        "import sys, audit.proof.certificate as c\n"
         "def crash(*a, **k): raise RuntimeError('bug')\n"
         "c.verify = crash\n"
         f"sys.argv = ['expunge', 'verify', {str(good)!r}]\n"

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlmodel import col
 from starlette.testclient import TestClient
 
-from audit.certificate import verify
+from audit.proof.certificate import verify
 from service import auth, completion
 from service.console.listener import create_console
 from service.console.proofs import standalone

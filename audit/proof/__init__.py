@@ -1,0 +1,1 @@
+"""Certificates and the log, and checking them."""

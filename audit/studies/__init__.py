@@ -1,0 +1,1 @@
+"""Methods and references studied over many subjects."""
