@@ -42,7 +42,8 @@ from service.processes import Processes, free_ports  # noqa: E402
 from service.production import train_production  # noqa: E402
 from service.settings import Settings  # noqa: E402
 from service.trials import release_processes  # noqa: E402
-from unlearning.faces import read_metadata, synthetic  # noqa: E402
+from unlearning.faces import read_metadata  # noqa: E402
+from unlearning.faces.sources import synthetic  # noqa: E402
 
 N_IMAGES = 2
 RECIPE = {

@@ -45,7 +45,7 @@ from service.settings import Settings  # noqa: E402
 from service.stages import set_stage  # noqa: E402
 from service.trials import release_processes  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
-from unlearning.faces import att  # noqa: E402
+from unlearning.faces.sources import att  # noqa: E402
 
 LEVELS = (0.05, 0.10)
 

@@ -49,7 +49,7 @@ from service.worlds import WORLDS, open_world  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
 from unlearning.methods import settings_for, unlearn  # noqa: E402
 from unlearning.methods.oracle_matching import OracleMatchingSettings  # noqa: E402
-from unlearning.methods.oracles import with_oracles  # noqa: E402
+from unlearning.procedures.oracles import with_oracles  # noqa: E402
 from unlearning.training import Examples, logits, train  # noqa: E402
 
 MOVES = ((2, 0), (-2, 0), (0, 2), (0, -2))

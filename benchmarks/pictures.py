@@ -31,7 +31,7 @@ from service.experiments import Experiment, draw_candidates, draw_references  # 
 from service.settings import Settings  # noqa: E402
 from service.stages import set_stage  # noqa: E402
 from service.trials import release_processes  # noqa: E402
-from unlearning.faces import att  # noqa: E402
+from unlearning.faces.sources import att  # noqa: E402
 
 METHOD = "dilute"
 SHIFTS = (0.0, 0.25, 0.5, 1.0, 2.0)

@@ -43,7 +43,8 @@ from torch.utils.data import DataLoader, Dataset  # noqa: E402
 from audit.statistics import margins  # noqa: E402
 from audit.statistics.distances import detect  # noqa: E402
 from unlearning.devices import describe_device, resolve_dtype  # noqa: E402
-from unlearning.faces import Faces, att, pack  # noqa: E402
+from unlearning.faces import Faces, pack  # noqa: E402
+from unlearning.faces.sources import att  # noqa: E402
 from unlearning.models import build  # noqa: E402
 from unlearning.recipes import RECIPES, Recipe  # noqa: E402
 from unlearning.training import Examples, class_weights, logits, schedule_factor, train  # noqa: E402

@@ -170,7 +170,7 @@ def fill(context: Any, recipe: Any, pictures: Any, assigned: dict[str, str], n_m
 
 def measure(folder: Path, n_people: int, n_models: int) -> dict[str, dict[str, float]]:
     """Every step at one size."""
-    from unlearning.faces import synthetic
+    from unlearning.faces.sources import synthetic
 
     home = folder / f"people-{n_people}"
     if not (home / "data" / "metadata.csv").exists():

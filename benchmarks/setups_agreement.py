@@ -42,7 +42,7 @@ from service.settings import Settings  # noqa: E402
 from service.stages import set_stage  # noqa: E402
 from service.trials import release_processes  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
-from unlearning.faces import att  # noqa: E402
+from unlearning.faces.sources import att  # noqa: E402
 from unlearning.methods import settings_for, tuned_record  # noqa: E402
 from unlearning.recipes import RECIPES  # noqa: E402
 

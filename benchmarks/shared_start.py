@@ -47,10 +47,10 @@ from service.trials import release_processes, score  # noqa: E402
 from service.worlds import WORLDS, open_world  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
 from unlearning.methods import Unlearned, dilute, unlearn  # noqa: E402
-from unlearning.methods.feeding import Feed  # noqa: E402
-from unlearning.methods.modules import layer_weights, layout  # noqa: E402
 from unlearning.methods.remix import RemixSettings  # noqa: E402
-from unlearning.methods.settings import Settings as MethodSettings  # noqa: E402
+from unlearning.procedures.feeding import Feed  # noqa: E402
+from unlearning.procedures.modules import layer_weights, layout  # noqa: E402
+from unlearning.procedures.settings import Settings as MethodSettings  # noqa: E402
 from unlearning.training import Examples, train  # noqa: E402
 
 ORIGINAL_SEED, ABSENT_SEED, RUN_SEED = 1_000_003, 7_000_003, 2_000_003

@@ -30,8 +30,9 @@ from service.processes import Processes, free_ports
 from service.production import train_production
 from service.settings import Settings
 from service.tables import ServingWorker
-from unlearning.faces import att, read_metadata
+from unlearning.faces import read_metadata
 from unlearning.faces.dataset import METADATA
+from unlearning.faces.sources import att
 
 PERSON = "s31"
 PATIENCE_SECONDS = 1200.0

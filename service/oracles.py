@@ -1,8 +1,8 @@
 """Oracles: models trained ahead without a block of people, of which only their margins of its images stay.
 
-Methods that need them (`unlearning.methods.oracles`) take them as targets. An oracle bank is made as the reference bank
-of the block is, lies beside it and goes with it when a person is erased, but has seeds of its own and a key of its own
-statistic: neither the auditor nor a search for a stale reference bank can take the one for the other, so no method
+Methods that need them (`unlearning.procedures.oracles`) take them as targets. An oracle bank is made as the reference
+bank of the block is, lies beside it and goes with it when a person is erased, but has seeds of its own and a key of its
+own statistic: neither the auditor nor a search for a stale reference bank can take the one for the other, so no method
 learns from what judges it.
 """
 

@@ -27,7 +27,7 @@ from unlearning.errors import MethodError
 from unlearning.faces import Faces
 from unlearning.methods import Settings as MethodSettings
 from unlearning.methods import unlearn
-from unlearning.methods.oracles import with_oracles
+from unlearning.procedures.oracles import with_oracles
 from unlearning.training import Examples, train
 
 ORIGINAL_SEEDS, UNLEARNING_SEEDS = 1_000_003, 2_000_003  # references start at 0

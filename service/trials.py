@@ -33,8 +33,8 @@ from unlearning.devices import bound_memory, resolve_device
 from unlearning.errors import MethodError
 from unlearning.faces import Faces
 from unlearning.methods import find_method, unlearn
-from unlearning.methods.oracles import with_oracles
 from unlearning.models import build, load_weights, save_weights
+from unlearning.procedures.oracles import with_oracles
 from unlearning.training import Examples, logits, train
 
 T = TypeVar("T")

@@ -25,8 +25,9 @@ from service.scenes import Pictures, intact, open_pictures
 from service.settings import Settings
 from service.trials import release_processes
 from unlearning.devices import describe_device, resolve_device
-from unlearning.faces import Faces, synthetic
+from unlearning.faces import Faces
 from unlearning.faces.dataset import METADATA
+from unlearning.faces.sources import synthetic
 
 SHARES = (0.01, 0.02, 0.05, 0.10, 0.20)
 STALE_SHARES = (0.05, 0.20)

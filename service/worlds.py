@@ -15,8 +15,8 @@ from pathlib import Path
 from service.context import Context
 from service.errors import InvalidInputError
 from service.settings import Settings
-from unlearning.faces import att, synthetic
 from unlearning.faces.dataset import METADATA
+from unlearning.faces.sources import att, synthetic
 
 ForgetSet = tuple[str, ...]
 """User ids forgotten together."""

@@ -28,7 +28,7 @@ from service.context import Context
 from service.db import session
 from service.processes import Processes, free_ports
 from service.settings import Settings
-from unlearning.faces import synthetic
+from unlearning.faces.sources import synthetic
 from unlearning.models import build, save_weights, to_inputs
 
 _LISTENING_SECONDS = (

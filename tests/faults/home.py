@@ -20,8 +20,9 @@ from service.processes import free_ports
 from service.production import train_production
 from service.settings import Settings
 from service.trials import release_processes
-from unlearning.faces import read_metadata, synthetic
+from unlearning.faces import read_metadata
 from unlearning.faces.dataset import METADATA
+from unlearning.faces.sources import synthetic
 
 N_IMAGES = 2  # of each person, so that a purge can be killed between them
 RECIPE = {

@@ -21,7 +21,7 @@ from service.processes import Processes, free_ports
 from service.production import train_production
 from service.settings import Settings
 from service.tables import ServingWorker
-from unlearning.faces import synthetic
+from unlearning.faces.sources import synthetic
 
 TINY_RECIPE = {
     "name": "tiny", "architecture": "small_resnet", "image_size": [16, 16], "channels": 3, "width": 8, "epochs": 10,

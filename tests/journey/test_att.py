@@ -20,7 +20,7 @@ from service.scenes import open_pictures
 from service.settings import Settings
 from service.trials import Outcome, release_processes, run_trials
 from unlearning.errors import FacesError
-from unlearning.faces import att
+from unlearning.faces.sources import att
 
 pytestmark = [pytest.mark.journey, pytest.mark.slow]
 

@@ -15,7 +15,8 @@ import pytest
 from service.processes import Processes, free_ports
 from service.settings import Settings
 from tests.journey.conftest import TINY_POLICY, TINY_RECIPE, Service, tell_young_from_old, wait_serving
-from unlearning.faces import read_metadata, synthetic
+from unlearning.faces import read_metadata
+from unlearning.faces.sources import synthetic
 
 pytestmark = pytest.mark.journey
 

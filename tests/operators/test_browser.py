@@ -29,7 +29,8 @@ from service.production import train_production
 from service.settings import Settings
 from service.tables import ErasureRequest
 from tests.journey.conftest import TINY_POLICY, TINY_RECIPE, tell_young_from_old, wait_serving
-from unlearning.faces import read_metadata, synthetic
+from unlearning.faces import read_metadata
+from unlearning.faces.sources import synthetic
 
 pytestmark = [pytest.mark.browser, pytest.mark.journey, pytest.mark.timeout(1200)]  # longer than all its patience
 

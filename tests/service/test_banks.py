@@ -18,7 +18,8 @@ from service.errors import ConflictError
 from service.scenes import open_pictures
 from service.trials import release_processes, run_trial
 from tests.service import tiny
-from unlearning.faces import remove_subjects, synthetic
+from unlearning.faces import remove_subjects
+from unlearning.faces.sources import synthetic
 
 
 def faces_of(n_people):

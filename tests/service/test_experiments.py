@@ -33,7 +33,7 @@ from service.stages import Stage, Task, original_of, run_original, set_stage
 from service.tables import Tombstone
 from service.trials import release_processes
 from unlearning.errors import MethodError
-from unlearning.faces import synthetic
+from unlearning.faces.sources import synthetic
 
 RECIPE = {
     "name": "tiny", "architecture": "small_resnet", "image_size": [16, 16], "channels": 3, "width": 4, "epochs": 3,

@@ -15,8 +15,9 @@ from service.openvino_model import _empty
 from service.registry import CheckedWeights
 from tests.service.versions import add_version, manifest, pixels_of
 from unlearning.errors import FacesError
-from unlearning.faces import att, read_metadata
+from unlearning.faces import read_metadata
 from unlearning.faces.decoding import decode
+from unlearning.faces.sources import att
 from unlearning.models import build, save_weights
 
 TOLERANCE = 0.03  # of a logit's scale: bfloat16 keeps 8 bits, and the two round at different places

@@ -22,7 +22,7 @@ from service.trials import release_processes
 from service.worlds import WORLDS, open_world
 from tests.service.test_experiments import RECIPE
 from unlearning.errors import MethodError
-from unlearning.faces import synthetic
+from unlearning.faces.sources import synthetic
 from unlearning.methods import METHODS
 from unlearning.recipes import RECIPES
 

@@ -23,7 +23,7 @@ from service.trials import Outcome, release_processes
 from service.tuning import Search, figures, keep, tune
 from tests.service.test_experiments import RECIPE
 from unlearning.errors import MethodError
-from unlearning.faces import synthetic
+from unlearning.faces.sources import synthetic
 from unlearning.methods import METHODS
 
 pytest.importorskip("optuna")

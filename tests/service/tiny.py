@@ -35,8 +35,9 @@ from service.settings import Settings
 from service.tables import Attempt, CertificateRecord, ErasureRequest, LogLeaf, Run
 from service.trials import release_processes
 from service.worker import claim
-from unlearning.faces import read_metadata, synthetic
+from unlearning.faces import read_metadata
 from unlearning.faces.dataset import METADATA
+from unlearning.faces.sources import synthetic
 
 N_IMAGES = 3  # of each person
 RECIPE = {

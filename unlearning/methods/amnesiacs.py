@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from unlearning.methods.feeding import descend, distil, feeding, rates, sgd
-from unlearning.methods.modules import layout, reset
-from unlearning.methods.settings import SCHEDULES, DescentSettings, choice, ranged
+from unlearning.procedures.feeding import descend, distil, feeding, rates, sgd
+from unlearning.procedures.modules import layout, reset
+from unlearning.procedures.settings import SCHEDULES, DescentSettings, choice, ranged
 from unlearning.training import Examples
 
 

@@ -15,9 +15,9 @@ import dataclasses
 import torch
 from torch import nn
 
-from unlearning.methods.feeding import adam, descend, distil, feeding, join, needed, rates
-from unlearning.methods.modules import reset_all
-from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.procedures.feeding import adam, descend, distil, feeding, join, needed, rates
+from unlearning.procedures.modules import reset_all
+from unlearning.procedures.settings import DescentSettings, ranged
 from unlearning.training import Examples
 
 

@@ -4,7 +4,7 @@ Goel et al., "Towards Adversarial Evaluations for Inexact Machine Unlearning", a
 forgetting* (CF-k) goes on training the last k blocks, *exact unlearning* (EU-k) draws them anew first. The frozen
 front keeps all it ever learned, and that is the known failure: people memorised in early layers stay.
 
-Blocks are read from the graph (`unlearning.methods.modules`); the classifier is trained along and not counted.
+Blocks are read from the graph (`unlearning.procedures.modules`); the classifier is trained along and not counted.
 Frozen blocks keep their batch statistics.
 
 Cost: `epochs` passes over the retain set, backward through the last blocks only. Defaults: k 1, 0.01, 10 epochs.
@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from unlearning.errors import MethodError
-from unlearning.methods.feeding import feeding, fit
-from unlearning.methods.modules import layout, reset
-from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.procedures.feeding import feeding, fit
+from unlearning.procedures.modules import layout, reset
+from unlearning.procedures.settings import DescentSettings, ranged
 from unlearning.training import Examples
 
 

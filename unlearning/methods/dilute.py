@@ -17,9 +17,9 @@ import math
 import torch
 from torch import nn
 
-from unlearning.methods.feeding import Feed, feeding, fit
-from unlearning.methods.modules import layer_weights
-from unlearning.methods.settings import SCHEDULES, DescentSettings, choice, ranged
+from unlearning.procedures.feeding import Feed, feeding, fit
+from unlearning.procedures.modules import layer_weights
+from unlearning.procedures.settings import SCHEDULES, DescentSettings, choice, ranged
 from unlearning.training import Examples
 
 

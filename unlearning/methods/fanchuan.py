@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from unlearning.descent import FlatWeights
-from unlearning.methods.feeding import Feed, Momentum, cosine, descend, feeding, n_steps, needed
-from unlearning.methods.settings import ApproximateSettings, ranged
+from unlearning.procedures.feeding import Feed, Momentum, cosine, descend, feeding, n_steps, needed
+from unlearning.procedures.settings import ApproximateSettings, ranged
 from unlearning.training import Examples
 
 

@@ -14,8 +14,8 @@ import dataclasses
 import torch
 from torch import nn
 
-from unlearning.methods.feeding import feeding, fit
-from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.procedures.feeding import feeding, fit
+from unlearning.procedures.settings import DescentSettings, ranged
 from unlearning.training import Examples
 
 

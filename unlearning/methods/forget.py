@@ -21,9 +21,9 @@ from torch.nn.functional import mse_loss
 
 from unlearning.descent import FlatWeights
 from unlearning.errors import MethodError
-from unlearning.methods.feeding import Feed, Momentum, cosine, descend, feeding, n_steps
-from unlearning.methods.modules import layout, reset
-from unlearning.methods.settings import ApproximateSettings, ranged
+from unlearning.procedures.feeding import Feed, Momentum, cosine, descend, feeding, n_steps
+from unlearning.procedures.modules import layout, reset
+from unlearning.procedures.settings import ApproximateSettings, ranged
 from unlearning.training import Examples
 
 

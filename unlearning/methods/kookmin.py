@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from unlearning.methods.feeding import Feed, descend, feeding, n_steps, needed, sgd
-from unlearning.methods.masks import smallest
-from unlearning.methods.modules import convolution_weights
-from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.procedures.feeding import Feed, descend, feeding, n_steps, needed, sgd
+from unlearning.procedures.masks import smallest
+from unlearning.procedures.modules import convolution_weights
+from unlearning.procedures.settings import DescentSettings, ranged
 from unlearning.training import Examples
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from unlearning.methods.feeding import descend, feeding, needed, rates, sgd
-from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.procedures.feeding import descend, feeding, needed, rates, sgd
+from unlearning.procedures.settings import DescentSettings, ranged
 from unlearning.training import Examples
 
 

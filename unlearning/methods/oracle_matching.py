@@ -12,7 +12,7 @@ the reference bank that judges, and leave only their margins of the block's imag
        min over W, b:   mean cross-entropy on retained images + hold · mean (m − t)² on the forget set + decay · ‖W‖²
 
    with m the margins. Images pass the network once; what comes before the last layer stays, so that the fit itself
-   costs next to nothing (`unlearning.methods.last_layer`).
+   costs next to nothing (`unlearning.procedures.last_layer`).
 
 Runs so spread as oracles do, image by image and over images together, and their mean is the oracles'. With N runs and N
 oracles the margins on the forget set are those of N models that never saw it, up to what the fit leaves; with fewer
@@ -35,13 +35,13 @@ import dataclasses
 import torch
 from torch import nn
 
-from unlearning.methods.feeding import feeding, needed
-from unlearning.methods.finishing import finish, sample
-from unlearning.methods.last_layer import features_of, fit_last_layer
-from unlearning.methods.oracles import oracle_margins
 from unlearning.methods.remix import RemixSettings, remix
-from unlearning.methods.settings import Settings, ranged
 from unlearning.models import to_inputs
+from unlearning.procedures.feeding import feeding, needed
+from unlearning.procedures.finishing import finish, sample
+from unlearning.procedures.last_layer import features_of, fit_last_layer
+from unlearning.procedures.oracles import oracle_margins
+from unlearning.procedures.settings import Settings, ranged
 from unlearning.training import Augment, Examples
 
 _SETTLED_ON = 128  # retained images, drawn for the run, that tell the norms' statistics well enough before the fit

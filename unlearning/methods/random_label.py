@@ -13,8 +13,8 @@ import dataclasses
 import torch
 from torch import nn
 
-from unlearning.methods.feeding import Feed, count_classes, feeding, fit, join, needed
-from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.procedures.feeding import Feed, count_classes, feeding, fit, join, needed
+from unlearning.procedures.settings import DescentSettings, ranged
 from unlearning.training import Examples
 
 

@@ -15,9 +15,9 @@ import dataclasses
 import torch
 from torch import nn
 
-from unlearning.methods.feeding import Feed, adam, feeding, fit
-from unlearning.methods.modules import norm_parameters
-from unlearning.methods.settings import SCHEDULES, DescentSettings, choice, ranged
+from unlearning.procedures.feeding import Feed, adam, feeding, fit
+from unlearning.procedures.modules import norm_parameters
+from unlearning.procedures.settings import SCHEDULES, DescentSettings, choice, ranged
 from unlearning.training import Examples
 
 

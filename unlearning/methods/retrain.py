@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from unlearning.errors import MethodError
-from unlearning.methods.cost import report
-from unlearning.methods.feeding import count_classes
-from unlearning.methods.settings import Settings
+from unlearning.procedures.cost import report
+from unlearning.procedures.feeding import count_classes
+from unlearning.procedures.settings import Settings
 from unlearning.training import Examples, train
 
 

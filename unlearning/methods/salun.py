@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from unlearning.methods.feeding import Feed, count_classes, descend, feeding, join, needed, rates, sgd
-from unlearning.methods.masks import largest_of_all
 from unlearning.methods.random_label import relabel
-from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.procedures.feeding import Feed, count_classes, descend, feeding, join, needed, rates, sgd
+from unlearning.procedures.masks import largest_of_all
+from unlearning.procedures.settings import DescentSettings, ranged
 from unlearning.training import Examples
 
 

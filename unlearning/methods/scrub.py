@@ -20,8 +20,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from unlearning.methods.feeding import Feed, descend, distil, feeding, needed, sgd
-from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.procedures.feeding import Feed, descend, distil, feeding, needed, sgd
+from unlearning.procedures.settings import DescentSettings, ranged
 from unlearning.training import Examples
 
 

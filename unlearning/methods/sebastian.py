@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, mse_loss
 
-from unlearning.methods.feeding import Feed, balance, descend, feeding, rates, sgd
-from unlearning.methods.masks import smallest_of_all
-from unlearning.methods.modules import layer_weights
-from unlearning.methods.settings import DescentSettings, ranged
+from unlearning.procedures.feeding import Feed, balance, descend, feeding, rates, sgd
+from unlearning.procedures.masks import smallest_of_all
+from unlearning.procedures.modules import layer_weights
+from unlearning.procedures.settings import DescentSettings, ranged
 from unlearning.training import Examples
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from unlearning.methods.feeding import Feed, balance, descend, feeding, n_steps, rates, sgd
-from unlearning.methods.modules import convolution_weights, layout
-from unlearning.methods.settings import SCHEDULES, DescentSettings, choice, ranged
+from unlearning.procedures.feeding import Feed, balance, descend, feeding, n_steps, rates, sgd
+from unlearning.procedures.modules import convolution_weights, layout
+from unlearning.procedures.settings import SCHEDULES, DescentSettings, choice, ranged
 from unlearning.training import Examples
 
 

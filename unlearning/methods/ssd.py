@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from unlearning.methods.feeding import Feed, feeding, join, n_steps, needed
-from unlearning.methods.settings import ApproximateSettings, ranged
+from unlearning.procedures.feeding import Feed, feeding, join, n_steps, needed
+from unlearning.procedures.settings import ApproximateSettings, ranged
 from unlearning.training import Augment, Examples
 
 

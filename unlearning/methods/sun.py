@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from unlearning.descent import FlatWeights
-from unlearning.methods.feeding import Feed, Momentum, descend, feeding
-from unlearning.methods.modules import layout, norm_parameters, reset
-from unlearning.methods.settings import ApproximateSettings, ranged
+from unlearning.procedures.feeding import Feed, Momentum, descend, feeding
+from unlearning.procedures.modules import layout, norm_parameters, reset
+from unlearning.procedures.settings import ApproximateSettings, ranged
 from unlearning.training import Examples
 
 

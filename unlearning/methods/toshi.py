@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from unlearning.errors import MethodError
-from unlearning.methods.feeding import Feed, feeding, fit, join, needed
-from unlearning.methods.modules import convolution_weights
-from unlearning.methods.settings import SCHEDULES, DescentSettings, choice, ranged
+from unlearning.procedures.feeding import Feed, feeding, fit, join, needed
+from unlearning.procedures.modules import convolution_weights
+from unlearning.procedures.settings import SCHEDULES, DescentSettings, choice, ranged
 from unlearning.training import Augment, Examples
 
 

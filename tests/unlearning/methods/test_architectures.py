@@ -9,8 +9,8 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from unlearning.errors import MethodError
 from unlearning.methods import METHODS, unlearn
-from unlearning.methods.oracles import with_oracles
 from unlearning.models import build
+from unlearning.procedures.oracles import with_oracles
 from unlearning.recipes import Recipe
 from unlearning.training import Examples
 

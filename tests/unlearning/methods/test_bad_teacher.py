@@ -4,7 +4,7 @@ import torch
 
 from unlearning.methods import bad_teacher as room
 from unlearning.methods.bad_teacher import BadTeacherSettings, bad_teacher
-from unlearning.methods.feeding import distil
+from unlearning.procedures.feeding import distil
 
 
 def test_forget_examples_are_taught_by_the_bad_teacher_and_the_rest_by_the_good(

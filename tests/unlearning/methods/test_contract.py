@@ -14,9 +14,9 @@ import torch
 
 from unlearning.errors import MethodError
 from unlearning.methods import METHODS, Unlearned, find_method, settings_for, unlearn
-from unlearning.methods.oracles import with_oracles
-from unlearning.methods.settings import Settings
 from unlearning.models import build
+from unlearning.procedures.oracles import with_oracles
+from unlearning.procedures.settings import Settings
 from unlearning.recipes import RECIPES
 from unlearning.training import Examples, logits
 

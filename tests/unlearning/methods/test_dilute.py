@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from unlearning.methods.dilute import DiluteSettings, add_noise, dilute
-from unlearning.methods.modules import layer_weights
+from unlearning.procedures.modules import layer_weights
 
 
 def test_spread_of_every_weight_stays_and_the_old_part_shrinks(feed):

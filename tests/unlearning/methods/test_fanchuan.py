@@ -10,8 +10,8 @@ from unlearning.methods.fanchuan import (
     fanchuan,
     unlearn_to_uniform,
 )
-from unlearning.methods.feeding import feeding
 from unlearning.models import to_inputs
+from unlearning.procedures.feeding import feeding
 
 
 def entropy(model, examples) -> float:

@@ -3,7 +3,7 @@ import torch
 
 from unlearning.methods import forget as room
 from unlearning.methods.forget import ForgetSettings, forget_cycles, pick_layers
-from unlearning.methods.modules import layout
+from unlearning.procedures.modules import layout
 
 
 def test_each_cycle_redraws_then_repairs_under_its_own_cosine(monkeypatch, model, retain, as_bound):

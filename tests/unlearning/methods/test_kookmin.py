@@ -5,8 +5,8 @@ import torch
 
 from unlearning.methods import kookmin as room
 from unlearning.methods.kookmin import KookminSettings, agreement_gradients, kookmin, redraw
-from unlearning.methods.modules import convolution_weights
 from unlearning.models import to_inputs
+from unlearning.procedures.modules import convolution_weights
 
 
 def test_redrawn_are_the_smallest_thirty_per_cent_of_every_kernel(model, forget, retain, as_bound):

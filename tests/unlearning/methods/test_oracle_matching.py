@@ -9,12 +9,12 @@ from torch import nn
 from unlearning.errors import MethodError
 from unlearning.methods import oracle_matching as module
 from unlearning.methods import unlearn
-from unlearning.methods.finishing import finish, margins
-from unlearning.methods.modules import layout
 from unlearning.methods.oracle_matching import OracleMatchingSettings, oracle_matching
-from unlearning.methods.oracles import OracleExamples, with_oracles
 from unlearning.methods.remix import remix
 from unlearning.models import to_inputs
+from unlearning.procedures.finishing import finish, margins
+from unlearning.procedures.modules import layout
+from unlearning.procedures.oracles import OracleExamples, with_oracles
 from unlearning.training import Examples
 
 LOOSE = {"epochs": 1.0, "hold": 1_000.0, "decay": 0.0, "n_iterations": 2_000}

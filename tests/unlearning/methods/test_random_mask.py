@@ -1,7 +1,7 @@
 import torch
 
-from unlearning.methods.modules import norm_parameters
 from unlearning.methods.random_mask import RandomMaskSettings, random_mask
+from unlearning.procedures.modules import norm_parameters
 
 
 def test_half_of_every_parameter_is_zeroed_and_norms_are_spared(model, retain, as_bound):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from unlearning.methods.modules import layer_weights
 from unlearning.methods.remix import RemixSettings, mix_filters, remix
+from unlearning.procedures.modules import layer_weights
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from unlearning.methods import scrub as room
-from unlearning.methods.feeding import sgd
 from unlearning.methods.scrub import ScrubRSettings, ScrubSettings, error, scrub, scrub_r
+from unlearning.procedures.feeding import sgd
 
 
 def test_teacher_stays_and_student_moves(model, forget, retain, as_bound, same):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from unlearning.methods.modules import layer_weights
 from unlearning.methods.sebastian import SebastianSettings, entropy, redraw_uniform, sebastian
+from unlearning.procedures.modules import layer_weights
 
 
 def test_ninety_nine_per_cent_of_all_weights_are_drawn_anew(model, retain, as_bound):

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from unlearning.methods import seif as room
-from unlearning.methods.modules import convolution_weights
 from unlearning.methods.seif import SeifSettings, add_noise, seif
+from unlearning.procedures.modules import convolution_weights
 
 
 def difference(result, model) -> dict[str, torch.Tensor]:

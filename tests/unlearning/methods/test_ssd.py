@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from unlearning.methods.feeding import join
 from unlearning.methods.ssd import SSDSettings, dampen, importance, ssd
 from unlearning.models import to_inputs
+from unlearning.procedures.feeding import join
 
 
 def test_importance_is_the_mean_squared_gradient_of_single_examples(model, forget, feed):
@@ -33,7 +33,7 @@ def test_everything_includes_the_forget_set(model, forget, retain, as_bound):
     """With α = 0 every weight that S uses is dampened by I_D / I_f, I_D over both sets."""
     settings = as_bound(SSDSettings, alpha=0.0, batch_size=1)
     result = ssd(model, forget, retain, settings=settings, seed=1, device="cpu")
-    from unlearning.methods.feeding import feeding
+    from unlearning.procedures.feeding import feeding
 
     with feeding(settings, 2, "cpu") as feed:
         forgotten = importance(feed.student(model), forget, 1, feed)

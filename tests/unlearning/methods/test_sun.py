@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from unlearning.methods import sun as room
-from unlearning.methods.modules import norm_parameters
 from unlearning.methods.sun import SunSettings, pick, shake, sun
+from unlearning.procedures.modules import norm_parameters
 
 
 def test_classifier_is_reset(model, retain, as_bound):

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from unlearning.errors import MethodError
-from unlearning.methods.modules import convolution_weights
 from unlearning.methods.toshi import ToshiSettings, mistakes, toshi, transpose_kernels
 from unlearning.models import to_inputs
+from unlearning.procedures.modules import convolution_weights
 
 
 def test_transpose_exchanges_the_spatial_axes_of_every_kernel(model, forget, retain, as_bound):

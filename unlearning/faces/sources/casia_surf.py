@@ -14,8 +14,8 @@ from pathlib import Path
 
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import Progress
-from unlearning.faces.importing import Found, age_bins, write_found
 from unlearning.faces.rows import Rows
+from unlearning.faces.sources.importing import Found, age_bins, write_found
 from unlearning.faces.writing import refuse_existing
 
 AGES = "Age_Gender.txt"

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearning.methods.masks import largest_of_all, smallest, smallest_of_all
+from unlearning.procedures.masks import largest_of_all, smallest, smallest_of_all
 
 
 @given(

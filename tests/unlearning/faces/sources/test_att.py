@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from unlearning.errors import FacesError
-from unlearning.faces import att, check_folder, pack
+from unlearning.faces import check_folder, pack
+from unlearning.faces.sources import att
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import SPLITS, Progress
-from unlearning.faces.importing import Found, read_lines, write_found
 from unlearning.faces.rows import Rows
+from unlearning.faces.sources.importing import Found, read_lines, write_found
 
 IDENTITIES, ATTRIBUTES, PARTITION = "identity_CelebA.txt", "list_attr_celeba.txt", "list_eval_partition.txt"
 PICTURES = ("img_align_celeba", "Img/img_align_celeba", ".")

@@ -14,8 +14,8 @@ from pathlib import Path
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import Progress
 from unlearning.faces.decoding import SUFFIXES
-from unlearning.faces.importing import Found, age_bins, write_found
 from unlearning.faces.rows import Rows
+from unlearning.faces.sources.importing import Found, age_bins, write_found
 
 LABELS = ("age", "gender")
 _NAME = re.compile(r"(?P<number>\d+)_(?P<person>.+)_(?P<age>\d{1,3})_(?P<gender>[fm])", re.IGNORECASE)

@@ -7,7 +7,7 @@ import pytest
 from tests.unlearning.faces.folders import picture
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder
-from unlearning.faces.table import Columns, write_folder
+from unlearning.faces.sources.table import Columns, write_folder
 
 COLUMNS = Columns("picture", "customer", "outcome")
 

@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from unlearning.errors import MethodError
-from unlearning.methods.feeding import (
+from unlearning.models import build
+from unlearning.procedures.feeding import (
     balance,
     cosine,
     count_classes,
@@ -20,8 +21,7 @@ from unlearning.methods.feeding import (
     rates,
     sgd,
 )
-from unlearning.methods.settings import DescentSettings, Settings
-from unlearning.models import build
+from unlearning.procedures.settings import DescentSettings, Settings
 from unlearning.training import Augment, Examples
 
 

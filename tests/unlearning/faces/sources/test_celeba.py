@@ -7,7 +7,7 @@ import pytest
 from tests.unlearning.faces.folders import picture
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder
-from unlearning.faces.celeba import write_folder
+from unlearning.faces.sources.celeba import write_folder
 
 
 @pytest.fixture(params=["flat", "its own folders"])

@@ -16,8 +16,8 @@ from unlearning.convolution import small_maps_as_products
 from unlearning.descent import Adam, FlatWeights
 from unlearning.devices import resolve_device, resolve_dtype, seeded
 from unlearning.errors import MethodError
-from unlearning.methods.modules import layout
-from unlearning.methods.settings import DescentSettings, Settings
+from unlearning.procedures.modules import layout
+from unlearning.procedures.settings import DescentSettings, Settings
 from unlearning.training import Augment, Examples, arithmetic, batches, class_weights
 
 

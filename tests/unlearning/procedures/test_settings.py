@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from unlearning.errors import MethodError
-from unlearning.methods.settings import DescentSettings, Settings, bound_to, choice, ranged
+from unlearning.procedures.settings import DescentSettings, Settings, bound_to, choice, ranged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from unlearning.methods.feeding import Feed, feeding
-from unlearning.methods.modules import layout
-from unlearning.methods.settings import ApproximateSettings
+from unlearning.procedures.feeding import Feed, feeding
+from unlearning.procedures.modules import layout
+from unlearning.procedures.settings import ApproximateSettings
 from unlearning.training import Augment, Examples
 
 _BATCH_SIZE = 256

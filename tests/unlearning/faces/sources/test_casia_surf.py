@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.unlearning.faces.folders import picture
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder
-from unlearning.faces.casia_surf import age_labels, read_ages, write_folder
+from unlearning.faces.sources.casia_surf import age_labels, read_ages, write_folder
 
 
 @pytest.fixture

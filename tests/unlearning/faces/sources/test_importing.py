@@ -7,7 +7,7 @@ import pytest
 from tests.unlearning.faces.folders import picture
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder
-from unlearning.faces.importing import Found, age_bins, write_found
+from unlearning.faces.sources.importing import Found, age_bins, write_found
 
 
 @pytest.fixture

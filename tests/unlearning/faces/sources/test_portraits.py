@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unlearning.faces.portraits import N_POSE, N_TRAITS, Canvas, draw_faces
+from unlearning.faces.sources.portraits import N_POSE, N_TRAITS, Canvas, draw_faces
 
 
 def canvas(n: int = 1, side: int = 64) -> Canvas:

@@ -7,7 +7,7 @@ import pytest
 
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder, pack
-from unlearning.faces.synthetic import CLASSES, draw, write_folder
+from unlearning.faces.sources.synthetic import CLASSES, draw, write_folder
 
 
 def test_shapes_and_splits():

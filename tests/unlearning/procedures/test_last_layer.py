@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from unlearning.errors import MethodError
-from unlearning.methods.feeding import feeding
-from unlearning.methods.finishing import margins
-from unlearning.methods.last_layer import Features, features_of, fit_last_layer, last_layer, loss_and_gradient
-from unlearning.methods.settings import DescentSettings
 from unlearning.models import to_inputs
+from unlearning.procedures.feeding import feeding
+from unlearning.procedures.finishing import margins
+from unlearning.procedures.last_layer import Features, features_of, fit_last_layer, last_layer, loss_and_gradient
+from unlearning.procedures.settings import DescentSettings
 from unlearning.training import Augment
 
 WEIGHTS = {"hold": 0.7, "decay": 0.05}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearning.errors import MethodError
-from unlearning.methods.settings import S
+from unlearning.procedures.settings import S
 from unlearning.recipes import Recipe
 
 _FILE = Path(__file__).with_name("tuned.json")

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from service.worlds import WORLDS
+from unlearning import tuned
 from unlearning.errors import MethodError
-from unlearning.methods import METHODS, settings_for, tuned
-from unlearning.methods.tuned import tuned_record
+from unlearning.methods import METHODS, settings_for
 from unlearning.recipes import RECIPES
+from unlearning.tuned import tuned_record
 
 TABLES = json.loads(tuned._FILE.read_text(encoding="utf-8"))
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from unlearning.methods.cost import Cost, metered, report
+from unlearning.procedures.cost import Cost, metered, report
 
 
 @pytest.fixture

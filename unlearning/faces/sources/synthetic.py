@@ -25,8 +25,8 @@ from PIL import Image
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import SPLITS, Progress
 from unlearning.faces.packing import Faces
-from unlearning.faces.portraits import N_POSE, N_TRAITS, draw_faces
 from unlearning.faces.rows import Rows
+from unlearning.faces.sources.portraits import N_POSE, N_TRAITS, draw_faces
 from unlearning.faces.writing import Picture, refuse_existing, split_people, write_pictures
 
 N_GROUPS = 10

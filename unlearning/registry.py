@@ -31,7 +31,7 @@ from unlearning.methods import (
     sun,
     toshi,
 )
-from unlearning.methods.settings import Settings
+from unlearning.procedures.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Method:
         title: what people call it.
         source: whose it is.
         needs_forget: reads the forget set; the others run without one.
-        needs_oracles: reads what oracles say of the forget set, see `unlearning.methods.oracles`.
+        needs_oracles: reads what oracles say of the forget set, see `unlearning.procedures.oracles`.
         exact: never reads the original's weights, so nothing of the forget set can be left.
     """
 

@@ -9,13 +9,13 @@ from torch import nn
 
 from unlearning.devices import resolve_device, stopwatch
 from unlearning.errors import MethodError
-from unlearning.methods.cost import Cost, metered
-from unlearning.methods.finishing import finish
-from unlearning.methods.registry import Method, find_method
-from unlearning.methods.settings import ApproximateSettings, Settings, bound_to
-from unlearning.methods.tuned import tuned_settings
+from unlearning.procedures.cost import Cost, metered
+from unlearning.procedures.finishing import finish
+from unlearning.procedures.settings import ApproximateSettings, Settings, bound_to
 from unlearning.recipes import Recipe
+from unlearning.registry import Method, find_method
 from unlearning.training import Examples
+from unlearning.tuned import tuned_settings
 
 
 @dataclasses.dataclass(frozen=True)

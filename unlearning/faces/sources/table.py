@@ -15,8 +15,8 @@ from pathlib import Path
 
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import METADATA, Progress
-from unlearning.faces.importing import Found, read_lines, write_found
 from unlearning.faces.rows import Rows
+from unlearning.faces.sources.importing import Found, read_lines, write_found
 
 
 @dataclass(frozen=True, slots=True)

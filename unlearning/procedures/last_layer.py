@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot
 
 from unlearning.errors import MethodError
-from unlearning.methods.feeding import Feed
-from unlearning.methods.finishing import margins
-from unlearning.methods.modules import layout
+from unlearning.procedures.feeding import Feed
+from unlearning.procedures.finishing import margins
+from unlearning.procedures.modules import layout
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
 from unlearning.errors import MethodError
-from unlearning.methods.modules import (
+from unlearning.models import build
+from unlearning.procedures.modules import (
     convolution_weights,
     layer_weights,
     layout,
@@ -15,7 +16,6 @@ from unlearning.methods.modules import (
     reset,
     reset_all,
 )
-from unlearning.models import build
 
 
 def on_paper(name: str) -> nn.Module:

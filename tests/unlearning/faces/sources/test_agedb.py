@@ -7,7 +7,7 @@ import pytest
 from tests.unlearning.faces.folders import picture
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder
-from unlearning.faces.agedb import write_folder
+from unlearning.faces.sources.agedb import write_folder
 
 PEOPLE = ("MariaCallas", "Jean_Gabin", "Ann", "Bob", "Cleo")
 

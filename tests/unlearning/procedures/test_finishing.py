@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from unlearning.methods import METHODS, unlearn
-from unlearning.methods.finishing import finish, margins, match_confidence, median_margin, sample, settle
-from unlearning.methods.settings import ApproximateSettings
 from unlearning.models import to_inputs
+from unlearning.procedures.finishing import finish, margins, match_confidence, median_margin, sample, settle
+from unlearning.procedures.settings import ApproximateSettings
 from unlearning.training import Augment
 
 

@@ -1,0 +1,1 @@
+"""Where faces come from: importers of public data sets, and generators."""
