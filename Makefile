@@ -29,7 +29,7 @@ fuzz: $(VENV)/developed  ## a hundred thousand damaged pictures through the deco
 	$(BIN)/python -m tests.fuzz
 
 fuzz-api: $(VENV)/developed  ## thousands of generated calls of the API, and its model with crashes
-	EXPUNGE_FUZZ=20 $(BIN)/python -m pytest tests/journey/test_fuzz_api.py tests/service/test_machine.py
+	EXPUNGE_FUZZ=20 $(BIN)/python -m pytest tests/journey/test_fuzz_api.py tests/service/requests/test_machine.py
 
 mutants: $(VENV)/developed  ## do the tests notice small mistakes in the statistics? MUTANTS='audit.checks*' for a part
 	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e '.[dev,mutants]'

@@ -34,14 +34,14 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 import httpx  # noqa: E402
 
-from service import auth  # noqa: E402
 from service.context import Context  # noqa: E402
-from service.db import session  # noqa: E402
-from service.planning import pictures_of, recipe_of  # noqa: E402
-from service.processes import Processes, free_ports  # noqa: E402
-from service.production import train_production  # noqa: E402
+from service.keys import api_keys  # noqa: E402
+from service.launch import Processes, free_ports  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.trials import release_processes  # noqa: E402
+from service.store.engine import session  # noqa: E402
+from service.training.data import pictures_of, recipe_of  # noqa: E402
+from service.training.jobs import release_processes  # noqa: E402
+from service.training.production import train_production  # noqa: E402
 from unlearning.faces import read_metadata  # noqa: E402
 from unlearning.faces.sources import synthetic  # noqa: E402
 
@@ -71,7 +71,7 @@ def make_home(home: Path, n_people: int) -> None:
     pictures_of(settings, recipe_of(context))
     release_processes()
     with session(context.engine) as s:
-        _, token = auth.create_key(s, name="operator", scopes=auth.SCOPES, now=context.now(), key_id="operator")
+        _, token = api_keys.create_key(s, name="operator", scopes=api_keys.SCOPES, now=context.now(), key_id="operator")
         s.commit()
     (home / "operator.key").write_text(token)
     context.engine.dispose()

@@ -40,10 +40,10 @@ from audit.statistics.exchangeability import exchangeability, leave_one_out  # n
 from audit.statistics.intervals import clopper_pearson  # noqa: E402
 from audit.studies.comparison import DO_NOTHING  # noqa: E402
 from service.context import Context  # noqa: E402
-from service.experiments import Experiment, draw_candidates, draw_references  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.stages import set_stage  # noqa: E402
-from service.trials import release_processes  # noqa: E402
+from service.studies.experiments import Experiment, draw_candidates, draw_references  # noqa: E402
+from service.studies.forget_setup import set_stage  # noqa: E402
+from service.training.jobs import release_processes  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
 from unlearning.faces.sources import att  # noqa: E402
 

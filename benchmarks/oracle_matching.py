@@ -40,12 +40,12 @@ from torchvision.transforms.functional import InterpolationMode, rotate  # noqa:
 
 from audit.statistics.forgetting import mean_ratio, quick_ratio  # noqa: E402
 from audit.statistics.margins import margins  # noqa: E402
-from service.oracles import FIRST_SEED  # noqa: E402
-from service.scenes import Rows, open_pictures  # noqa: E402
+from service.banks.oracles import FIRST_SEED  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.stages import UNLEARNING_SEEDS, Stage, original_of, set_stage  # noqa: E402
-from service.trials import in_children, release_processes, score  # noqa: E402
-from service.worlds import WORLDS, open_world  # noqa: E402
+from service.studies.datasets import WORLDS, open_world  # noqa: E402
+from service.studies.forget_setup import UNLEARNING_SEEDS, Stage, original_of, set_stage  # noqa: E402
+from service.training.jobs import in_children, release_processes, score  # noqa: E402
+from service.training.spec import Rows, open_pictures  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
 from unlearning.methods import settings_for, unlearn  # noqa: E402
 from unlearning.methods.oracle_matching import OracleMatchingSettings  # noqa: E402

@@ -27,10 +27,10 @@ from audit.statistics.epsilon import epsilons  # noqa: E402
 from audit.statistics.exchangeability import exchangeability  # noqa: E402
 from audit.studies.comparison import DO_NOTHING  # noqa: E402
 from service.context import Context  # noqa: E402
-from service.experiments import Experiment, draw_candidates, draw_references  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.stages import set_stage  # noqa: E402
-from service.trials import release_processes  # noqa: E402
+from service.studies.experiments import Experiment, draw_candidates, draw_references  # noqa: E402
+from service.studies.forget_setup import set_stage  # noqa: E402
+from service.training.jobs import release_processes  # noqa: E402
 from unlearning.faces.sources import att  # noqa: E402
 
 METHOD = "dilute"

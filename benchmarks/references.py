@@ -4,8 +4,8 @@
 
 *Plain* is what the competition's released training library does, written anew: one process with torch's own threads, a
 DataLoader, a transform a picture, float32, `torch.optim`, an evaluation on held-out people after every epoch. *Ours* is
-`unlearning.training.train` in one process a core, as `service.trials` runs it. Recipe, pictures, number of steps and
-learning rates are the same.
+`unlearning.training.train` in one process a core, as `service.training.jobs` runs it. Recipe, images, number of steps
+and learning rates are the same.
 
 * Rates: both ways have the whole machine in turn, interleaved; a turn's ratio is that of models per core-hour, cores
   being all cores of the machine for both. CPU seconds a model stand beside: they flatter the plain way, whose second

@@ -91,13 +91,13 @@ def most_megabytes(process: str = "self") -> float:
 
 def prepare(step: str, home: Path, n_models: int) -> tuple[Callable[[], Any], dict[str, float]]:
     """What a step has open before it is timed, and the step."""
-    from service.bank_store import BankStore
-    from service.banks import plan_bank, plan_exact_bank
-    from service.blocks import blocks, forget_from_blocks
+    from service.banks.blocks import blocks, forget_from_blocks
+    from service.banks.build import plan_bank, plan_exact_bank
+    from service.banks.store import BankStore
     from service.context import Context
-    from service.planning import pictures_of, recipe_of
-    from service.scenes import open_pictures
     from service.settings import Settings
+    from service.training.data import pictures_of, recipe_of
+    from service.training.spec import open_pictures
     from unlearning.faces import pack
 
     settings = Settings(home=home, recipe="synthetic_small", database_url="", device="cpu")
@@ -148,9 +148,9 @@ def prepare(step: str, home: Path, n_models: int) -> tuple[Callable[[], Any], di
 
 def fill(context: Any, recipe: Any, pictures: Any, assigned: dict[str, str], n_models: int) -> None:
     """Complete banks of made-up margins for every block."""
-    from service.bank_store import BankStore, ReferenceRow
-    from service.banks import plan_exact_bank
-    from service.scenes import open_pictures
+    from service.banks.build import plan_exact_bank
+    from service.banks.store import BankStore, ReferenceRow
+    from service.training.spec import open_pictures
 
     people = open_pictures(pictures).train_subjects()
     members: dict[str, set[str]] = {}

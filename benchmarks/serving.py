@@ -13,10 +13,10 @@ same round; printed are their median and the interval of the middle 90 % of medi
 * *BentoML, tutorial*: a picture as the method's parameter, no batching; two workers.
 * *LitServe*: batches of up to 32, its quicker transport, two workers and two HTTP servers.
 * *FastAPI, a forward a request*: uvicorn's two workers, FastAPI's threads, uvloop and httptools.
-* *FastAPI, our batching*: the same with `service/batching.py` and `service/engine.py`, and nothing else of ours.
+* *FastAPI, our batching*: the same with `batching.py` and `engine.py` of `service/serving`, and nothing else of ours.
 * *the limit*: two processes with the model in a loop, as torch computes it, in batches of 32, with decoding the JPEG
   files; below it the same without decoding, and in batches of 1. No server, no HTTP, no load generator beside it.
-* *the limit of our engine*: the same loop with the model as `service/engine.py` prepares it.
+* *the limit of our engine*: the same loop with the model as `service/serving/engine.py` prepares it.
 
 A burst in which others took more than 8 % of all cores is repeated up to three times, and the least disturbed one
 counts; the most that others took in a counted burst is in the table. Ratios of processor time stand beside those of
@@ -53,9 +53,9 @@ from benchmarks.contenders.running import Contender, Limit, Running, ours, start
 from benchmarks.loads.figures import Others, machine, ratio, verdict  # noqa: E402
 from benchmarks.loads.homes import make_home, pictures, serving_pids, settings_of  # noqa: E402
 from benchmarks.loads.wrk import Burst, Call, burst, need_wrk, write_script  # noqa: E402
-from service import registry  # noqa: E402
 from service.context import Context  # noqa: E402
-from service.processes import free_ports  # noqa: E402
+from service.launch import free_ports  # noqa: E402
+from service.models import registry  # noqa: E402
 
 CONNECTIONS = (1, 16, 64)
 N_PICTURES = 48

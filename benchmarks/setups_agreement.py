@@ -37,10 +37,10 @@ from audit.proof.statement import json_ready  # noqa: E402
 from audit.studies.comparison import ANCHORS  # noqa: E402
 from audit.studies.experiments import Experiments, Setup, agreement, run_experiments  # noqa: E402
 from service.context import Context  # noqa: E402
-from service.experiments import Experiment, draw  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.stages import set_stage  # noqa: E402
-from service.trials import release_processes  # noqa: E402
+from service.studies.experiments import Experiment, draw  # noqa: E402
+from service.studies.forget_setup import set_stage  # noqa: E402
+from service.training.jobs import release_processes  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
 from unlearning.faces.sources import att  # noqa: E402
 from unlearning.methods import settings_for, tuned_record  # noqa: E402

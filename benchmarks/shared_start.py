@@ -38,13 +38,13 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from audit.statistics.forgetting import mean_ratio, quick_ratio  # noqa: E402
-from service.bank_store import Bank  # noqa: E402
-from service.experiments import draw_references  # noqa: E402
-from service.scenes import open_pictures  # noqa: E402
+from service.banks.store import Bank  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from service.stages import Stage, set_stage  # noqa: E402
-from service.trials import release_processes, score  # noqa: E402
-from service.worlds import WORLDS, open_world  # noqa: E402
+from service.studies.datasets import WORLDS, open_world  # noqa: E402
+from service.studies.experiments import draw_references  # noqa: E402
+from service.studies.forget_setup import Stage, set_stage  # noqa: E402
+from service.training.jobs import release_processes, score  # noqa: E402
+from service.training.spec import open_pictures  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
 from unlearning.methods import Unlearned, dilute, unlearn  # noqa: E402
 from unlearning.methods.remix import RemixSettings  # noqa: E402

@@ -4,7 +4,7 @@
 
 The service as it is started in the container, two serving processes, ResNet-18s of random weights whose answers are
 computed beforehand; 32 connections, each with one request under way at all times. Ten versions are deployed in turn as
-the worker deploys them (`service/deployment.py`): staged beside the old, committed, acknowledged. Counted are
+the worker deploys them (`service/models/deployment.py`): staged beside the old, committed, acknowledged. Counted are
 
 * failed requests: anything but 200;
 * torn answers: probabilities that the version they name does not give for that picture, or a label, version and
@@ -38,11 +38,11 @@ from benchmarks.contenders.model import Shape  # noqa: E402
 from benchmarks.loads.client import Plan, answers_of  # noqa: E402
 from benchmarks.loads.figures import Others, machine, verdict  # noqa: E402
 from benchmarks.loads.homes import cpu_seconds, make_home, pictures, pixels, serving, serving_pids, settings_of  # noqa: E402
-from service import registry  # noqa: E402
 from service.context import Context  # noqa: E402
-from service.deployment import deploy  # noqa: E402
-from service.engine import Engine  # noqa: E402
-from service.logs import set_up_logs  # noqa: E402
+from service.models import registry  # noqa: E402
+from service.models.deployment import deploy  # noqa: E402
+from service.serving.engine import Engine  # noqa: E402
+from service.telemetry.logs import set_up_logs  # noqa: E402
 
 N_VERSIONS = 10
 N_PICTURES = 32

@@ -44,9 +44,9 @@ from benchmarks.contenders.running import Running, ours, started  # noqa: E402
 from benchmarks.loads.figures import machine, verdict  # noqa: E402
 from benchmarks.loads.homes import serving_pids  # noqa: E402
 from benchmarks.loads.wrk import Call, burst, need_wrk, write_script  # noqa: E402
+from service.commands.demo import prepare_home  # noqa: E402
 from service.context import Context  # noqa: E402
-from service.demo import prepare_home  # noqa: E402
-from service.processes import free_ports  # noqa: E402
+from service.launch import free_ports  # noqa: E402
 from service.settings import Settings  # noqa: E402
 from unlearning.faces import read_metadata  # noqa: E402
 

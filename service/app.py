@@ -40,11 +40,11 @@ def _is_serving_process() -> bool:
 if _is_serving_process():
     import torch
 
-    from service.connections import be_patient_within_limits, share_connections, shed_by
     from service.context import Context
-    from service.logs import set_up_logs
-    from service.middleware import OneLinePaths
-    from service.serving import ServingProcess
+    from service.http.body_limit import OneLinePaths
+    from service.serving.connections import be_patient_within_limits, share_connections, shed_by
+    from service.serving.process import ServingProcess
+    from service.telemetry.logs import set_up_logs
 
     torch.set_num_threads(1)
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -57,7 +57,7 @@ else:
 
 
 async def _metrics(_: Request) -> Response:
-    from service.metrics import exposition
+    from service.telemetry.serving_metrics import exposition
 
     content, media_type = await run_in_threadpool(exposition)
     return Response(content, media_type=media_type)

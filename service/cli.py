@@ -94,7 +94,7 @@ def train(
 ) -> None:
     """Train the production model on the data folder and put it into service."""
     from service.context import Context
-    from service.production import train_production
+    from service.training.production import train_production
 
     context = Context.open(Settings())
     with progress_bar() as bar:
@@ -113,10 +113,10 @@ def train(
 @app.command()
 def serve() -> None:
     """Start the serving process: predictions and the request API (needs a key: `expunge keys create`)."""
-    from service.auth import any_usable_key
     from service.context import Context
-    from service.db import reading
-    from service.serving_process import serve_command
+    from service.keys.api_keys import any_usable_key
+    from service.launch import serve_command
+    from service.store.engine import reading
 
     settings = Settings()
     context = Context.open(settings)
@@ -131,7 +131,7 @@ def serve() -> None:
 def worker() -> None:
     """Start the unlearning worker with the operators' console; one per service."""
     from audit.policy import load_policy
-    from service.logs import set_up_logs
+    from service.telemetry.logs import set_up_logs
     from service.worker import run_worker
 
     settings = Settings()
@@ -142,15 +142,15 @@ def worker() -> None:
 @app.command()
 def up() -> None:
     """Start service and worker on this machine; makes data (AT&T faces), model and key if there are none."""
-    from service.demo import prepare_home
-    from service.processes import Processes
+    from service.commands.demo import prepare_home
+    from service.launch import Processes
 
     settings = Settings()
     key = prepare_home(settings, console)
     with Processes(settings) as processes:
         processes.start_serving()
         processes.start_worker()
-        from service.demo import wait_ready
+        from service.commands.demo import wait_ready
 
         wait_ready(processes, settings)
         _print_usage(settings, key)
@@ -217,7 +217,7 @@ def _call(method: str, url: str, key: str, **content: Any) -> dict[str, Any]:
 @app.command()
 def demo() -> None:
     """The main job, end to end, on real faces: serve, erase person s31, certify, swap."""
-    from service.demo import run_demo
+    from service.commands.demo import run_demo
 
     run_demo(Settings(), console)
 

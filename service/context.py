@@ -11,13 +11,14 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from service import fail_points, key_marks
-from service.db import connect
-from service.keyring import Keyring
+from service.keys import marks, storage_identity
+from service.keys.keyring import Keyring
 from service.settings import Settings
+from service.store import fail_points
+from service.store.engine import connect
 
 if TYPE_CHECKING:
-    from service.storage import Storage
+    from service.store.objects import Storage
 
 LINE = "default"  # the model line; one service has one
 
@@ -47,7 +48,7 @@ class Context:
         """Database and keys of the home, made on first use."""
         settings.home.mkdir(parents=True, exist_ok=True)
         context = cls(settings, connect(settings), Keyring.open(settings.keys_folder))
-        key_marks.compare(context.engine, context.keyring)
+        marks.compare(context.engine, context.keyring)
         _ = context.storage  # what is wrong with its URL is said now
         return context
 
@@ -56,9 +57,17 @@ class Context:
         """The store that machines share, or none: then they share the home."""
         if not self.settings.storage_url:
             return None
-        from service.storage import Storage
+        from service.store.objects import Storage
 
         return Storage(self.settings.storage_url)
+
+    def known_storage(self) -> Storage | None:
+        """The shared storage, once it was seen to be the one that this service has used before; none if it has none.
+
+        Raises:
+            StorageError: it could not be reached, or it is another one.
+        """
+        return storage_identity.identified(self.engine, self.keyring, self.storage)
 
     def reached(self, point: str) -> None:
         """A fail point is passed, see `fail_points`; nothing happens outside of tests."""

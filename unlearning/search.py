@@ -2,7 +2,8 @@
 
 The authors' values are for another network, other data and six thousand steps; ours has a hundred. Every space keeps a
 run near a sixth of retraining's cost. The guess is tried first, then the ranges are searched; what is `fixed` stays.
-The search itself is the service's (`service/tuning.py`): its objective needs the auditor, whom methods do not know.
+The search itself is the service's (`service/studies/tuning.py`): its objective needs the auditor, which methods do not
+know.
 """
 
 from __future__ import annotations

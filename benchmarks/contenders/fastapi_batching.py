@@ -11,9 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from benchmarks.contenders.model import Model, answer
-from service.batching import MicroBatcher
-from service.engine import Engine
-from service.slot import Passage
+from service.serving.batching import MicroBatcher
+from service.serving.engine import Engine
+from service.serving.slot import Passage
 
 
 class FixedSlot:

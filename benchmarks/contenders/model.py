@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.engine import Engine
-from service.manifest import Manifest
-from service.registry import CheckedWeights
+from service.models.manifest import Manifest
+from service.models.registry import CheckedWeights
+from service.serving.engine import Engine
 from service.settings import Settings
 from unlearning.devices import resolve_dtype
 from unlearning.models import build, to_inputs

@@ -21,8 +21,7 @@ import psutil
 from benchmarks.loads.figures import Others
 from benchmarks.loads.homes import hidden
 from benchmarks.loads.wrk import Call
-from service.processes import stop
-from service.serving_process import serve_command
+from service.launch import serve_command, stop
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.contenders.model import ARCHITECTURE, CLASSES, Shape, manifest
-from service import auth, deployment, registry
-from service.barrier import look
 from service.context import Context
-from service.db import session
-from service.processes import Processes, free_ports
+from service.keys import api_keys
+from service.launch import Processes, free_ports
+from service.models import deployment, registry
+from service.models.barrier import look
 from service.settings import Settings
+from service.store.engine import session
 from unlearning.faces.sources import synthetic
 from unlearning.models import build, save_weights, to_inputs
 
@@ -87,7 +88,7 @@ def make_home(settings: Settings, shape: Shape, files: tuple[bytes, ...], seeds:
         path.unlink()
     deployment.activate_first(context, digests[0])
     with session(context.engine) as s:
-        _, key = auth.create_key(s, name="load", scopes=[auth.PREDICT], now=context.now(), key_id="load")
+        _, key = api_keys.create_key(s, name="load", scopes=[api_keys.PREDICT], now=context.now(), key_id="load")
         s.commit()
     context.engine.dispose()
     return digests, key

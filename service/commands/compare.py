@@ -42,9 +42,9 @@ def compare(
     """
     from audit.studies.table import markdown, write
     from service.context import Context
-    from service.study import Field, study
-    from service.trials import release_processes
-    from service.worlds import WORLDS, open_world
+    from service.studies.comparison import Field, study
+    from service.studies.datasets import WORLDS, open_world
+    from service.training.jobs import release_processes
     from unlearning.methods import METHODS
 
     settings = Settings()

@@ -124,8 +124,8 @@ def data_check() -> None:
         from sqlmodel import select
 
         from service.context import Context
-        from service.db import reading
-        from service.tables import Tombstone
+        from service.store.engine import reading
+        from service.store.tables import Tombstone
         from unlearning.faces import check_folder
 
         context = Context.open(Settings())

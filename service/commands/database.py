@@ -20,7 +20,8 @@ database_app = typer.Typer(
 @database_app.command("status")
 def database_status() -> None:
     """Which schema the database has, and which one this version of Expunge works with; changes nothing."""
-    from service import db, migrations
+    from service.store import engine as db
+    from service.store import migrations
 
     engine = db.engine_of(Settings())
     with db.starting(engine), engine.connect().execution_options(read_only=True) as connection:
@@ -33,7 +34,8 @@ def database_status() -> None:
 @database_app.command("upgrade")
 def database_upgrade() -> None:
     """Bring the schema up to date; back up the database before, there is no way back."""
-    from service import db, migrations
+    from service.store import engine as db
+    from service.store import migrations
 
     engine = db.engine_of(Settings())
     with db.starting(engine):

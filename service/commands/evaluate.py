@@ -42,10 +42,10 @@ def evaluate(
     from audit.report.wording import number
     from audit.studies.comparison import write
     from service.context import Context
-    from service.experiments import Experiment, workload
-    from service.experiments import evaluate as run_evaluation
-    from service.stages import set_stage
-    from service.trials import release_processes
+    from service.studies.experiments import Experiment, workload
+    from service.studies.experiments import evaluate as run_evaluation
+    from service.studies.forget_setup import set_stage
+    from service.training.jobs import release_processes
 
     context = Context.open(Settings())
     kind: Any = setup.value.replace("-", "_")

@@ -18,7 +18,7 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys of clients, and the 
 @keys_app.command("init")
 def keys_init() -> None:
     """Make the service's own keys in the home if there are none; to be brought to every other machine's home."""
-    from service.keyring import Keyring
+    from service.keys.keyring import Keyring
 
     folder = Settings().keys_folder
     Keyring.open(folder)
@@ -35,15 +35,15 @@ def keys_create(
     ] = None,
 ) -> None:
     """Make a key; it is shown once and stored only as a hash."""
-    from service import auth
     from service.context import Context
-    from service.db import session
+    from service.keys import api_keys
+    from service.store.engine import session
 
     context = Context.open(Settings())
     now = context.now()
     expires = now + timedelta(days=days) if days else None
     with session(context.engine) as s:
-        row, secret = auth.create_key(
+        row, secret = api_keys.create_key(
             s, name=name, scopes=scope, now=now, key_id=secrets.token_hex(4), expires_at=expires, most_open=most_open
         )
         s.commit()
@@ -54,14 +54,14 @@ def keys_create(
 @keys_app.command("list")
 def keys_list() -> None:
     """Keys, without their secrets."""
-    from service import auth
     from service.context import Context
-    from service.db import reading
+    from service.keys import api_keys
+    from service.store.engine import reading
 
     context = Context.open(Settings())
     table = Table("id", "name", "scopes", "created", "expires", "revoked", "old secret until", "most open")
     with reading(context.engine) as s:
-        rows = auth.list_keys(s)
+        rows = api_keys.list_keys(s)
     for row in rows:
         moments = (row.created_at, row.expires_at, row.revoked_at, row.previous_until)
         times = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in moments)
@@ -75,14 +75,14 @@ def keys_rotate(
     overlap_hours: Annotated[float, typer.Option(min=0, help="How long the old secret works too.")] = 0.0,
 ) -> None:
     """Give a client a new secret; its id, scopes and requests stay. It is shown once."""
-    from service import auth
     from service.context import Context
-    from service.db import session
+    from service.keys import api_keys
+    from service.store.engine import session
 
     context = Context.open(Settings())
     until = context.now() + timedelta(hours=overlap_hours) if overlap_hours else None
     with session(context.engine) as s:
-        row, secret = auth.rotate_key(s, key_id, old_until=until)
+        row, secret = api_keys.rotate_key(s, key_id, old_until=until)
         s.commit()
     old = f"works until {until:%Y-%m-%d %H:%M} UTC" if until else "is useless from now on"
     console.print(f"Key {row.id} of {row.name} has a new secret, not shown again; the old one {old}:", style="dim")
@@ -95,13 +95,13 @@ def keys_expire(
     days: Annotated[float, typer.Option(min=0, help="Days from now; 0: now.")],
 ) -> None:
     """Let a key end at a moment; a later call moves it, until it has been revoked."""
-    from service import auth
     from service.context import Context
-    from service.db import session
+    from service.keys import api_keys
+    from service.store.engine import session
 
     context = Context.open(Settings())
     with session(context.engine) as s:
-        row = auth.expire_key(s, key_id, at=context.now() + timedelta(days=days))
+        row = api_keys.expire_key(s, key_id, at=context.now() + timedelta(days=days))
         s.commit()
     console.print(f"Key {key_id} ends at {row.expires_at:%Y-%m-%d %H:%M} UTC.")
 
@@ -109,13 +109,13 @@ def keys_expire(
 @keys_app.command("revoke")
 def keys_revoke(key_id: str) -> None:
     """Make a key useless from now on."""
-    from service import auth
     from service.context import Context
-    from service.db import session
+    from service.keys import api_keys
+    from service.store.engine import session
 
     context = Context.open(Settings())
     with session(context.engine) as s:
-        auth.revoke_key(s, key_id, now=context.now())
+        api_keys.revoke_key(s, key_id, now=context.now())
         s.commit()
     console.print(f"Key {key_id} is revoked.")
 
@@ -132,10 +132,10 @@ def keys_rotate_signing() -> None:
     from sqlmodel import col, select
 
     from audit.proof.envelope import key_id
-    from service import ledger
     from service.context import Context
-    from service.db import session
-    from service.tables import CertificateRecord
+    from service.store import ledger
+    from service.store.engine import session
+    from service.store.tables import CertificateRecord
 
     context, new = Context.open(Settings()), Ed25519PrivateKey.generate()
     after = key_id(new.public_key())

@@ -20,7 +20,7 @@ def methods(
     """List the unlearning methods: whose they are, what they read, what they cost, their settings for the recipe."""
     from rich.table import Table
 
-    from service.catalogue import describe, entries
+    from service.studies.method_catalog import describe, entries
     from unlearning.recipes import load_recipe
 
     settings = Settings()
@@ -77,11 +77,11 @@ def tune(
     Whoever is tuned on must not be reported on. A search that was stopped goes on where it was.
     """
     from service.context import Context
-    from service.planning import recipe_of
-    from service.trials import release_processes
-    from service.tuning import Search, keep
-    from service.tuning import tune as run_search
-    from service.worlds import WORLDS, open_world
+    from service.studies.datasets import WORLDS, open_world
+    from service.studies.tuning import Search, keep
+    from service.studies.tuning import tune as run_search
+    from service.training.data import recipe_of
+    from service.training.jobs import release_processes
 
     settings = Settings()
     if forget:

@@ -16,7 +16,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from service.banks import OnProgress
+    from service.banks.build import OnProgress
 
 references_app = typer.Typer(no_args_is_help=True, help="Reference banks: models that never saw a person.")
 
@@ -32,14 +32,14 @@ def references_build(
     Also the oracles, if a method of the policy's ladder reads any. Several of these commands at once share the work.
     """
     from audit.policy import load_policy
-    from service import stored_banks
-    from service.bank_store import BankStore
-    from service.banks import build_bank, plan_bank
+    from service.banks import replica
+    from service.banks.build import build_bank, plan_bank
+    from service.banks.oracles import build_oracles, n_asked_for, oracle_plan
+    from service.banks.refresh import publish, survey
+    from service.banks.store import BankStore
     from service.context import Context
-    from service.oracles import build_oracles, n_asked_for, oracle_plan
-    from service.planning import asked_to_go, pictures_in_service, recipe_of
-    from service.rebuilding import publish, survey
-    from service.scenes import open_pictures
+    from service.training.data import asked_to_go, pictures_in_service, recipe_of
+    from service.training.spec import open_pictures
 
     context = Context.open(Settings())
     settings, recipe, policy = context.settings, recipe_of(context), load_policy(context.settings.policy)
@@ -69,7 +69,7 @@ def references_build(
             for i, plan in enumerate(plans.values()):
                 told = partial(advance, task, i * n_oracles)
                 build_oracles(store, oracle_plan(plan), n_oracles, settings, told, now=context.now())
-    stored_banks.publish(context)
+    replica.publish(context)
     publish(context, survey(context, policy))
     beside = f", and as many of {n_oracles} oracles," if n_oracles else ""
     console.print(f"{len(plans)} banks of {policy.n_models} models each{beside} in {settings.banks_folder}")
@@ -82,8 +82,8 @@ def references_refresh(
 ) -> None:
     """Train anew the banks that erasures made stale, as the worker does while no run is open."""
     from audit.policy import load_policy
+    from service.banks.refresh import become_child, rebuild
     from service.context import Context
-    from service.rebuilding import become_child, rebuild
 
     if child_of is not None:
         become_child(child_of)
@@ -117,7 +117,7 @@ def references_validate(
     Costs many trainings (on the AT&T faces and drawn ones about half an hour of a core); can be killed and goes on.
     """
     from service.context import Context
-    from service.validation import Sizes, validate_own, validate_synthetic, write_report
+    from service.studies.block_bias import Sizes, validate_own, validate_synthetic, write_report
 
     context = Context.open(Settings())
     sizes = Sizes(people, models)
@@ -144,9 +144,9 @@ def references_status() -> None:
     it. building, missing: nothing yet that may judge.
     """
     from audit.policy import load_policy
-    from service.bank_overview import overview
+    from service.banks.overview import overview
+    from service.banks.refresh import publish, survey
     from service.context import Context
-    from service.rebuilding import publish, survey
 
     context = Context.open(Settings())
     policy = load_policy(context.settings.policy)

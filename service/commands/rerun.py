@@ -22,7 +22,7 @@ def rerun(run_id: Annotated[str, typer.Argument(help="An open run, from the cons
     """
     with stating() as findings:
         from service.context import Context
-        from service.reruns import repeat
+        from service.erasure.reruns import repeat
 
         first, again = repeat(Context.open(Settings()), run_id)
         findings.say("Equal weights." if first == again else "OTHER weights.", holds=first == again)

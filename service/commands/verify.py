@@ -78,7 +78,7 @@ def _trusted(paths: list[Path], *, home: bool) -> tuple[list[Any], dict[str, dat
         keys, ended = read_published_keys(path.read_bytes())
         trusted, retired_at = [*trusted, *keys], {**retired_at, **ended}
     if home:
-        from service.keyring import Keyring
+        from service.keys.keyring import Keyring
         from service.settings import Settings
 
         folder = Settings().keys_folder

@@ -10,15 +10,17 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from service import auth, decisions, intake, rollbacks
 from service.console.reading_pages import GROUNDS, REGULATIONS, models_page, request_page
 from service.console.rendering import Pages
 from service.console.sessions import Visitor, sender_of, visitor_of
 from service.context import Context
 from service.errors import ConflictError, ExpungeError, InvalidInputError
-from service.head_count import people_held
-from service.problems import validation_errors
-from service.schemas import Decision, Extension, Filing, Rejection
+from service.http.problems import validation_errors
+from service.keys import api_keys
+from service.models import rollbacks
+from service.requests import decisions, intake
+from service.requests.head_count import people_held
+from service.requests.schemas import Decision, Extension, Filing, Rejection
 
 At = Annotated[Visitor, Depends(visitor_of)]
 Sender = Annotated[Visitor, Depends(sender_of)]
@@ -47,7 +49,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
 
     @router.get("/file")
     def empty_form(request: Request, visitor: At) -> Response:
-        visitor.client.demand(auth.WRITE)
+        visitor.client.demand(api_keys.WRITE)
         return form(request, visitor, {})
 
     @router.post("/file")
@@ -63,7 +65,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
         legal_hold: Tick = False,
         form_id: Text = "",
     ) -> Response:
-        sender.client.demand(auth.WRITE)
+        sender.client.demand(api_keys.WRITE)
         values = {
             "user_ids": [line.strip() for line in user_ids.splitlines() if line.strip()],
             "regulation": regulation,
@@ -108,12 +110,12 @@ def _add_decisions(router: APIRouter, context: Context, pages: Pages) -> None:
 
     @router.post("/requests/{request_id}/cancel")
     def cancel(request: Request, sender: Sender, request_id: str) -> Response:
-        client = sender.client.demand(auth.WRITE)
+        client = sender.client.demand(api_keys.WRITE)
         return decided(request, sender, request_id, "cancelled", lambda: decisions.cancel(context, client, request_id))
 
     @router.post("/requests/{request_id}/extend")
     def extend(request: Request, sender: Sender, request_id: str, reason: Text = "") -> Response:
-        client = sender.client.demand(auth.ADMIN)
+        client = sender.client.demand(api_keys.ADMIN)
         return decided(
             request, sender, request_id, "extended",
             lambda: decisions.extend(context, client, request_id, Extension(reason=reason)),
@@ -127,7 +129,7 @@ def _add_decisions(router: APIRouter, context: Context, pages: Pages) -> None:
         reason: Text = "",
         whole_batch: Tick = False,
     ) -> Response:
-        client, batch_id = sender.client.demand(auth.ADMIN), request_id.rpartition("-")[0]
+        client, batch_id = sender.client.demand(api_keys.ADMIN), request_id.rpartition("-")[0]
 
         def decide() -> object:
             decision = Decision(reason=reason)
@@ -142,7 +144,7 @@ def _add_decisions(router: APIRouter, context: Context, pages: Pages) -> None:
         *, request: Request, sender: Sender, request_id: str, legal_reason: Text = "", explanation: Text = "",
         whole_batch: Tick = False,
     ) -> Response:  # fmt: skip
-        client, batch_id = sender.client.demand(auth.ADMIN), request_id.rpartition("-")[0]
+        client, batch_id = sender.client.demand(api_keys.ADMIN), request_id.rpartition("-")[0]
 
         def decide() -> object:
             rejection = Rejection.model_validate({"legal_reason": legal_reason, "explanation": explanation})
@@ -156,7 +158,7 @@ def _add_decisions(router: APIRouter, context: Context, pages: Pages) -> None:
 def _add_rollback(router: APIRouter, context: Context, pages: Pages) -> None:
     @router.post("/models/{digest}/rollback")
     def roll_back(request: Request, sender: Sender, digest: str, reason: Text = "") -> Response:
-        client = sender.client.demand(auth.ADMIN)
+        client = sender.client.demand(api_keys.ADMIN)
         try:
             rollbacks.order(context, client, digest, Decision(reason=reason).reason)
         except ConflictError as error:

@@ -7,8 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
-from service.measures import LONG
-from service.tables import ErasureRequest, RequestEvent
+from service.store.tables import ErasureRequest, RequestEvent
+from service.telemetry.catalog import LONG
 
 Durations = dict[str, tuple[list[int], float]]
 """By label: how many took at most each of `LONG` and how many there were, then the seconds of all together."""

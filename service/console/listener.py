@@ -16,7 +16,6 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
-from service.auth import MAX_BODY_BYTES
 from service.console.acting_pages import add_acting_pages
 from service.console.metrics import DatabaseCollector, exposition
 from service.console.proofs import add_proofs
@@ -25,7 +24,8 @@ from service.console.rendering import FOLDER, HEADERS, Pages, add_error_pages
 from service.console.sessions import Sessions, refuse_other_origins
 from service.context import Context
 from service.errors import InvalidInputError, NotAllowedError, NotAuthenticatedError
-from service.middleware import BodyLimit
+from service.http.body_limit import BodyLimit
+from service.http.guard import MAX_BODY_BYTES
 
 
 def create_console(context: Context) -> FastAPI:

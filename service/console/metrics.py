@@ -16,14 +16,15 @@ from prometheus_client.registry import Collector
 from sqlmodel import Session, col, func, select
 
 from audit.policy import load_policy
-from service import bank_overview, doubts, webhooks
-from service.bank_overview import BankOverview
+from service.banks import overview
+from service.banks.overview import BankOverview
+from service.callbacks import outbox
 from service.console.durations import Durations, request_durations, stage_durations
 from service.context import LINE, Context
-from service.db import reading
-from service.measures import WORKER
-from service.states import ENDS, STATES
-from service.tables import (
+from service.requests import doubts
+from service.requests.states import ENDS, STATES
+from service.store.engine import reading
+from service.store.tables import (
     Attempt,
     CallbackDelivery,
     Deployment,
@@ -36,11 +37,12 @@ from service.tables import (
     ServingWorker,
     WorkerLease,
 )
+from service.telemetry.catalog import WORKER
 
 VERDICTS = ("PASSED", "FAILED", "UNDETERMINED")
 VERSION_STATES = ("candidate", "active", "retired", "destroyed")
 _DOUBTS = {doubts.ALIKE: "alike", doubts.UNNAMED: "unnamed", doubts.FEWER: "fewer"}
-CALLBACK_STATES = (webhooks.PENDING, webhooks.DELIVERED, webhooks.DISABLED, webhooks.GIVEN_UP)
+CALLBACK_STATES = (outbox.PENDING, outbox.DELIVERED, outbox.DISABLED, outbox.GIVEN_UP)
 
 _REST = 20  # times as long as computing histograms took, nothing of the kind is computed
 
@@ -72,7 +74,7 @@ class DatabaseCollector(Collector):
             }
             histograms = self._kept_durations(s)
         values |= _signing(self._context)
-        values |= _banks(bank_overview.overview(self._context), now)
+        values |= _banks(overview.overview(self._context), now)
         for name, measure in WORKER.items():
             if measure.kind == "histogram":
                 yield _histogram(name, histograms[name])
@@ -187,7 +189,7 @@ def _models(s: Session, now: datetime) -> dict[str, Labelled]:
 
 
 def _callbacks(s: Session) -> dict[str, Labelled]:
-    waits = CallbackDelivery.status == webhooks.PENDING
+    waits = CallbackDelivery.status == outbox.PENDING
     oldest = s.exec(select(func.min(CallbackDelivery.created_at)).where(waits)).one()
     return {
         "expunge_callbacks": _counts(s, col(CallbackDelivery.status), CALLBACK_STATES),
@@ -203,7 +205,7 @@ def _signing(context: Context) -> dict[str, Labelled]:
 def _banks(banks: BankOverview, now: datetime) -> dict[str, Labelled]:
     oldest = max((block.age_seconds for block in banks.blocks if block.age_seconds is not None), default=None)
     return {
-        "expunge_bank_blocks": {(state,): banks.count(state) for state in bank_overview.STATES},
+        "expunge_bank_blocks": {(state,): banks.count(state) for state in overview.STATES},
         "expunge_bank_models": _one(banks.n_models),
         "expunge_bank_models_wanted": _one(banks.n_wanted),
         "expunge_bank_staleness_ratio": _one(banks.staleness),

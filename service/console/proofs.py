@@ -13,14 +13,16 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from audit.proof import certificate as certificates
 from audit.proof.envelope import read_public_keys
-from service import auth, readings, registry
+from service.api import proofs
 from service.console import comparisons, queries
 from service.console.rendering import Pages
 from service.console.sessions import Visitor, visitor_of
 from service.context import Context
-from service.db import fit_id, reading
 from service.errors import NotFoundError
-from service.tables import Run
+from service.keys import api_keys
+from service.models import registry
+from service.store.engine import fit_id, reading
+from service.store.tables import Run
 
 At = Annotated[Visitor, Depends(visitor_of)]
 
@@ -30,7 +32,7 @@ def add_proofs(router: APIRouter, context: Context, pages: Pages) -> None:
 
     @router.get("/runs/{run_id}/reports/{step}")
     def report(visitor: At, run_id: str, step: int) -> Response:
-        visitor.client.demand(auth.AUDIT, auth.ADMIN)
+        visitor.client.demand(api_keys.AUDIT, api_keys.ADMIN)
         with reading(context.engine) as s:  # also keeps anything but a known run's number out of the path
             if not fit_id(run_id) or s.get(Run, run_id) is None:
                 raise NotFoundError("There is no run with this number.")
@@ -41,14 +43,14 @@ def add_proofs(router: APIRouter, context: Context, pages: Pages) -> None:
 
     @router.get("/certificates/{certificate_id}")
     def certificate(visitor: At, certificate_id: str) -> Response:
-        content = readings.certificate_file(context, visitor.client, certificate_id)
+        content = proofs.certificate_file(context, visitor.client, certificate_id)
         headers = {"Content-Disposition": f'attachment; filename="certificate-{certificate_id[:8]}.json"'}
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         return Response(text, media_type="application/json", headers=headers)
 
     @router.get("/certificates/{certificate_id}/verification")
     def verification(request: Request, visitor: At, certificate_id: str) -> Response:
-        content = readings.certificate_file(context, visitor.client, certificate_id)
+        content = proofs.certificate_file(context, visitor.client, certificate_id)
         found = verify(context, content)
         with reading(context.engine) as s:
             record = queries.certificate(s, certificate_id)
@@ -59,7 +61,7 @@ def add_proofs(router: APIRouter, context: Context, pages: Pages) -> None:
 
     @router.get("/methods/comparison/{name}")
     def drawing(visitor: At, name: str) -> Response:
-        visitor.client.demand(auth.AUDIT, auth.ADMIN)
+        visitor.client.demand(api_keys.AUDIT, api_keys.ADMIN)
         comparison = comparisons.latest(context.settings)
         text = comparison.read(name) if comparison else None
         if text is None:
@@ -69,7 +71,7 @@ def add_proofs(router: APIRouter, context: Context, pages: Pages) -> None:
 
 def verify(context: Context, content: dict[str, Any]) -> certificates.Verification:
     """Check a certificate against this service's keys, its whole log as it is now, and the weights if they are here."""
-    published = readings.public_keys(context).keys
+    published = proofs.public_keys(context).keys
     trusted: dict[str, Any] = {
         "public_key": read_public_keys("".join(key.pem for key in published)),
         "retired_at": {key.key_id: key.valid_until for key in published if key.valid_until},

@@ -11,13 +11,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import ColumnElement, func, true
 from sqlmodel import Session, col, or_, select
 
-from service import states
-from service.auth import Client
 from service.context import LINE
-from service.db import fit_id
-from service.intake import MASS_DELETION
-from service.schemas import State
-from service.tables import (
+from service.keys.api_keys import Client
+from service.requests import states
+from service.requests.intake import MASS_DELETION
+from service.requests.schemas import State
+from service.store.engine import fit_id
+from service.store.tables import (
     Attempt,
     CertificateRecord,
     Deployment,

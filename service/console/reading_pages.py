@@ -12,17 +12,20 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from audit.policy import RETRAIN, load_policy
-from service import auth, candidates, readings, rollbacks
-from service.bank_overview import overview
+from service.banks.overview import overview
 from service.console import comparisons, queries, views
 from service.console.rendering import IDLE_MS, LIVE_MS, Pages
 from service.console.sessions import Visitor, visitor_of
 from service.context import Context
-from service.db import fit_id, reading
+from service.erasure import candidates
 from service.errors import NotFoundError
-from service.schemas import Ground, LegalReason, Regulation
-from service.states import ENDS
-from service.tables import Attempt, Run
+from service.keys import api_keys
+from service.models import rollbacks
+from service.requests import views as readings
+from service.requests.schemas import Ground, LegalReason, Regulation
+from service.requests.states import ENDS
+from service.store.engine import fit_id, reading
+from service.store.tables import Attempt, Run
 from unlearning.methods import METHODS
 
 At = Annotated[Visitor, Depends(visitor_of)]
@@ -104,7 +107,7 @@ def _rungs(context: Context, run: Run | None, attempts: Sequence[Attempt]) -> li
 def _add_runs(router: APIRouter, context: Context, pages: Pages) -> None:
     @router.get("/runs/{run_id}")
     def one_run(request: Request, visitor: At, run_id: str) -> Response:
-        visitor.client.demand(auth.AUDIT, auth.ADMIN)
+        visitor.client.demand(api_keys.AUDIT, api_keys.ADMIN)
         with reading(context.engine) as s:
             run = s.get(Run, run_id) if fit_id(run_id) else None
             if run is None:
@@ -121,7 +124,7 @@ def _add_runs(router: APIRouter, context: Context, pages: Pages) -> None:
 
     @router.get("/runs")
     def runs(request: Request, visitor: At) -> Response:
-        visitor.client.demand(auth.AUDIT, auth.ADMIN)
+        visitor.client.demand(api_keys.AUDIT, api_keys.ADMIN)
         with reading(context.engine) as s:
             rows, open_run, waiting = queries.lately_run(s), queries.open_run(s), queries.waiting_worker(s)
         return pages.page(
@@ -133,12 +136,12 @@ def _add_runs(router: APIRouter, context: Context, pages: Pages) -> None:
 def _add_stock(router: APIRouter, context: Context, pages: Pages) -> None:
     @router.get("/models")
     def models(request: Request, visitor: At) -> Response:
-        visitor.client.demand(auth.AUDIT, auth.ADMIN)
+        visitor.client.demand(api_keys.AUDIT, api_keys.ADMIN)
         return models_page(request, visitor, context, pages)
 
     @router.get("/banks")
     def banks(request: Request, visitor: At) -> Response:
-        visitor.client.demand(auth.AUDIT, auth.ADMIN)
+        visitor.client.demand(api_keys.AUDIT, api_keys.ADMIN)
         with reading(context.engine) as s:
             run = queries.open_run(s)
         return pages.page(
@@ -148,7 +151,7 @@ def _add_stock(router: APIRouter, context: Context, pages: Pages) -> None:
 
     @router.get("/methods")
     def methods(request: Request, visitor: At) -> Response:
-        visitor.client.demand(auth.AUDIT, auth.ADMIN)
+        visitor.client.demand(api_keys.AUDIT, api_keys.ADMIN)
         policy = load_policy(context.settings.policy)
         with reading(context.engine) as s:
             tried = queries.tried_methods(s)

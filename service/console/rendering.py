@@ -19,7 +19,7 @@ from service.console import views
 from service.console.sessions import COOKIE, Visitor
 from service.context import Context
 from service.errors import ExpungeError, NotAuthenticatedError, NotFoundError, TryLaterError
-from service.redact import describe
+from service.telemetry.redact import describe
 
 log = structlog.get_logger(__name__)
 

@@ -21,16 +21,16 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Form, Request, Response
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from service import auth
-from service.ambiguity import single_header
-from service.auth import Client
 from service.context import Context
-from service.db import fit_id
 from service.errors import NotAllowedError, NotAuthenticatedError
+from service.http.ambiguity import single_header
+from service.keys import api_keys
+from service.keys.api_keys import Client
+from service.store.engine import fit_id
 
 COOKIE: Final = "expunge_console"
 LASTS: Final = timedelta(hours=10)
-MAY_ENTER: Final = (auth.READ, auth.AUDIT, auth.ADMIN)
+MAY_ENTER: Final = (api_keys.READ, api_keys.AUDIT, api_keys.ADMIN)
 
 basic = HTTPBasic(auto_error=False)
 
@@ -45,12 +45,12 @@ class Visitor:
     @property
     def files(self) -> bool:
         """Whether they may file and cancel requests here."""
-        return bool(self.token) and auth.WRITE in self.client.scopes
+        return bool(self.token) and api_keys.WRITE in self.client.scopes
 
     @property
     def decides(self) -> bool:
         """Whether they may extend, approve, reject and roll back here."""
-        return bool(self.token) and auth.ADMIN in self.client.scopes
+        return bool(self.token) and api_keys.ADMIN in self.client.scopes
 
 
 class Sessions:
@@ -70,8 +70,8 @@ class Sessions:
             NotAllowedError: a key that may not see any page.
         """
         now = self._context.now()
-        client = auth.authenticate(self._context.engine, key, now=now).demand(*MAY_ENTER)
-        _, key_sha256 = auth.holder(self._context.engine, client.id, now=now)
+        client = api_keys.authenticate(self._context.engine, key, now=now).demand(*MAY_ENTER)
+        _, key_sha256 = api_keys.holder(self._context.engine, client.id, now=now)
         content = f"{client.id}.{int((now + LASTS).timestamp())}.{secrets.token_urlsafe(12)}"
         cookie = f"{content}.{self._seal(content, key_sha256)}"
         response.set_cookie(
@@ -98,7 +98,7 @@ class Sessions:
         if cookie is not None:
             return Visitor(self._holder(cookie).demand(*MAY_ENTER), self._form_token(cookie))
         key = basic.password if basic else ""
-        return Visitor(auth.authenticate(self._context.engine, key, now=self._context.now()).demand(*MAY_ENTER))
+        return Visitor(api_keys.authenticate(self._context.engine, key, now=self._context.now()).demand(*MAY_ENTER))
 
     def check_form(self, request: Request, visitor: Visitor, token: str) -> None:
         """Refuse a form that was not sent from a page of this session.
@@ -117,7 +117,7 @@ class Sessions:
         over = NotAuthenticatedError("Your session is over; sign in again.")
         if not fit_id(key_id) or not until.isdigit() or len(until) > 11 or _sha256(cookie) in self._ended:
             raise over
-        client, key_sha256 = auth.holder(self._context.engine, key_id, now=now)
+        client, key_sha256 = api_keys.holder(self._context.engine, key_id, now=now)
         genuine = hmac.compare_digest(seal.encode(), self._seal(content, key_sha256).encode())
         if not genuine or datetime.fromtimestamp(int(until), UTC) <= now:
             raise over

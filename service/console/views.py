@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from audit.policy import Policy
 from audit.report import wording
-from service import states
-from service.tables import Attempt, RequestEvent, Run
+from service.requests import states
+from service.store.tables import Attempt, RequestEvent, Run
 
 _COUNTED = re.compile(r"(?P<what>.*?),?\s+(?P<done>\d+)/(?P<wanted>\d+)")
 _UNITS: Final = ((86400, "day"), (3600, "hour"), (60, "minute"))

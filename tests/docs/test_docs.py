@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from audit.proof.certificate import openssl_recipe
+from docs.generate_settings import settings_table
 from service.cli import app
-from service.settings_table import settings_table
 from tests.faults.parts import PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 def test_the_settings_table_is_the_settings() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == settings_table(), (
-        "run python -m service.settings_table > docs/settings.md"
+        "run python docs/generate_settings.py > docs/settings.md"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from service.api_reference import PREFIX, api_reference, openapi_document
+from docs.generate_api import PREFIX, api_reference, openapi_document
 from service.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def blocks() -> Iterator[Any]:
 
 def test_the_api_reference_is_the_api(document: dict[str, Any]) -> None:
     assert (ROOT / "docs" / "api.md").read_text() == api_reference(document), (
-        "run python -m service.api_reference > docs/api.md"
+        "run python docs/generate_api.py > docs/api.md"
     )
 
 

@@ -22,10 +22,10 @@ import httpx
 from sqlmodel import col, select
 
 from service.context import Context
-from service.db import reading
-from service.processes import Processes, environment, stop
+from service.launch import Processes, environment, stop
 from service.settings import Settings
-from service.tables import CertificateRecord, ServingWorker
+from service.store.engine import reading
+from service.store.tables import CertificateRecord, ServingWorker
 from tests.faults.history import check_history, data_digest
 from tests.faults.home import SIZE, make_home, people
 from tests.faults.watch import Person, Watcher, check_answers, check_completed, client_of, found_in, person_of

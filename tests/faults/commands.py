@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.bank_files import Manifest, decode_row
-from service.bank_store import BankStore
-from service.processes import environment
+from service.banks.file_format import Manifest, decode_row
+from service.banks.store import BankStore
+from service.launch import environment
 from service.settings import Settings
 from tests.faults.bench import Bench
 from tests.faults.restores import copy_of

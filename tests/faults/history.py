@@ -25,9 +25,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from sqlmodel import select
 
 from service.context import Context
-from service.db import reading
 from service.settings import Settings
-from service.tables import CertificateRecord, ModelVersion
+from service.store.engine import reading
+from service.store.tables import CertificateRecord, ModelVersion
 from tests.faults.proof import ProofError, Proven, prove
 from tests.faults.watch import Person, client_of
 

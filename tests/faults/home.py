@@ -13,13 +13,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from service import auth
 from service.context import Context
-from service.db import session
-from service.processes import free_ports
-from service.production import train_production
+from service.keys import api_keys
+from service.launch import free_ports
 from service.settings import Settings
-from service.trials import release_processes
+from service.store.engine import session
+from service.training.jobs import release_processes
+from service.training.production import train_production
 from unlearning.faces import read_metadata
 from unlearning.faces.dataset import METADATA
 from unlearning.faces.sources import synthetic
@@ -56,7 +56,7 @@ def make_home(folder: Path, *, n_subjects: int, seed: int, **changes: Any) -> Se
     train_production(context, seed=0)
     release_processes()
     with session(context.engine) as s:
-        _, token = auth.create_key(s, name="operator", scopes=auth.SCOPES, now=context.now(), key_id="operator")
+        _, token = api_keys.create_key(s, name="operator", scopes=api_keys.SCOPES, now=context.now(), key_id="operator")
         s.commit()
     (folder / "operator.key").write_text(token)
     context.engine.dispose()

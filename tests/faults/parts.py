@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
-from service.fail_points import FAIL_POINTS, OUTSIDE_RUNS
+from service.store.fail_points import FAIL_POINTS, OUTSIDE_RUNS
 from tests.faults import commands, edits, restores, scenarios, stores, volumes, workers
 from tests.faults.bench import Bench, Tally
 from tests.faults.disk import small_disk

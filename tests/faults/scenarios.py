@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from threading import Timer
 
-from service import registry
-from service.fail_points import FAIL_POINTS, OUTSIDE_RUNS
+from service.models import registry
+from service.store.fail_points import FAIL_POINTS, OUTSIDE_RUNS
 from tests.faults.bench import Bench
 from tests.faults.disk import SmallDisk
 from tests.faults.watch import Person, found_in

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from sqlalchemy import create_engine, text
 
-from service.db import session
+from service.store.engine import session
 from tests.faults.bench import Bench, memory_folder
 from tests.faults.watch import Person, found_in
 from tests.postgres import PostgresServer

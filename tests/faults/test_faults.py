@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from service.fail_points import FAIL_POINTS
+from service.store.fail_points import FAIL_POINTS
 from tests.faults import commands, edits, scenarios, stores, volumes
 from tests.faults.bench import Bench, memory_folder
 from tests.faults.disk import NoDiskError, small_disk

@@ -33,9 +33,9 @@ from sqlmodel import col, select
 from audit.proof.certificate import verify
 from audit.proof.envelope import read_public_keys
 from service.context import Context
-from service.db import reading
 from service.settings import Settings
-from service.tables import CertificateRecord, ErasureRequest, ModelVersion, RequestEvent
+from service.store.engine import reading
+from service.store.tables import CertificateRecord, ErasureRequest, ModelVersion, RequestEvent
 from unlearning.faces import read_metadata
 from unlearning.faces.decoding import decode
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from typing import Final
 
-from service.processes import environment, free_ports
+from service.launch import environment, free_ports
 from service.settings import Settings
 from tests.faults.bench import Bench
 

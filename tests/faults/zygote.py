@@ -93,8 +93,8 @@ class Zygote:
 def _become(environment: dict[str, str], log: str, command: Sequence[str]) -> None:
     from audit.policy import load_policy
     from service import cli
-    from service.logs import set_up_logs
     from service.settings import Settings
+    from service.telemetry.logs import set_up_logs
     from service.worker import run_worker
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -153,7 +153,7 @@ def main() -> None:
         _be_impatient(int(attempts))
     import torch
 
-    import service.pipeline
+    import service.erasure.pipeline
     import service.worker  # noqa: F401  (imported for the forks)
 
     torch.set_num_threads(1)

@@ -8,8 +8,8 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 
-from service import images
 from service.errors import ExpungeError
+from service.serving import images
 from unlearning.errors import ImageError
 from unlearning.faces.decoding import MAX_BYTES, MAX_PIXELS, check_picture, decode
 

@@ -14,13 +14,13 @@ import httpx
 import pytest
 from sqlmodel import select
 
-from service import auth
 from service.context import Context
-from service.db import reading, session
-from service.processes import Processes, free_ports
-from service.production import train_production
+from service.keys import api_keys
+from service.launch import Processes, free_ports
 from service.settings import Settings
-from service.tables import ServingWorker
+from service.store.engine import reading, session
+from service.store.tables import ServingWorker
+from service.training.production import train_production
 from unlearning.faces.sources import synthetic
 
 TINY_RECIPE = {
@@ -88,7 +88,7 @@ def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     context = Context.open(settings)
     train_production(context, seed=0)
     with session(context.engine) as s:
-        _, token = auth.create_key(s, name="operator", scopes=auth.SCOPES, now=context.now(), key_id="operator")
+        _, token = api_keys.create_key(s, name="operator", scopes=api_keys.SCOPES, now=context.now(), key_id="operator")
         s.commit()
     (home / "operator.key").write_text(token)
     context.engine.dispose()

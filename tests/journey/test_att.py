@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from audit import Evaluation, Evidence, evaluate, load_policy
-from service.bank_store import Bank, BankStore
-from service.banks import BankPlan, build_bank, plan_bank
+from service.banks.build import BankPlan, build_bank, plan_bank
+from service.banks.store import Bank, BankStore
 from service.context import Context
-from service.planning import pictures_of, recipe_of
-from service.scenes import open_pictures
 from service.settings import Settings
-from service.trials import Outcome, release_processes, run_trials
+from service.training.data import pictures_of, recipe_of
+from service.training.jobs import Outcome, release_processes, run_trials
+from service.training.spec import open_pictures
 from unlearning.errors import FacesError
 from unlearning.faces.sources import att
 

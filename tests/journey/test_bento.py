@@ -11,8 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.processes import Processes, environment
-from service.serving_process import serve_command
+from service.launch import Processes, environment, serve_command
 from service.settings import Settings
 from tests.journey.conftest import TINY_POLICY, Service, wait_serving
 from unlearning.faces import read_metadata
@@ -43,8 +42,8 @@ def test_the_built_bento_serves_and_erases(
     person = next(row.user_id for row in rows if row.split == "train")
     picture = next((settings.data_folder / row.file_name).read_bytes() for row in rows if row.split == "test")
     key = (settings.home / "operator.key").read_text()
-    monkeypatch.setattr("service.processes.serve_command", lambda _: (bento, given))
-    monkeypatch.setattr("service.processes.environment", lambda _: packed)
+    monkeypatch.setattr("service.launch.serve_command", lambda _: (bento, given))
+    monkeypatch.setattr("service.launch.environment", lambda _: packed)
     monkeypatch.chdir(tmp_path)
     with (
         Processes(settings) as processes,

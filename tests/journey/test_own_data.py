@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.processes import Processes, free_ports
+from service.launch import Processes, free_ports
 from service.settings import Settings
 from tests.journey.conftest import TINY_POLICY, TINY_RECIPE, Service, tell_young_from_old, wait_serving
 from unlearning.faces import read_metadata

@@ -11,11 +11,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from service import auth, deployment, registry
 from service.context import Context
-from service.db import session
-from service.processes import free_ports
+from service.keys import api_keys
+from service.launch import free_ports
+from service.models import deployment, registry
 from service.settings import Settings
+from service.store.engine import session
 from tests.journey.conftest import Service
 from tests.journey.test_erasure import check_erased, train_person
 from tests.postgres import PostgresServer
@@ -44,7 +45,7 @@ def tiny_settings(tiny_home: Path, tmp_path: Path, postgres: PostgresServer) -> 
     assert registry.add(context, registry.path(settings, digest), manifest) == digest
     deployment.activate_first(context, digest)
     with session(context.engine) as s:
-        _, token = auth.create_key(s, name="operator", scopes=auth.SCOPES, now=context.now(), key_id="operator")
+        _, token = api_keys.create_key(s, name="operator", scopes=api_keys.SCOPES, now=context.now(), key_id="operator")
         s.commit()
     (home / "operator.key").write_text(token)
     context.engine.dispose()
@@ -56,10 +57,10 @@ def test_a_person_is_erased_on_postgresql_though_the_worker_is_killed(running: C
     service = running(EXPUNGE_FAIL_AT="auditing.end")
     person = train_person(service)
     (receipt,) = service.file(person)
-    worker = service.processes.worker
+    worker = service.launch.worker
     assert worker is not None
     assert worker.wait(240) == -signal.SIGKILL
-    service.processes.start_worker()
+    service.launch.start_worker()
     service.completed(receipt["id"])
     check_erased(service, receipt["id"], person)
     assert not list(service.settings.home.glob("*.db*"))

@@ -20,13 +20,14 @@ import psutil
 import pytest
 from sqlmodel import select
 
-from service import auth, deployment, registry
 from service.context import Context
-from service.db import reading, session
-from service.processes import Processes, free_ports
+from service.keys import api_keys
+from service.launch import Processes, free_ports
+from service.models import deployment, registry
 from service.settings import Settings
-from service.storage import Storage
-from service.tables import StoredBank
+from service.store.engine import reading, session
+from service.store.objects import Storage
+from service.store.tables import StoredBank
 from tests.journey.conftest import wait_serving
 from tests.object_store import s3_bucket
 from tests.postgres import PostgresServer
@@ -128,7 +129,7 @@ def first_home(tiny_home: Path, home: Path, common: dict) -> tuple[Context, str]
     registry.add(context, registry.path(settings, digest), trained)
     deployment.activate_first(context, digest)
     with session(context.engine) as s:
-        _, token = auth.create_key(s, name="operator", scopes=auth.SCOPES, now=context.now(), key_id="operator")
+        _, token = api_keys.create_key(s, name="operator", scopes=api_keys.SCOPES, now=context.now(), key_id="operator")
         s.commit()
     return context, token
 

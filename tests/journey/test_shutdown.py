@@ -16,13 +16,14 @@ import pytest
 from PIL import Image
 from sqlmodel import select as query
 
-from service import auth, deployment
-from service.barrier import look
 from service.context import Context
-from service.db import reading, session
-from service.processes import Processes, free_ports
+from service.keys import api_keys
+from service.launch import Processes, free_ports
+from service.models import deployment
+from service.models.barrier import look
 from service.settings import Settings
-from service.tables import ServingWorker
+from service.store.engine import reading, session
+from service.store.tables import ServingWorker
 from tests.service.versions import add_version
 
 pytestmark = pytest.mark.journey
@@ -46,7 +47,7 @@ def test_sigterm_lets_every_call_that_was_taken_be_answered(tmp_path: Path) -> N
     settings = Settings(home=tmp_path / "home", port=free_ports(1)[0], max_queue=N_CALLS * N_IMAGES, log_format="json")
     context = Context.open(settings)
     with session(context.engine) as s:
-        _, key = auth.create_key(s, name="t", scopes=[auth.PREDICT], now=context.now(), key_id="t")
+        _, key = api_keys.create_key(s, name="t", scopes=[api_keys.PREDICT], now=context.now(), key_id="t")
         s.commit()
     deployment.activate_first(context, add_version(context, 1))
     with Processes(settings) as processes, ExitStack() as stack:

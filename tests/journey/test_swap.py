@@ -15,14 +15,15 @@ import httpx
 import numpy as np
 import pytest
 
-from service import auth, deployment, registry
-from service.barrier import Barrier, look
 from service.context import Context
-from service.db import session
-from service.deployment import deploy
 from service.errors import WeightsError
-from service.processes import Processes, free_ports
+from service.keys import api_keys
+from service.launch import Processes, free_ports
+from service.models import deployment, registry
+from service.models.barrier import Barrier, look
+from service.models.deployment import deploy
 from service.settings import Settings
+from service.store.engine import session
 from tests.service.versions import add_version, picture, pixels_of, reference_probabilities
 
 pytestmark = pytest.mark.journey
@@ -125,7 +126,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = Settings(home=home, port=free_ports(1)[0], lease_seconds=LEASE_SECONDS, log_format="json")
     context = Context.open(settings)
     with session(context.engine) as s:
-        _, key = auth.create_key(s, name="t", scopes=[auth.PREDICT], now=datetime.now(UTC), key_id="traffic")
+        _, key = api_keys.create_key(s, name="t", scopes=[api_keys.PREDICT], now=datetime.now(UTC), key_id="traffic")
         s.commit()
     with Processes(settings) as processes:
         found = Service(context, processes, key)

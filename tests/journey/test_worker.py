@@ -16,20 +16,21 @@ from typing import Any
 import httpx
 import pytest
 
-from service import auth, intake
-from service.auth import Client
 from service.context import LINE, Context
-from service.db import reading
-from service.processes import environment, free_ports
-from service.schemas import Filing
+from service.keys import api_keys
+from service.keys.api_keys import Client
+from service.launch import environment, free_ports
+from service.requests import intake
+from service.requests.schemas import Filing
 from service.settings import Settings
-from service.tables import ErasureRequest, OpenLine, WorkerLease
+from service.store.engine import reading
+from service.store.tables import ErasureRequest, OpenLine, WorkerLease
 from tests.faults.home import POLICY, make_home, people
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
 SECONDS = 240  # for what takes a few on a quiet machine
-CLIENT = Client("operator", "operator", frozenset(auth.SCOPES))
+CLIENT = Client("operator", "operator", frozenset(api_keys.SCOPES))
 CANARY = "canary-4e1f"
 MISTAKEN = f"""
 from service import cli, worker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from service.measures import SERVING, WORKER
+from service.telemetry.catalog import SERVING, WORKER
 
 
 def metrics_in(expression: str) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.measures import SERVING, WORKER
+from service.telemetry.catalog import SERVING, WORKER
 from tests.operators.expressions import exported, metrics_in
 
 pytestmark = pytest.mark.prometheus

@@ -21,13 +21,13 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from audit.proof.certificate import verify
-from service import auth
 from service.context import Context
-from service.db import session
-from service.processes import Processes, free_ports
-from service.production import train_production
+from service.keys import api_keys
+from service.launch import Processes, free_ports
 from service.settings import Settings
-from service.tables import ErasureRequest
+from service.store.engine import session
+from service.store.tables import ErasureRequest
+from service.training.production import train_production
 from tests.journey.conftest import TINY_POLICY, TINY_RECIPE, tell_young_from_old, wait_serving
 from unlearning.faces import read_metadata
 from unlearning.faces.sources import synthetic
@@ -93,8 +93,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     context = Context.open(settings)
     train_production(context, seed=0)
     with session(context.engine) as s:
-        _, key = auth.create_key(
-            s, name="Privacy office", scopes=auth.SCOPES, now=context.now(), key_id="privacy-office"
+        _, key = api_keys.create_key(
+            s, name="Privacy office", scopes=api_keys.SCOPES, now=context.now(), key_id="privacy-office"
         )
         s.commit()
     context.engine.dispose()

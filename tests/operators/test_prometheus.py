@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 
-import service.metrics
+import service.telemetry.serving_metrics
 from service.console.metrics import DatabaseCollector, exposition
 from service.context import Context
 from service.settings import Settings
@@ -30,7 +30,7 @@ def test_the_workers_metrics_are_clean(program: Callable[[str, str], str], tmp_p
 
 def test_the_serving_processes_metrics_are_clean(program: Callable[[str, str], str]) -> None:
     families = [family for family in REGISTRY.collect() if family.name.startswith("expunge_")]
-    assert families, service.metrics.__name__
+    assert families, service.telemetry.serving_metrics.__name__
     lines = generate_latest(REGISTRY).decode().splitlines()
     ours = [line for line in lines if "expunge_" in line]
     assert check(program("promtool", "prometheus"), ("\n".join(ours) + "\n").encode()) == ""

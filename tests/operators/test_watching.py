@@ -26,9 +26,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.grafana import panels
 from deploy.grafana.picture import Series, draw
-from service.measures import SERVING, WORKER
-from service.processes import Processes, free_ports
+from service.launch import Processes, free_ports
 from service.settings import Settings
+from service.telemetry.catalog import SERVING, WORKER
 from tests.journey.conftest import ENDS, wait_serving
 from tests.operators.test_prometheus import check
 from tests.waiting import PATIENCE_SECONDS, join, wait_until
@@ -344,7 +344,7 @@ def test_nobody_is_named(watched: Watched) -> None:
 
 def test_without_an_endpoint_the_packages_are_not_even_imported() -> None:
     code = (
-        "import sys; from service.tracing import Traces; from service.settings import Settings; "
+        "import sys; from service.telemetry.tracing import Traces; from service.settings import Settings; "
         "traces = Traces.open(Settings(), 'worker'); assert not traces.on; "
         "assert not [name for name in sys.modules if name.startswith('opentelemetry.exporter')]"
     )

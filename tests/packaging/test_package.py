@@ -70,7 +70,7 @@ def test_the_source_distribution_holds_licence_and_sources(built: Path) -> None:
         "LICENSE",
         "README.md",
         "pyproject.toml",
-        "service/pipeline.py",
+        "service/erasure/pipeline.py",
         "audit/report/templates/report.html",
     } <= names
 

@@ -19,13 +19,14 @@ import structlog
 from fastapi import FastAPI
 from sqlmodel import SQLModel
 
-from service import auth, logs
-from service.api import create_api
-from service.auth import Client
+from service.api.routes import create_api
 from service.context import Context
-from service.db import connect, session
-from service.keyring import Keyring
+from service.keys import api_keys
+from service.keys.api_keys import Client
+from service.keys.keyring import Keyring
 from service.settings import Settings
+from service.store.engine import connect, session
+from service.telemetry import logs
 from tests.postgres import PostgresServer
 
 with warnings.catch_warnings():
@@ -152,7 +153,7 @@ def tiny_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def only_pipeline() -> Any:
     """A pipeline for steps without DBOS, which registers one instance of a name in a process; give it a context."""
-    from service.pipeline import Pipeline
+    from service.erasure.pipeline import Pipeline
     from tests.service import tiny
 
     return Pipeline(None, tiny.POLICY)  # type: ignore[arg-type]
@@ -174,7 +175,7 @@ def new_key(context: Context) -> Callable[..., str]:
 
     def make(*scopes: str, key_id: str = "client", expires_at: datetime | None = None) -> str:
         with session(context.engine) as s:
-            _, token = auth.create_key(
+            _, token = api_keys.create_key(
                 s, name=key_id, scopes=scopes, now=context.now(), key_id=key_id, expires_at=expires_at
             )
             s.commit()
@@ -188,7 +189,7 @@ def person() -> Callable[..., Client]:
     """A client as a route hands it on."""
 
     def make(key_id: str = "client", *scopes: str) -> Client:
-        return Client(key_id, key_id, frozenset(scopes or {auth.WRITE, auth.READ}))
+        return Client(key_id, key_id, frozenset(scopes or {api_keys.WRITE, api_keys.READ}))
 
     return make
 
@@ -202,7 +203,7 @@ def app(context: Context) -> FastAPI:
 def client(app: FastAPI, new_key: Callable[..., str]) -> Iterator[TestClient]:
     """HTTP client of the unmounted API whose key holds every scope."""
     with TestClient(app) as client:
-        client.headers["Authorization"] = f"Bearer {new_key(*auth.SCOPES)}"
+        client.headers["Authorization"] = f"Bearer {new_key(*api_keys.SCOPES)}"
         yield client
 
 

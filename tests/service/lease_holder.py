@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 
 from service.context import Context
-from service.db import connect
+from service.erasure.lease import LineLease
 from service.errors import StartupError
-from service.keyring import Keyring
-from service.lease import LineLease
+from service.keys.keyring import Keyring
 from service.settings import Settings
+from service.store.engine import connect
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from service.settings import Settings
-from service.trials import run_trials
+from service.training.jobs import run_trials
 
 
 def main(scene: Path, settings: str) -> None:

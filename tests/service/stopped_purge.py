@@ -26,26 +26,28 @@ def _impatient(**options: Any) -> Any:
 dbos.DBOS.step = _impatient  # type: ignore[method-assign, assignment]  # before the pipeline is imported
 
 from audit.proof.certificate import verify  # noqa: E402
-from service import decisions, runs, stored_banks, worker  # noqa: E402
+from service import worker  # noqa: E402
+from service.banks import replica  # noqa: E402
 from service.context import Context  # noqa: E402
+from service.erasure.pipeline import Pipeline  # noqa: E402
 from service.errors import StorageError  # noqa: E402
-from service.pipeline import Pipeline  # noqa: E402
-from service.schemas import Decision  # noqa: E402
-from service.tracing import Traces  # noqa: E402
+from service.requests import decisions, runs  # noqa: E402
+from service.requests.schemas import Decision  # noqa: E402
+from service.telemetry.tracing import Traces  # noqa: E402
 from tests.service import tiny  # noqa: E402
 
 
 def main(home: Path) -> None:
     context = Context.open(tiny.settings_of(home, hold_seconds=0, poll_seconds=0.05))
     refuses = threading.Event()
-    follow = stored_banks.follow_erasure
+    follow = replica.follow_erasure
 
     def follow_unless_refused(context: Context) -> None:
         if refuses.is_set():
             raise StorageError("The storage refuses to destroy.")
         follow(context)
 
-    stored_banks.follow_erasure = follow_unless_refused
+    replica.follow_erasure = follow_unless_refused
     refuses.set()
     policy = replace(tiny.POLICY, ladder=("retrain",))
     (request_id,) = tiny.file(context, tiny.people(context)[0])

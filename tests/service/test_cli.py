@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from service import __version__
 from service.cli import app
-from service.migrations import HEAD
+from service.store.migrations import HEAD
 
 COMMANDS = (
     "data att", "data synthetic", "data check", "train", "references build", "references status", "evaluate", "serve",

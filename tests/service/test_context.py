@@ -5,8 +5,8 @@ from datetime import timedelta
 from sqlmodel import select
 
 from service.context import Context, new_id, utc_now
-from service.db import reading
-from service.tables import ErasureRequest
+from service.store.engine import reading
+from service.store.tables import ErasureRequest
 
 
 def test_opening_makes_home_keys_and_database_once(settings):

@@ -10,18 +10,20 @@ import pytest
 from sqlmodel import select
 
 from audit.policy import load_policy
-from service import auth, intake, worker
-from service.auth import Client
+from service import worker
 from service.context import LINE, Context
-from service.db import reading
-from service.schemas import Filing
-from service.tables import ErasureRequest, LogLeaf, OpenLine, Run
+from service.keys import api_keys
+from service.keys.api_keys import Client
+from service.requests import intake
+from service.requests.schemas import Filing
+from service.store.engine import reading
+from service.store.tables import ErasureRequest, LogLeaf, OpenLine, Run
 from service.worker import claim
 
 pytestmark = pytest.mark.both_databases
 
 POLICY = load_policy("standard")
-CLIENT = Client("client", "client", frozenset(auth.SCOPES))
+CLIENT = Client("client", "client", frozenset(api_keys.SCOPES))
 
 
 def file(context: Context, *user_ids: str, **fields: Any) -> list[str]:

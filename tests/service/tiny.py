@@ -20,20 +20,24 @@ from PIL import Image
 from sqlmodel import col, select
 
 from audit.policy import Policy
-from service import auth, candidates, completion, intake, planning
-from service.auth import Client
-from service.bank_store import Bank, BankStore
-from service.banks import BankPlan, build_bank, plan_bank
-from service.blocks import blocks
+from service.banks.blocks import blocks
+from service.banks.build import BankPlan, build_bank, plan_bank
+from service.banks.store import Bank, BankStore
 from service.context import Context
-from service.db import reading
-from service.production import train_production
-from service.runs import advance
-from service.scenes import open_pictures
-from service.schemas import Filing
+from service.erasure import candidates, completion
+from service.erasure import plan as planning
+from service.keys import api_keys
+from service.keys.api_keys import Client
+from service.requests import intake
+from service.requests.runs import advance
+from service.requests.schemas import Filing
 from service.settings import Settings
-from service.tables import Attempt, CertificateRecord, ErasureRequest, LogLeaf, Run
-from service.trials import release_processes
+from service.store.engine import reading
+from service.store.tables import Attempt, CertificateRecord, ErasureRequest, LogLeaf, Run
+from service.training import data
+from service.training.jobs import release_processes
+from service.training.production import train_production
+from service.training.spec import open_pictures
 from service.worker import claim
 from unlearning.faces import read_metadata
 from unlearning.faces.dataset import METADATA
@@ -50,7 +54,7 @@ POLICY = Policy(
 )  # fmt: skip
 """Whatever the seeds, fine-tuning fails (one epoch of three is more than one per cent) and retraining passes."""
 FINETUNE, RETRAIN = 0, 1  # steps of the policy
-CLIENT = Client("client", "client", frozenset(auth.SCOPES))
+CLIENT = Client("client", "client", frozenset(api_keys.SCOPES))
 
 
 def settings_of(home: Path, **changes: Any) -> Settings:
@@ -124,7 +128,7 @@ def add_picture(context: Context, person: str) -> None:
 
 def same_block(context: Context) -> tuple[str, str]:
     """Two people of one block."""
-    faces = open_pictures(planning.pictures_in_service(context, planning.recipe_of(context)))
+    faces = open_pictures(data.pictures_in_service(context, data.recipe_of(context)))
     assigned = blocks(context.settings, context.keyring, faces)
     by_block: dict[str, list[str]] = {}
     for person in faces.train_subjects():
@@ -140,8 +144,8 @@ def plan_for(
     staleness_max: float = 0.0,
 ) -> BankPlan:
     """The bank that judges a forget set, on the data folder as it is now."""
-    recipe = planning.recipe_of(context)
-    pictures = planning.pictures_in_service(context, recipe)
+    recipe = data.recipe_of(context)
+    pictures = data.pictures_in_service(context, recipe)
     return plan_bank(
         context, recipe, pictures, forget=forget, absent=absent, n_models=n_models, staleness_max=staleness_max
     )

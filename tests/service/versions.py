@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from service import registry
 from service.context import Context
-from service.engine import Engine, build_model
-from service.manifest import Manifest
+from service.models import registry
+from service.models.building import build_model
+from service.models.manifest import Manifest
+from service.serving.engine import Engine
 from unlearning.models import build, save_weights, to_inputs
 
 CLASSES = ("glasses", "none", "sun glasses")

@@ -1,4 +1,4 @@
-"""Destroying, and sweeping what killed processes left; `tests/service/test_bank_store.py` kills whoever writes."""
+"""Destroying, and sweeping what killed processes left; `tests/service/banks/test_store.py` kills whoever writes."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from service.worlds import WORLDS
+from service.studies.datasets import WORLDS
 from unlearning import tuned
 from unlearning.errors import MethodError
 from unlearning.methods import METHODS, settings_for

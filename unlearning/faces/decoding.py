@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from unlearning.errors import ImageError, ImageTooLargeError
@@ -152,3 +153,10 @@ def _check_header(image: Image.Image) -> None:
 def _damaged(error: Exception) -> ImageError:
     """The one sentence for everything that goes wrong after the header."""
     return ImageError(f"Expected a whole picture, got a damaged or truncated one ({type(error).__name__}).")
+
+
+def to_png(image: NDArray[np.uint8]) -> bytes:
+    """A packed image, uint8 `(height, width, channels)`, as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
+    return file.getvalue()

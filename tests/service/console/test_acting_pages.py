@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from service import auth, registry
 from service.context import Context
-from service.db import reading, session
-from service.tables import Deployment, ErasureRequest, ModelVersion, RollbackOrder
+from service.keys import api_keys
+from service.models import registry
+from service.store.engine import reading, session
+from service.store.tables import Deployment, ErasureRequest, ModelVersion, RollbackOrder
 from tests.service.console.conftest import SAME, Browser
 
 CANARY = "canary-4e1b"
@@ -30,7 +31,7 @@ def file_one(browser: Browser, **fields: str) -> str:
 
 
 def test_the_form_files_what_the_api_would(signed_in: Callable[..., Browser], context: Context) -> None:
-    browser = signed_in(*auth.SCOPES)
+    browser = signed_in(*api_keys.SCOPES)
     place = file_one(
         browser, ground="objection", regulation="uk_gdpr", requested_at="2026-01-20",
         callback_url="https://privacy.example.org/x",
@@ -45,7 +46,7 @@ def test_the_form_files_what_the_api_would(signed_in: Callable[..., Browser], co
 
 
 def test_one_form_sent_twice_files_once(signed_in: Callable[..., Browser], context: Context) -> None:
-    browser = signed_in(*auth.SCOPES)
+    browser = signed_in(*api_keys.SCOPES)
     fields = {"form_id": "one-form", "user_ids": CANARY}
     assert file_one(browser, **fields) == file_one(browser, **fields)
     assert len(requests(context)) == 1
@@ -67,7 +68,7 @@ def test_one_form_sent_twice_files_once(signed_in: Callable[..., Browser], conte
 def test_what_does_not_fit_is_said_and_nothing_is_stored(
     signed_in: Callable[..., Browser], context: Context, fields: dict[str, str], sentence: str
 ) -> None:
-    answer: Any = signed_in(*auth.SCOPES).form("/file", "/file", **{"user_ids": CANARY, **fields})
+    answer: Any = signed_in(*api_keys.SCOPES).form("/file", "/file", **{"user_ids": CANARY, **fields})
     assert answer.status_code == 422
     alert = answer.text.partition('role="alert"')[2].partition("</div>")[0]
     assert sentence in alert
@@ -82,7 +83,7 @@ def test_what_does_not_fit_is_said_and_nothing_is_stored(
 def test_a_field_given_twice_files_nothing(
     signed_in: Callable[..., Browser], context: Context, name: str, values: list[str]
 ) -> None:
-    browser = signed_in(*auth.SCOPES)
+    browser = signed_in(*api_keys.SCOPES)
     hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', browser.get("/file").text))
     fields: dict[str, str | list[str]] = {**hidden, "user_ids": CANARY, name: values}
     answer = browser.post("/file", data=fields, headers=SAME)
@@ -92,7 +93,7 @@ def test_a_field_given_twice_files_nothing(
 
 
 def test_several_people_get_a_number_each(signed_in: Callable[..., Browser], context: Context) -> None:
-    browser = signed_in(*auth.SCOPES)
+    browser = signed_in(*api_keys.SCOPES)
     answer: Any = browser.form("/file", "/file", user_ids="a\r\n\r\n b \r\n")
     listed = browser.get(answer.headers["location"])
     assert "2 requests are filed" in listed.text
@@ -103,7 +104,7 @@ def test_several_people_get_a_number_each(signed_in: Callable[..., Browser], con
 def test_a_request_is_cancelled_in_its_hold_window_only(
     signed_in: Callable[..., Browser], context: Context, clock: Any
 ) -> None:
-    browser = signed_in(*auth.SCOPES)
+    browser = signed_in(*api_keys.SCOPES)
     first, second = file_one(browser), file_one(browser, user_ids="other")
     cancelled: Any = browser.form(first, f"{first}/cancel")
     assert cancelled.status_code == 303
@@ -119,7 +120,7 @@ def test_a_request_is_cancelled_in_its_hold_window_only(
 
 
 def test_an_administrator_decides(signed_in: Callable[..., Browser], context: Context) -> None:
-    browser = signed_in(*auth.SCOPES)
+    browser = signed_in(*api_keys.SCOPES)
     held, other = file_one(browser, legal_hold="true"), file_one(browser, user_ids="other")
     assert "Needs attention" in browser.get(held).text
     named: Any = browser.form(held, f"{held}/approve", reason=f"{CANARY} called")
@@ -136,7 +137,7 @@ def test_an_administrator_decides(signed_in: Callable[..., Browser], context: Co
 
 
 def test_a_held_call_is_decided_as_a_whole(signed_in: Callable[..., Browser], context: Context) -> None:
-    browser = signed_in(*auth.SCOPES)
+    browser = signed_in(*api_keys.SCOPES)
     browser.form("/file", "/file", user_ids="\n".join(f"p{i}" for i in range(9)))  # no data: any share is large
     place = f"/requests/{requests(context)[0].id}"
     assert "All 9 held requests of this call" in browser.get(place).text
@@ -147,10 +148,10 @@ def test_a_held_call_is_decided_as_a_whole(signed_in: Callable[..., Browser], co
 @pytest.mark.parametrize(
     ("scopes", "shown"),
     [
-        ((auth.READ,), set()),
-        ((auth.READ, auth.WRITE), {"Cancel"}),
-        ((auth.ADMIN,), {"Extend the deadline", "Reject"}),
-        (auth.SCOPES, {"Cancel", "Extend the deadline", "Reject"}),
+        ((api_keys.READ,), set()),
+        ((api_keys.READ, api_keys.WRITE), {"Cancel"}),
+        ((api_keys.ADMIN,), {"Extend the deadline", "Reject"}),
+        (api_keys.SCOPES, {"Cancel", "Extend the deadline", "Reject"}),
     ],
 )
 def test_a_key_is_offered_and_allowed_what_its_scopes_allow(
@@ -158,10 +159,10 @@ def test_a_key_is_offered_and_allowed_what_its_scopes_allow(
 ) -> None:
     """The one who files is called like the one who looks, so that the request is their own."""
     visitor = signed_in(*scopes)
-    from service import intake
-    from service.schemas import Filing
+    from service.requests import intake
+    from service.requests.schemas import Filing
 
-    client = auth.Client("operator", "operator", frozenset(auth.SCOPES))
+    client = api_keys.Client("operator", "operator", frozenset(api_keys.SCOPES))
     filed = intake.file_requests(context, client, Filing(user_ids=[CANARY]), n_subjects=lambda: 9, most_open=9)
     place = f"/requests/{filed.requests[0].id}"
     page = visitor.get(place).text
@@ -169,14 +170,14 @@ def test_a_key_is_offered_and_allowed_what_its_scopes_allow(
         each for each in ("Cancel", "Approve", "Extend the deadline", "Reject") if f"<summary>{each}<" in page
     } == shown
     for action, scope in (
-        ("cancel", auth.WRITE),
-        ("approve", auth.ADMIN),
-        ("extend", auth.ADMIN),
-        ("reject", auth.ADMIN),
+        ("cancel", api_keys.WRITE),
+        ("approve", api_keys.ADMIN),
+        ("extend", api_keys.ADMIN),
+        ("reject", api_keys.ADMIN),
     ):
         answer: Any = visitor.form(place, f"{place}/{action}")
         assert (answer.status_code == 403) == (scope not in scopes), action
-    assert (visitor.get("/file").status_code == 403) == (auth.WRITE not in scopes)
+    assert (visitor.get("/file").status_code == 403) == (api_keys.WRITE not in scopes)
 
 
 def version(context: Context, digest: str, generation: int, state: str) -> ModelVersion:
@@ -196,8 +197,8 @@ def test_an_administrator_orders_a_rollback_where_it_is_allowed(
         s.add_all([version(context, older, 1, "retired"), version(context, active, 2, "active")])
         s.add(Deployment(line="default", committed_generation=2, committed_digest=active, updated_at=context.now()))
         s.commit()
-    assert "Go back to generation" not in signed_in(auth.AUDIT, key_id="auditor").get("/models").text
-    browser = signed_in(auth.ADMIN)
+    assert "Go back to generation" not in signed_in(api_keys.AUDIT, key_id="auditor").get("/models").text
+    browser = signed_in(api_keys.ADMIN)
     page = browser.get("/models").text
     assert "Go back to generation 1" in page
     assert 'data-ask="Serve generation 1 again' in page

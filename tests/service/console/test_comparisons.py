@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from service import auth
 from service.console import comparisons
 from service.context import Context
+from service.keys import api_keys
 from tests.service.console.conftest import Browser
 
 SVG = "<svg xmlns='http://www.w3.org/2000/svg'><desc>seif 0.4 &amp; 10 %</desc><style>.a{fill:red}</style></svg>"
@@ -16,7 +16,7 @@ SVG = "<svg xmlns='http://www.w3.org/2000/svg'><desc>seif 0.4 &amp; 10 %</desc><
 def test_the_latest_comparison_is_shown_and_nothing_else_of_the_folder(
     signed_in: Callable[..., Browser], context: Context
 ) -> None:
-    browser, root = signed_in(auth.AUDIT), context.settings.evaluations_folder
+    browser, root = signed_in(api_keys.AUDIT), context.settings.evaluations_folder
     assert comparisons.latest(context.settings) is None
     assert "latest comparison" not in browser.get("/methods").text
     for seconds, name in ((100, "older"), (200, "newer")):

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from service import intake, states
-from service.auth import SCOPES, Client
 from service.console.durations import Durations, request_durations, stage_durations
 from service.context import Context
-from service.db import reading, session
-from service.measures import LONG
-from service.schemas import Filing
-from service.tables import ErasureRequest, RequestEvent
+from service.keys.api_keys import SCOPES, Client
+from service.requests import intake, states
+from service.requests.schemas import Filing
+from service.store.engine import reading, session
+from service.store.tables import ErasureRequest, RequestEvent
+from service.telemetry.catalog import LONG
 
 pytestmark = pytest.mark.both_databases
 

@@ -11,13 +11,14 @@ from sqlmodel import col
 from starlette.testclient import TestClient
 
 from audit.proof.certificate import verify
-from service import auth, completion
 from service.console.listener import create_console
 from service.console.proofs import standalone
 from service.context import Context
-from service.db import session
-from service.runs import advance
-from service.tables import CertificateRecord, LogLeaf
+from service.erasure import completion
+from service.keys import api_keys
+from service.requests.runs import advance
+from service.store.engine import session
+from service.store.tables import CertificateRecord, LogLeaf
 from tests.service import tiny
 
 
@@ -48,7 +49,7 @@ def erased(tiny_context: Context) -> Erased:
     completion.purge(tiny_context, run_id)
     completion.complete(tiny_context, run_id)
     with session(tiny_context.engine) as s:
-        _, key = auth.create_key(s, name="a", scopes=[auth.AUDIT], now=tiny_context.now(), key_id="auditor")
+        _, key = api_keys.create_key(s, name="a", scopes=[api_keys.AUDIT], now=tiny_context.now(), key_id="auditor")
         s.commit()
     client = TestClient(create_console(tiny_context))
     client.auth = ("auditor", key)

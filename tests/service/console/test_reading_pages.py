@@ -11,20 +11,21 @@ import pytest
 from sqlmodel import select
 
 from audit.policy import load_policy
-from service import auth, intake, states
-from service.auth import Client
 from service.console.rendering import HEADERS
 from service.context import Context
-from service.db import session
-from service.doubts import ALIKE
-from service.readings import A_HUMAN_MUST_LOOK
-from service.schemas import Filing
-from service.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlock, Run, ServingWorker, WorkerLease
+from service.keys import api_keys
+from service.keys.api_keys import Client
+from service.requests import intake, states
+from service.requests.doubts import ALIKE
+from service.requests.schemas import Filing
+from service.requests.views import A_HUMAN_MUST_LOOK
+from service.store.engine import session
+from service.store.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlock, Run, ServingWorker, WorkerLease
 from tests.service.console.conftest import Browser
 
 CANARY = "canary-77aa"
 PAGES = ("/", "/runs", "/runs/run-1", "/models", "/banks", "/methods", "/file", "/requests/{request_id}", "/nowhere")
-OURS = Client("client", "client", frozenset(auth.SCOPES))
+OURS = Client("client", "client", frozenset(api_keys.SCOPES))
 EVIL = "<script>alert(1)</script>"
 
 
@@ -56,7 +57,7 @@ def request_id(context: Context) -> str:
 def test_a_page_is_whole_has_no_inline_code_and_asks_nobody_else(
     signed_in: Callable[..., Browser], request_id: str, path: str
 ) -> None:
-    page = signed_in(*auth.SCOPES).get(path.format(request_id=request_id))
+    page = signed_in(*api_keys.SCOPES).get(path.format(request_id=request_id))
     assert page.status_code == (404 if path == "/nowhere" else 200)
     assert {name: page.headers[name] for name in HEADERS} == HEADERS
     assert "unsafe" not in page.headers["content-security-policy"]
@@ -71,7 +72,7 @@ def test_a_page_is_whole_has_no_inline_code_and_asks_nobody_else(
 
 
 def test_a_request_tells_its_way(signed_in: Callable[..., Browser], request_id: str) -> None:
-    page = signed_in(auth.AUDIT).get(f"/requests/{request_id}").text
+    page = signed_in(api_keys.AUDIT).get(f"/requests/{request_id}").text
     for words in (
         "Reference models", "3 of 64", 'value="3"', "Remix", "failed", "&lt;script&gt;", "Cost, beside retraining",
         "/runs/run-1/reports/0", "2. Random mask", "3 to 5. Exact retraining", "only if needed", "pending",
@@ -90,7 +91,7 @@ def test_an_attempt_that_made_nothing_to_audit_has_no_report(
         attempt.reasons = ["remix diverged."]
         s.add(attempt)
         s.commit()
-    browser = signed_in(auth.AUDIT)
+    browser = signed_in(api_keys.AUDIT)
     for place in (f"/requests/{request_id}", "/runs/run-1"):
         page = browser.get(place).text
         assert "remix diverged." in page
@@ -101,7 +102,7 @@ def test_an_attempt_that_made_nothing_to_audit_has_no_report(
 def test_a_page_that_did_not_change_is_not_sent_again(
     signed_in: Callable[..., Browser], request_id: str, context: Context
 ) -> None:
-    browser, place = signed_in(auth.AUDIT), f"/requests/{request_id}"
+    browser, place = signed_in(api_keys.AUDIT), f"/requests/{request_id}"
     tag = browser.get(place).headers["etag"]
     again = browser.get(place, headers={"If-None-Match": tag})
     assert (again.status_code, again.content) == (304, b"")
@@ -121,7 +122,7 @@ def test_the_nearest_deadline_comes_first_and_filters_narrow(
         filing = Filing(user_ids=[name])
         ids.append(intake.file_requests(context, OURS, filing, n_subjects=lambda: 9, most_open=9).requests[0].id)
         clock.advance(days=12)
-    browser = signed_in(auth.AUDIT)
+    browser = signed_in(api_keys.AUDIT)
 
     def listed(query: str) -> list[str]:
         return re.findall(r'<th scope="row"><a href="/requests/([\w-]+)"', browser.get(f"/{query}").text)
@@ -138,10 +139,10 @@ def test_the_nearest_deadline_comes_first_and_filters_narrow(
 
 
 def test_a_client_sees_its_own_requests_and_no_other_pages(signed_in: Callable[..., Browser], request_id: str) -> None:
-    stranger = signed_in(auth.READ)
+    stranger = signed_in(api_keys.READ)
     assert request_id not in stranger.get("/?state=all").text
     assert stranger.get(f"/requests/{request_id}").status_code == 404
-    owner = signed_in(auth.READ, key_id="client")
+    owner = signed_in(api_keys.READ, key_id="client")
     assert request_id in owner.get("/").text
     page = owner.get(f"/requests/{request_id}").text
     assert "run-1" not in page
@@ -159,7 +160,7 @@ def test_why_a_run_stopped_is_for_operators(
         request = s.get_one(ErasureRequest, request_id)
         states.move(s, request, "needs_attention", now=context.now(), note=ALIKE, attention_reason=ALIKE)
         s.commit()
-    browsers = signed_in(auth.READ, key_id="client"), signed_in(auth.ADMIN)
+    browsers = signed_in(api_keys.READ, key_id="client"), signed_in(api_keys.ADMIN)
     for browser, told, not_told in zip(browsers, (A_HUMAN_MUST_LOOK, ALIKE), (ALIKE, A_HUMAN_MUST_LOOK), strict=True):
         for place, times in (("/", 1), (f"/requests/{request_id}", 2)):
             page = browser.get(place).text
@@ -179,7 +180,7 @@ def test_banks_show_how_far_they_are_and_what_they_are_worth(
         s.add(ReferenceBlock(block="one", state="building", n_models=9, n_next=9, n_gone=0, staleness=0.0, **block))
         s.add(ReferenceBlock(block="two", state="stale", n_models=64, n_next=7, n_gone=1, staleness=0.025, **block))
         s.commit()
-    page = signed_in(auth.AUDIT).get("/banks").text
+    page = signed_in(api_keys.AUDIT).get("/banks").text
     for words in ("9 of 64", "64 of 64, its successor has 7", "1 of 40", "2.5 %; at most 5 % may judge", "building"):
         assert words in page, words
 
@@ -194,13 +195,13 @@ def test_models_name_a_process_that_must_not_answer(signed_in: Callable[..., Bro
             )
         )  # fmt: skip
         s.commit()
-    page = signed_in(auth.AUDIT).get("/models").text
+    page = signed_in(api_keys.AUDIT).get("/models").text
     assert "ran out" in page
     assert EVIL not in page
 
 
 def test_runs_say_what_the_worker_waits_for(signed_in: Callable[..., Browser], context: Context) -> None:
-    browser, now = signed_in(auth.AUDIT), context.now()
+    browser, now = signed_in(api_keys.AUDIT), context.now()
     assert "The worker has waited" not in browser.get("/runs").text
     with session(context.engine) as s:
         s.add(
@@ -216,7 +217,7 @@ def test_runs_say_what_the_worker_waits_for(signed_in: Callable[..., Browser], c
 def test_methods_show_the_ladder_in_force_and_what_it_did_here(
     signed_in: Callable[..., Browser], request_id: str
 ) -> None:
-    page = signed_in(auth.AUDIT).get("/methods").text
+    page = signed_in(api_keys.AUDIT).get("/methods").text
     assert [page.index(f"{i}. {name}") for i, name in ((1, "Remix"), (2, "Random mask"), (3, "Exact retraining"))]
     assert "0 of 1 audits passed here" in page
     assert "random mixture of its own layer" in page

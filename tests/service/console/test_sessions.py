@@ -11,10 +11,10 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from service import auth
 from service.console.sessions import COOKIE, LASTS
 from service.context import Context
-from service.db import session
+from service.keys import api_keys
+from service.store.engine import session
 from tests.service.console.conftest import BASE, SAME, Browser
 
 pytestmark = pytest.mark.both_databases
@@ -37,7 +37,7 @@ def test_a_stranger_is_asked_to_sign_in_and_comes_back_to_the_page(
     assert asked.status_code == 303
     assert asked.headers["location"] == "/sign-in?next=/banks%3Fx%3D1"
     assert 'name="target" value="/banks?x=1"' in stranger.get(asked.headers["location"]).text
-    entered = stranger.post("/sign-in", data={"key": new_key(auth.AUDIT), "target": "/banks"}, headers=SAME)
+    entered = stranger.post("/sign-in", data={"key": new_key(api_keys.AUDIT), "target": "/banks"}, headers=SAME)
     assert (entered.status_code, entered.headers["location"]) == (303, "/banks")
     cookie = entered.headers["set-cookie"].lower()
     assert "httponly" in cookie
@@ -47,7 +47,7 @@ def test_a_stranger_is_asked_to_sign_in_and_comes_back_to_the_page(
 
 @pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:x", ""])
 def test_signing_in_leads_nowhere_else(stranger: TestClient, new_key: Callable[..., str], target: str) -> None:
-    entered = stranger.post("/sign-in", data={"key": new_key(auth.AUDIT), "target": target}, headers=SAME)
+    entered = stranger.post("/sign-in", data={"key": new_key(api_keys.AUDIT), "target": target}, headers=SAME)
     assert entered.headers["location"] == "/"
 
 
@@ -57,11 +57,11 @@ def test_a_wrong_key_is_told_so_and_gets_no_session(stranger: TestClient, new_ke
     assert 'role="alert"' in refused.text
     assert "exp_no_key" not in refused.text
     assert COOKIE not in stranger.cookies
-    assert stranger.post("/sign-in", data={"key": new_key(auth.PREDICT)}, headers=SAME).status_code == 403
+    assert stranger.post("/sign-in", data={"key": new_key(api_keys.PREDICT)}, headers=SAME).status_code == 403
 
 
 def test_two_authorizations_are_none(stranger: TestClient, new_key: Callable[..., str]) -> None:
-    given = [("Authorization", basic("x", new_key(auth.AUDIT))), ("Authorization", basic("x", "exp_no_key"))]
+    given = [("Authorization", basic("x", new_key(api_keys.AUDIT))), ("Authorization", basic("x", "exp_no_key"))]
     for headers in (given, given[::-1]):
         assert stranger.get("/", headers=headers).status_code == 422
 
@@ -87,7 +87,7 @@ def test_cookies_that_no_database_takes_are_none(stranger: TestClient) -> None:
 def test_a_session_ends_with_signing_out_even_for_a_copy_of_its_cookie(
     signed_in: Callable[..., Browser],
 ) -> None:
-    browser = signed_in(auth.AUDIT)
+    browser = signed_in(api_keys.AUDIT)
     copy = browser.cookies[COOKIE]
     assert browser.post("/sign-out", headers=SAME).headers["location"] == "/sign-in"
     browser.cookies.set(COOKIE, copy)
@@ -96,7 +96,7 @@ def test_a_session_ends_with_signing_out_even_for_a_copy_of_its_cookie(
 
 @pytest.mark.parametrize("how", ["time", "revoked", "rotated", "altered"])
 def test_a_session_ends(signed_in: Callable[..., Browser], context: Context, clock: Any, how: str) -> None:
-    browser = signed_in(auth.AUDIT)
+    browser = signed_in(api_keys.AUDIT)
     assert browser.get("/").status_code == 200
     if how == "time":
         clock.advance(seconds=LASTS.total_seconds() + 1)
@@ -107,9 +107,9 @@ def test_a_session_ends(signed_in: Callable[..., Browser], context: Context, clo
     else:
         with session(context.engine) as s:
             if how == "revoked":
-                auth.revoke_key(s, "operator", now=context.now())
+                api_keys.revoke_key(s, "operator", now=context.now())
             else:
-                auth.rotate_key(s, "operator")
+                api_keys.rotate_key(s, "operator")
             s.commit()
     assert browser.get("/").headers["location"] == "/sign-in?next=/&over=1"
 
@@ -119,7 +119,7 @@ def test_scripts_read_with_basic_authentication_and_change_nothing(
 ) -> None:
     script = TestClient(console, base_url=BASE)
     assert script.get("/").headers["www-authenticate"].startswith("Basic")
-    script.auth = ("anybody", new_key(*auth.SCOPES))
+    script.auth = ("anybody", new_key(*api_keys.SCOPES))
     assert script.get("/").status_code == 200
     assert script.post("/file", data={"user_ids": "s1", "token": ""}, headers=SAME).status_code == 403
 
@@ -133,11 +133,11 @@ def test_scripts_read_with_basic_authentication_and_change_nothing(
 def test_a_form_from_elsewhere_is_refused(
     signed_in: Callable[..., Browser], path: str, headers: dict[str, str]
 ) -> None:
-    assert signed_in(*auth.SCOPES).post(path, data={"key": "x"}, headers=headers).status_code == 403
+    assert signed_in(*api_keys.SCOPES).post(path, data={"key": "x"}, headers=headers).status_code == 403
 
 
 def test_a_form_needs_the_token_of_its_session(signed_in: Callable[..., Browser]) -> None:
-    ours, theirs = signed_in(*auth.SCOPES), signed_in(*auth.SCOPES, key_id="other")
+    ours, theirs = signed_in(*api_keys.SCOPES), signed_in(*api_keys.SCOPES, key_id="other")
     page = theirs.get("/file").text
     token = page.partition('name="token" value="')[2].partition('"')[0]
     assert token

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.console import views
 from service.console.views import Progress
-from service.tables import Attempt, RequestEvent, Run
+from service.store.tables import Attempt, RequestEvent, Run
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 

@@ -9,14 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
-from service import intake, states
-from service.auth import SCOPES, Client
 from service.console.metrics import DatabaseCollector, exposition
 from service.context import LINE, Context
-from service.db import session
-from service.measures import WORKER
-from service.schemas import Filing
-from service.tables import (
+from service.keys.api_keys import SCOPES, Client
+from service.requests import intake, states
+from service.requests.schemas import Filing
+from service.store.engine import session
+from service.store.tables import (
     Attempt,
     CallbackDelivery,
     Deployment,
@@ -26,6 +25,7 @@ from service.tables import (
     Run,
     ServingWorker,
 )  # fmt: skip
+from service.telemetry.catalog import WORKER
 
 pytestmark = pytest.mark.both_databases
 

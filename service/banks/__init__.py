@@ -1,0 +1,1 @@
+"""Reference banks: built, stored, kept fresh."""

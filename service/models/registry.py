@@ -1,0 +1,364 @@
+"""Model versions: weights named by the SHA-256 of their safetensors file, each with a signed manifest.
+
+The file `models/<digest>.safetensors` and the row of the same digest belong together; the row's signature covers the
+digest and the manifest, so neither can be exchanged without the signing key. Every operation may be repeated after a
+kill at any point and ends in the same state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlmodel import Session, col, or_, select
+
+from service.context import LINE, Context
+from service.errors import ConflictError, NotFoundError, StorageError, WeightsError
+from service.models import rosters
+from service.models.manifest import Manifest
+from service.settings import Settings
+from service.store.engine import fit_id, reading, session
+from service.store.tables import Deployment, ModelVersion
+from unlearning import files
+
+_STORED = "models"  # folder of the shared storage
+_NOT_SIGNED = (
+    "Expected the manifest of {} to be signed with this service's key; it was altered or signed with another key."
+)
+
+
+@dataclass(frozen=True)
+class CheckedWeights:
+    """Bytes of a safetensors file whose digest and signature were verified; parse these bytes, not the file again."""
+
+    digest: str
+    manifest: Manifest
+    content: bytes = field(repr=False)
+
+
+def path(settings: Settings, digest: str) -> Path:
+    """File of the weights."""
+    return settings.models_folder / f"{digest}.safetensors"
+
+
+def get(context: Context, digest: str) -> ModelVersion:
+    """Row of the weights.
+
+    Raises:
+        NotFoundError: no such version on this line.
+    """
+    with reading(context.engine) as s:
+        return find(s, digest)
+
+
+def find(s: Session, digest: str) -> ModelVersion:
+    """Row of the weights, in a transaction.
+
+    Raises:
+        NotFoundError: no such version on this line.
+    """
+    row = s.get(ModelVersion, digest) if fit_id(digest) else None
+    if row is None or row.line != LINE:
+        raise NotFoundError(f"Expected a model version of line {LINE!r}, found none named {digest}.")
+    return row
+
+
+def versions(context: Context) -> list[ModelVersion]:
+    """Rows of the line, oldest first."""
+    with reading(context.engine) as s:
+        query = select(ModelVersion).where(ModelVersion.line == LINE).order_by(col(ModelVersion.created_at))
+        return list(s.exec(query))
+
+
+def add(context: Context, weights: Path, manifest: Manifest, learned_from: Mapping[str, int] | None = None) -> str:
+    """Take a copy of a weights file into the registry as a candidate and give its digest.
+
+    Adding the same weights again changes nothing, but for a roster that was missing.
+
+    Args:
+        learned_from: the version's roster, see `rosters`; none where it is not known.
+
+    Raises:
+        WeightsError: these very weights were destroyed here; they do not come back.
+    """
+    content = weights.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    values = manifest.to_dict()
+    with session(context.engine) as s:
+        row = s.get(ModelVersion, digest)
+        if row is not None and row.state == "destroyed":
+            raise WeightsError(f"Expected new weights, got {digest}, which were destroyed on purpose; train again.")
+        if row is None:
+            signature = context.keyring.sign(_signed_bytes(digest, manifest))
+            s.add(
+                ModelVersion(
+                    digest=digest, line=LINE, state="candidate", manifest=values, signature=signature,
+                    created_at=context.now(),
+                )
+            )  # fmt: skip
+        if learned_from is not None and not rosters.read(s, digest):
+            rosters.write(s, digest, learned_from)
+        s.commit()  # the rows first: no file without a row that leads to its destruction
+    context.reached("deploying.row")
+    _store(path(context.settings, digest), content, reached=lambda point: context.reached(f"deploying.{point}"))
+    publish(context, digest)
+    return digest
+
+
+def publish(context: Context, digest: str) -> None:
+    """Put the weights into the shared storage, if there is one; nothing happens if they are there.
+
+    Raises:
+        NotFoundError: no such version.
+        WeightsError: as `load_checked`.
+        StorageError: the storage did not take them.
+    """
+    if (storage := context.known_storage()) is not None:
+        storage.publish(_stored_name(digest), load_checked(context, digest).content)
+
+
+def is_held(context: Context, digest: str) -> bool:
+    """Whether there are weights of the name, here or in the shared storage, whole or not."""
+    if path(context.settings, digest).exists():
+        return True
+    storage = context.known_storage()
+    return storage is not None and storage.holds(_stored_name(digest))
+
+
+def bring_here(context: Context, digest: str) -> Path:
+    """The weights as a file of this home, fetched from the shared storage if need be.
+
+    Raises:
+        NotFoundError, WeightsError, StorageError: as `load_checked`.
+    """
+    file = path(context.settings, digest)
+    if not file.exists():
+        _store(file, load_checked(context, digest).content)
+    return file
+
+
+def load_checked(context: Context, digest: str) -> CheckedWeights:
+    """Weights and manifest, after both were verified against the signature.
+
+    What is not in this home comes from the shared storage, into memory only: a home that does not destroy weights must
+    not keep any.
+
+    Raises:
+        NotFoundError: no such version.
+        WeightsError: destroyed, missing, altered, or not signed with this service's key.
+        StorageError: the shared storage could not be reached.
+    """
+    row = get(context, digest)
+    if row.state == "destroyed":
+        raise WeightsError(f"Expected weights that may be loaded, got {digest}, which were destroyed.")
+    manifest = _verify(context, row)
+    content, where = _content(context, digest)
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise WeightsError(
+            f"Expected weights with SHA-256 {digest}, found {found} in the {where}; restore it from a backup."
+        )
+    return CheckedWeights(digest, manifest, content)
+
+
+def _content(context: Context, digest: str) -> tuple[bytes, str]:
+    """Bytes under the weights' name, unchecked, and where they were found."""
+    file = path(context.settings, digest)
+    try:
+        return file.read_bytes(), "file"
+    except FileNotFoundError as error:
+        content = context.storage.fetch(_stored_name(digest)) if context.storage is not None else None
+        if content is None:
+            raise WeightsError(f"Expected the weights {digest} in {file.parent}: {error.strerror}.") from error
+        return content, "shared storage"
+    except OSError as error:
+        raise WeightsError(f"Expected the weights {digest} in {file.parent}: {error.strerror}.") from error
+
+
+def _stored_name(digest: str) -> str:
+    return f"{_STORED}/{digest}.safetensors"
+
+
+def destroy(context: Context, digest: str) -> None:
+    """Overwrite and remove the weights; the row stays and says so. Repeating finishes what a kill interrupted.
+
+    From the shared storage they are deleted, and looked for afterwards.
+
+    Overwriting reaches the blocks of the file on file systems that write in place; copy-on-write file systems, flash
+    memory and backups need their own means (encrypt the disk).
+
+    Raises:
+        NotFoundError: no such version.
+        ConflictError: the version is active or being staged.
+        StorageError: the shared storage could not be reached or still has them; destroying goes on when repeated.
+    """
+    with session(context.engine) as s:
+        row = find(s, digest)
+        pointer = s.get(Deployment, LINE)
+        if pointer is not None and digest in {pointer.committed_digest, pointer.staging_digest}:
+            raise ConflictError(f"Expected weights out of service, got {digest}, which are active or being staged.")
+        row.state = "destroyed"  # before the file goes: nobody may stage it from here on
+        s.add(row)
+        s.commit()
+    context.reached("purging.marked")
+    file = path(context.settings, digest)
+    files.destroy(file, *files.left_beside(file))  # what a killed `add` left, too
+    if context.storage is not None and _stored_name(digest) in _stored(context):
+        context.storage.destroy(_stored_name(digest))
+    with session(context.engine) as s:
+        row = find(s, digest)
+        row.destroyed_at = row.destroyed_at or context.now()
+        s.add(row)
+        rosters.forget(s, digest)
+        s.commit()
+
+
+def destroy_older_than(context: Context, generation: int) -> tuple[str, ...]:
+    """Destroy every version that came before the one of `generation`, candidates never deployed included.
+
+    From the same call on, an older generation is refused for ever (`oldest_allowed_generation`).
+
+    Returns:
+        digests of those that this call destroyed.
+
+    Raises:
+        NotFoundError: no version has the generation.
+        ConflictError: an older generation is still the committed one.
+    """
+    with session(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+        if pointer is None or pointer.committed_generation < generation:
+            raise ConflictError(f"Expected generation {generation} to be active before older weights are destroyed.")
+        pointer.oldest_allowed_generation = max(pointer.oldest_allowed_generation, generation)
+        s.add(pointer)
+        s.commit()
+    return _destroy_all(context, _older_than(context, generation))
+
+
+def destroy_refused(context: Context) -> tuple[str, ...]:
+    """Destroy what came before the oldest generation allowed; see `destroy_older_than`."""
+    oldest = _oldest_allowed(context)
+    return destroy_older_than(context, oldest) if oldest else ()
+
+
+def refused(context: Context) -> list[ModelVersion]:
+    """Versions that came before the oldest generation allowed, destroyed or not, oldest first."""
+    oldest = _oldest_allowed(context)
+    return _older_than(context, oldest) if oldest else []
+
+
+def _oldest_allowed(context: Context) -> int:
+    """Generation below which nothing may be served again; 0 while nobody was erased."""
+    with reading(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+    return pointer.oldest_allowed_generation if pointer else 0
+
+
+def _older_than(context: Context, generation: int) -> list[ModelVersion]:
+    """Versions before the one of a generation, candidates never deployed included, oldest first.
+
+    Raises:
+        NotFoundError: no version has the generation.
+    """
+    with reading(context.engine) as s:
+        of_line = select(ModelVersion).where(ModelVersion.line == LINE)
+        kept = s.exec(of_line.where(ModelVersion.generation == generation)).one_or_none()
+        if kept is None:
+            raise NotFoundError(f"Expected a model version of generation {generation} on line {LINE!r}, found none.")
+        never_deployed = col(ModelVersion.generation).is_(None) & (col(ModelVersion.created_at) <= kept.created_at)
+        before = of_line.where(or_(col(ModelVersion.generation) < generation, never_deployed))
+        rows = s.exec(before.order_by(col(ModelVersion.created_at), col(ModelVersion.digest)))
+        return [row for row in rows if row.digest != kept.digest]
+
+
+def destroy_remembering(context: Context, subject_hashes: Iterable[str]) -> tuple[str, ...]:
+    """Destroy every version that learned from one of these people; gives the digests.
+
+    What replaced the model in service destroyed all that came before it. Where no model had to be replaced, because the
+    one in service never knew the person, an older one that did may still be kept to go back to.
+
+    Raises:
+        ConflictError: the version in service learned from one of them.
+        StorageError: as `destroy`.
+    """
+    with reading(context.engine) as s:
+        remembering = sorted({digest for found in rosters.naming(s, subject_hashes).values() for digest in found})
+    for digest in remembering:
+        destroy(context, digest)
+    return tuple(remembering)
+
+
+def confirm_destroyed(context: Context) -> None:
+    """Look once more for destroyed weights, here and in the shared storage, and destroy what is there again.
+
+    Somebody may have brought a file or an object back from a backup.
+
+    Raises:
+        StorageError: the storage keeps what it was told to destroy.
+    """
+    gone = [version.digest for version in versions(context) if version.destroyed_at is not None]
+    stored = _stored(context) if gone else set()
+    for digest in gone:
+        files.destroy(path(context.settings, digest))
+        if context.storage is not None and _stored_name(digest) in stored:
+            context.storage.destroy(_stored_name(digest))
+
+
+def _stored(context: Context) -> set[str]:
+    """Names of the weights in the shared storage.
+
+    What a listing lacks is taken for destroyed, so the weights in service, which were put there, must be in it.
+
+    Raises:
+        StorageError: the storage could not be reached, or lists something else than this service's weights.
+    """
+    if (storage := context.known_storage()) is None:
+        return set()
+    names = storage.names(_STORED)
+    with reading(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+    if pointer is not None and pointer.committed_digest and _stored_name(pointer.committed_digest) not in names:
+        raise StorageError(
+            f"Expected the shared storage to list the weights in service, {pointer.committed_digest}, among its "
+            f"{len(names)} weights: what else it does not list cannot be taken for destroyed. See whether "
+            "EXPUNGE_STORAGE_URL leads to this service's store; the worker puts missing weights there when it starts."
+        )
+    return names
+
+
+def destroy_candidates(context: Context) -> tuple[str, ...]:
+    """Destroy every version that was never deployed and is not being staged; gives the digests."""
+    with reading(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+        staging = pointer.staging_digest if pointer else None
+        rows = s.exec(select(ModelVersion).where(ModelVersion.line == LINE, ModelVersion.state == "candidate")).all()
+    return _destroy_all(context, [row for row in rows if row.digest != staging])
+
+
+def _destroy_all(context: Context, rows: list[ModelVersion]) -> tuple[str, ...]:
+    remaining = [row.digest for row in rows if row.destroyed_at is None]
+    for digest in remaining:
+        destroy(context, digest)
+    return tuple(remaining)
+
+
+def _store(file: Path, content: bytes, reached: Callable[[str], None] = lambda point: None) -> None:
+    if not file.exists() or file.read_bytes() != content:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.overwrite(file, content, mode=0o666, reached=reached)
+
+
+def _verify(context: Context, row: ModelVersion) -> Manifest:
+    try:
+        manifest = Manifest.from_dict(row.manifest)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(_NOT_SIGNED.format(row.digest)) from error
+    if not context.keyring.verifies(row.signature, _signed_bytes(row.digest, manifest)):
+        raise WeightsError(_NOT_SIGNED.format(row.digest))
+    return manifest
+
+
+def _signed_bytes(digest: str, manifest: Manifest) -> bytes:
+    return f"expunge model version\n{digest}\n{manifest.digest}\n".encode()

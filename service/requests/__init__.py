@@ -1,0 +1,1 @@
+"""Erasure requests: filed, decided on, followed through their states."""

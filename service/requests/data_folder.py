@@ -1,0 +1,277 @@
+"""Whether what the data folder says of people can be relied on: what could not be looked at is not "nothing there".
+
+A volume that is not mounted, a table that lost rows, the folder of another service and a database older than the home
+all look as if somebody had no data. So before anything is said of anybody, the folder is compared with what the
+database remembers: everybody the model in service learned from (`rosters`) must be in its training rows. Otherwise
+there is an *obstacle*: requests wait in `needs_attention`, and go on by themselves once the worker has seen that the
+obstacle is gone (`Watch`). People added since the training are no obstacle.
+
+A version made before there were rosters gets one if the folder is provably the one it came from: the digest of the data
+it was trained on is the folder's, or leads to it by the certificates of the erasures since. Else a human says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+from sqlmodel import Session, col, select
+
+from audit.proof.envelope import read_payload
+from service.context import LINE, Context
+from service.models import rosters
+from service.requests import states
+from service.store.engine import reading, session
+from service.store.tables import (
+    CertificateRecord,
+    Deployment,
+    ErasureRequest,
+    LearnedSubject,
+    ModelVersion,
+    Tombstone,
+    WorkerLease,
+)
+from unlearning.errors import FacesError
+from unlearning.faces import Rows
+from unlearning.faces.dataset import METADATA, SPLITS, read_rows
+from unlearning.faces.decoding import SUFFIXES
+from unlearning.faces.packing import folder_digest
+
+log = structlog.get_logger()
+
+COULD_NOT_LOOK = "Could not look: "
+"""How a reason begins that is gone as soon as the data folder can be relied on again."""
+
+MISSING = (
+    f"{COULD_NOT_LOOK}there is no {METADATA} in the data folder, as where a volume is not mounted. Bring the folder "
+    "back and the request goes on by itself. A service that holds no data says so by a table of a header alone."
+)
+UNREADABLE = (
+    f"{COULD_NOT_LOOK}the table of the data folder cannot be read; `expunge data check` says why. Mend it and the "
+    "request goes on by itself."
+)
+NO_ROSTER = (
+    f"{COULD_NOT_LOOK}it is not known whom a model version learned from, made by an earlier release of Expunge, and "
+    "the data folder is not as it was then. If it holds the data of everybody the model learned from, approve one "
+    "request to confirm that; else bring that data back, or train anew with `expunge train` and approve then."
+)
+
+LOOK_AGAIN_SECONDS = 600.0  # where the table did not change; what else may have is the database or the models
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the table of the data folder names.
+
+    Attributes:
+        n_images, n_trained: by user id, rows and rows of the training split.
+        n_rows: of the table.
+    """
+
+    n_images: Mapping[str, int]
+    n_trained: Mapping[str, int]
+    n_rows: int
+
+
+def look(context: Context) -> Held | str:
+    """What the data folder holds, or why nothing can be said of that: a sentence."""
+    if n_unknown := _n_unknown_weights(context):
+        return (
+            f"{COULD_NOT_LOOK}the home holds {n_unknown} weights file(s) that the database does not know: it is older "
+            "than the home, or another one's. Restore the database that belongs to this home, or take the files out of "
+            "its folder `models` and destroy them; then the request goes on by itself."
+        )
+    folder = context.settings.data_folder
+    try:
+        if not (folder / METADATA).exists():
+            return MISSING
+        held = _held(read_rows(folder))
+    except (FacesError, OSError):
+        return UNREADABLE
+    if not _settle_rosters(context, held):
+        return NO_ROSTER
+    with reading(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+        learned_from = rosters.read(s, pointer.committed_digest) if pointer is not None else {}
+    n_lacking = len(learned_from.keys() - _roster(context, held).keys()) if learned_from else 0
+    if n_lacking:
+        return (
+            f"{COULD_NOT_LOOK}the data folder lacks {n_lacking} of the {len(learned_from)} people the model in service "
+            "learned from: their rows of split train are gone, or it is another folder. Bring the data back and the "
+            "request goes on by itself; where they are gone for good, train anew with `expunge train`."
+        )
+    return held
+
+
+def confirm(context: Context) -> None:
+    """Take a human's word that the folder holds everybody whom versions without a roster learned from."""
+    try:
+        held = _held(read_rows(context.settings.data_folder))
+    except (FacesError, OSError):
+        return
+    with session(context.engine) as s:
+        for version in _without_roster(s):
+            rosters.write(s, version.digest, _roster(context, held))
+        s.commit()
+    log.warning("rosters.confirmed")
+
+
+def n_returned(context: Context, held: Held) -> int:
+    """How many people the table names who were erased: somebody restored their data, or imported them again.
+
+    Nobody trains on them, by their tombstones; but the service holds what it certified as destroyed.
+    """
+    with reading(context.engine) as s:
+        asked = set(s.exec(select(Tombstone.subject_hash)))
+        is_open = col(ErasureRequest.state).not_in(states.ENDS)
+        waiting = set(s.exec(select(ErasureRequest.subject_hash).where(is_open)))
+    erased = asked - waiting
+    return sum(context.keyring.subject_hash(person) in erased for person in held.n_images) if erased else 0
+
+
+def has_unnamed_images(context: Context, held: Held) -> bool:
+    """Whether there are more image files than rows; each row has a file of its own, else nothing is packed."""
+    n_files = 0
+    for _, folders, names in os.walk(context.settings.data_folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        n_files += sum(name.lower().endswith(SUFFIXES) and not name.startswith(".") for name in names)
+    return n_files > held.n_rows
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _held(rows: Rows) -> Held:
+    people, n_people = rows.user_ids.values, len(rows.user_ids.values)
+    trained = rows.splits.positions_in(SPLITS, np.uint8) == SPLITS.index("train")
+    n_images = np.bincount(rows.user_ids.positions, minlength=n_people)
+    n_trained = np.bincount(rows.user_ids.positions[trained], minlength=n_people)
+    return Held(
+        dict(zip(people, n_images.tolist(), strict=True)), dict(zip(people, n_trained.tolist(), strict=True)), len(rows)
+    )
+
+
+def _roster(context: Context, held: Held) -> dict[str, int]:
+    """The roster of a model that learns from everybody in the training split."""
+    return {context.keyring.subject_hash(person): n for person, n in held.n_trained.items() if n}
+
+
+def _n_unknown_weights(context: Context) -> int:
+    with reading(context.engine) as s:
+        known = set(s.exec(select(ModelVersion.digest)))
+    return sum(path.stem not in known for path in context.settings.models_folder.glob("*.safetensors"))
+
+
+def _without_roster(s: Session) -> list[ModelVersion]:
+    """Versions of which there are weights and no roster."""
+    known = select(LearnedSubject.digest).distinct()
+    lacking = select(ModelVersion).where(
+        ModelVersion.line == LINE, ModelVersion.state != "destroyed", col(ModelVersion.digest).not_in(known)
+    )
+    return list(s.exec(lacking))
+
+
+def _settle_rosters(context: Context, held: Held) -> bool:
+    """Give versions without a roster the one the folder proves; whether none is left without."""
+    with reading(context.engine) as s:
+        lacking = _without_roster(s)
+    if not lacking:
+        return True
+    try:
+        now = folder_digest(context.settings.data_folder)
+    except (FacesError, OSError):
+        return False
+    with session(context.engine) as s:
+        led_to = _led_to(s, now)
+        for version in (proven := [each for each in lacking if each.manifest.get("data_manifest_digest") in led_to]):
+            rosters.write(s, version.digest, _roster(context, held))
+        s.commit()
+    return len(proven) == len(lacking)
+
+
+def _led_to(s: Session, digest: str) -> set[str]:
+    """Digests of the data folder from which erasures, and nothing else, led to this one; itself included."""
+    before: dict[str, set[str]] = {}
+    for envelope in s.exec(select(CertificateRecord.envelope)):
+        procedure = json.loads(read_payload(envelope["envelope"]))["predicate"]["procedure"]
+        before.setdefault(procedure["data_digest_after"], set()).add(procedure["data_digest_before"])
+    found, new = set[str](), {digest}
+    while new:
+        found |= new
+        new = {earlier for later in new for earlier in before.get(later, ())} - found
+    return found
+
+
+class Watch:
+    """The worker's side: looks at the folder, writes down what it saw, and lets waiting requests go on.
+
+    It looks when the table is there, gone or another one than before, and from time to time.
+
+    Attributes:
+        obstacle: what it saw at its latest look; empty: none.
+    """
+
+    def __init__(self, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
+        self._context = context
+        self._clock = clock
+        self.obstacle = ""
+        self._seen: object = ()
+        self._due_at = clock()
+
+    def tend(self) -> None:
+        """Called often."""
+        seen = _signature(self._context.settings.data_folder / METADATA)
+        if seen == self._seen and self._clock() < self._due_at:
+            return
+        found = look(self._context)
+        self.obstacle = found if isinstance(found, str) else ""
+        returned = None if isinstance(found, str) else n_returned(self._context, found)
+        if self._write_down(returned):
+            if self.obstacle:
+                log.error("data_folder.obstacle", reason=self.obstacle)
+            if returned:
+                log.error("data_folder.erased_people_returned", n_people=returned)
+        if not self.obstacle and (n_released := release(self._context)):
+            log.info("data_folder.released", n_requests=n_released)
+        self._seen, self._due_at = seen, self._clock() + LOOK_AGAIN_SECONDS
+
+    def _write_down(self, returned: int | None) -> bool:
+        """Whether it is news."""
+        with session(self._context.engine) as s:
+            lease = s.get(WorkerLease, LINE)
+            if lease is None or (lease.data_obstacle, lease.n_returned) == (self.obstacle, returned):
+                return False
+            lease.data_obstacle, lease.n_returned = self.obstacle, returned
+            s.add(lease)
+            s.commit()
+        return True
+
+
+def release(context: Context) -> int:
+    """Put requests that waited for the data folder back into the queue; gives how many."""
+    with session(context.engine) as s:
+        waiting = select(ErasureRequest).where(
+            ErasureRequest.state == "needs_attention",
+            col(ErasureRequest.attention_reason).startswith(COULD_NOT_LOOK, autoescape=True),
+            col(ErasureRequest.linked_request_id).is_(None),
+        )
+        released = list(s.exec(waiting.with_for_update()))
+        note = "The data folder can be looked at again."
+        states.move_all(s, [(request, {}) for request in released], "queued", now=context.now(), note=note)
+        s.commit()
+    return len(released)
+
+
+def _signature(table: Path) -> object:
+    try:
+        status = table.stat()
+    except OSError as error:
+        return error.errno
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,1 @@
+"""The serving process: from images to answers."""

@@ -1,0 +1,159 @@
+"""One serving process, put together: database, slot, batcher, follower, and the API around them."""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from service.api.routes import create_api, problems
+from service.context import Context
+from service.errors import StartupError, TryLaterError
+from service.http.body_limit import FORM_OVERHEAD_BYTES, BodyLimit
+from service.http.guard import MAX_BODY_BYTES
+from service.http.problems import problem_of, request_id_of
+from service.http.request_log import RequestLog
+from service.models.commit_word import CommitWord
+from service.requests.head_count import people_held
+from service.serving.batching import MicroBatcher
+from service.serving.departures import Departures
+from service.serving.fast_path import Door, respond
+from service.serving.follower import Follower
+from service.serving.in_flight import OnTheWay
+from service.serving.load_shedding import Shedding
+from service.serving.predict import Desk
+from service.serving.routes import prediction_routes
+from service.serving.slot import Lease, ModelSlot
+from service.telemetry import serving_metrics
+from service.telemetry.tracing import TraceCalls, Traces
+
+# Objects more before a collection. Python's 700 are there every few requests, and next to nothing of them is in cycles.
+_COLLECT = (20_000, 10, 10)
+
+
+@dataclass(frozen=True)
+class ServingProcess:
+    """Everything a serving process holds; `app` answers from `start` to `stop`."""
+
+    context: Context
+    app: FastAPI
+    predictions: APIRouter
+    desk: Desk
+    slot: ModelSlot
+    batcher: MicroBatcher
+    follower: Follower
+    watch: serving_metrics.Watch
+    traces: Traces
+
+    @classmethod
+    def of(cls, context: Context, place: int = 0) -> ServingProcess:
+        """The process's parts, connected; nothing runs yet.
+
+        Args:
+            place: a number that no other serving process of this machine has while this one lives.
+
+        Raises:
+            StartupError: a package that the settings ask for is missing.
+        """
+        settings = context.settings
+        if settings.backend == "openvino" and find_spec("openvino") is None:
+            raise StartupError(
+                "Expected the package openvino, since EXPUNGE_BACKEND is openvino; "
+                "run pip install 'expunge[openvino]', or unset it."
+            )
+        word, lease = CommitWord(settings.commit_word_path), Lease(settings.lease_seconds)
+        slot = ModelSlot(word, lease, OnTheWay(settings.on_the_way_path, place, os.getpid()))
+        watch = serving_metrics.Watch() if settings.metrics else serving_metrics.Unwatched()
+        batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=watch.batch)
+        follower = Follower(context, slot, lease, word, batcher, on_swap=watch.swap)
+        traces = Traces.open(settings, "serving")
+        app = create_api(context, n_subjects=lambda: people_held(context), on_answer=watch.answer)
+        desk = Desk(slot, batcher, app.state.keys, settings, watch)
+        process = cls(context, app, prediction_routes(desk), desk, slot, batcher, follower, watch, traces)
+        process._complete_app()
+        return process
+
+    def door(self, app: ASGIApp, prefix: str) -> ASGIApp:
+        """The app behind the short way to predictions; see `service.serving.fast_path`.
+
+        Args:
+            app: answers everything else.
+            prefix: under which the API lies there, such as `/v1`.
+        """
+        short_ways = {
+            prefix + route.path: (self._surrounded(respond(route.get_route_handler())), route)
+            for route in self.predictions.routes
+            if isinstance(route, APIRoute)
+        }
+        return Door(app, short_ways)
+
+    def shedding(self, prefix: str) -> Shedding:
+        """Refuses predictions while as many images wait as may; see `service.serving.load_shedding`."""
+        route, error = "/predictions", self.desk.full
+        return Shedding(
+            prefix + route,
+            lambda: self.desk.n_free,
+            error,
+            most_bytes=self.context.settings.max_image_bytes,
+            new_id=self.context.new_id,
+            on_refusals=lambda n: self.watch.refusals(route, error.title, n),
+        )
+
+    def _complete_app(self) -> None:
+        self.app.include_router(self.predictions)
+        self.app.router.routes.insert(0, self.app.router.routes.pop())  # first also in the documents
+        _add_health(self.app, self.follower)
+        self.app.user_middleware.extend(self._inner_layers())  # within the API's own, which gives each request its id
+        if self.traces.on:
+            self.app.add_middleware(TraceCalls, traces=self.traces)
+
+    def _surrounded(self, app: ASGIApp) -> ASGIApp:
+        """The app with the layers around it that the API has."""
+        for layer in reversed(self._inner_layers()):
+            app = layer.cls(app, *layer.args, **layer.kwargs)
+        app = RequestLog(app, new_id=self.context.new_id, on_answer=self.watch.answer)
+        return TraceCalls(app, traces=self.traces) if self.traces.on else app
+
+    def _inner_layers(self) -> list[Middleware]:
+        most_bytes = max(self.context.settings.max_image_bytes + FORM_OVERHEAD_BYTES, MAX_BODY_BYTES)
+        return [Middleware(Departures, slot=self.slot), Middleware(BodyLimit, most_bytes=most_bytes)]
+
+    def start(self) -> None:
+        """Start the threads, load and warm up what is active; afterwards the process may still not be ready."""
+        self.watch.start()
+        self.batcher.start()
+        self.follower.start()
+        gc.collect()
+        gc.freeze()  # full collections over torch's modules stop the process for hundreds of milliseconds
+        gc.set_threshold(*_COLLECT)
+
+    def stop(self) -> None:
+        """Take the process's row away and end its threads; to be called after the last response."""
+        self.follower.stop()
+        self.batcher.stop()
+        self.watch.stop()
+        self.traces.close()
+
+
+def _add_health(app: FastAPI, follower: Follower) -> None:
+    @app.get("/health/live", tags=["health"])
+    async def read_liveness() -> dict[str, str]:
+        """The process runs its event loop. Needs no key."""
+        return {"status": "alive"}
+
+    @app.get("/health/ready", tags=["health"], responses=problems(503), response_model=dict[str, str])
+    async def read_readiness(request: Request) -> Response:
+        """The process answers predictions with the active model version. Needs no key."""
+        reason = follower.why_not_ready()
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        return problem_of(TryLaterError(reason), request_id_of(request))

@@ -1,0 +1,95 @@
+"""The JSON of predictions, written by a template that is made once a model version.
+
+A dictionary of forty rounded probabilities takes `json` 19 µs, the template 3 µs: as much as a thirtieth of a ResNet's
+work. `tests/service/serving/test_responses.py` compares with `json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from service.errors import ExpungeError
+from service.http.problems import summary_of
+from service.serving.batching import Prediction
+from service.serving.engine import Engine
+
+_PLACES = 6
+
+
+def prediction_json(prediction: Prediction, request_id: str, top: int | None = None) -> str:
+    """What the model says of one image: all classes in the model's order, or the `top` most probable, these first.
+
+    Args:
+        request_id: letters, digits, dots, hyphens and underscores.
+    """
+    engine = prediction.engine
+    if top is None:
+        labels, template = _template(engine.classes, engine.digest, engine.generation)
+        return template % (labels[prediction.best], *prediction.probabilities.tolist(), request_id)
+    answer = {**_said(prediction, top), **_source(engine), "request_id": request_id}
+    return json.dumps(answer, ensure_ascii=False)
+
+
+def predictions_json(found: Sequence[Prediction | ExpungeError], request_id: str, top: int | None = None) -> str:
+    """What the model says of several images, in their order; an image that could not be read has its problem instead.
+
+    Args:
+        request_id: as `prediction_json`.
+    """
+    engine = next((each.engine for each in found if isinstance(each, Prediction)), None)
+    predictions = [
+        {**_said(each, top), "problem": None}
+        if isinstance(each, Prediction)
+        else {"label": None, "probabilities": None, "problem": summary_of(each)}
+        for each in found
+    ]
+    return json.dumps({"predictions": predictions, **_source(engine), "request_id": request_id}, ensure_ascii=False)
+
+
+def server_timing(decode_seconds: float, waited_seconds: float, computed_seconds: float) -> str:
+    """Value of the header `Server-Timing`, whose durations are milliseconds: decoding, waiting, the batch."""
+    return (
+        f"decode;dur={1e3 * decode_seconds:.2f}, wait;dur={1e3 * waited_seconds:.2f}, "
+        f"model;dur={1e3 * computed_seconds:.2f}"
+    )
+
+
+def _said(prediction: Prediction, top: int | None) -> dict[str, Any]:
+    """Label and probabilities."""
+    classes, values = prediction.engine.classes, prediction.probabilities.tolist()
+    order: Sequence[int] = range(len(classes))
+    if top is not None:
+        order = sorted(order, key=lambda i: -values[i])[:top]
+    return {
+        "label": classes[prediction.best],
+        "probabilities": {classes[i]: round(values[i], _PLACES) for i in order},
+    }
+
+
+def _source(engine: Engine | None) -> dict[str, Any]:
+    """Which model said it."""
+    return {"model_version": engine and engine.digest, "generation": engine and engine.generation}
+
+
+@lru_cache(maxsize=8)
+def _template(classes: tuple[str, ...], digest: str, generation: int) -> tuple[tuple[str, ...], str]:
+    """Labels as JSON, and the answer's template: label, probabilities, request id are left to fill in."""
+    labels = tuple(_text(name) for name in classes)
+    probabilities = ", ".join(f"{_literal(label)}: %.{_PLACES}f" for label in labels)
+    text = (
+        f'{{"label": %s, "probabilities": {{{probabilities}}}, "model_version": {_literal(_text(digest))}, '
+        f'"generation": {generation}, "request_id": "%s"}}'
+    )
+    return labels, text
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _literal(value: str) -> str:
+    """For a template, where a per cent sign means something."""
+    return value.replace("%", "%%")

@@ -1,0 +1,1 @@
+"""What lasts: the database and its schema, objects in shared storage, the log's rows."""

@@ -1,0 +1,1 @@
+"""Training: what a trial is about, and where it runs."""

@@ -1,0 +1,232 @@
+"""One trial: a model trained or unlearned in a child process and scored. Banks are many trials, a candidate is one.
+
+Trials run through joblib in processes of one thread each, at the lowest priority, or on a Ray cluster
+(`service.training.ray_cluster`); the caller sees their results as they finish. A trial carries row numbers of the
+packed arrays, never user ids, and ends with the process that asked for it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import joblib
+import numpy as np
+import psutil
+import torch
+from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
+from numpy.typing import NDArray
+
+import audit
+from audit.errors import NotANumberError
+from service.settings import Settings
+from service.training.ray_cluster import disconnect, on_cluster
+from service.training.spec import Rows, Scene, intact, open_pictures
+from unlearning.devices import bound_memory, resolve_device
+from unlearning.errors import MethodError
+from unlearning.faces import Faces
+from unlearning.methods import find_method, unlearn
+from unlearning.models import build, load_weights, save_weights
+from unlearning.procedures.oracles import with_oracles
+from unlearning.training import Examples, logits, train
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial measured.
+
+    Attributes:
+        margins: of the scored rows, float32 `(n_examples,)`.
+        retain_accuracy, test_accuracy: in [0, 1].
+        seconds: of training or unlearning alone.
+        n_forward, n_backward: examples passed.
+        weights_digest: SHA-256 of the weights file, if it was kept.
+    """
+
+    seed: int
+    margins: NDArray[np.float32]
+    retain_accuracy: float
+    test_accuracy: float
+    seconds: float
+    n_forward: int
+    n_backward: int
+    weights_digest: str | None = None
+
+
+def run_trials(
+    scene: Scene, seeds: Iterable[int], settings: Settings, *, keep_weights: Path | None = None
+) -> Iterator[Outcome]:
+    """Outcomes of one trial a seed, as they finish; see `in_children`.
+
+    Args:
+        keep_weights: file for the weights; for a single seed only.
+    """
+    return in_children(run_trial, ((scene, seed, keep_weights) for seed in seeds), settings)
+
+
+def run_apart(scene: Scene, seed: int, settings: Settings, keep_weights: Path) -> Outcome:
+    """One trial in a process started for it alone, so that nothing earlier trials left there can matter."""
+    with ProcessPoolExecutor(max_workers=1) as executor:
+        with _children_yield():
+            bound = settings.device, settings.training_gpu_share
+            future = executor.submit(_in_child, run_trial, (scene, seed, keep_weights), os.getpid(), bound)
+        outcome: Outcome = future.result()
+    return outcome
+
+
+def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settings: Settings) -> Iterator[T]:
+    """What `task(*call)` gives for each call, as they finish, from processes such as the module's text describes.
+
+    With one job they run in this process, one after another; with a cluster, there.
+    """
+    if settings.cluster:
+        yield from on_cluster(task, calls, settings)
+        return
+    jobs = settings.jobs or os.cpu_count() or 1
+    parent, bound = os.getpid(), (settings.device, settings.training_gpu_share / jobs)
+    parallel = joblib.Parallel(
+        n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered", max_nbytes=None
+    )  # no file outside of the home
+    with _children_yield():
+        outcomes = parallel(joblib.delayed(_in_child)(task, call, parent, bound) for call in calls)
+    yield from outcomes
+
+
+def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
+    """Margins of the scored rows, accuracy on `retain_scored` and on `test`."""
+    faces = open_pictures(scene.pictures)
+
+    def judge(rows: Rows) -> tuple[NDArray[np.float64], float]:
+        """Margins and accuracy of some rows."""
+        labels = faces.labels[rows]
+        z = logits(model, Examples.from_arrays(faces.images[rows], labels).images)  # (n, n_classes)
+        return audit.statistics.margins(z, labels), float(np.mean(z.argmax(axis=1) == labels)) if len(rows) else float(
+            "nan"
+        )
+
+    return judge(scene.scored)[0].astype(np.float32), judge(scene.retain_scored)[1], judge(scene.test)[1]
+
+
+def score_unlearned(scene: Scene, method: str, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
+    """`score` of what a method made.
+
+    Raises:
+        MethodError: the weights are numbers, what the model answers is not.
+    """
+    try:
+        return score(scene, model)
+    except NotANumberError as error:
+        raise MethodError(f"{method} diverged: answers that are not numbers; lower its learning rates.") from error
+
+
+def _in_child(task: Callable[..., T], call: tuple[Any, ...], parent: int, bound: tuple[str, float]) -> T:
+    """The task's result; `bound` is a device and the share of its memory that this process may take."""
+    if os.getpid() == parent:  # with one job there is no child, and nobody to end with
+        torch.set_num_threads(1)
+    else:
+        _prepare_process(parent)
+    device, share = bound
+    bound_memory(resolve_device(device), share)
+    return task(*call)
+
+
+def run_trial(scene: Scene, seed: int, keep_weights: Path | None = None) -> Outcome:
+    """One trial in this process.
+
+    Raises:
+        DataChangedError: somebody was erased from the data meanwhile; nothing is kept.
+    """
+    with intact(scene.pictures) as faces:
+        model, seconds, n_forward, n_backward = _make_model(scene, faces, seed)
+        scored = score(scene, model) if scene.method is None else score_unlearned(scene, scene.method, model)
+    digest = save_weights(model, keep_weights) if keep_weights is not None else None
+    return Outcome(seed, *scored, seconds, n_forward, n_backward, digest)
+
+
+def _make_model(scene: Scene, faces: Faces, seed: int) -> tuple[torch.nn.Module, float, int, int]:
+    """The trial's model, with seconds and examples passed forward and backward."""
+    retain = Examples.from_arrays(faces.images[scene.retain], faces.labels[scene.retain])
+    n_classes = len(faces.classes)
+    if scene.method is None:
+        trained = train(scene.recipe, retain, n_classes=n_classes, seed=seed, device=scene.device)
+        return trained.model, trained.seconds, trained.n_forward, trained.n_backward
+    if scene.forget is None or scene.base_weights is None:
+        raise ValueError("Expected forget rows and base weights for a trial with a method.")
+    base = build(scene.recipe.architecture, n_classes, channels=scene.recipe.channels, width=scene.recipe.width)
+    load_weights(base, scene.base_weights, digest=scene.base_digest)
+    forget = Examples.from_arrays(faces.images[scene.forget], faces.labels[scene.forget])
+    if scene.oracles is not None:
+        forget = with_oracles(forget, scene.oracles)
+    options = scene.options
+    chosen = None if options is None else find_method(scene.method).settings.from_dict(dict(options))
+    done = unlearn(
+        scene.method, base, forget, retain, recipe=scene.recipe, seed=seed, device=scene.device, settings=chosen
+    )
+    return done.model, done.cost.seconds, done.cost.n_forward, done.cost.n_backward
+
+
+def release_processes() -> None:
+    """End the child processes: what they hold of people's pictures goes with them."""
+    open_pictures.cache_clear()
+    disconnect()
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def yield_processor() -> None:
+    """Let serving go first where the kernel weighs whole sessions: `nice` acts only within one."""
+    autogroup = Path("/proc/self/autogroup")
+    if os.getsid(0) == os.getpid() and autogroup.exists():  # only a session of our own
+        with suppress(OSError):
+            autogroup.write_text("19")
+
+
+@contextmanager
+def _children_yield() -> Iterator[None]:
+    """Let what is started within go last from its first moment: it loads PyTorch before it can say so itself."""
+    before = {child.pid for child in psutil.Process().children()}
+    yield
+    for child in psutil.Process().children():
+        if child.pid not in before:
+            _go_last(child.pid)
+
+
+def _go_last(pid: int) -> None:
+    """A process computes only while nobody else would, on Linux."""
+    if hasattr(os, "SCHED_IDLE"):
+        with suppress(OSError):
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+
+
+@lru_cache(maxsize=1)
+def _prepare_process(parent: int) -> None:
+    """Once a child: one thread, lowest priority, and an end when the process that asked for it is gone.
+
+    It computes only while nobody else would (`SCHED_IDLE`): the lowest priority alone gives it little of the processor,
+    but lets it keep what it has for some milliseconds, in which a request that has just come waits.
+
+    It is a session of its own: where the kernel weighs whole sessions, one with the worker would take the worker down
+    to its priority, and a worker that waits for the processor while it holds the database's lock stops the serving
+    processes' heartbeats.
+    """
+    torch.set_num_threads(1)
+    with suppress(PermissionError):  # it leads one already
+        os.setsid()
+    os.nice(19 - os.nice(0))
+    yield_processor()
+    _go_last(os.getpid())
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

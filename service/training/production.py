@@ -1,0 +1,127 @@
+"""Training the production model and taking it into the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from service import __version__
+from service.context import LINE, Context
+from service.errors import ConflictError
+from service.models import deployment, registry, rosters
+from service.models.manifest import Manifest
+from service.store.engine import reading
+from service.store.tables import OpenLine
+from service.training.data import asked_to_go, pictures_of, recipe_of
+from service.training.spec import intact
+from unlearning import files
+from unlearning.devices import describe_device, resolve_device
+from unlearning.faces import Faces
+from unlearning.models import save_weights
+from unlearning.training import Examples, logits, train
+
+TRAINING = ".training-"  # folders of weights that are not registered yet
+
+OnEpoch = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Production:
+    """A production model just trained.
+
+    Attributes:
+        train_accuracy, test_accuracy: in [0, 1]; the test is on people the model never saw.
+        seconds: of the training.
+    """
+
+    digest: str
+    generation: int
+    train_accuracy: float
+    test_accuracy: float
+    seconds: float
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that manifests and certificates name."""
+    return {"expunge": __version__} | {name: version(name) for name in ("torch", "torchvision", "numpy")}
+
+
+def made_with(context: Context) -> dict[str, Any]:
+    """Versions and device of a candidate made now; with the rest of a certificate's procedure they fix its weights."""
+    device = resolve_device(context.settings.device)
+    return {"versions": library_versions(), "device": f"{device.type}: {describe_device(device)}"}
+
+
+def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = None) -> Production:
+    """Train on everybody but those who asked to be erased, register the weights, and put them into service.
+
+    Raises:
+        FacesError: the data folder breaks a rule.
+        ConflictError: an erasure runs, or somebody asked to be erased while the model learned from them. The weights
+            are destroyed.
+        DataChangedError: somebody was erased while the model was trained; nothing is kept.
+    """
+    settings, recipe = context.settings, recipe_of(context)
+    with intact(pictures_of(settings, recipe)) as faces:
+        absent = asked_to_go(context, faces)
+        _refuse_beside_erasures(context, faces, absent)
+        context.reached("training.packed")
+        rows = faces.where(split="train", without=absent)
+        data = Examples.from_arrays(faces.images[rows], faces.labels[rows])
+        torch.set_num_threads(1)  # the arithmetic of the references, and no threads that spin beside other work
+        n_classes = len(faces.classes)
+        trained = train(recipe, data, n_classes=n_classes, seed=seed, device=settings.device, on_epoch=on_epoch)
+
+        def accuracy(of: np.ndarray) -> float:
+            z = logits(trained.model, Examples.from_arrays(faces.images[of], faces.labels[of]).images)
+            return float(np.mean(z.argmax(1) == faces.labels[of]))
+
+        train_accuracy, test_accuracy = accuracy(rows), accuracy(faces.where(split="test"))
+    manifest = Manifest(
+        architecture=recipe.architecture, width=recipe.width, channels=recipe.channels, image_size=recipe.image_size,
+        classes=faces.classes, recipe=recipe.name, recipe_digest=recipe.digest,
+        data_manifest_digest=faces.manifest_digest, seed=seed, versions=library_versions(), lineage={"method": "train"},
+    )  # fmt: skip
+    with files.scratch(settings.home, TRAINING) as folder:
+        weights = folder / "model.safetensors"
+        save_weights(trained.model, weights)
+        context.reached("training.saved")
+        _refuse_beside_erasures(context, faces, absent)
+        digest = registry.add(context, weights, manifest, rosters.of_rows(context.keyring, faces, rows))
+    context.reached("training.registered")
+    try:
+        generation = _put_into_service(context, digest, lambda: _refuse_beside_erasures(context, faces, absent))
+    except ConflictError:
+        if registry.get(context, digest).state == "candidate":
+            registry.destroy(context, digest)
+        raise
+    return Production(digest, generation, train_accuracy, test_accuracy, trained.seconds)
+
+
+def _put_into_service(context: Context, digest: str, before_commit: Callable[[], None]) -> int:
+    pointer = deployment.pointer(context)
+    if pointer is None or not pointer.committed_generation:
+        return deployment.activate_first(context, digest, before_commit=before_commit)
+    return deployment.deploy(context, digest, before_commit=before_commit).generation
+
+
+def _refuse_beside_erasures(context: Context, faces: Faces, absent: set[str]) -> None:
+    """A model that learned from a person must not come into service after the purge of that person.
+
+    Looked at once more between staging and commit, this leaves no gap: a run that ends before that look has left its
+    tombstones, and one that deploys after it stages a later version, which takes this one's place or destroys it.
+    """
+    with reading(context.engine) as s:
+        line = s.get(OpenLine, LINE)
+    if line is not None:
+        raise ConflictError(f"Expected no erasure to be running, found run {line.run_id}; train again when it ended.")
+    late = asked_to_go(context, faces) - absent
+    if late:
+        raise ConflictError(
+            f"Expected nobody to ask for erasure while the model was trained, {len(late)} did; train again."
+        )

@@ -1,0 +1,120 @@
+"""What a trial is about: packed pictures, and which rows of them are learned from, scored and forgotten.
+
+Apart from what trains (`service.training.jobs`): planning, looking up and purging need the rows but not torch, whose
+import takes several hundred megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DataChangedError
+from unlearning.faces import Faces, pack
+from unlearning.recipes import Recipe
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the packed arrays come from, and what they must be.
+
+    Attributes:
+        folder: the data folder; `cache` holds the packed copies.
+        size: (height, width) in pixels.
+        classes: names in the order of the model's outputs.
+        manifest_digest: of the data folder when row numbers were taken.
+    """
+
+    folder: Path
+    cache: Path
+    size: tuple[int, int]
+    channels: int
+    classes: tuple[str, ...]
+    manifest_digest: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the trials of one bank have in common.
+
+    Attributes:
+        pictures: what the row numbers below speak of.
+        recipe: of training, and of what a method may use.
+        retain: rows trained on, `(n_retain,)`.
+        scored: rows whose margins are wanted, `(n_examples,)`.
+        retain_scored: rows of the retain accuracy; the same for both banks of an audit.
+        test: rows of the test accuracy.
+        device: as in the settings.
+        method: unlearning method, or none for training from scratch.
+        options: the method's settings as plain values; none for those of the recipe.
+        forget: rows to forget, `(n_forget,)`; with a method only.
+        oracles: margins of `forget` by models that never saw it, `(n_oracles, n_forget)`; for methods that need them.
+        base_weights: file of the model to start from; with a method only.
+    """
+
+    pictures: Pictures
+    recipe: Recipe
+    retain: Rows
+    scored: Rows
+    retain_scored: Rows
+    test: Rows
+    device: str
+    method: str | None = None
+    options: Mapping[str, Any] | None = None
+    forget: Rows | None = None
+    oracles: NDArray[np.float32] | None = None
+    base_weights: Path | None = None
+    base_digest: str | None = None
+
+
+@lru_cache(maxsize=2)
+def open_pictures(pictures: Pictures) -> Faces:
+    """The packed arrays, opened once a process. What is made from them counts only if they stayed `intact`.
+
+    Raises:
+        DataChangedError: the data folder changed since the row numbers were taken.
+    """
+    faces = pack(
+        pictures.folder, size=pictures.size, channels=pictures.channels, cache=pictures.cache, classes=pictures.classes
+    )
+    if faces.manifest_digest != pictures.manifest_digest:
+        raise DataChangedError
+    return faces
+
+
+@contextmanager
+def intact(pictures: Pictures) -> Iterator[Faces]:
+    """The packed arrays for a block whose results count only if nobody was erased meanwhile.
+
+    Raises:
+        DataChangedError: somebody was, whatever else went wrong in the block: models that learn from overwritten
+            images may well diverge.
+    """
+    faces = open_pictures(pictures)
+    try:
+        yield faces
+    except Exception as error:
+        if faces.is_intact():
+            raise
+        raise DataChangedError from error
+    if not faces.is_intact():
+        raise DataChangedError
+
+
+def require_intact(pictures: Pictures) -> None:
+    """Nothing, as long as the packed arrays that this process opened are whole.
+
+    Raises:
+        DataChangedError: they were overwritten since, or the data folder changed before they were opened.
+    """
+    if not open_pictures(pictures).is_intact():
+        raise DataChangedError

@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sqlmodel import select
+
+from audit.evaluation import evaluate
+from audit.proof.certificate import verify
+from service.banks.build import columns_of, example_ids
+from service.banks.store import BankStore
+from service.erasure import candidates, completion
+from service.erasure import plan as planning
+from service.erasure.candidates import deploy, judge, original_outcome, seed_of, steps, unlearn
+from service.erasure.workspace import RunFolder
+from service.errors import ConflictError
+from service.models import deployment, registry, rosters
+from service.store.engine import session
+from service.store.tables import Attempt
+from service.training import data, jobs
+from service.training.jobs import run_trial
+from tests.service import tiny
+from unlearning.errors import MethodError
+
+
+@pytest.fixture
+def person(tiny_context):
+    return tiny.people(tiny_context)[0]
+
+
+@pytest.fixture
+def run_id(tiny_context, person):
+    """A run with its plan and its reference bank."""
+    return tiny.plan_run(tiny_context, person)
+
+
+def unlearned_bank(context, run_id):
+    """The one bank in a run's folder."""
+    store = BankStore(RunFolder(context.settings, run_id).unlearned())
+    (status,) = store.status(now=context.now())
+    return store.find(status.key, n_models=tiny.POLICY.n_models)
+
+
+def test_exact_retraining_comes_last_and_as_often_as_allowed():
+    assert steps(tiny.POLICY) == ("finetune", "retrain", "retrain")
+    assert steps(replace(tiny.POLICY, ladder=("retrain",), retrain_attempts=1)) == ("retrain",)
+
+
+def test_the_seeds_of_the_steps_follow_from_the_run_s(tiny_context, run_id):
+    run = tiny.run_of(tiny_context, run_id)
+    seeds = [seed_of(run, step) for step in range(20)]
+    assert len(set(seeds)) == 20
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert seeds == [seed_of(tiny.run_of(tiny_context, run_id), step) for step in range(20)]
+
+
+def test_the_candidate_is_one_trial_of_the_seed_fixed_before(tiny_context, run_id):
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    (attempt,) = tiny.attempts(tiny_context)
+    assert (attempt.method, attempt.verdict) == ("finetune", None)  # nothing was measured against a bar yet
+    assert attempt.seed == seed_of(tiny.run_of(tiny_context, run_id), tiny.FINETUNE)
+    folder = RunFolder(tiny_context.settings, run_id)
+    candidate, bank = folder.read("step-0"), unlearned_bank(tiny_context, run_id)
+    assert candidate["seed"] == attempt.seed
+    assert bank.seeds.tolist() == [0, 1, 2, 3]  # other seeds, none of which can be deployed
+    assert bank.margins.shape == (4, tiny.N_IMAGES)
+    assert list(folder.path.glob("*.safetensors")) == [folder.weights(0)]
+
+
+def test_unlearning_again_keeps_the_candidate_and_the_bank(tiny_context, run_id):
+    folder = RunFolder(tiny_context.settings, run_id)
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    before = folder.read("step-0"), folder.weights(0).stat().st_mtime_ns, unlearned_bank(tiny_context, run_id)
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    after = folder.read("step-0"), folder.weights(0).stat().st_mtime_ns, unlearned_bank(tiny_context, run_id)
+    assert after[:2] == before[:2]
+    np.testing.assert_array_equal(after[2].seconds, before[2].seconds)
+    assert len(tiny.attempts(tiny_context)) == 1
+
+
+def test_exact_retraining_needs_no_bank_of_its_own(tiny_context, run_id):
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    assert not RunFolder(tiny_context.settings, run_id).unlearned().exists()
+
+
+def test_a_failed_candidate_gets_a_certificate_that_names_no_request(tiny_context, run_id):
+    assert not tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    (attempt,) = tiny.attempts(tiny_context)
+    assert attempt.verdict == "FAILED"
+    assert any("of retraining's time; at most 1% is allowed" in reason for reason in attempt.reasons)
+    (record,) = tiny.certificates(tiny_context)
+    assert (record.id, record.request_id) == (attempt.certificate_id, None)
+    result = verify(record.envelope, public_key=tiny_context.keyring.public_key)
+    assert result.valid, result.checks
+    assert not result.erased
+    predicate = result.statement["predicate"]
+    assert (predicate["verdict"], predicate["request_id"], predicate["purge"]) == ("FAILED", None, None)
+    (request,) = tiny.requests(tiny_context)
+    assert predicate["subject_commitments"] == [request.commitment]
+    assert request.id not in json.dumps(result.statement)
+    assert tiny.run_of(tiny_context, run_id).candidate_digest is None
+
+
+def test_a_passed_candidate_is_noted_and_certified_only_at_the_end(tiny_context, run_id):
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    (attempt,) = tiny.attempts(tiny_context)
+    folder = RunFolder(tiny_context.settings, run_id)
+    assert attempt.verdict == "PASSED"
+    assert attempt.reasons == []
+    assert attempt.candidate_digest == folder.read("step-1")["weights_digest"]
+    assert tiny.run_of(tiny_context, run_id).candidate_digest == attempt.candidate_digest
+    assert tiny.certificates(tiny_context) == []
+    assert {"original", "deployed", "retrained", "retrained_deviation"} == attempt.figures["margin_means"].keys()
+
+
+def test_an_undetermined_audit_does_not_pass(tiny_context, person):
+    policy = replace(tiny.POLICY, exchangeability_alpha=0.05)  # four references cannot carry such a test
+    run_id = tiny.plan_run(tiny_context, person, tiny.people(tiny_context)[1], policy=policy)
+    assert not tiny.try_step(tiny_context, run_id, tiny.RETRAIN, policy)
+    (record,) = tiny.certificates(tiny_context)
+    assert record.verdict == "UNDETERMINED"
+    result = verify(record.envelope)
+    assert result.valid, result.checks
+    commitments = [request.commitment for request in tiny.requests(tiny_context)]
+    assert result.statement["predicate"]["subject_commitments"] == commitments
+    assert len(commitments) == 2
+
+
+@pytest.fixture
+def diverging(tiny_context, tmp_path):
+    """A home where fine-tuning multiplies the weights at every step until they are no numbers any more."""
+    recipe = data.recipe_of(tiny_context)
+    found = {"settings": {"learning_rate": 10.0, "weight_decay": 1.0, "epochs": 40.0}, "record": {"cost_share": 0.5}}
+    tuned = tmp_path / "tuned.json"
+    tuned.write_text(json.dumps({"tiny": {"recipe_digest": recipe.digest, "methods": {"finetune": found}}}))
+    return replace(tiny_context, settings=tiny_context.settings.model_copy(update={"tuned": tuned}))
+
+
+def test_a_method_that_diverges_leaves_the_rest_of_the_ladder_to_be_tried(diverging, person):
+    run_id = tiny.plan_run(diverging, person)
+    reason = unlearn(diverging, tiny.POLICY, run_id, tiny.FINETUNE)
+    assert "finetune diverged" in reason
+    (attempt,) = tiny.attempts(diverging)
+    assert (attempt.verdict, attempt.reasons) == ("UNDETERMINED", [reason])
+    assert attempt.finished_at is not None
+    assert tiny.certificates(diverging) == []  # nothing was audited
+    before = tiny.attempts(diverging)
+    assert unlearn(diverging, tiny.POLICY, run_id, tiny.FINETUNE) == reason  # a kill before the step was recorded
+    assert tiny.attempts(diverging) == before
+    assert tiny.try_step(diverging, run_id, tiny.RETRAIN)
+    tiny.finish(diverging, run_id)
+    assert [record.verdict for record in tiny.certificates(diverging)] == ["PASSED"]
+
+
+def test_a_method_one_of_whose_other_seeds_diverges_is_not_judged(tiny_context, run_id, monkeypatch):
+    def some_diverge(scene, seed, keep_weights=None):
+        if keep_weights is None and seed == 2:
+            raise MethodError("finetune diverged.")
+        return run_trial(scene, seed, keep_weights)
+
+    monkeypatch.setattr(jobs, "run_trial", some_diverge)
+    assert unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE) == "finetune diverged."
+    (attempt,) = tiny.attempts(tiny_context)
+    assert (attempt.verdict, attempt.candidate_digest) == ("UNDETERMINED", None)
+    assert RunFolder(tiny_context.settings, run_id).read("step-0") is not None
+
+
+@pytest.mark.parametrize("step", [tiny.FINETUNE, tiny.RETRAIN])
+def test_judging_again_changes_nothing(tiny_context, clock, run_id, step):
+    passed = tiny.try_step(tiny_context, run_id, step)
+    before = tiny.attempts(tiny_context), tiny.certificates(tiny_context), tiny.log_entries(tiny_context)
+    clock.advance(seconds=1)
+    assert judge(tiny_context, tiny.POLICY, run_id, step) is passed
+    assert (tiny.attempts(tiny_context), tiny.certificates(tiny_context), tiny.log_entries(tiny_context)) == before
+
+
+def test_policy_audit_and_certificate_stand_in_the_log(tiny_context, run_id):
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    entries = [(leaf.kind, json.loads(leaf.entry)) for leaf in tiny.log_entries(tiny_context)]
+    assert [kind for kind, _ in entries] == ["policy", "audit", "certificate", "audit"]
+    audits = [fields for kind, fields in entries if kind == "audit"]
+    assert [fields["verdict"] for fields in audits] == ["FAILED", "PASSED"]
+    assert [fields["weights"] for fields in audits] == [
+        RunFolder(tiny_context.settings, run_id).read(f"step-{step}")["weights_digest"] for step in (0, 1)
+    ]
+
+
+def test_what_is_missing_is_made_again_before_it_is_judged(tiny_context, person):
+    run_id = tiny.claim_run(tiny_context, person)
+    planning.plan(tiny_context, tiny.POLICY, run_id)
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    folder = RunFolder(tiny_context.settings, run_id)
+    made = folder.read("step-1")
+    (folder.path / "step-1.json").unlink()
+    assert judge(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    again = folder.read("step-1")
+    assert (again["seed"], again["weights_digest"]) == (made["seed"], made["weights_digest"])
+    (status,) = BankStore(tiny_context.settings.banks_folder).status(now=tiny_context.now())
+    assert status.n_models == tiny.POLICY.n_models
+
+
+def test_the_model_before_is_scored_like_a_trial(tiny_context, run_id):
+    scene = planning.forget_scene(tiny_context, planning.load(tiny_context, run_id))
+    run = tiny.run_of(tiny_context, run_id)
+    outcome = original_outcome(tiny_context, scene, run)
+    assert outcome.margins.shape == (tiny.N_IMAGES,)
+    assert outcome.weights_digest == run.base_digest
+
+
+def test_the_report_names_the_run_and_no_person(tiny_context, run_id):
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    files = list((tiny_context.settings.reports_folder / run_id).iterdir())
+    assert {path.name for path in files} >= {"step-0.html", "step-0.json"}
+    everybody = tiny.people(tiny_context) + tiny.people(tiny_context, "test")
+    for path in files:
+        text = path.read_text()
+        assert not any(person in text for person in everybody), path
+    assert run_id in (tiny_context.settings.reports_folder / run_id / "step-0.html").read_text()
+
+
+def test_the_report_draws_the_strongest_attack(tiny_context, run_id):
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    report = json.loads((tiny_context.settings.reports_folder / run_id / "step-0.json").read_text())
+    attacks = [report["evaluation"][name]["auc"]["value"] for name in ("attack", "quantile_attack")]
+    assert report["roc"]["auc"] == max(attacks)
+    assert len(report["roc"]["true_positive_rate"]) == 201
+
+
+def test_photographs_are_shown_only_where_the_operator_allows_it_and_until_the_purge(tiny_context, run_id):
+    folder, reports = tiny_context.settings.runs_folder / run_id, tiny_context.settings.reports_folder
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    assert not list(folder.glob("*.html"))
+    allowed = tiny_context.settings.model_copy(update={"report_photographs": True})
+    again = replace(tiny_context, settings=allowed)
+    with session(again.engine) as s:
+        (attempt,) = s.exec(select(Attempt)).all()
+        attempt.verdict = None
+        s.add(attempt)
+        s.commit()
+    assert tiny.try_step(again, run_id, tiny.RETRAIN)
+    (page,) = folder.glob("*.html")
+    assert page.read_text().count("data:image/png") == len(planning.load(again, run_id).forget)
+    assert not any("data:image" in path.read_text() for path in reports.rglob("*.html"))
+    tiny.deploy(again, run_id)
+    completion.purge(again, run_id)
+    assert not page.exists()
+
+
+def test_the_certified_weights_go_into_service_for_good(tiny_context, run_id):
+    base = deployment.pointer(tiny_context).committed_digest
+    tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    for _ in range(2):  # a kill after the swap repeats it
+        deploy(tiny_context, run_id)
+        run, pointer = tiny.run_of(tiny_context, run_id), deployment.pointer(tiny_context)
+        assert (run.generation, pointer.committed_generation) == (2, 2)
+        assert pointer.committed_digest == run.candidate_digest
+        assert RunFolder(tiny_context.settings, run_id).read("barrier")["generation"] == 2
+    manifest = registry.load_checked(tiny_context, run.candidate_digest).manifest
+    assert manifest.lineage == {"method": "retrain", "parent": base, "run_id": run_id}
+    assert manifest.classes == ("old", "young")
+    with pytest.raises(ConflictError, match="remember a person"):
+        deployment.stage(tiny_context, base)
+
+
+def test_other_weights_than_the_audited_are_not_deployed(tiny_context, run_id):
+    base = deployment.pointer(tiny_context).committed_digest
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    folder = RunFolder(tiny_context.settings, run_id)
+    folder.weights(tiny.RETRAIN).write_bytes(folder.weights(tiny.FINETUNE).read_bytes())
+    with pytest.raises(ValueError, match="Expected the audited weights"):
+        deploy(tiny_context, run_id)
+    assert deployment.pointer(tiny_context).committed_digest == base
+    assert tiny.run_of(tiny_context, run_id).generation is None
+
+
+def test_a_bank_begun_for_more_models_than_the_policy_asks_for_judges_with_those_it_has(tiny_context, person):
+    plan, store = tiny.plan_for(tiny_context, person), BankStore(tiny_context.settings.banks_folder)
+    store.begin(
+        plan.key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=2 * tiny.POLICY.n_models,
+        now=tiny_context.now(), learned=plan.learned, tested=plan.tested,
+    )  # fmt: skip
+    tiny.build(tiny_context, plan, tiny.POLICY.n_models + 1)
+    run_id = tiny.plan_run(tiny_context, person)
+    assert planning.load(tiny_context, run_id).bank["key"] == vars(plan.key)
+    assert not tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    (status,) = store.status(now=tiny_context.now())
+    assert (status.n_models, status.n_wanted) == (tiny.POLICY.n_models + 1, 2 * tiny.POLICY.n_models)
+
+
+def test_an_exact_bank_that_is_gone_is_built_again_before_it_judges(tiny_context, person, run_id):
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    before = RunFolder(tiny_context.settings, run_id).read("step-1")
+    store, planned = BankStore(tiny_context.settings.banks_folder), planning.load(tiny_context, run_id)
+    store.discard(planning.bank_plan(tiny_context, planned).key)
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    assert planning.load(tiny_context, run_id) == planned
+    assert RunFolder(tiny_context.settings, run_id).read("step-1") == before
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """What the audit was asked: evidence and options."""
+    asked = []
+
+    def tell(evidence, policy, **options):
+        asked.append((evidence, options))
+        return evaluate(evidence, policy, **options)
+
+    monkeypatch.setattr(candidates, "evaluate", tell)
+    return asked
+
+
+@pytest.mark.parametrize("step", [tiny.FINETUNE, tiny.RETRAIN + 1])
+def test_the_audit_is_given_what_was_measured(tiny_context, run_id, evaluated, step):
+    settings, plan = tiny_context.settings, planning.load(tiny_context, run_id)
+    unlearn(tiny_context, tiny.POLICY, run_id, step)
+    folder, run = RunFolder(settings, run_id), tiny.run_of(tiny_context, run_id)
+    folder.write(f"step-{step}", {**folder.read(f"step-{step}"), "retain_accuracy": 0.25, "test_accuracy": 0.125})
+    judge(tiny_context, tiny.POLICY, run_id, step)
+    ((evidence, options),) = evaluated
+    key = planning.bank_plan(tiny_context, plan).key
+    bank = BankStore(settings.banks_folder).find(key, n_models=tiny.POLICY.n_models)
+    ids = example_ids(planning.faces_at(tiny_context, plan), plan.forget)
+    before = original_outcome(tiny_context, planning.forget_scene(tiny_context, plan), run)
+    same = np.testing.assert_array_equal
+    same(evidence.retrained, columns_of(bank, ids))
+    same(evidence.deployed, folder.read(f"step-{step}")["margins"])
+    same(evidence.original, before.margins)
+    assert (evidence.retain_accuracy_deployed, evidence.test_accuracy_deployed) == (0.25, 0.125)
+    assert evidence.retain_accuracy_original == before.retain_accuracy
+    assert evidence.test_accuracy_original == before.test_accuracy
+    same(evidence.retain_accuracy_retrained, bank.retain_accuracy)
+    same(evidence.test_accuracy_retrained, bank.test_accuracy)
+    assert options == {"rung": 0 if step == tiny.FINETUNE else 1, "seed": run.seed}
+    (attempt,) = tiny.attempts(tiny_context)
+    assert attempt.figures["margin_means"]["original"] == pytest.approx(before.margins.mean())
+    assert attempt.figures["margin_means"]["deployed"] == pytest.approx(np.mean(evidence.deployed))
+    assert attempt.figures["margin_means"]["retrained"] == pytest.approx(np.mean(evidence.retrained))
+    if step == tiny.FINETUNE:
+        unlearned = unlearned_bank(tiny_context, run_id)
+        same(evidence.unlearned, columns_of(unlearned, ids))
+        same(evidence.retain_accuracy_unlearned, unlearned.retain_accuracy)
+        same(evidence.test_accuracy_unlearned, unlearned.test_accuracy)
+        assert evidence.cost_share == np.median(unlearned.seconds) / np.median(bank.seconds)
+        assert not evidence.exact
+    else:
+        assert (evidence.unlearned, evidence.cost_share, evidence.exact) == (None, None, True)
+
+
+def test_a_version_says_what_its_candidate_was_made_with_and_remembers_whom_its_parent_learned_from(
+    tiny_context, person, run_id
+):
+    """Weights that were only fine-tuned still know people who are in no training any more, but not the erased one."""
+    base, elsewhere = tiny.run_of(tiny_context, run_id).base_digest, "f" * 64
+    with session(tiny_context.engine) as s:
+        parents = rosters.read(s, base)
+        rosters.write(s, base, {elsewhere: 5})
+        s.commit()
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    with session(tiny_context.engine) as s:
+        (attempt,) = s.exec(select(Attempt)).all()
+        made_with = {**attempt.figures["made_with"], "versions": {"torch": "of another day"}}
+        attempt.verdict, attempt.figures = "PASSED", {**attempt.figures, "made_with": made_with}
+        s.add(attempt)
+        s.commit()
+        s.refresh(attempt)
+    deploy(tiny_context, run_id)
+    digest = deployment.pointer(tiny_context).committed_digest
+    with session(tiny_context.engine) as s:
+        remembered = rosters.read(s, digest)
+    gone = tiny_context.keyring.subject_hash(person)
+    assert gone in parents
+    assert remembered.keys() == parents.keys() - {gone} | {elsewhere}
+    manifest = registry.load_checked(tiny_context, digest).manifest
+    assert manifest.lineage == {"method": "finetune", "parent": base, "run_id": run_id}
+    assert (manifest.seed, manifest.versions) == (attempt.seed, {"torch": "of another day"})
+
+
+def test_a_version_retrained_from_nothing_remembers_only_whom_it_learned_from(tiny_context, person, run_id):
+    base = tiny.run_of(tiny_context, run_id).base_digest
+    tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    deploy(tiny_context, run_id)
+    with session(tiny_context.engine) as s:
+        parents = rosters.read(s, base)
+        remembered = rosters.read(s, deployment.pointer(tiny_context).committed_digest)
+    assert remembered == {each: n for each, n in parents.items() if each != tiny_context.keyring.subject_hash(person)}

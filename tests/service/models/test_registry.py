@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import pytest
+
+from service.context import LINE
+from service.errors import ConflictError, NotFoundError, WeightsError
+from service.keys.keyring import Keyring
+from service.models import deployment, registry
+from service.store.engine import session
+from service.store.tables import Deployment, ModelVersion
+from tests.service.versions import add_version, manifest, write_weights
+
+pytestmark = pytest.mark.both_databases
+
+
+def test_weights_are_named_by_their_content_and_come_back_checked(context, tmp_path):
+    weights = write_weights(tmp_path / "w", 1)
+    digest = registry.add(context, weights, manifest(1))
+    found = registry.load_checked(context, digest)
+    assert found.content == weights.read_bytes()
+    assert found.manifest == manifest(1)
+    assert registry.path(context.settings, digest).name == f"{digest}.safetensors"
+    assert registry.get(context, digest).state == "candidate"
+
+
+def test_adding_twice_changes_nothing(context, tmp_path):
+    weights = write_weights(tmp_path / "w", 1)
+    assert registry.add(context, weights, manifest(1)) == registry.add(context, weights, manifest(1))
+    assert len(registry.versions(context)) == 1
+
+
+def test_adding_again_completes_what_a_kill_left_without_its_file(context):
+    digest = add_version(context, 1)
+    registry.path(context.settings, digest).unlink()
+    assert add_version(context, 1) == digest
+    assert registry.load_checked(context, digest)
+
+
+def test_altered_weights_are_refused(context):
+    digest = add_version(context, 1)
+    path = registry.path(context.settings, digest)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"Expected weights with SHA-256 {digest}"):
+        registry.load_checked(context, digest)
+
+
+def test_missing_weights_are_refused(context):
+    digest = add_version(context, 1)
+    registry.path(context.settings, digest).unlink()
+    with pytest.raises(WeightsError, match="No such file"):
+        registry.load_checked(context, digest)
+
+
+@pytest.mark.parametrize("change", [{"seed": 99}, {"classes": ["a", "b", "c"]}, {"more": 1}])
+def test_an_altered_manifest_is_refused(context, change):
+    digest = add_version(context, 1)
+    with session(context.engine) as s:
+        row = s.get(ModelVersion, digest)
+        row.manifest = {**row.manifest, **change}
+        s.add(row)
+        s.commit()
+    with pytest.raises(WeightsError, match="signed with this service's key"):
+        registry.load_checked(context, digest)
+
+
+@pytest.mark.parametrize("signature", ["", "not base64!", "AAAA"])
+def test_an_altered_signature_is_refused(context, signature):
+    digest = add_version(context, 1)
+    with session(context.engine) as s:
+        row = s.get(ModelVersion, digest)
+        row.signature = signature
+        s.add(row)
+        s.commit()
+    with pytest.raises(WeightsError):
+        registry.load_checked(context, digest)
+
+
+def test_another_service_key_is_refused(context, tmp_path):
+    digest = add_version(context, 1)
+    stranger = type(context)(context.settings, context.engine, Keyring.open(tmp_path / "other"), context.now)
+    with pytest.raises(WeightsError):
+        registry.load_checked(stranger, digest)
+
+
+def test_unknown_versions_are_not_found(context):
+    with pytest.raises(NotFoundError):
+        registry.load_checked(context, "f" * 64)
+
+
+def test_destroyed_weights_are_overwritten_gone_and_do_not_come_back(context, tmp_path, monkeypatch):
+    digest = add_version(context, 1)
+    path = registry.path(context.settings, digest)
+    keeper = tmp_path / "hard-link"  # shows what the blocks of the file hold after its removal
+    keeper.hardlink_to(path)
+    partial = path.with_name(f".{path.name}.0123456789abcdef.tmp")
+    partial.write_bytes(path.read_bytes())
+    registry.destroy(context, digest)
+    assert not path.exists()
+    assert not partial.exists()
+    assert set(keeper.read_bytes()) == {0}
+    row = registry.get(context, digest)
+    assert (row.state, row.destroyed_at) == ("destroyed", context.now())
+    with pytest.raises(WeightsError, match="destroyed"):
+        registry.load_checked(context, digest)
+    with pytest.raises(WeightsError, match="destroyed on purpose"):
+        add_version(context, 1)
+
+
+def test_destroying_again_finishes_what_a_kill_interrupted(context, clock):
+    digest = add_version(context, 1)
+    with session(context.engine) as s:
+        row = s.get(ModelVersion, digest)
+        row.state = "destroyed"
+        s.add(row)
+        s.commit()
+    registry.destroy(context, digest)
+    first = registry.get(context, digest).destroyed_at
+    clock.advance(hours=1)
+    registry.destroy(context, digest)
+    assert registry.get(context, digest).destroyed_at == first
+    assert not registry.path(context.settings, digest).exists()
+
+
+def test_the_active_and_the_staged_version_are_not_destroyed(context):
+    active, staged = add_version(context, 1), add_version(context, 2)
+    deployment.activate_first(context, active)
+    deployment.stage(context, staged)
+    for digest in (active, staged):
+        with pytest.raises(ConflictError, match="out of service"):
+            registry.destroy(context, digest)
+        assert registry.load_checked(context, digest)
+
+
+def test_everything_older_is_destroyed_and_refused_for_ever(context, clock):
+    digests = [add_version(context, seed) for seed in range(4)]  # the last is never deployed
+    deployment.activate_first(context, digests[0])
+    for digest in digests[1:3]:
+        clock.advance(seconds=1)
+        deployment.commit(context, deployment.stage(context, digest))
+    clock.advance(seconds=1)
+    later = add_version(context, 9)
+    assert set(registry.destroy_older_than(context, 3)) == {digests[0], digests[1], digests[3]}
+    assert [registry.get(context, each).state for each in digests] == ["destroyed", "destroyed", "active", "destroyed"]
+    assert registry.get(context, later).state == "candidate"
+    assert deployment.pointer(context).oldest_allowed_generation == 3
+    assert registry.destroy_older_than(context, 3) == ()  # of what was destroyed before it says nothing
+    assert {row.digest for row in registry.refused(context)} == {digests[0], digests[1], digests[3]}
+
+
+def test_nothing_is_destroyed_while_an_older_generation_answers(context):
+    first, second = add_version(context, 1), add_version(context, 2)
+    deployment.activate_first(context, first)
+    deployment.stage(context, second)
+    with pytest.raises(ConflictError, match="generation 2 to be active"):
+        registry.destroy_older_than(context, 2)
+    assert registry.load_checked(context, first)
+
+
+def test_candidates_are_destroyed_but_not_the_staged_one(context):
+    active, staged, failed = (add_version(context, seed) for seed in range(3))
+    deployment.activate_first(context, active)
+    deployment.stage(context, staged)
+    assert registry.destroy_candidates(context) == (failed,)
+    assert registry.load_checked(context, active)
+    assert registry.load_checked(context, staged)
+    assert registry.get(context, failed).state == "destroyed"
+    assert not registry.path(context.settings, failed).exists()
+
+
+def test_older_weights_are_gone_from_the_disk_and_the_committed_ones_are_not(context):
+    first, second = add_version(context, 1), add_version(context, 2)
+    deployment.activate_first(context, first)
+    deployment.commit(context, deployment.stage(context, second))
+    registry.destroy_older_than(context, 2)
+    assert [registry.path(context.settings, each).exists() for each in (first, second)] == [False, True]
+
+
+def test_what_an_interrupted_purge_left_is_destroyed_later(context):
+    """The refusal of older generations is written first; a kill right after it must not leave their weights."""
+    assert registry.destroy_refused(context) == ()
+    first, second = add_version(context, 1), add_version(context, 2)
+    deployment.activate_first(context, first)
+    deployment.commit(context, deployment.stage(context, second))
+    assert registry.destroy_refused(context) == ()
+    assert registry.load_checked(context, first)  # nothing is refused yet
+    with session(context.engine) as s:
+        pointer = s.get(Deployment, LINE)
+        pointer.oldest_allowed_generation = 2
+        s.add(pointer)
+        s.commit()
+    assert registry.destroy_refused(context) == (first,)
+    assert registry.get(context, first).state == "destroyed"
+    assert not registry.path(context.settings, first).exists()
+
+
+def test_weights_that_a_backup_brought_back_are_destroyed_again(context, tmp_path):
+    gone, kept = add_version(context, 1), add_version(context, 2)
+    path = registry.path(context.settings, gone)
+    content = path.read_bytes()
+    registry.destroy(context, gone)
+    path.write_bytes(content)
+    keeper = tmp_path / "hard-link"
+    keeper.hardlink_to(path)
+    registry.confirm_destroyed(context)
+    assert not path.exists()
+    assert set(keeper.read_bytes()) == {0}
+    assert registry.load_checked(context, kept)
+
+
+def test_what_a_killed_addition_left_goes_with_the_weights(context):
+    first, second = add_version(context, 1), add_version(context, 2)
+    deployment.activate_first(context, second)
+    path = registry.path(context.settings, first)
+    left, of_another = (each.with_name(f".{each.name}.0123456789abcdef.tmp") for each in (
+        path, registry.path(context.settings, second)
+    ))  # fmt: skip
+    for temporary in (left, of_another):
+        temporary.write_bytes(path.read_bytes())
+    registry.destroy(context, first)
+    assert not path.exists()
+    assert not left.exists()
+    assert of_another.exists()  # it may be written at this moment
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"channels": 2}, "channels=2"),
+        ({"classes": ["a"]}, "at least two classes"),
+        ({"classes": ["a", "a"]}, "each once"),
+        ({"image_size": (0, 4)}, "image_size"),
+    ],
+)
+def test_a_manifest_is_checked(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        manifest(**change)
+
+
+def test_a_manifest_survives_json():
+    assert type(manifest()).from_dict(manifest().to_dict()) == manifest()
+    assert type(manifest()).from_dict(manifest().to_dict()).digest == manifest().digest
+    assert manifest(1).digest != manifest(2).digest

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from sqlmodel import select
+
+from service.context import LINE
+from service.erasure.workspace import RunFolder
+from service.errors import ConflictError, NotFoundError
+from service.requests.runs import (
+    advance,
+    get_run,
+    give_up,
+    load_run,
+    must_be_resumed,
+    note,
+    release_line,
+    requests_of,
+    resume,
+    workflow_id,
+)
+from service.store.engine import reading, session
+from service.store.tables import OpenLine, RequestEvent
+from service.worker import claim
+from tests.service import tiny
+from unlearning.errors import FileError
+
+
+@pytest.fixture
+def run_id(context, clock):
+    tiny.file(context, "s31", "s4")
+    clock.advance(seconds=context.settings.hold_seconds)
+    return claim(context, tiny.POLICY)
+
+
+def moves(context) -> list[str]:
+    with reading(context.engine) as s:
+        return [event.to_state for event in s.exec(select(RequestEvent).order_by(RequestEvent.id))]
+
+
+def states_of(context) -> set[str]:
+    return {request.state for request in tiny.requests(context)}
+
+
+def test_a_file_of_the_folder_is_read_back_or_not_there(settings):
+    folder = RunFolder(settings, "run")
+    assert folder.read("plan") is None
+    folder.write("plan", {"forget": [1, 2]})
+    folder.write("plan", {"forget": [3]})
+    assert RunFolder(settings, "run").read("plan") == {"forget": [3]}
+
+
+def test_what_a_killed_write_left_is_no_file(settings):
+    folder = RunFolder(settings, "run")
+    (folder.path / "plan.partial").write_text('{"forget": [1')
+    assert folder.read("plan") is None
+    folder.write("plan", {"forget": []})
+    assert folder.read("plan") == {"forget": []}
+
+
+def test_destroying_overwrites_every_file_and_leaves_no_folder(settings, tmp_path):
+    folder = RunFolder(settings, "run")
+    (folder.unlearned() / "bank").mkdir(parents=True)
+    (folder.unlearned() / "bank" / "0.row").write_bytes(b"margins")
+    folder.weights(0).write_bytes(b"weights" * 100)
+    folder.write("plan", {"forget": [1]})
+    files = [path for path in folder.path.rglob("*") if path.is_file()]
+    for number, path in enumerate(files):
+        os.link(path, tmp_path / f"second-name-{number}")  # looks at the same bytes once the first name is gone
+    sizes = [path.stat().st_size for path in files]
+    folder.destroy()
+    assert not folder.path.exists()
+    assert [(tmp_path / f"second-name-{i}").read_bytes() for i in range(3)] == [bytes(size) for size in sizes]
+    folder.destroy()
+
+
+def test_destroying_follows_no_link(settings, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    folder = RunFolder(settings, "run")
+    (folder.path / "step-0.safetensors").symlink_to(precious)
+    with pytest.raises(FileError, match="symbolic link"):
+        folder.destroy()
+    assert precious.read_bytes() == b"precious"
+
+
+def test_a_run_that_is_not_there(context):
+    with reading(context.engine) as s, pytest.raises(NotFoundError, match="Expected run 'nothing'"):
+        get_run(s, "nothing")
+
+
+def test_advancing_twice_moves_once(context, run_id):
+    note(context, run_id, "reference models 3/4")
+    assert load_run(context, run_id).stage_note == "reference models 3/4"
+    advance(context, run_id, "auditing")
+    before = moves(context)
+    advance(context, run_id, "auditing")
+    assert moves(context) == before
+    assert before.count("auditing") == 2  # one a request
+    run = load_run(context, run_id)
+    assert (run.stage, run.stage_note) == ("auditing", "")
+
+
+def test_a_step_that_the_states_do_not_allow_moves_nobody(context, run_id):
+    with pytest.raises(ConflictError):
+        advance(context, run_id, "completed")
+    assert states_of(context) == {"unlearning"}
+    assert load_run(context, run_id).stage == "unlearning"
+
+
+def test_followers_advance_with_their_leader_but_are_not_of_the_run(context, run_id):
+    follower = tiny.file(context, "s31")[0]
+    advance(context, run_id, "auditing")
+    assert tiny.request_of(context, follower).state == "auditing"
+    with reading(context.engine) as s:
+        assert len(requests_of(s, run_id)) == 2
+
+
+def test_giving_up_frees_the_line_and_keeps_the_deadlines(context, run_id, clock):
+    due = [request.due_at for request in tiny.requests(context)]
+    give_up(context, run_id, "No step of the ladder passed the audit.")
+    run = load_run(context, run_id)
+    assert (run.stage, run.finished_at) == ("needs_attention", clock())
+    assert {request.attention_reason for request in tiny.requests(context)} == {run.stage_note}
+    assert [request.due_at for request in tiny.requests(context)] == due
+    with reading(context.engine) as s:
+        assert s.get(OpenLine, LINE) is None
+
+
+def test_giving_up_twice_changes_nothing(context, run_id, clock):
+    give_up(context, run_id, "first")
+    before, run = moves(context), load_run(context, run_id)
+    clock.advance(seconds=1)
+    give_up(context, run_id, "second")
+    assert moves(context) == before
+    assert load_run(context, run_id) == run
+
+
+def test_giving_up_leaves_the_line_to_a_later_run(context, run_id, clock):
+    give_up(context, run_id, "first")
+    tiny.file(context, "s7")
+    clock.advance(seconds=context.settings.hold_seconds)
+    later = claim(context, tiny.POLICY)
+    give_up(context, run_id, "again, after a kill")
+    with reading(context.engine) as s:
+        assert s.get_one(OpenLine, LINE).run_id == later
+
+
+def test_a_run_that_stopped_in_its_purge_keeps_the_line_and_is_resumed_with_all_its_requests(context, run_id, clock):
+    advance(context, run_id, "purging")
+    assert workflow_id(load_run(context, run_id)) == run_id
+    with session(context.engine) as s:
+        run = get_run(s, run_id)
+        run.purge = {"began_at": clock().isoformat()}
+        s.add(run)
+        s.commit()
+        assert not must_be_resumed(s, run_id)
+    give_up(context, run_id, "The storage refused.")
+    run = load_run(context, run_id)
+    assert (run.stage, run.stage_note, run.finished_at) == ("needs_attention", "The storage refused.", None)
+    for number in (1, 2):
+        with session(context.engine) as s:
+            assert s.get_one(OpenLine, LINE).run_id == run_id
+            assert must_be_resumed(s, run_id)
+            resume(s, run_id, now=clock.advance(seconds=1), note="It works again.", legal_hold=False)
+            s.commit()
+            assert not must_be_resumed(s, run_id)
+        run = load_run(context, run_id)
+        assert (run.stage, run.stage_note, run.updated_at) == ("purging", "", clock())
+        assert workflow_id(run) == f"{run_id}.{number}"
+        assert states_of(context) == {"purging"}
+        with reading(context.engine) as s:
+            assert {event.note for event in s.exec(select(RequestEvent).where(RequestEvent.at == clock()))} == {
+                "It works again."
+            }
+        give_up(context, run_id, "It refused again.")
+
+
+def test_a_run_that_ended_or_destroyed_nothing_is_not_resumed(context, run_id):
+    give_up(context, run_id, "No step of the ladder passed the audit.")
+    with reading(context.engine) as s:
+        assert not must_be_resumed(s, run_id)
+
+
+def test_a_run_releases_no_line_but_its_own(context, run_id):
+    with session(context.engine) as s:
+        release_line(s, "another")
+        assert s.get_one(OpenLine, LINE).run_id == run_id
+        for _ in range(2):
+            release_line(s, run_id)
+            s.flush()
+            assert s.get(OpenLine, LINE) is None

