@@ -109,7 +109,7 @@ def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], fl
         """Margins and accuracy of some rows."""
         labels = faces.labels[rows]
         z = logits(model, Examples.from_arrays(faces.images[rows], labels).images)  # (n, n_classes)
-        return audit.statistics.margins(z, labels), float(np.mean(z.argmax(axis=1) == labels)) if len(rows) else float(
+        return audit.margins(z, labels), float(np.mean(z.argmax(axis=1) == labels)) if len(rows) else float(
             "nan"
         )
 
