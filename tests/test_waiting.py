@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import ast
 import asyncio
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.waiting import PATIENCE_SECONDS, at_once, join, line_of, play, until, wait_until
+
+TESTS = Path(__file__).parent
 
 
 def test_a_wait_gives_what_it_waited_for():
@@ -82,3 +86,79 @@ def test_a_scene_that_does_not_end_fails_the_test():
         play(stuck(), seconds=0.0)
     with pytest.raises(pytest.fail.Exception, match="Expected a miracle within 0 s"):
         play(hopeful())
+
+
+ENDLESS = {
+    "wait": "an event, barrier or process is waited for without a timeout",
+    "join": "a thread is joined without a timeout: use `join`",
+    "result": "a future is waited for without a timeout",
+    "get": "a queue is waited for without a timeout",
+    "communicate": "a process is waited for without a timeout",
+    "readline": "a child's line is waited for without an end: use `line_of`",
+}
+CALLS = {
+    **{f"subprocess.{name}": "a program is run" for name in ("run", "call", "check_call", "check_output")},
+    **{f"httpx.{name}": "a call has the five seconds of httpx" for name in ("get", "post", "Client")},
+}
+SLEEPS = {"time.sleep", "asyncio.sleep"}
+SLEEPERS = {  # whose sleeps decide nothing
+    "tests/object_store.py": "is a slow store",
+    "tests/service/test_outbound.py": "is a server that says a little now and then",
+    "tests/faults": "lets a fault come at a random time",
+}
+
+
+def plain_waits(code: str, path: str) -> list[str]:
+    """Where a file waits without an end or for a fixed time, as far as its syntax tells."""
+    tree, found = ast.parse(code), []
+    awaited = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Await)}  # `play` ends those
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+            continue
+        name, what = call.func.attr, ast.unparse(call.func)
+        has_end = "timeout" in {keyword.arg for keyword in call.keywords}
+        takes_input = name == "communicate"  # what stands first is no timeout
+        reason = ""
+        if what in CALLS and not has_end:
+            reason = f"{CALLS[what]}, without a timeout of ours"
+        elif name in ENDLESS and not has_end and (takes_input or not call.args) and id(call) not in awaited:
+            reason = ENDLESS[name]
+        elif what in SLEEPS and ast.unparse(call.args[0]) != "0" and not path.startswith(tuple(SLEEPERS)):
+            reason = "a fixed time is slept: use `wait_until` or `until`"
+        if reason:
+            found.append(f"{path}:{call.lineno}: {reason}")
+    return found
+
+
+def test_no_test_waits_without_an_end_or_for_a_fixed_time():
+    root = TESTS.parent
+    found = [
+        complaint
+        for path in sorted(TESTS.rglob("*.py"))
+        if path.name != "waiting.py"
+        for complaint in plain_waits(path.read_text(), path.relative_to(root).as_posix())
+    ]
+    assert not found, "\n".join(["Expected waits with an end, see tests/waiting.py:", *found])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "gate.wait()", "thread.join()", "pool.submit(f).result()", "queue.get()", "process.communicate(b'x')",
+        "process.stdout.readline()", "subprocess.run(['true'], check=True)", "httpx.get(url)",
+        "time.sleep(0.1)", "asyncio.sleep(1)",
+    ],
+)  # fmt: skip
+def test_plain_waits_are_seen(code):
+    assert len(plain_waits(code, "tests/test_x.py")) == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "gate.wait(9)", "await event.wait()", "', '.join(names)", "headers.get('x')", "process.communicate(timeout=9)",
+        "subprocess.run(['true'], timeout=9)", "asyncio.sleep(0)", "future.result(0)",
+    ],
+)  # fmt: skip
+def test_waits_with_an_end_are_let_through(code):
+    assert plain_waits(code, "tests/test_x.py") == []
