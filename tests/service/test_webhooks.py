@@ -25,7 +25,7 @@ from service.outbound import OutboundError
 from service.settings import Settings
 from service.tables import CallbackDelivery, ErasureRequest
 from service.webhooks import Deliverer, deliver_due, deliveries_of, wait_after
-from tests.waiting import PATIENCE_SECONDS, join
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 pytestmark = pytest.mark.both_databases
 
@@ -362,8 +362,10 @@ def test_the_thread_delivers_survives_failures_and_stops(
     monkeypatch.setattr(webhooks, "deliver_due", pass_over)
     with Deliverer(context, send=send, rng=random.Random(0), poll_seconds=0.01):
         move(context, stored(context), "cancelled")
-        assert arrived.wait(10)
-    assert not [thread for thread in threading.enumerate() if thread.name == "callbacks"]
+        assert arrived.wait(PATIENCE_SECONDS)
+    wait_until(
+        lambda: not [thread for thread in threading.enumerate() if thread.name == "callbacks"], "the thread to end"
+    )
     assert receiver.told() == ["cancelled"]
     assert statuses(context) == ["delivered"]
 
