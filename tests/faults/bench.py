@@ -343,8 +343,8 @@ class Bench:
             newest = max((row.acknowledged_generation for row in s.exec(select(ServingWorker))), default=0)
         self.watcher.require(newest)
         self.erased += filed.values()
-        deadline = time.monotonic() + 10  # the last page is scrubbed moments after the request is completed
-        while (left := self.left_of(filed.values())) and time.monotonic() < deadline:
+        patience = Patience(RUN_SECONDS)  # the last page is scrubbed moments after the request is completed
+        while (left := self.left_of(filed.values())) and not patience.is_over():
             time.sleep(0.1)
         violations += left + self.check_service()
         self.completed |= {each for each in request_ids if self.request(each)["state"] == "completed"}

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.waiting import PATIENCE_SECONDS
+
 
 class NoDiskError(Exception):
     """No small disk can be had here; the message says why."""
@@ -48,10 +50,10 @@ def small_disk(folder: Path, n_bytes: int = 64 << 20) -> Iterator[SmallDisk]:
         )
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={n_bytes},mode=700", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    done = subprocess.run(mount, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
     if done.returncode:
         raise NoDiskError(f"Expected to mount a small disk to fill, but mount says: {done.stderr.strip()}")
     try:
         yield SmallDisk(folder)
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, timeout=PATIENCE_SECONDS)

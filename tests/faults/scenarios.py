@@ -14,6 +14,7 @@ from tests.faults.bench import Bench
 from tests.faults.disk import SmallDisk
 from tests.faults.watch import Person, found_in
 from tests.postgres import PostgresServer
+from tests.waiting import join
 
 FULL_BEFORE = {  # what is written next, by the point at which the disk is full
     "unlearning.references": "reference bank",
@@ -83,7 +84,7 @@ def during_the_filing(bench: Bench, n_times: int, n_calls: int = 5) -> None:
         killer = Timer(delay_seconds, bench.kill_api, args=(place, bench.settings.api_workers))
         killer.start()
         request_ids = [request_id for _ in range(n_calls) for request_id in bench.file(bench.next_person())]
-        killer.join()
+        join(killer)
         bench.finish(request_ids)
     bench.stop_worker()
 

@@ -36,6 +36,7 @@ from service.context import Context
 from service.settings import Settings
 from service.store.engine import reading
 from service.store.tables import CertificateRecord, ErasureRequest, ModelVersion, RequestEvent
+from tests.waiting import join
 from unlearning.faces import read_metadata
 from unlearning.faces.decoding import decode
 
@@ -81,7 +82,7 @@ class Watcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        join(self._thread)
 
     def require(self, generation: int) -> None:
         """From now on nothing older may answer."""

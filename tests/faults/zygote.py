@@ -24,6 +24,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
+from tests.waiting import PATIENCE_SECONDS, line_of
+
 
 class Zygote:
     """The parent of workers, seen from the test."""
@@ -78,15 +80,14 @@ class Zygote:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.kill()  # it has no children any more, and nothing to say
-        self._process.wait()
+        self._process.wait(PATIENCE_SECONDS)
         self._process.stdout.close()
 
     def _ask(self, question: dict[str, object]) -> int | None:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
-        answer: int | None = json.loads(self._process.stdout.readline())
+        answer: int | None = json.loads(line_of(self._process))
         return answer
 
 

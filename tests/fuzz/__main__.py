@@ -67,7 +67,8 @@ def _count(found: dict[str, Any], trial: Any, name: str) -> None:
 
 def _run(arguments: list[str]) -> tuple[list[dict[str, Any]], str | None]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.fuzz", *arguments], capture_output=True, text=True, check=False,
+        timeout=10 * HANG_SECONDS,
     )  # fmt: skip
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     return (

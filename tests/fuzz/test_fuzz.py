@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.mutation import corpus, mutated
 from tests.fuzz.trial import attempt
+from tests.waiting import PATIENCE_SECONDS
 
 
 def test_whole_pictures_decode_and_damaged_ones_are_refused_in_time_and_space() -> None:
@@ -31,7 +32,13 @@ def test_any_bytes_are_a_picture_or_an_error_of_ours(content: bytes, head: bytes
 
 
 def test_the_largest_pictures_stay_within_200_mb() -> None:
-    done = subprocess.run([sys.executable, "-m", "tests.fuzz", "--large"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "--large"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
+    )
     complaints = [line for line in done.stdout.splitlines() if '"complaint": null' not in line]
     assert done.stdout
     assert complaints == []

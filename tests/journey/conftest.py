@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.store.engine import reading, session
 from service.store.tables import ServingWorker
 from service.training.production import train_production
+from tests.waiting import PATIENCE_SECONDS
 from unlearning.faces.sources import synthetic
 
 TINY_RECIPE = {
@@ -136,7 +137,7 @@ def starting(settings: Settings) -> Iterator[Callable[..., Service]]:
             key = (settings.home / "operator.key").read_text()
             url = f"http://127.0.0.1:{settings.port}"
             client = clients.enter_context(
-                httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+                httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE_SECONDS)
             )
             return Service(settings, processes, client, key)
 

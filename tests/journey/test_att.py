@@ -108,9 +108,10 @@ def test_exact_retraining_passes(context: Context, plan: BankPlan, bank: Bank, o
     release_processes()
 
 
-def test_the_bank_is_cheap(bank: Bank) -> None:
-    """Not a benchmark: it would see a training loop that became several times slower."""
-    assert np.median(bank.seconds) < 10
+def test_a_model_costs_each_image_once_an_epoch(context: Context, plan: BankPlan, original: Outcome) -> None:
+    """The work is counted, which a busy machine does not change."""
+    n_images = len(open_pictures(plan.scene.pictures).where(split="train"))
+    assert original.n_forward == original.n_backward == recipe_of(context).epochs * n_images
 
 
 def test_a_bank_holds_margins_and_no_weights(context: Context, bank: Bank) -> None:

@@ -14,6 +14,7 @@ import pytest
 from service.launch import Processes, environment, serve_command
 from service.settings import Settings
 from tests.journey.conftest import TINY_POLICY, Service, wait_serving
+from tests.waiting import PATIENCE_SECONDS
 from unlearning.faces import read_metadata
 
 pytestmark = pytest.mark.journey
@@ -48,7 +49,9 @@ def test_the_built_bento_serves_and_erases(
     with (
         Processes(settings) as processes,
         httpx.Client(
-            base_url=f"http://127.0.0.1:{settings.port}", headers={"Authorization": f"Bearer {key}"}, timeout=30
+            base_url=f"http://127.0.0.1:{settings.port}",
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=PATIENCE_SECONDS,
         ) as client,
     ):
         processes.start_serving()

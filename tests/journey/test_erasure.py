@@ -27,8 +27,9 @@ from service.store.tables import (
     ServingWorker,
     WorkerLease,
 )
-from tests.journey.conftest import Service, copy_of, starting
+from tests.journey.conftest import ENDS, Service, copy_of, starting
 from tests.processes import is_alive
+from tests.waiting import PATIENCE_SECONDS
 from unlearning.faces import read_metadata
 
 pytestmark = pytest.mark.journey
@@ -85,12 +86,16 @@ def test_a_person_is_erased_while_predictions_go_on(running: Callable[..., Servi
     before = serving_processes(service)
     (receipt,) = service.file(person)
     generations: list[int] = []
-    while service.request(receipt["id"])["state"] != "completed":
-        service.processes.check()
+
+    def ended() -> bool:
         for picture in pictures:
             answer = service.client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
             assert answer.status_code == 200, answer.text
             generations.append(answer.json()["generation"])
+        return service.request(receipt["id"])["state"] in ENDS
+
+    service.processes.wait_until(ended, "the request to end while predictions go on", 240)
+    assert service.request(receipt["id"])["state"] == "completed"
     assert generations[0] == 1
     assert sorted(generations) == generations
     check_erased(service, receipt["id"], person)
@@ -197,7 +202,7 @@ def test_a_candidate_that_does_not_come_out_again_is_not_deployed(running: Calla
 def test_the_signing_key_is_rotated_while_the_service_runs(served: Service) -> None:
     (first,) = served.client.get("/v1/keys").json()["keys"]
     subprocess.run([sys.executable, "-m", "service.cli", "keys", "rotate-signing"], env=environment(served.settings),
-                   check=True, capture_output=True, timeout=60)  # fmt: skip
+                   check=True, capture_output=True, timeout=PATIENCE_SECONDS)  # fmt: skip
     now, before = served.client.get("/v1/keys").json()["keys"]
     assert before["pem"] == first["pem"]
     (receipt,) = served.file("nobody-we-know")
@@ -221,12 +226,12 @@ def test_the_console_shows_what_happens(served: Service) -> None:
     (receipt,) = served.file("nobody-we-know")
     served.completed(receipt["id"])
     url = f"http://127.0.0.1:{served.settings.console_port}"
-    assert httpx.get(url).status_code == 401
-    assert httpx.get(url, auth=("operator", "wrong")).status_code == 401
+    assert httpx.get(url, timeout=PATIENCE_SECONDS).status_code == 401
+    assert httpx.get(url, auth=("operator", "wrong"), timeout=PATIENCE_SECONDS).status_code == 401
     for path in ("/", "/models", f"/requests/{receipt['id']}"):
-        page = httpx.get(url + path, auth=("operator", served.key))
+        page = httpx.get(url + path, auth=("operator", served.key), timeout=PATIENCE_SECONDS)
         assert page.status_code == 200
         assert "nobody-we-know" not in page.text
-    assert receipt["id"][:8] in httpx.get(url, auth=("operator", served.key)).text
-    metrics = httpx.get(f"{url}/metrics").text
+    assert receipt["id"][:8] in httpx.get(url, auth=("operator", served.key), timeout=PATIENCE_SECONDS).text
+    metrics = httpx.get(f"{url}/metrics", timeout=PATIENCE_SECONDS).text
     assert 'expunge_requests{state="completed"}' in metrics

@@ -25,6 +25,7 @@ from service.settings import Settings
 from service.store.engine import reading, session
 from service.store.tables import ServingWorker
 from tests.service.versions import add_version
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.journey
 
@@ -59,10 +60,10 @@ def test_sigterm_lets_every_call_that_was_taken_be_answered(tmp_path: Path) -> N
         serving = processes.serving
         assert serving is not None
         request, place = request_of(key), ("127.0.0.1", settings.port)
-        calls = [stack.enter_context(socket.create_connection(place, timeout=60)) for _ in range(N_CALLS)]
+        calls = [stack.enter_context(socket.create_connection(place, timeout=PATIENCE_SECONDS)) for _ in range(N_CALLS)]
         for call in calls:
             call.sendall(request)
-        answered, _, _ = select.select(calls, [], [], 60)
+        answered, _, _ = select.select(calls, [], [], PATIENCE_SECONDS)
         assert 0 < len(answered) < N_CALLS  # the others are inside by now
         serving.send_signal(signal.SIGTERM)
         for call in calls:
@@ -70,9 +71,9 @@ def test_sigterm_lets_every_call_that_was_taken_be_answered(tmp_path: Path) -> N
             answer.begin()
             assert answer.status == 200
             assert all(each["label"] for each in json.loads(answer.read())["predictions"])
-        serving.wait(30)
+        serving.wait(PATIENCE_SECONDS)
         with pytest.raises(httpx.ConnectError):
-            httpx.get(f"http://127.0.0.1:{settings.port}/v1/health/live")
+            httpx.get(f"http://127.0.0.1:{settings.port}/v1/health/live", timeout=PATIENCE_SECONDS)
     with reading(context.engine) as s:
         assert s.exec(query(ServingWorker)).all() == []  # each took its row away
     context.engine.dispose()

@@ -11,20 +11,20 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.journey.conftest import Service
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.journey
 
 N_HEADS, N_BODIES = 200, 40
-PATIENCE_SECONDS = 30.0  # the service's is ten; a busy machine takes longer to look
 
 
 @contextmanager
 def connections(service: Service, first: bytes, n: int) -> Iterator[list[socket.socket]]:
     """Connections that have sent the beginning of something."""
     with ExitStack() as stack:
-        opened = []
+        opened, place = [], ("127.0.0.1", service.settings.port)
         for _ in range(n):
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", service.settings.port)))
+            connection = stack.enter_context(socket.create_connection(place, timeout=PATIENCE_SECONDS))
             connection.sendall(first)
             opened.append(connection)
         yield opened

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from service.settings import Settings
 from service.store.engine import reading
 from service.store.tables import ErasureRequest, OpenLine, WorkerLease
 from tests.faults.home import POLICY, make_home, people
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
@@ -110,20 +110,21 @@ def start() -> Iterator[Start]:
             command = [sys.executable, *(program or ("-m", "service.cli")), "worker"]
             with path.open("ab") as log:
                 process = subprocess.Popen(command, env={**environment(settings), **variables}, stdout=log, stderr=log)
-            stack.callback(process.wait)
+            stack.callback(process.wait, SECONDS)
             stack.callback(process.kill)
             return process
 
         yield begin
 
 
-def wait_until(condition: Callable[[], bool], *working: subprocess.Popen[bytes]) -> None:
-    """Wait for a condition while processes work."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert [process.poll() for process in working] == [None] * len(working)
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def wait_while(working: subprocess.Popen[bytes], condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition while a process works."""
+
+    def met() -> bool:
+        assert working.poll() is None, f"Expected {what} while the worker works; it ended with {working.returncode}."
+        return condition()
+
+    wait_until(met, what, seconds=SECONDS)
 
 
 def test_of_two_workers_with_two_homes_one_works(settings: Settings, tmp_path: Path, start: Start) -> None:
@@ -135,7 +136,7 @@ def test_of_two_workers_with_two_homes_one_works(settings: Settings, tmp_path: P
     shutil.copytree(settings.keys_folder, other.keys_folder)
     with opened(settings) as context:
         first = start(settings)
-        wait_until(lambda: has_said(settings, "worker.ready"), first)
+        wait_while(first, lambda: has_said(settings, "worker.ready"), "the worker to be ready")
         held = lease_of(context)
         second = start(other)
         assert second.wait(SECONDS) == 1
@@ -145,7 +146,7 @@ def test_of_two_workers_with_two_homes_one_works(settings: Settings, tmp_path: P
         assert lease_of(context).holder == held.holder
         first.kill()
         third = start(other)
-        wait_until(lambda: has_said(other, "worker.ready"), third)
+        wait_while(third, lambda: has_said(other, "worker.ready"), "the worker to be ready")
         assert lease_of(context).pid == third.pid
 
 
@@ -163,15 +164,15 @@ def test_a_worker_without_its_object_store_says_so_and_goes_on_when_it_is_back(
                 row = s.get(WorkerLease, LINE)
             return row.waits_for if row else None
 
-        wait_until(lambda: waits_for() == "Shared storage", worker)
+        wait_while(worker, lambda: waits_for() == "Shared storage", "the worker to say for what it waits")
         held = lease_of(context)
-        wait_until(lambda: lease_of(context).heartbeat_at > held.heartbeat_at, worker)
+        wait_while(worker, lambda: lease_of(context).heartbeat_at > held.heartbeat_at, "the lease to be renewed")
         metrics = httpx.get(f"http://127.0.0.1:{settings.console_port}/metrics", timeout=SECONDS).text
         assert 'expunge_worker_waits_since_timestamp_seconds{reason="Shared storage"}' in metrics
         assert not has_said(settings, "worker.ready")
         in_the_way.unlink()
-        wait_until(lambda: has_said(settings, "worker.ready"), worker)
-        wait_until(lambda: waits_for() is None, worker)
+        wait_while(worker, lambda: has_said(settings, "worker.ready"), "the worker to be ready")
+        wait_while(worker, lambda: waits_for() is None, "the worker to wait no more")
         assert lease_of(context).holder == held.holder
 
 
@@ -182,7 +183,7 @@ def test_sigterm_ends_the_step_that_is_under_way_with_the_worker(settings: Setti
     with opened(settings) as context:
         file(context)
         worker = start(settings)
-        wait_until(lambda: any(settings.banks_folder.rglob("*.row")), worker)
+        wait_while(worker, lambda: any(settings.banks_folder.rglob("*.row")), "a first model")
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(SECONDS) == 0
         with reading(context.engine) as s:
@@ -207,6 +208,7 @@ def test_a_run_that_another_version_began_begins_anew(settings: Settings, point:
         request_id = file(context)
         assert start(settings, EXPUNGE_FAIL_AT=point).wait(SECONDS) == -signal.SIGKILL
         upgraded = start(settings, "-c", OTHER_VERSION)
-        wait_until(lambda: state_of(context, request_id) in ("completed", "needs_attention"), upgraded)
+        ends = ("completed", "needs_attention")
+        wait_while(upgraded, lambda: state_of(context, request_id) in ends, "the request to end")
         assert state_of(context, request_id) == "completed"
         assert has_said(settings, "run.begins_anew")

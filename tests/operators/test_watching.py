@@ -150,7 +150,9 @@ def load(settings: Settings, key: str) -> Iterator[None]:
 
     def ask() -> None:
         address = f"http://127.0.0.1:{settings.port}"
-        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
+        with httpx.Client(
+            base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE_SECONDS
+        ) as client:
             number = 0
             while not stop.is_set() or paths:
                 client.post("/v1/predictions", content=pictures[number % len(pictures)])
@@ -160,9 +162,9 @@ def load(settings: Settings, key: str) -> Iterator[None]:
                     if paths:
                         assert client.get(paths.pop()).status_code == 404
                 number += 1
-                time.sleep(0.01)
+                stop.wait(0.01)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     try:
         yield
@@ -195,7 +197,10 @@ def watched(
             began = time.time()
             headers = {"Authorization": f"Bearer {key}"}
             address = f"http://127.0.0.1:{settings.port}"
-            with load(settings, key), httpx.Client(base_url=address, headers=headers, timeout=30) as client:
+            with (
+                load(settings, key),
+                httpx.Client(base_url=address, headers=headers, timeout=PATIENCE_SECONDS) as client,
+            ):
                 wait_for_scrapes(api, 4)
                 answer = client.post(
                     "/v1/erasure-requests", json={"user_ids": [person, CANARY]}, headers={"X-Request-ID": CALL}
@@ -211,9 +216,9 @@ def watched(
                 wait_for_scrapes(api, 5)
             seen = Watched(settings, person, ids[0], collector)
             for name, port in (("serving", settings.port), ("worker", settings.console_port)):
-                seen.scrapes[name] = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+                seen.scrapes[name] = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS).text
             _query_all(seen, api, began, time.time())
-            seen.rules = httpx.get(f"{api}/rules").json()["data"]["groups"]
+            seen.rules = httpx.get(f"{api}/rules", timeout=PATIENCE_SECONDS).json()["data"]["groups"]
         # the processes have ended and sent their last spans
         yield seen
     collector.shutdown()
@@ -225,7 +230,7 @@ def wait_for_scrapes(api: str, n: int) -> None:
 
     def scraped() -> dict[str, int]:
         asked = {"query": "count_over_time(up[1h]) and up == 1"}
-        found = httpx.get(f"{api}/query", params=asked).json()["data"]["result"]
+        found = httpx.get(f"{api}/query", params=asked, timeout=PATIENCE_SECONDS).json()["data"]["result"]
         return {each["metric"]["job"]: int(each["value"][1]) for each in found}
 
     before = wait_until(lambda: found if len(found := scraped()) == 2 else None, "Prometheus to reach both processes")
@@ -237,7 +242,7 @@ def _query_all(seen: Watched, api: str, began: float, ended: float) -> None:
         for target in panel.get("targets", ()):
             query = target["expr"].replace("$job", "expunge.*").replace("$__rate_interval", "5s")
             asked = {"query": query, "start": f"{began}", "end": f"{ended}", "step": "1"}
-            answer = httpx.get(f"{api}/query_range", params=asked).json()
+            answer = httpx.get(f"{api}/query_range", params=asked, timeout=PATIENCE_SECONDS).json()
             assert answer["status"] == "success", (panel["title"], answer)
             seen.series[panel["id"], target["legendFormat"]] = answer["data"]["result"]
 
@@ -348,4 +353,4 @@ def test_without_an_endpoint_the_packages_are_not_even_imported() -> None:
         "traces = Traces.open(Settings(), 'worker'); assert not traces.on; "
         "assert not [name for name in sys.modules if name.startswith('opentelemetry.exporter')]"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=PATIENCE_SECONDS)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from service.keys.keyring import Keyring
 from service.settings import Settings
+from tests.waiting import PATIENCE_SECONDS
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 VERSION = "1.33"
@@ -148,12 +149,12 @@ def test_keys_arrive_as_the_keyring_wants_them(name: str, tmp_path: Path) -> Non
     keys.signing.rotate(Ed25519PrivateKey.generate(), now=datetime.now(UTC))
     for folder in (secret, home):
         folder.mkdir()
-    subprocess.run(["tar", "-C", first, "-cf", secret / "keys.tar", "."], check=True)
+    subprocess.run(["tar", "-C", first, "-cf", secret / "keys.tar", "."], check=True, timeout=PATIENCE_SECONDS)
     (secret / "keys.tar").chmod(0o440)  # as the volume of a Secret has it
     (script,) = prepares["args"]
     script = script.replace("/run/keys", str(secret)).replace("/var/lib/expunge", str(home))
     for _ in range(2):  # a pod may start again
-        subprocess.run([*prepares["command"], script], check=True)
+        subprocess.run([*prepares["command"], script], check=True, timeout=PATIENCE_SECONDS)
     there = Keyring.open(home / "keys")
     assert there.secrets() == keys.secrets()
     assert [key.key_id for key in there.signing.published()] == [key.key_id for key in keys.signing.published()]

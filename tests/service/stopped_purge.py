@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from service.requests import decisions, runs  # noqa: E402
 from service.requests.schemas import Decision  # noqa: E402
 from service.telemetry.tracing import Traces  # noqa: E402
 from tests.service import tiny  # noqa: E402
+from tests.waiting import wait_until  # noqa: E402
 
 
 def main(home: Path) -> None:
@@ -56,10 +56,12 @@ def main(home: Path) -> None:
     seen: list[str] = []
 
     def work_until(state: str) -> None:
-        while tiny.request_of(context, request_id).state != state:
+        def work() -> bool:
             worker.claim(context, policy)
             worker.start_open_run(context, pipeline)
-            time.sleep(0.02)
+            return tiny.request_of(context, request_id).state == state
+
+        wait_until(work, f"the request to be {state}")
         seen.append(state)
 
     work_until("needs_attention")

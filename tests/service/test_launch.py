@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,18 @@ from service.errors import StartupError
 from service.launch import Processes, environment, free_ports, serve_command, stop
 from service.settings import Settings
 from tests.processes import is_alive
+from tests.waiting import PATIENCE_SECONDS, line_of
 
-DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
 
 
 def test_a_child_that_will_not_end_is_ended_with_its_session() -> None:
     program = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF!r}]).wait()"
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"up\n"
+    command = [sys.executable, "-c", program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert line_of(process) == "up\n"
     stop(process, patience_seconds=5)
-    assert process.stdout.read() == b""  # the grandchild held the other end
-    process.stdout.close()
+    assert process.communicate(timeout=PATIENCE_SECONDS)[0] == ""  # the grandchild held the other end
     assert not is_alive(process.pid)
 
 
@@ -33,10 +32,11 @@ def test_a_child_that_ended_is_told_with_its_last_words(tmp_path: Path) -> None:
     with Processes(Settings(home=tmp_path), patience_seconds=1) as processes:
         command = [sys.executable, "-c", "print('the disk is full'); raise SystemExit(3)"]
         processes.worker = processes._start(command, dict(os.environ), "worker.log")
-        begun = time.monotonic()
+        processes.worker.wait(PATIENCE_SECONDS)
+        asked: list[str] = []
         with pytest.raises(StartupError, match=r"status 3(?s:.)*the disk is full"):
-            processes.wait_until(lambda: False, "nothing", 20)
-        assert time.monotonic() - begun < 20
+            processes.wait_until(lambda: asked.append("once"), "nothing", PATIENCE_SECONDS)
+        assert asked == ["once"]  # and did not wait
 
 
 def test_waiting_has_an_end(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import at_once, join, line_of
 from unlearning import files
 from unlearning.errors import FileError
 
@@ -170,8 +172,7 @@ def test_what_a_living_process_uses_stays_and_what_a_killed_one_left_goes(
     (tmp_path / "key").write_bytes(b"OLD")
     command = [sys.executable, "-c", WRITER, kind, str(tmp_path), die_at]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "there\n"
+        assert line_of(writer) == "there\n"
         before = names(tmp_path)
         swept = files.sweep(tmp_path) + files.sweep_scratch(tmp_path, ".training-")
         if die_at == "replaced":  # what was there before is to be destroyed, by whom does not matter
@@ -204,30 +205,25 @@ def test_a_second_name_goes_without_what_it_names_and_other_people_s_files_stay(
 
 def test_writers_and_a_sweep_at_once(tmp_path: Path) -> None:
     """Whoever is swept between making a file and locking it makes another."""
-    stop, failed = threading.Event(), []
+    stop = threading.Event()
 
     def write(number: int) -> None:
-        try:
-            for turn in range(15):
-                files.overwrite(tmp_path / str(number), f"{turn}".encode())
-                with files.scratch(tmp_path, ".work-") as folder:
-                    (folder / "file").write_bytes(b"1")
-        except BaseException as error:
-            failed.append(error)
+        for turn in range(15):
+            files.overwrite(tmp_path / str(number), f"{turn}".encode())
+            with files.scratch(tmp_path, ".work-") as folder:
+                (folder / "file").write_bytes(b"1")
 
     def sweep() -> None:
         while not stop.is_set():
             files.sweep(tmp_path)
             files.sweep_scratch(tmp_path, ".work-")
 
-    writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
-    sweeper = threading.Thread(target=sweep)
-    for thread in (sweeper, *writers):
-        thread.start()
-    for thread in writers:
-        thread.join()
-    stop.set()
-    sweeper.join()
-    assert failed == []
+    sweeper = threading.Thread(target=sweep, daemon=True)
+    sweeper.start()
+    try:
+        at_once(*(partial(write, number) for number in range(3)))
+    finally:
+        stop.set()
+    join(sweeper)
     assert names(tmp_path) == ["0", "1", "2"]
     assert {(tmp_path / str(number)).read_bytes() for number in range(3)} == {b"14"}

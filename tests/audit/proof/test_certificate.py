@@ -38,6 +38,7 @@ from audit.proof.certificate import (
     verify,
 )
 from audit.proof.envelope import key_id, public_keys_pem, read_published_keys
+from tests.waiting import PATIENCE_SECONDS
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 WEIGHTS = b"weights"
@@ -411,8 +412,9 @@ def test_plain_openssl_agrees(tmp_path: Path, compact: bool) -> None:
 
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["sh", "-c", openssl_recipe(path)], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+            ["sh", "-c", openssl_recipe(path)], cwd=tmp_path, capture_output=True, text=True, check=False,
+            timeout=PATIENCE_SECONDS,
+        )  # fmt: skip
 
     good = run()
     assert good.returncode == 0, good.stderr

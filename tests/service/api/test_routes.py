@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import re
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -25,6 +24,7 @@ from service.requests import intake, states
 from service.requests.schemas import Filed, Problem, RequestDetail, RequestPage
 from service.store.engine import reading, session
 from service.store.tables import ErasureRequest
+from tests.waiting import at_once
 
 Check = Callable[..., dict[str, Any]]
 CANARY = "canary-7f3a9c"
@@ -313,19 +313,14 @@ def test_the_same_key_gives_the_same_bytes(client: TestClient, clock: Any, asser
 
 
 def test_the_same_key_at_once_gives_one_answer(client: TestClient, context: Context) -> None:
-    barrier, answers = threading.Barrier(5), []
+    answers = []
 
     def file() -> None:
-        barrier.wait()
         answers.append(
             client.post("/erasure-requests", json={"user_ids": ["a", "b"]}, headers={"Idempotency-Key": "k"}).content
         )
 
-    threads = [threading.Thread(target=file) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*[file] * 5)
     assert len(set(answers)) == 1
     with reading(context.engine) as s:
         assert len(s.exec(select(ErasureRequest)).all()) == 2

@@ -28,7 +28,7 @@ from service.store.tables import LearnedSubject
 from service.training.jobs import release_processes
 from tests.processes import is_alive
 from tests.service import tiny
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, line_of, wait_until
 from unlearning.faces import remove_subjects
 
 ROOT = Path(__file__).parents[3]
@@ -246,7 +246,7 @@ def test_a_child_that_ended_is_not_started_again_at_once(tiny_context, built, sl
     with Rebuilder(tiny_context, clock=lambda: seconds[0]) as rebuilder:
         rebuilder.tend(busy=False)
         os.killpg(sleeper[0].pid, signal.SIGKILL)
-        sleeper[0].wait()
+        sleeper[0].wait(PATIENCE_SECONDS)
         rebuilder.tend(busy=False)
         rebuilder.tend(busy=False)
         assert len(sleeper) == 1
@@ -367,7 +367,7 @@ def test_a_run_ends_the_processes_that_train_too(tiny_context, started, ended):
             process.suspend()
         rebuilder.tend(busy=True)
         assert child.returncode == -signal.SIGKILL
-        wait_until(lambda: is_over(ended), "the whole family to end", seconds=30)
+        wait_until(lambda: is_over(ended), "the whole family to end")
 
 
 @pytest.mark.usefixtures("stale")
@@ -377,7 +377,7 @@ def test_a_child_ends_whose_worker_was_killed_while_it_started(tiny_context, end
     with subprocess.Popen(
         [sys.executable, "-c", PARENT], env=environment(settings), cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as parent:
-        told = next(line for line in parent.stdout if line.startswith("child "))
+        told = line_of(parent, "child ")
         ended.append(psutil.Process(int(told.split()[1])))
         parent.kill()
     wait_until(lambda: is_over(family_of(ended[0].pid)), "the child to end")
@@ -390,7 +390,7 @@ def test_the_child_and_what_it_started_end_with_a_worker_that_was_killed(tiny_co
         [sys.executable, "-c", PARENT], env=environment(settings), cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as parent:
         ended.append(psutil.Process(parent.pid))
-        told = next(line for line in parent.stdout if line.startswith("child "))
+        told = line_of(parent, "child ")
         ended += two_training(int(told.split()[1]))
         parent.kill()
     wait_until(lambda: is_over(ended), "the whole family to end")

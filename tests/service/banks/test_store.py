@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -299,7 +298,12 @@ def test_builders_killed_by_sigkill_lose_no_finished_model(tmp_path: Path) -> No
         builders = [processes.Process(target=build_many_models, args=(tmp_path,)) for _ in range(2)]
         for builder in builders:
             builder.start()
-        time.sleep(chance.uniform(0.02, 0.2))
+        n_more = chance.choice((0, 1, 5, 20))
+
+        def have_more(n=n_kept + n_more, builders=tuple(builders)) -> bool:
+            return len(row_files(tmp_path)) >= n or not any(builder.is_alive() for builder in builders)
+
+        wait_until(have_more, f"{n_more} more models")
         for builder in builders:
             builder.kill()
             builder.join(PATIENCE_SECONDS)

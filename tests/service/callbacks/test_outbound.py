@@ -38,7 +38,7 @@ from service.errors import StartupError
 from service.settings import Settings
 from service.store.engine import session
 from service.store.tables import CallbackDelivery
-from tests.waiting import join
+from tests.waiting import PATIENCE_SECONDS, join
 
 NAME = "receiver.test"  # in no DNS: who reaches it used the address that was checked
 
@@ -263,13 +263,13 @@ def new_place(certificate: tuple[Path, Path], settings: Settings) -> NewPlace:
             return list(addresses)
 
         with Server(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
             thread.start()
             open_to_tests = Settings(
                 home=settings.home, callback_allow="127.0.0.0/30", callback_ca_file=str(certificate[0])
             )
             try:
-                sender = replace(Sender.open(open_to_tests), seconds=5.0, resolve=resolve)
+                sender = replace(Sender.open(open_to_tests), seconds=PATIENCE_SECONDS, resolve=resolve)
                 yield Place(server.server_port, seen, sender, looked_up)
             finally:
                 server.shutdown()

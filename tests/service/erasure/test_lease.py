@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.store.engine import engine_of, reading, session
 from service.store.process_marks import has_ended, mark_of
 from service.store.tables import OpenLine, WorkerLease
+from tests.waiting import PATIENCE_SECONDS, line_of, wait_until
 
 pytestmark = pytest.mark.both_databases
 
@@ -91,7 +92,7 @@ def start(context: Context, tmp_path: Path) -> Iterator[Start]:
                 [sys.executable, "-m", "tests.service.lease_holder", str(seconds)], env=environment(settings),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
-            stack.callback(process.communicate)
+            stack.callback(process.communicate, timeout=PATIENCE_SECONDS)
             stack.callback(process.kill)
             return process
 
@@ -100,8 +101,7 @@ def start(context: Context, tmp_path: Path) -> Iterator[Start]:
 
 def working(process: subprocess.Popen[str]) -> bool:
     """Wait until it works or ends."""
-    assert process.stdout is not None
-    return process.stdout.readline() == "working\n"
+    return line_of(process) == "working\n"
 
 
 def test_of_two_processes_with_two_homes_one_works_at_any_time(context: Context, start: Start) -> None:
@@ -110,7 +110,7 @@ def test_of_two_processes_with_two_homes_one_works_at_any_time(context: Context,
     held = row_of(context)
     second = start("b")
     assert not working(second)
-    assert f"found process {first.pid} on" in second.communicate()[1]
+    assert f"found process {first.pid} on" in second.communicate(timeout=PATIENCE_SECONDS)[1]
     assert second.returncode == 1
     assert first.poll() is None
     assert row_of(context).holder == held.holder
@@ -154,9 +154,10 @@ def test_a_worker_killed_on_this_machine_is_replaced_at_once(context: Context, s
     assert working(killed)
     killed.kill()
     if is_reaped:
-        killed.wait()
+        killed.wait(PATIENCE_SECONDS)
     else:
-        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+        how = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        wait_until(lambda: os.waitid(os.P_PID, killed.pid, how), "the worker to be a zombie")
     with LineLease(context, LONG, sleep=never):
         assert row_of(context).pid == os.getpid()
 
@@ -248,9 +249,9 @@ def test_who_cannot_renew_ends_itself_though_the_renewal_waits(context: Context,
     assert working(holder)
     with session(context.engine) as s:
         s.get_one(WorkerLease, LINE, with_for_update=True)
-        holder.wait()  # while the row is locked
+        holder.wait(PATIENCE_SECONDS)  # while the row is locked
     assert holder.returncode == -signal.SIGKILL
-    assert "worker.lease_ran_out" in holder.communicate()[1] + holder.communicate()[0]
+    assert "worker.lease_ran_out" in "".join(holder.communicate(timeout=PATIENCE_SECONDS))
 
 
 def test_a_renewal_that_waits_for_a_takeover_does_not_renew_what_is_anothers(
@@ -260,12 +261,13 @@ def test_a_renewal_that_waits_for_a_takeover_does_not_renew_what_is_anothers(
     assert working(holder)
     with session(context.engine) as s:
         row = s.get_one(WorkerLease, LINE, with_for_update=True)
-        while dialect == "postgresql" and not is_somebody_waiting(context.settings):
+        if dialect == "postgresql":
+            wait_until(lambda: is_somebody_waiting(context.settings), "the holder to wait for the row")
             assert holder.poll() is None
         row.holder, row.fencing_token, row.heartbeat_at = "y", row.fencing_token + 1, context.now()
         s.add(row)
         s.commit()
-    holder.wait()
+    holder.wait(PATIENCE_SECONDS)
     assert holder.returncode == -signal.SIGKILL
     assert (row_of(context).holder, row_of(context).heartbeat_at) == ("y", context.now())
 
@@ -298,6 +300,6 @@ def test_a_running_process_has_not_ended_and_one_that_is_gone_has() -> None:
     assert mark is not None
     assert mark == mark_of(child.pid) != mark_of(os.getpid())
     assert not has_ended(child.pid, mark)
-    child.communicate()
+    child.communicate(timeout=PATIENCE_SECONDS)
     assert has_ended(child.pid, mark)
     assert mark_of(child.pid) is None

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ from service.models.barrier import look, wait_for_barrier
 from service.store.engine import session
 from service.store.process_marks import mark_of, this_host
 from service.store.tables import ServingWorker
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.both_databases
 
@@ -67,7 +67,7 @@ def ended() -> dict[str, Any]:
     """Number and mark of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mark = mark_of(process.pid)
-    process.communicate(b"\n")
+    process.communicate(b"\n", timeout=PATIENCE_SECONDS)
     return {"pid": process.pid, "process": mark}
 
 
@@ -196,11 +196,10 @@ def test_a_zombie_has_ended(context, worker):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mark = mark_of(process.pid)
     process.stdin.close()
-    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, "the process to be a zombie")
     worker("a", pid=process.pid, process=mark)
     assert [standing for _, standing in look(context).rows] == ["ended"]
-    process.wait()
+    process.wait(PATIENCE_SECONDS)
 
 
 def test_a_number_given_to_another_process_has_ended(context, worker):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from service.models.commit_word import CommitWord
+from tests.waiting import PATIENCE_SECONDS
 
 
 def test_a_new_word_is_zero_and_only_grows(tmp_path):
@@ -31,5 +32,5 @@ def test_other_processes_see_it_at_once(tmp_path):
             "import sys; from pathlib import Path; from service.models.commit_word import CommitWord; "
             "CommitWord(Path(sys.argv[1])).advance(9)"
         )
-        subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+        subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=PATIENCE_SECONDS)
         assert word.read() == 9

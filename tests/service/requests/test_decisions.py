@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +16,7 @@ from service.requests.intake import file_requests
 from service.requests.schemas import Decision, Extension, Filing, Rejection
 from service.store.engine import reading, session
 from service.store.tables import ErasureRequest, Tombstone
+from tests.waiting import at_once
 
 pytestmark = pytest.mark.both_databases
 
@@ -96,10 +96,9 @@ def test_cancel_and_claim_at_once_never_both_win(context: Context, person: Perso
         with reading(context.engine) as s:
             seen = s.get(ErasureRequest, request_id)
         assert seen is not None
-        barrier, won = threading.Barrier(2), []
+        won: list[str] = []
 
-        def claim(seen: ErasureRequest = seen, barrier: threading.Barrier = barrier, won: list[str] = won) -> None:
-            barrier.wait()
+        def claim(seen: ErasureRequest = seen, won: list[str] = won) -> None:
             with session(context.engine) as s:
                 try:
                     states.move(s, seen, "unlearning", now=context.now(), run_id="r")
@@ -108,19 +107,14 @@ def test_cancel_and_claim_at_once_never_both_win(context: Context, person: Perso
                 s.commit()
                 won.append("claim")
 
-        def withdraw(request_id: str = request_id, barrier: threading.Barrier = barrier, won: list[str] = won) -> None:
-            barrier.wait()
+        def withdraw(request_id: str = request_id, won: list[str] = won) -> None:
             try:
                 cancel(context, person(), request_id)
             except ConflictError:
                 return
             won.append("cancel")
 
-        threads = [threading.Thread(target=each) for each in (claim, withdraw)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(claim, withdraw)
         with reading(context.engine) as s:
             after = s.get(ErasureRequest, request_id)
         assert after is not None

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import calendar
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from service.requests.intake import LEGAL_HOLD, MASS_DELETION, QuotaError, due_a
 from service.requests.schemas import Filed, Filing
 from service.store.engine import reading, session
 from service.store.tables import ErasureRequest, IdempotencyRecord, RequestEvent, Tombstone
+from tests.waiting import at_once
 
 pytestmark = pytest.mark.both_databases
 
@@ -216,20 +217,15 @@ def test_calls_of_one_client_at_once_do_not_pass_its_quota(context: Context, per
     with session(context.engine) as s:
         create_key(s, name="a", scopes=[WRITE], now=context.now(), key_id="a")
         s.commit()
-    barrier, refused = threading.Barrier(5), []
+    refused = []
 
     def call(number: int) -> None:
-        barrier.wait()
         try:
             file(context, person("a"), f"p{number}", most_open=2)
         except QuotaError as error:
             refused.append(error)
 
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(call, number) for number in range(5)))
     assert (len(rows(context)), len(refused)) == (2, 3)
 
 
@@ -263,37 +259,22 @@ def test_what_is_kept_of_a_call_does_not_show_its_ids(context: Context, person: 
 
 
 def test_one_answer_for_one_key_under_concurrency(context: Context, person: Person) -> None:
-    barrier, answers, errors = threading.Barrier(6), [], []
+    answers = []
 
     def call() -> None:
-        barrier.wait()
-        try:
-            answers.append(file(context, person(), "s31", "s4", idempotency_key="k"))
-        except Exception as error:
-            errors.append(error)
+        answers.append(file(context, person(), "s31", "s4", idempotency_key="k"))
 
-    threads = [threading.Thread(target=call) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    at_once(*[call] * 6)
+    assert len(answers) == 6
     assert all(answer == answers[0] for answer in answers)
     assert len(rows(context)) == 2
 
 
 def test_two_calls_for_one_person_at_once_make_one_leader(context: Context, person: Person) -> None:
-    barrier = threading.Barrier(4)
-
     def call(name: str) -> None:
-        barrier.wait()
         file(context, person(name), "s31")
 
-    threads = [threading.Thread(target=call, args=(name,)) for name in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(call, name) for name in "abcd"))
     assert sorted(request.linked_request_id is None for request in rows(context)) == [False, False, False, True]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from service.errors import EngineError, TryLaterError
 from service.models.commit_word import CommitWord
 from service.serving.batching import InputChangedError, MicroBatcher
 from service.serving.slot import Lease, ModelSlot, Passage
+from tests.waiting import PATIENCE_SECONDS, play, until
 
 SHAPE = (2, 2, 1)
 
@@ -28,7 +30,7 @@ class Gate:
     def predict(self, images: np.ndarray) -> np.ndarray:
         self.sizes.append(len(images))
         self.entered.set()
-        assert self.open.wait(10)
+        assert self.open.wait(PATIENCE_SECONDS)
         if self.error is not None:
             raise self.error
         return images.reshape(len(images), -1)[:, :2].astype(np.float32)
@@ -68,13 +70,12 @@ async def hold(batcher: MicroBatcher, gate: Gate) -> asyncio.Task:
     gate.entered.clear()
     gate.open.clear()
     first = asyncio.ensure_future(batcher.predict(image(0), Passage()))
-    while not gate.entered.is_set():
-        await asyncio.sleep(0.001)
+    await until(gate.entered.is_set, "the batch to be computed")
     return first
 
 
 def test_a_lone_request_is_answered_at_once(batcher, gate):
-    answer = asyncio.run(batcher.predict(image(7), Passage()))
+    answer = play(batcher.predict(image(7), Passage()))
     assert answer.probabilities.tolist() == [7, 7]
     assert (answer.batch_size, answer.engine) == (1, gate)
 
@@ -87,7 +88,7 @@ def test_what_waits_while_it_computes_becomes_the_next_batch(batcher, gate):
         gate.open.set()
         return [float((await each).probabilities[0]) for each in [first, *others]]
 
-    assert asyncio.run(scene()) == list(range(20))
+    assert play(scene()) == list(range(20))
     assert gate.sizes == [1, 8, 8, 3]
 
 
@@ -108,7 +109,7 @@ def test_who_asks_again_at_once_gets_into_the_next_batch(batcher, gate):
         await asyncio.sleep(0)
         await asyncio.gather(*clients)
 
-    asyncio.run(scene())
+    play(scene())
     assert gate.sizes == [1, 4, 4, 4]
 
 
@@ -124,12 +125,12 @@ def test_images_of_one_call_stay_together(batcher, gate):
         await first
         return [[float(each.probabilities[0]) for each in await other] for other in others]
 
-    assert asyncio.run(scene()) == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10], list(range(11, 19)), [19]]
+    assert play(scene()) == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10], list(range(11, 19)), [19]]
     assert gate.sizes == [1, 6, 4, 8, 1]  # of eight at most
 
 
 def test_a_call_larger_than_a_batch_is_a_batch(batcher, gate):
-    found = asyncio.run(batcher.predict_together([image(i) for i in range(20)], Passage()))
+    found = play(batcher.predict_together([image(i) for i in range(20)], Passage()))
     assert [float(each.probabilities[0]) for each in found] == list(range(20))
     assert gate.sizes == [20]
 
@@ -138,13 +139,17 @@ def test_times_are_told(batcher, gate):
     async def scene():
         first = await hold(batcher, gate)
         second = asyncio.ensure_future(batcher.predict(image(1), Passage()))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)
+        waits = time.perf_counter()
+        await until(lambda: time.perf_counter() > waits, "the clock to tick")
+        least = time.perf_counter() - waits
         gate.open.set()
-        return await first, await second
+        return await first, await second, least, time.perf_counter() - began
 
-    first, second = asyncio.run(scene())
-    assert first.computed_seconds >= 0.02
-    assert second.waited_seconds >= 0.02
+    began = time.perf_counter()
+    first, second, least, most = play(scene())
+    assert least <= first.computed_seconds <= most
+    assert least <= second.waited_seconds <= most
 
 
 def test_a_full_queue_refuses(slot, gate):
@@ -160,7 +165,7 @@ def test_a_full_queue_refuses(slot, gate):
         gate.open.set()
         await asyncio.gather(first, *waiting)
 
-    asyncio.run(scene())
+    play(scene())
     batcher.stop()
 
 
@@ -176,7 +181,7 @@ def test_an_image_of_another_shape_fails_alone(batcher, gate):
         with pytest.raises(InputChangedError):
             await other
 
-    asyncio.run(scene())
+    play(scene())
 
 
 def test_a_failing_batch_fails_its_requests_and_the_next_one_works(batcher, gate):
@@ -187,13 +192,13 @@ def test_a_failing_batch_fails_its_requests_and_the_next_one_works(batcher, gate
         gate.error = None
         assert (await batcher.predict(image(2), Passage())).probabilities[0] == 2
 
-    asyncio.run(scene())
+    play(scene())
 
 
 def test_a_process_that_may_not_answer_says_so(slot, batcher):
     slot.raise_floor(2)
     with pytest.raises(TryLaterError, match="generation 2"):
-        asyncio.run(batcher.predict(image(1), Passage()))
+        play(batcher.predict(image(1), Passage()))
 
 
 def test_a_cancelled_request_is_not_computed(batcher, gate):
@@ -206,7 +211,7 @@ def test_a_cancelled_request_is_not_computed(batcher, gate):
         await first
         await batcher.predict(image(2), Passage())
 
-    asyncio.run(scene())
+    play(scene())
     assert gate.sizes == [1, 1]
 
 
@@ -217,14 +222,14 @@ def test_a_request_cancelled_while_it_is_computed_harms_nobody(batcher, gate):
         gate.open.set()
         assert (await batcher.predict(image(2), Passage())).probabilities[0] == 2
 
-    asyncio.run(scene())
+    play(scene())
 
 
 def test_jobs_run_on_the_inference_thread_between_batches(batcher, gate):
-    name = batcher.on_inference_thread(lambda: threading.current_thread().name).result(5)
+    name = batcher.on_inference_thread(lambda: threading.current_thread().name).result(PATIENCE_SECONDS)
     assert name == "inference"
     with pytest.raises(ZeroDivisionError):
-        batcher.on_inference_thread(lambda: 1 / 0).result(5)
+        batcher.on_inference_thread(lambda: 1 / 0).result(PATIENCE_SECONDS)
 
     async def scene() -> None:
         first = await hold(batcher, gate)
@@ -235,16 +240,16 @@ def test_jobs_run_on_the_inference_thread_between_batches(batcher, gate):
         await asyncio.sleep(0)
         gate.open.set()
         await asyncio.gather(first, second, third)
-        assert job.result(5) == [1]  # not within a batch, and before the next one
+        assert job.result(PATIENCE_SECONDS) == [1]  # not within a batch, and before the next one
 
-    asyncio.run(scene())
+    play(scene())
 
 
 def test_sizes_of_batches_are_told(slot, gate):
     told: list[int] = []
     batcher = MicroBatcher(slot, max_queue=10, on_batch=told.append)
     batcher.start()
-    asyncio.run(batcher.predict(image(1), Passage()))
+    play(batcher.predict(image(1), Passage()))
     batcher.stop()
     assert told == [1]
 
@@ -262,7 +267,7 @@ def test_stopping_finishes_what_waits(slot, gate):
         await stopping
         return [float((await each).probabilities[0]) for each in (first, second)]
 
-    assert asyncio.run(scene()) == [0, 5]
+    assert play(scene()) == [0, 5]
 
 
 def test_a_closed_loop_does_not_end_the_inference_thread(slot, gate):
@@ -272,9 +277,9 @@ def test_a_closed_loop_does_not_end_the_inference_thread(slot, gate):
     async def leave() -> None:
         (await hold(batcher, gate)).cancel()
 
-    asyncio.run(leave())
+    play(leave())
     gate.open.set()
-    assert asyncio.run(batcher.predict(image(2), Passage())).probabilities[0] == 2
+    assert play(batcher.predict(image(2), Passage())).probabilities[0] == 2
     batcher.stop()
 
 
@@ -285,9 +290,7 @@ def test_the_naive_twin_gives_the_same_answers(batcher):
         answers = await asyncio.gather(*(batcher.predict(image(i), Passage()) for i in range(90)))
         return [float(each.probabilities[0]) for each in answers]
 
-    assert asyncio.run(scene()) == [
-        asyncio.run(batcher.predict(image(i), Passage())).probabilities[0] for i in range(90)
-    ]
+    assert play(scene()) == [play(batcher.predict(image(i), Passage())).probabilities[0] for i in range(90)]
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 2, 4, 9])
@@ -305,7 +308,7 @@ def test_a_batch_with_another_number_of_results_fails_alone(batcher, gate, monke
         monkeypatch.setattr(gate, "predict", right)
         return [*spoilt, await batcher.predict(image(7), Passage())]
 
-    first, *others, later = asyncio.run(scene())
+    first, *others, later = play(scene())
     assert first.probabilities.tolist() == [0, 0]
     for each in others:
         assert isinstance(each, EngineError)

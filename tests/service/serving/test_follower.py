@@ -24,7 +24,7 @@ from service.store.engine import session
 from service.store.process_marks import mark_of, this_host
 from service.store.tables import ServingWorker
 from tests.service.versions import add_version, pixels_of, reference_probabilities
-from tests.waiting import join, wait_until
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 
 class Process:
@@ -333,11 +333,11 @@ def test_the_threads_do_it_all_by_themselves(context, digests):
             slot.leave(passage)
             answers.append((began, prediction.engine.generation))
 
-    thread = threading.Thread(target=lambda: asyncio.run(traffic()))
+    thread = threading.Thread(target=lambda: asyncio.run(traffic()), daemon=True)
     thread.start()
     try:
         for digest in digests[1:]:
-            barrier = deploy(live, digest, timeout_seconds=30)
+            barrier = deploy(live, digest, timeout_seconds=PATIENCE_SECONDS)
             reached = time.monotonic()
 
             def answered_after(moment: float = reached) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.serving.in_flight import OnTheWay
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -35,7 +36,9 @@ def test_a_process_that_ended_holds_nobody(tmp_path: Path) -> None:
     program = "import sys; from pathlib import Path; from service.serving.in_flight import OnTheWay; import os; "
     program += f"OnTheWay(Path({str(tmp_path / 'words')!r}), 2, os.getpid()).write(4); print(os.getpid())"
     root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+    )
     mine = OnTheWay(tmp_path / "words", 1, os.getpid())
     assert not mine.others_have_older_than(5)
     alive = OnTheWay(tmp_path / "words", 2, os.getppid())

@@ -16,8 +16,10 @@ from service.errors import TryLaterError
 from service.http.problems import problem_of
 from service.serving.connections import PatientProtocol
 from service.serving.load_shedding import Shedding
+from tests.waiting import play, until
 
 PATH = "/v1/predictions"
+KEEP_ALIVE_SECONDS = 40
 SENTENCE = "Expected fewer images to wait here; send this one again."
 
 
@@ -38,6 +40,7 @@ class House:
             on_refusals=self._refused,
         )
         self.port = 0
+        self.n_received = 0  # bytes
 
     def _refused(self, n: int) -> None:
         self.n_refused += n
@@ -67,13 +70,22 @@ async def open_house() -> AsyncIterator[House]:
     class Shed(PatientProtocol):
         shedding = house.shedding
 
+        def data_received(self, data: bytes) -> None:
+            house.n_received += len(data)
+            super().data_received(data)
+
     config = uvicorn.Config(
-        house.app, port=0, interface="asgi3", http=Shed, lifespan="off", log_config=None, timeout_keep_alive=1
+        house.app,
+        port=0,
+        interface="asgi3",
+        http=Shed,
+        lifespan="off",
+        log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
+    await until(lambda: server.started, "the server to start")
     house.port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield house
@@ -89,8 +101,8 @@ def request(body: bytes = b"picture", *, path: str = PATH, more: str = "") -> by
 class Caller:
     """One connection; answers are parsed by h11, so their framing is checked too."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
+    def __init__(self, house: House, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._house, self.reader, self.writer = house, reader, writer
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         conn, body = h11.Connection(h11.CLIENT), b""
@@ -100,7 +112,7 @@ class Caller:
         while True:
             event = conn.next_event()
             if event is h11.NEED_DATA:
-                conn.receive_data(await asyncio.wait_for(self.reader.read(65536), 5))
+                conn.receive_data(await self.reader.read(65536))
             elif isinstance(event, h11.Response):
                 head = event
             elif isinstance(event, h11.Data):
@@ -111,20 +123,24 @@ class Caller:
 
     async def post(self, *parts: bytes) -> tuple[int, dict[str, str], bytes]:
         for part in parts:
-            self.writer.write(part)
-            await self.writer.drain()
-            await asyncio.sleep(0.02)
+            await self.send(part)
         return await self.answer()
+
+    async def send(self, part: bytes) -> None:
+        """Send something and wait until the server has got it."""
+        expected = self._house.n_received + len(part)
+        self.writer.write(part)
+        await until(lambda: self._house.n_received == expected, "the server to receive what was sent")
 
 
 def visit(talk: Callable[[House, Caller], Awaitable[None]]) -> None:
     async def run() -> None:
         async with open_house() as house:
             reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
-            await talk(house, Caller(reader, writer))
+            await talk(house, Caller(house, reader, writer))
             writer.close()
 
-    asyncio.run(run())
+    play(run())
 
 
 def test_a_full_house_refuses_as_the_routes_would() -> None:
@@ -146,12 +162,11 @@ def test_who_was_let_in_a_moment_ago_counts_though_it_has_no_place_yet() -> None
         house.full, house.n_free = False, 2
         head = request()
         assert [house.shedding.refusal(head) is None for _ in range(4)] == [True, True, False, False]
-        while house.n_refused < 2:
-            await asyncio.sleep(0)
+        await until(lambda: house.n_refused == 2, "the refusals to be told")
         await asyncio.sleep(0)
         assert house.shedding.refusal(head) is None
 
-    asyncio.run(scene())
+    play(scene())
 
 
 def test_the_connection_serves_on_when_there_is_room_again() -> None:
@@ -214,8 +229,7 @@ def test_what_follows_an_early_answer_is_still_the_body() -> None:
         inner = request()
         outer = request(inner, path="/early")
         assert (await caller.post(outer[: -len(inner)]))[0] == 200
-        caller.writer.write(inner)
-        await asyncio.sleep(0.05)
+        await caller.send(inner)
         house.full = False
         assert (await caller.post(request(b"next")))[0] == 200
         assert (house.n_refused, house.seen) == (0, [b"next"])
@@ -225,9 +239,12 @@ def test_what_follows_an_early_answer_is_still_the_body() -> None:
 
 def test_a_connection_that_is_only_refused_is_kept_while_it_is_used() -> None:
     async def talk(_: House, caller: Caller) -> None:
-        for _ in range(8):  # 1.6 s, longer than the server keeps an idle connection
+        loop, ahead = asyncio.get_running_loop(), 0.0
+        clock = loop.time
+        loop.time = lambda: clock() + ahead
+        while ahead < 1.5 * KEEP_ALIVE_SECONDS:
             assert (await caller.post(request()))[0] == 503
-            await asyncio.sleep(0.2)
+            ahead += KEEP_ALIVE_SECONDS / 4
 
     visit(talk)
 

@@ -133,7 +133,7 @@ def test_two_threads_at_a_time_are_refused(context):
                 except EngineError:
                     n_refused += 1
             if large.exception() is None:
-                np.testing.assert_array_equal(large.result(), expected)
+                np.testing.assert_array_equal(large.result(0), expected)
             if n_refused:
                 break
     assert n_refused

@@ -198,7 +198,7 @@ def test_a_process_with_enough_to_do_refuses_more(context, digest, new_key, asse
                 answers.append(client.post("/predictions", content=picture(1), headers=PNG))
 
             process.batcher.on_inference_thread(lambda: gate.wait(PATIENCE_SECONDS))
-            threads = [threading.Thread(target=send) for _ in range(2)]
+            threads = [threading.Thread(target=send, daemon=True) for _ in range(2)]
             for thread in threads:
                 thread.start()
             wait_until(lambda: answers, "one of the two to be refused while the other waits")
@@ -307,7 +307,7 @@ def test_one_client_may_not_take_every_place(context, digest, new_key, assert_pr
         done, (waiting,) = wait(both, PATIENCE_SECONDS, FIRST_COMPLETED)  # one is refused, the other waits
         other = pool.submit(client.post, "/predictions", content=picture(1), headers=headers[1])
         gate.set()
-        assert "one client" in assert_problem(done.pop().result(), 429)["detail"]
+        assert "one client" in assert_problem(done.pop().result(0), 429)["detail"]
         assert [each.result(PATIENCE_SECONDS).status_code for each in (waiting, other)] == [200, 200]
         assert client.post("/predictions", content=picture(1), headers=headers[0]).status_code == 200
 
@@ -336,7 +336,7 @@ def test_a_call_with_several_images_holds_up_no_swap(context, process, client, d
     other = add_version(context, 2)
     assert client.post("/predictions/batch", **form(picture(1), picture(2))).status_code == 200
     assert process.slot.has_left_older_than(1)
-    assert deploy(context, other, timeout_seconds=30).generation == 2
+    assert deploy(context, other, timeout_seconds=PATIENCE_SECONDS).generation == 2
 
 
 def test_openapi_describes_the_route(client):

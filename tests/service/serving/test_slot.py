@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from service.errors import TryLaterError
 from service.models.commit_word import CommitWord
 from service.serving.slot import Lease, ModelSlot, Moment, Passage
+from tests.waiting import at_once
 
 
 class Hands:
@@ -249,11 +249,7 @@ def test_counting_is_right_under_threads(slot):
             for passage in passages:
                 slot.leave(passage)
 
-    threads = [threading.Thread(target=pass_through) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*[pass_through] * 4)
     slot.stage(engine(2))
     slot.raise_floor(2)
     slot.swap_if_committed()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -13,6 +11,7 @@ from sqlalchemy.exc import StatementError
 from service.context import Context
 from service.store.engine import reading, scrub_free_pages, session
 from service.store.tables import Tombstone
+from tests.waiting import at_once
 
 
 def test_times_come_back_aware_and_in_utc(context: Context) -> None:
@@ -58,7 +57,7 @@ def test_a_deleted_value_is_in_no_file(context: Context) -> None:
         assert canary.encode() not in path.read_bytes()
 
 
-def test_read_then_write_is_never_interleaved(context: Context, in_threads: Callable[..., None]) -> None:
+def test_read_then_write_is_never_interleaved(context: Context) -> None:
     def count_up() -> None:
         for _ in range(20):
             with session(context.engine) as s:
@@ -66,30 +65,6 @@ def test_read_then_write_is_never_interleaved(context: Context, in_threads: Call
                 s.add(Tombstone(subject_hash=str(n), created_at=context.now()))
                 s.commit()
 
-    in_threads(count_up, 3)
+    at_once(*[count_up] * 3)
     with reading(context.engine) as s:
         assert s.execute(sa.select(sa.func.count()).select_from(Tombstone)).scalar_one() == 60
-
-
-@pytest.fixture
-def in_threads() -> Callable[..., None]:
-    """Run a function in n threads and raise what any of them raised."""
-
-    def run(function: Callable[[], None], n: int) -> None:
-        errors: list[BaseException] = []
-
-        def guarded() -> None:
-            try:
-                function()
-            except BaseException as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=guarded) for _ in range(n)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
-
-    return run

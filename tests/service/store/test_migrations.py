@@ -23,6 +23,7 @@ from service.store import migrations
 from service.store.engine import connect, engine_of, reading
 from service.store.tables import CertificateRecord, ErasureRequest, IdempotencyRecord, LogLeaf, RequestEvent, Run
 from tests.postgres import PostgresServer
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.both_databases
 
@@ -162,7 +163,7 @@ def test_processes_that_start_together_do_not_collide(first_release: Settings) -
         assert process.stdin is not None
         process.stdin.close()
         process.stdin = None  # `communicate` would flush it
-    said = [process.communicate(timeout=60)[1].decode() for process in started]
+    said = [process.communicate(timeout=PATIENCE_SECONDS)[1].decode() for process in started]
     assert [process.returncode for process in started] == [0] * len(started), "\n".join(said)
     engine = connect(first_release)
     assert differences(engine) == []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from service.telemetry.tally import TalliedHistogram, Tally
+from tests.waiting import join
 
 BOUNDS = (0.0, 0.1, 1.0, 2.5)
 
@@ -58,14 +59,16 @@ def test_every_observation_is_counted_once_whoever_counts():
         while not done.is_set():
             tally.count()
 
-    noting, counting = [threading.Thread(target=note) for _ in range(3)], [threading.Thread(target=count) for _ in "ab"]
+    noting, counting = [
+        [threading.Thread(target=each, daemon=True) for _ in range(n)] for each, n in ((note, 3), (count, 2))
+    ]
     for thread in noting + counting:
         thread.start()
-    for thread in noting:
-        thread.join()
-    done.set()
-    for thread in counting:
-        thread.join()
+    try:
+        join(*noting)
+    finally:
+        done.set()
+    join(*counting)
     tally.count()
     found = state_of(registry)
     assert found["calls_total", ""] == found["seconds_count", ""] == found["seconds_bucket", "1.0"] == 60_000

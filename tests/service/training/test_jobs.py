@@ -5,7 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +23,14 @@ from service.training.jobs import _children_yield, release_processes, run_trial,
 from service.training.spec import open_pictures
 from tests.processes import is_alive
 from tests.service import tiny
+from tests.waiting import PATIENCE_SECONDS, line_of, wait_until
 from unlearning.errors import MethodError, WeightsError
 from unlearning.models import build, load_weights
 from unlearning.recipes import recipe_from_dict
 from unlearning.training import Examples, logits, train
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_SECONDS = 60.0  # the children have the lowest priority, and notice when they get the processor
+STARVED_SECONDS = 240.0  # the children have the lowest priority, and work and notice when they get the processor
 
 
 @pytest.fixture
@@ -107,12 +108,12 @@ def test_answers_that_are_no_numbers_are_the_method_s_failure(tiny_context, scen
 
 
 def test_one_job_runs_in_this_process_and_leaves_it_alive(scene, tmp_path):
-    priority = os.nice(0)
+    priority, threads = os.nice(0), set(threading.enumerate())
     outcomes = list(run_trials(scene, [4, 5], tiny.settings_of(tmp_path)))
     assert [outcome.seed for outcome in outcomes] == [4, 5]
     np.testing.assert_array_equal(outcomes[1].margins, run_trial(scene, 5).margins)
-    time.sleep(0.1)  # whoever ended this process would have done it by now
     assert os.nice(0) == priority
+    assert set(threading.enumerate()) <= threads  # nobody is left who would end this process
 
 
 def test_pictures_are_opened_once_and_let_go(scene):
@@ -134,7 +135,7 @@ def test_children_go_last_from_the_moment_they_start():
         assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
         assert os.sched_getscheduler(0) == os.SCHED_OTHER
     finally:
-        child.communicate(b"\n")
+        child.communicate(b"\n", timeout=PATIENCE_SECONDS)
 
 
 def test_releasing_ends_the_children():
@@ -156,12 +157,12 @@ def parent(scene, tmp_path):
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     yield process
     process.kill()
-    process.wait()
+    process.wait(PATIENCE_SECONDS)
     process.stdout.close()
 
 
 def test_children_work_like_this_process_and_end_with_their_parent(parent, scene):
-    told = [json.loads(parent.stdout.readline()) for _ in range(2)]
+    told = [json.loads(line_of(parent, seconds=STARVED_SECONDS)) for _ in range(2)]
     for outcome in told:
         expected = run_trial(scene, outcome["seed"]).margins
         np.testing.assert_array_equal(np.float32(outcome["margins"]), expected)  # bit for bit
@@ -171,8 +172,5 @@ def test_children_work_like_this_process_and_end_with_their_parent(parent, scene
     policies = {os.sched_getscheduler(int(pid)) for pid, nice in children.items() if nice == 19}
     assert policies == {os.SCHED_IDLE}
     parent.kill()  # SIGKILL: the parent cannot say goodbye
-    parent.wait()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while left := [pid for pid in orphans if is_alive(pid)]:
-        assert time.monotonic() < deadline, f"{left} outlived their parent"
-        time.sleep(0.05)
+    parent.wait(PATIENCE_SECONDS)
+    wait_until(lambda: not any(map(is_alive, orphans)), "the children to end", seconds=STARVED_SECONDS)

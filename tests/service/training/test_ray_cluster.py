@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from service.errors import StartupError
 from service.training.jobs import run_trial, run_trials
 from service.training.ray_cluster import disconnect
 from tests.service import tiny
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 N_MODELS = 10
@@ -87,12 +87,14 @@ def test_a_bank_is_complete_though_a_node_died(tiny_context, cluster):
         np.testing.assert_array_equal(bank.margins[seed], run_trial(plan.scene, seed).margins)
 
 
-def whose(seconds: float) -> str:
-    """Where a task ran; long enough that both nodes get some."""
+def whose(folder: Path) -> str:
+    """Where a task ran; it waits for one on the other node."""
     import ray
 
-    time.sleep(seconds)
-    return str(ray.get_runtime_context().get_node_id())
+    node = str(ray.get_runtime_context().get_node_id())
+    (folder / node).touch()
+    wait_until(lambda: len(list(folder.iterdir())) == 2, "a task on each of the two nodes")
+    return node
 
 
 def fails() -> None:
@@ -102,10 +104,11 @@ def fails() -> None:
 @pytest.mark.ray
 @pytest.mark.filterwarnings("default")
 @pytest.mark.timeout(1200)
-def test_both_nodes_work_and_a_failure_is_an_error(tiny_context, cluster):
+def test_both_nodes_work_and_a_failure_is_an_error(tiny_context, cluster, tmp_path):
     from service.training.jobs import in_children
 
     settings = tiny_context.settings.model_copy(update={"cluster": "ray:auto"})
-    assert len(set(in_children(whose, [(0.5,)] * 8, settings))) == 2
+    (tmp_path / "nodes").mkdir()
+    assert len(set(in_children(whose, [(tmp_path / "nodes",)] * 8, settings))) == 2
     with pytest.raises(ValueError, match="fails by itself"):
         list(in_children(fails, [()], settings))

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +27,7 @@ from service.training.jobs import run_trial
 from service.training.production import train_production
 from service.training.spec import intact, open_pictures
 from tests.service import tiny
+from tests.waiting import PATIENCE_SECONDS, wait_until
 from unlearning.errors import MethodError
 from unlearning.faces import remove_subjects
 
@@ -57,13 +57,12 @@ def command(tiny_context):
     yield start
     for process in started:
         process.kill()
-        process.wait()
+        process.wait(PATIENCE_SECONDS)
 
 
 def watch(process, folder, n_rows):
     """Wait until the command ended or keeps so many models."""
-    while process.poll() is None and len(rows_in(folder)) < n_rows:
-        time.sleep(0.05)
+    wait_until(lambda: process.poll() is not None or len(rows_in(folder)) >= n_rows, f"{n_rows} models or the end")
 
 
 @pytest.mark.slow
@@ -92,7 +91,7 @@ def test_a_purge_in_the_middle_ends_the_command_and_every_model_kept_is_of_whole
     watch(process, folder, len(rows_in(folder)) + 3)
     ended = process.poll()
     process.kill()
-    process.wait()
+    process.wait(PATIENCE_SECONDS)
     output = " ".join((settings.home / "output").read_text().split())
     pictures = replace(plan.scene.pictures, folder=tmp_path / "whole", cache=tmp_path / "packed")
     kept = BankStore(folder).find(plan.key, n_models=1)

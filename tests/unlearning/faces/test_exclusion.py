@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 from tests.unlearning.faces.folders import TABLE
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 from unlearning import files
 from unlearning.errors import FacesError
 from unlearning.faces import pack, remove_subjects
@@ -39,13 +39,12 @@ def test_a_removal_waits_for_a_pack_that_is_being_made(make_folder, asks):
     def progress(done, total):
         nonlocal removal
         if done == total:  # everybody's pixels are in the pack, which has no name yet
-            removal = threading.Thread(target=remove_subjects, args=(folder, ["ann"]))
+            removal = threading.Thread(target=remove_subjects, args=(folder, ["ann"]), daemon=True)
             removal.start()
-            while removal.is_alive() and not asks.is_set():
-                time.sleep(0.001)
+            wait_until(lambda: asks.is_set() or not removal.is_alive(), "the removal to ask for the folder")
 
     faces = pack(folder, size=SIZE, channels=1, progress=progress)
-    removal.join()
+    join(removal)
     assert list(find_packs(folder)) == []
     assert not faces.is_intact()
 
@@ -56,14 +55,13 @@ def test_a_pack_waits_for_a_removal_and_is_of_those_who_stay(make_folder):
     def reached(point):
         nonlocal packing
         if point == "pack destroyed":  # all images are still there, and the table names them
-            packing = threading.Thread(target=lambda: made.append(pack(folder, size=SIZE, channels=1)))
+            packing = threading.Thread(target=lambda: made.append(pack(folder, size=SIZE, channels=1)), daemon=True)
             packing.start()
-            while packing.is_alive() and not is_waiting(folder):
-                time.sleep(0.001)
+            wait_until(lambda: is_waiting(folder) or not packing.is_alive(), "the packing to wait for the folder")
 
     pack(folder, size=SIZE, channels=1)
     remove_subjects(folder, ["ann"], reached=reached)
-    packing.join()
+    join(packing)
     assert set(made[0].subjects) == {"bob", "cleo"}
     assert made[0].is_intact()
     assert [path.parent.name for path in find_packs(folder)] == [".packed"]
@@ -117,7 +115,7 @@ remove_subjects(Path(sys.argv[1]), ["ann"], reached=die)
 def test_a_removal_that_was_killed_tells_readers_and_frees_the_folder(make_folder):
     folder = make_folder()
     faces = pack(folder, size=SIZE, channels=1)
-    child = subprocess.run([sys.executable, "-c", CHILD, str(folder)], check=False)
+    child = subprocess.run([sys.executable, "-c", CHILD, str(folder)], check=False, timeout=PATIENCE_SECONDS)
     assert child.returncode == -9
     assert next(find_packs(folder)).is_dir()  # one file of it was overwritten, the pack has its name
     assert not faces.is_intact()

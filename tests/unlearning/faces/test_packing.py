@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from hashlib import sha256
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.unlearning.faces.folders import TABLE, picture, write_table
+from tests.waiting import PATIENCE_SECONDS, at_once
 from unlearning import files
 from unlearning.errors import FacesError
 from unlearning.faces import packing
@@ -219,22 +219,13 @@ def test_a_cache_that_cannot_be_made(make_folder):
 
 def test_two_packers_at_once_agree(make_folder):
     folder = make_folder()
-    together = threading.Barrier(4)
-    found, errors = [], []
+    found = []
 
     def one():
-        together.wait()
-        try:
-            found.append(np.array(pack(folder, size=SIZE, channels=1, workers=1).images))
-        except FacesError as error:
-            errors.append(error)
+        found.append(np.array(pack(folder, size=SIZE, channels=1, workers=1).images))
 
-    threads = [threading.Thread(target=one) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    at_once(*[one] * 4)
+    assert len(found) == 4
     assert all(np.array_equal(found[0], other) for other in found)
     assert len(packs(folder)) == 1
 
@@ -308,7 +299,7 @@ pack(Path(sys.argv[1]), size=(6, 5), channels=1, cache=Path(sys.argv[2]), worker
 def test_what_a_killed_packer_left_is_swept(make_folder, tmp_path):
     folder, cache = make_folder(), tmp_path / "cache"
     command = [sys.executable, "-c", PACKER, str(folder), str(cache)]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert subprocess.run(command, check=False, timeout=PATIENCE_SECONDS).returncode == -signal.SIGKILL
     (pixels,) = cache.glob(".packing-*/pack/images.npy")
     os.link(pixels, tmp_path / "seen")
     assert files.sweep_scratch(cache, UNFINISHED) == 1

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.unlearning.faces.folders import TABLE, write_table
+from tests.waiting import PATIENCE_SECONDS
 from unlearning.errors import FacesError
 from unlearning.faces import Held, Removal, check_folder, find_held, pack, remove_subjects
 from unlearning.faces.exclusion import REMOVALS
@@ -209,7 +210,7 @@ def test_killed_among_copies_it_can_be_finished(make_folder):
         with_copies(folder)
         held = find_held(folder, ["ann"])["ann"]
         command = [sys.executable, "-c", CHILD, str(folder), str(kill_at)]
-        assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+        assert subprocess.run(command, check=False, timeout=PATIENCE_SECONDS).returncode == -signal.SIGKILL
         remove_subjects(folder, ["ann"], known=held.copies)
         assert not any((folder / name).exists() for name in (*held.images, *held.copies))
         is_clean_but_for_others(folder, before)
@@ -250,7 +251,7 @@ def test_killed_at_any_point_it_can_be_finished(make_folder):
         before = contents(folder)
         pack(folder, size=SIZE, channels=1)
         command = [sys.executable, "-c", CHILD, str(folder), str(kill_at)]
-        assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+        assert subprocess.run(command, check=False, timeout=PATIENCE_SECONDS).returncode == -signal.SIGKILL
         never_trains_on_a_half_removed_person(folder)
         remove_subjects(folder, ["ann"])
         is_clean(folder, before)
