@@ -11,10 +11,11 @@ from datetime import datetime
 import pytest
 
 from audit.certificate import verify
-from service import auth, completion, decisions, intake, purge_record, registry, stored_banks
+from service import auth, completion, decisions, intake, purge_record, registry, rosters, stored_banks
 from service.auth import Client
 from service.bank_store import BankStore
 from service.banks import build_bank
+from service.db import session
 from service.errors import ConflictError, RunStoppedError, StorageError
 from service.intake import LEGAL_HOLD
 from service.pipeline import abandon
@@ -22,6 +23,7 @@ from service.runs import RunFolder, advance, workflow_id
 from service.schemas import Decision, Filing, Rejection
 from service.worker import claim
 from tests.service import tiny
+from tests.service.versions import add_version
 from unlearning.faces import read_metadata
 from unlearning.faces.packing import folder_digest
 from unlearning.faces.unnamed import LOOKED_THROUGH
@@ -220,6 +222,25 @@ def test_an_image_that_comes_while_a_purge_is_interrupted_goes_and_counts(tiny_c
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES + 1
 
 
+def test_what_comes_while_a_purge_is_interrupted_is_recorded_before_it_goes(tiny_context):
+    """Or nobody would know of it after the next interruption."""
+    person = tiny.people(tiny_context, "test")[0]
+    run_id = tiny.plan_run(tiny_context, person)
+    advance(tiny_context, run_id, "purging")
+    (before,) = purge_record.begin(tiny_context, run_id).held.values()
+    copy = tiny_context.settings.data_folder / "again.png"
+    copy.write_bytes(tiny.pictures_of(tiny_context, person)[0].read_bytes())
+    tiny.add_picture(tiny_context, person)
+    version = add_version(tiny_context, 1)
+    with session(tiny_context.engine) as s:
+        rosters.write(s, version, {tiny_context.keyring.subject_hash(person): tiny.N_IMAGES})
+        s.commit()
+    purge_record.begin(tiny_context, run_id)
+    (holding,) = purge_record.of(tiny.run_of(tiny_context, run_id)).held.values()
+    assert set(holding.images) > set(before.images)
+    assert (len(holding.images), holding.copies, holding.versions) == (tiny.N_IMAGES + 1, ["again.png"], [version])
+
+
 def test_the_certificate_says_what_was_not_looked_into(tiny_context, pair, run_id):
     (tiny_context.settings.data_folder / "metadata.csv.bak").write_text(pair[0])
     completion.purge(tiny_context, run_id)
@@ -281,9 +302,10 @@ def test_nothing_is_certified_as_destroyed_that_is_there_again(tiny_context, pai
 def test_file_names_leave_the_database_with_the_user_id(tiny_context, pair, run_id):
     names = [row.file_name for row in read_metadata(tiny_context.settings.data_folder) if row.user_id == pair[0]]
     completion.purge(tiny_context, run_id)
-    held = tiny.run_of(tiny_context, run_id).purge["held"]
-    assert [sorted(holding["images"]) for holding in held.values()] == [sorted(names)]
+    record = tiny.run_of(tiny_context, run_id).purge
+    assert [sorted(holding["images"]) for holding in record["held"].values()] == [sorted(names)]
     completion.complete(tiny_context, run_id)
+    assert tiny.run_of(tiny_context, run_id).purge == {**record, "held": {}}
     completion.tidy(tiny_context, run_id)
     for path in tiny_context.settings.home.glob("expunge.db*"):
         assert not any(name.encode() in path.read_bytes() for name in names), path
