@@ -222,6 +222,30 @@ def test_an_image_that_comes_while_a_purge_is_interrupted_goes_and_counts(tiny_c
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES + 1
 
 
+def version_of(context, person):
+    """Weights out of service that learned from a person; gives their digest."""
+    digest = add_version(context, 1)
+    with session(context.engine) as s:
+        rosters.write(s, digest, {context.keyring.subject_hash(person): tiny.N_IMAGES})
+        s.commit()
+    return digest
+
+
+def test_weights_that_are_only_out_of_sight_are_not_taken_for_destroyed(tiny_context):
+    """Somebody moved the file away."""
+    run_id = tiny.plan_run(tiny_context, "nobody-we-know")
+    advance(tiny_context, run_id, "purging")
+    version = version_of(tiny_context, "nobody-we-know")
+    record = purge_record.begin(tiny_context, run_id)
+    registry.path(tiny_context.settings, version).unlink()
+    with pytest.raises(RunStoppedError, match="found 1 older model versions"):
+        purge_record.finish(tiny_context, run_id, record, n_unnamed=0, data_digest_after="d" * 64)
+    registry.destroy(tiny_context, version)
+    purge_record.finish(tiny_context, run_id, record, n_unnamed=0, data_digest_after="d" * 64)
+    ended = purge_record.of(tiny.run_of(tiny_context, run_id))
+    assert [counts["older model versions"] for counts in ended.destroyed.values()] == [1]
+
+
 def test_what_comes_while_a_purge_is_interrupted_is_recorded_before_it_goes(tiny_context):
     """Or nobody would know of it after the next interruption."""
     person = tiny.people(tiny_context, "test")[0]
@@ -231,10 +255,7 @@ def test_what_comes_while_a_purge_is_interrupted_is_recorded_before_it_goes(tiny
     copy = tiny_context.settings.data_folder / "again.png"
     copy.write_bytes(tiny.pictures_of(tiny_context, person)[0].read_bytes())
     tiny.add_picture(tiny_context, person)
-    version = add_version(tiny_context, 1)
-    with session(tiny_context.engine) as s:
-        rosters.write(s, version, {tiny_context.keyring.subject_hash(person): tiny.N_IMAGES})
-        s.commit()
+    version = version_of(tiny_context, person)
     purge_record.begin(tiny_context, run_id)
     (holding,) = purge_record.of(tiny.run_of(tiny_context, run_id)).held.values()
     assert set(holding.images) > set(before.images)
