@@ -67,15 +67,15 @@ def test_a_child_that_says_nothing_is_killed(child):
     assert child.wait(PATIENCE_SECONDS) < 0
 
 
-def test_a_scene_gives_its_result():
-    async def scene() -> str:
+def test_a_coroutine_gives_its_result():
+    async def played() -> str:
         answers = iter(["", "there"])
         return await until(lambda: next(answers), "an answer")
 
-    assert play(scene()) == "there"
+    assert play(played()) == "there"
 
 
-def test_a_scene_that_does_not_end_fails_the_test():
+def test_a_coroutine_that_does_not_end_fails_the_test():
     async def stuck() -> None:
         await asyncio.Event().wait()
 
@@ -103,7 +103,7 @@ CALLS = {
 SLEEPS = {"time.sleep", "asyncio.sleep"}
 SLEEPERS = {  # whose sleeps decide nothing
     "tests/object_store.py": "is a slow store",
-    "tests/service/test_outbound.py": "is a server that says a little now and then",
+    "tests/service/callbacks/test_outbound.py": "is a server that says a little now and then",
     "tests/faults": "lets a fault come at a random time",
 }
 

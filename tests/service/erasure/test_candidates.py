@@ -21,6 +21,7 @@ from service.store.engine import session
 from service.store.tables import Attempt
 from service.training import data, jobs
 from service.training.jobs import run_trial
+from service.training.production import library_versions
 from tests.service import tiny
 from unlearning.errors import MethodError
 
@@ -167,6 +168,29 @@ def test_a_method_one_of_whose_other_seeds_diverges_is_not_judged(tiny_context, 
     assert RunFolder(tiny_context.settings, run_id).read("step-0") is not None
 
 
+def test_a_candidate_that_cannot_be_made_again_is_not_judged(tiny_context, run_id, monkeypatch):
+    """Its file went after it was made, and the method diverges now."""
+
+    def diverge(*arguments, **options):
+        raise MethodError("finetune diverged.")
+
+    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    (RunFolder(tiny_context.settings, run_id).path / "step-0.json").unlink()
+    monkeypatch.setattr(candidates, "run_trials", diverge)
+    assert judge(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE) is False
+    assert [attempt.verdict for attempt in tiny.attempts(tiny_context)] == ["UNDETERMINED"]
+    assert tiny.certificates(tiny_context) == []
+
+
+def test_each_method_of_a_ladder_is_judged_by_other_seeds_of_its_own(tiny_context, person):
+    policy = replace(tiny.POLICY, ladder=("finetune", "gradient_ascent", "retrain"))
+    run_id = tiny.plan_run(tiny_context, person, policy=policy)
+    for step in (0, 1):
+        assert unlearn(tiny_context, policy, run_id, step) is None
+    statuses = BankStore(RunFolder(tiny_context.settings, run_id).unlearned()).status(now=tiny_context.now())
+    assert [status.n_models for status in statuses] == [policy.n_models] * 2
+
+
 @pytest.mark.parametrize("step", [tiny.FINETUNE, tiny.RETRAIN])
 def test_judging_again_changes_nothing(tiny_context, clock, run_id, step):
     passed = tiny.try_step(tiny_context, run_id, step)
@@ -219,6 +243,22 @@ def test_the_report_names_the_run_and_no_person(tiny_context, run_id):
         text = path.read_text()
         assert not any(person in text for person in everybody), path
     assert run_id in (tiny_context.settings.reports_folder / run_id / "step-0.html").read_text()
+    report = json.loads((tiny_context.settings.reports_folder / run_id / "step-0.json").read_text())
+    (attempt,), plan = tiny.attempts(tiny_context), planning.load(tiny_context, run_id)
+    assert report["title"] == f"Audit of run {run_id[:8]}, step 1"
+    assert report["subject"] == f"finetune on {tiny.N_IMAGES} images of model line default"
+    assert (
+        report["provenance"].items()
+        >= {
+            "Run": run_id,
+            "Seed of the method": str(attempt.seed),
+            "Recipe": f"tiny ({plan.recipe_digest[:16]}…)",
+            "Data manifest": plan.manifest_digest,
+            "Policy logged": f"{tiny.POLICY.digest} before the run",
+            **library_versions(),
+        }.items()
+    )
+    assert report["cost"] == {"Time, as a share of retraining": f"{attempt.figures['cost_share']:.1%}"}
 
 
 def test_the_report_draws_the_strongest_attack(tiny_context, run_id):
@@ -389,3 +429,18 @@ def test_a_version_retrained_from_nothing_remembers_only_whom_it_learned_from(ti
         parents = rosters.read(s, base)
         remembered = rosters.read(s, deployment.pointer(tiny_context).committed_digest)
     assert remembered == {each: n for each, n in parents.items() if each != tiny_context.keyring.subject_hash(person)}
+
+
+def test_where_nobody_knows_whom_the_parent_learned_from_nobody_knows_it_of_the_version(tiny_context, run_id):
+    """Rather than a list that lacks people: the next erasure would leave weights that remember them."""
+    base = tiny.run_of(tiny_context, run_id).base_digest
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    with session(tiny_context.engine) as s:
+        rosters.forget(s, base)
+        (attempt,) = s.exec(select(Attempt)).all()
+        attempt.verdict = "PASSED"
+        s.add(attempt)
+        s.commit()
+    deploy(tiny_context, run_id)
+    with session(tiny_context.engine) as s:
+        assert rosters.read(s, deployment.pointer(tiny_context).committed_digest) == {}

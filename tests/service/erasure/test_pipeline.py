@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from dbos import error as dbos_error
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlmodel import select
 
 from audit.proof.certificate import verify
@@ -23,6 +24,7 @@ from service.models import deployment, registry
 from service.requests.runs import advance
 from service.store.engine import reading
 from service.store.tables import OpenLine, RequestEvent
+from service.telemetry.tracing import Traces
 from service.training.jobs import run_trial
 from tests.service import tiny
 from tests.service.versions import add_version
@@ -31,7 +33,7 @@ from unlearning.errors import MethodError
 SECRET = "p0000007 was here"
 
 
-def fail(depth: int = 1) -> None:
+def fail(depth: int = 2) -> None:
     if depth:
         fail(depth - 1)
     raise ValueError(SECRET)
@@ -81,6 +83,10 @@ def test_a_steps_error_says_where_and_nothing_else(pipeline, tiny_context):
         (dbos_error.DBOSMaxStepRetriesExceeded("audit", 3, [OSError(SECRET), StoppedError("So.")]), "So."),
         (StepError("OSError in here"), "The run stopped on OSError in here."),
         (OSError(SECRET), "The run stopped on OSError in an unknown place."),
+        (
+            dbos_error.DBOSMaxStepRetriesExceeded("audit", 3, []),
+            "The run stopped on DBOSMaxStepRetriesExceeded in an unknown place.",
+        ),
     ],
 )
 def test_a_run_stops_for_a_reason_that_people_can_read(error, reason):
@@ -163,8 +169,24 @@ def test_a_step_whose_method_makes_nothing_is_not_audited_and_the_next_one_is_tr
     with monkeypatch.context() as patched:
         patched.setattr(candidates, "build_bank", diverge)
         assert not pipeline.try_step(run_id, tiny.FINETUNE)
+    assert tiny.run_of(tiny_context, run_id).stage == "unlearning"
     assert pipeline.try_step(run_id, tiny.RETRAIN)
     assert [attempt.verdict for attempt in tiny.attempts(tiny_context)] == ["UNDETERMINED", "PASSED"]
+
+
+def test_lines_and_span_of_a_step_name_its_run_and_every_request(pipeline, tiny_context, monkeypatch, log_stream):
+    settings = tiny_context.settings.model_copy(update={"otlp_endpoint": "http://127.0.0.1:9"})
+    traces = Traces.open(settings, "worker", exporter=(exporter := InMemorySpanExporter()))
+    monkeypatch.setattr(pipeline, "traces", traces)
+    run_id = tiny.claim_run(tiny_context, "nobody-we-know", "nobody-else")
+    erasure_ids = [request.id for request in tiny.requests(tiny_context)]
+    pipeline.plan(run_id)
+    traces.close()
+    (begun,) = [line for line in map(json.loads, log_stream.getvalue().splitlines()) if line["event"] == "stage.begun"]
+    assert begun.items() >= {"run_id": run_id, "erasure_ids": erasure_ids, "stage": "plan"}.items()
+    (span,) = exporter.get_finished_spans()
+    assert span.name == "plan"
+    assert span.attributes == {"expunge.run_id": run_id, "expunge.erasure_ids": tuple(erasure_ids)}
 
 
 def test_a_run_without_anything_to_unlearn_says_so(pipeline, tiny_context):
@@ -181,6 +203,7 @@ def test_asking_for_help_leaves_no_candidate_and_frees_the_line(pipeline, tiny_c
     tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
     never_deployed = add_version(tiny_context, 1)
     assert pipeline.ask_for_help(run_id, "No step of the ladder passed the audit.") == "needs_attention"
+    assert not (tiny_context.settings.runs_folder / run_id).exists()
     of_another_run = add_version(tiny_context, 2)
     assert pipeline.ask_for_help(run_id, "No step of the ladder passed the audit.") == "needs_attention"
     assert registry.get(tiny_context, of_another_run).destroyed_at is None
@@ -313,6 +336,16 @@ def test_an_error_of_a_step_ends_the_run_with_its_place(erase, tiny_context):
     tiny.pictures_of(tiny_context, person)[0].write_text(SECRET)
     assert erase(run_id) == "needs_attention"
     assert needs_help(tiny_context, run_id, "The run stopped on FacesError in ")
+
+
+def test_a_workflow_that_finds_a_run_between_unlearning_and_audit_deploys_before_it_destroys(erase, tiny_context):
+    """The bank of references and the failed candidate are there; an earlier version of the program made them."""
+    run_id = tiny.plan_run(tiny_context, tiny.people(tiny_context)[0])
+    assert not tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
+    assert tiny.run_of(tiny_context, run_id).stage == "auditing"
+    assert erase(run_id) == "completed"
+    assert deployment.pointer(tiny_context).committed_generation == 2
+    assert [attempt.verdict for attempt in tiny.attempts(tiny_context)] == ["FAILED", "PASSED"]
 
 
 @pytest.mark.parametrize("stage", ["deploying", "purging"])

@@ -20,13 +20,15 @@ from service.erasure.workspace import RunFolder
 from service.errors import ConflictError, RunStoppedError, StorageError
 from service.keys import api_keys
 from service.keys.api_keys import Client
-from service.models import registry
+from service.models import registry, rosters
 from service.requests import decisions, intake
 from service.requests.intake import LEGAL_HOLD
 from service.requests.runs import advance, workflow_id
 from service.requests.schemas import Decision, Filing, Rejection
+from service.store.engine import session
 from service.worker import claim
 from tests.service import tiny
+from tests.service.versions import add_version
 from unlearning.faces import read_metadata
 from unlearning.faces.packing import folder_digest
 from unlearning.faces.unnamed import LOOKED_THROUGH
@@ -225,6 +227,46 @@ def test_an_image_that_comes_while_a_purge_is_interrupted_goes_and_counts(tiny_c
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES + 1
 
 
+def version_of(context, person):
+    """Weights out of service that learned from a person; gives their digest."""
+    digest = add_version(context, 1)
+    with session(context.engine) as s:
+        rosters.write(s, digest, {context.keyring.subject_hash(person): tiny.N_IMAGES})
+        s.commit()
+    return digest
+
+
+def test_weights_that_are_only_out_of_sight_are_not_taken_for_destroyed(tiny_context):
+    """Somebody moved the file away."""
+    run_id = tiny.plan_run(tiny_context, "nobody-we-know")
+    advance(tiny_context, run_id, "purging")
+    version = version_of(tiny_context, "nobody-we-know")
+    record = purge_record.begin(tiny_context, run_id)
+    registry.path(tiny_context.settings, version).unlink()
+    with pytest.raises(RunStoppedError, match="found 1 older model versions"):
+        purge_record.finish(tiny_context, run_id, record, n_unnamed=0, data_digest_after="d" * 64)
+    registry.destroy(tiny_context, version)
+    purge_record.finish(tiny_context, run_id, record, n_unnamed=0, data_digest_after="d" * 64)
+    ended = purge_record.of(tiny.run_of(tiny_context, run_id))
+    assert [counts["older model versions"] for counts in ended.destroyed.values()] == [1]
+
+
+def test_what_comes_while_a_purge_is_interrupted_is_recorded_before_it_goes(tiny_context):
+    """Or nobody would know of it after the next interruption."""
+    person = tiny.people(tiny_context, "test")[0]
+    run_id = tiny.plan_run(tiny_context, person)
+    advance(tiny_context, run_id, "purging")
+    (before,) = purge_record.begin(tiny_context, run_id).held.values()
+    copy = tiny_context.settings.data_folder / "again.png"
+    copy.write_bytes(tiny.pictures_of(tiny_context, person)[0].read_bytes())
+    tiny.add_picture(tiny_context, person)
+    version = version_of(tiny_context, person)
+    purge_record.begin(tiny_context, run_id)
+    (holding,) = purge_record.of(tiny.run_of(tiny_context, run_id)).held.values()
+    assert set(holding.images) > set(before.images)
+    assert (len(holding.images), holding.copies, holding.versions) == (tiny.N_IMAGES + 1, ["again.png"], [version])
+
+
 def test_the_certificate_says_what_was_not_looked_into(tiny_context, pair, run_id):
     (tiny_context.settings.data_folder / "metadata.csv.bak").write_text(pair[0])
     completion.purge(tiny_context, run_id)
@@ -286,9 +328,10 @@ def test_nothing_is_certified_as_destroyed_that_is_there_again(tiny_context, pai
 def test_file_names_leave_the_database_with_the_user_id(tiny_context, pair, run_id):
     names = [row.file_name for row in read_metadata(tiny_context.settings.data_folder) if row.user_id == pair[0]]
     completion.purge(tiny_context, run_id)
-    held = tiny.run_of(tiny_context, run_id).purge["held"]
-    assert [sorted(holding["images"]) for holding in held.values()] == [sorted(names)]
+    record = tiny.run_of(tiny_context, run_id).purge
+    assert [sorted(holding["images"]) for holding in record["held"].values()] == [sorted(names)]
     completion.complete(tiny_context, run_id)
+    assert tiny.run_of(tiny_context, run_id).purge == {**record, "held": {}}
     completion.tidy(tiny_context, run_id)
     for path in tiny_context.settings.home.glob("expunge.db*"):
         assert not any(name.encode() in path.read_bytes() for name in names), path
