@@ -33,7 +33,7 @@ from service.store.tables import Attempt, Run
 from service.training import data
 from service.training.jobs import Outcome, run_trials, score
 from service.training.production import library_versions, made_with
-from service.training.spec import Scene
+from service.training.spec import TrialSpec
 from unlearning.devices import describe_device, resolve_device
 from unlearning.errors import MethodError, RecipeError
 from unlearning.faces.decoding import to_png
@@ -75,10 +75,10 @@ def _make_models(context: Context, policy: Policy, run: Run, step: int) -> None:
     if METHODS[method].needs_oracles and not planning.are_oracles_there(context, plan):
         _gather(context, policy, run_id)
         plan = planning.load(context, run_id)
-    scene = scene_of(context, plan, run, method)
+    spec = spec_of(context, plan, run, method)
     if folder.read(f"step-{step}") is None:
         note(context, run_id, f"{method}: making the candidate")
-        (outcome,) = run_trials(scene, [seed], context.settings, keep_weights=folder.weights(step))
+        (outcome,) = run_trials(spec, [seed], context.settings, keep_weights=folder.weights(step))
         context.reached("unlearning.weights")
         folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context)})
         context.reached("unlearning.recorded")
@@ -90,7 +90,7 @@ def _make_models(context: Context, policy: Policy, run: Run, step: int) -> None:
         if done == wanted // 2:
             context.reached("unlearning.bank")
 
-    bank = _unlearned_plan(context, plan, scene, run)
+    bank = _unlearned_plan(context, plan, spec, run)
     build_bank(BankStore(folder.unlearned()), bank, policy.n_models, context.settings, progress, now=context.now())
 
 
@@ -207,17 +207,17 @@ def _learned_from(context: Context, plan: planning.RunPlan, run: Run, method: st
 def _evaluate(context: Context, policy: Policy, run_id: str, step: int, bank: Bank) -> Evaluation:
     plan, folder, run = planning.load(context, run_id), RunFolder(context.settings, run_id), load_run(context, run_id)
     method = steps(policy)[step]
-    scene = scene_of(context, plan, run, method)
+    spec = spec_of(context, plan, run, method)
     ids = example_ids(planning.faces_at(context, plan), plan.forget)
     planned = planning.bank_plan(context, plan)
     candidate = folder.read(f"step-{step}")
     if candidate is None:
         raise FileNotFoundError(f"Expected the outcome of step {step} in the run's folder.")
-    original = original_outcome(context, scene, run)
+    original = original_outcome(context, spec, run)
     unlearned: Bank | None = None
     cost_share: float | None = None
     if not METHODS[method].exact:
-        store, key = BankStore(folder.unlearned()), _unlearned_plan(context, plan, scene, run).key
+        store, key = BankStore(folder.unlearned()), _unlearned_plan(context, plan, spec, run).key
         unlearned = _need(store.find(key, n_models=policy.n_models), "unlearned bank")
         cost_share = float(np.median(unlearned.seconds) / np.median(bank.seconds))
     evidence = Evidence(
@@ -240,10 +240,10 @@ def _evaluate(context: Context, policy: Policy, run_id: str, step: int, bank: Ba
     return evaluate(evidence, policy, rung=min(step, len(policy.ladder) - 1), seed=run.seed)
 
 
-def original_outcome(context: Context, scene: Scene, run: Run) -> Outcome:
+def original_outcome(context: Context, spec: TrialSpec, run: Run) -> Outcome:
     """The model before unlearning, scored like a trial."""
     model = build_model(registry.load_checked(context, run.base_digest))
-    margins, retain_accuracy, test_accuracy = score(scene, model)
+    margins, retain_accuracy, test_accuracy = score(spec, model)
     return Outcome(-1, margins, retain_accuracy, test_accuracy, 0.0, 0, 0, run.base_digest)
 
 
@@ -263,25 +263,25 @@ def seed_of(run: Run, step: int) -> int:
     return int((run.seed + 1_000_003 * (step + 1)) % 2**31)
 
 
-def scene_of(context: Context, plan: planning.RunPlan, run: Run, method: str) -> Scene:
+def spec_of(context: Context, plan: planning.RunPlan, run: Run, method: str) -> TrialSpec:
     """How the run's candidates by this method are made and scored."""
-    scene = planning.forget_scene(context, plan)
+    spec = planning.forget_spec(context, plan)
     if METHODS[method].exact:
-        return scene
+        return spec
     weights = registry.bring_here(context, run.base_digest)
     options = plan.methods.get(method)
     oracles = planning.oracles(context, plan) if METHODS[method].needs_oracles else None
     return replace(
-        scene, method=method, options=options, oracles=oracles, base_weights=weights, base_digest=run.base_digest
+        spec, method=method, options=options, oracles=oracles, base_weights=weights, base_digest=run.base_digest
     )
 
 
-def _unlearned_plan(context: Context, plan: planning.RunPlan, scene: Scene, run: Run) -> BankPlan:
+def _unlearned_plan(context: Context, plan: planning.RunPlan, spec: TrialSpec, run: Run) -> BankPlan:
     """The bank of a method's other seeds; it lies in the run's folder and goes with it."""
-    made_by = hashlib.sha256(f"{run.id} {scene.method} {run.base_digest}".encode()).hexdigest()
+    made_by = hashlib.sha256(f"{run.id} {spec.method} {run.base_digest}".encode()).hexdigest()
     key = replace(planning.bank_plan(context, plan).key, training_digest=made_by)
     ids = example_ids(planning.faces_at(context, plan), plan.forget)
-    return BankPlan(key, scene, ids, ("forget",) * len(ids))
+    return BankPlan(key, spec, ids, ("forget",) * len(ids))
 
 
 def _open_attempt(context: Context, run_id: str, step: int, method: str, seed: int) -> Attempt:

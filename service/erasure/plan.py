@@ -29,8 +29,8 @@ from service.models import registry
 from service.requests import data_folder, doubts
 from service.requests.runs import load_run, requests_of
 from service.store.engine import reading
-from service.training.data import asked_to_go, pictures_of, pictures_with, recipe_of
-from service.training.spec import Pictures, Rows, Scene, open_pictures
+from service.training.data import asked_to_go, images_with, pack_images, recipe_of
+from service.training.spec import PackedImages, Rows, TrialSpec, open_images
 from unlearning import files
 from unlearning.faces import Faces
 from unlearning.faces.packing import folder_digest
@@ -201,8 +201,8 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
     if base["recipe_digest"] != recipe.digest:
         return _unanswerable(recipe, OTHER_RECIPE)
     classes = tuple(base["classes"])
-    pictures = pictures_of(settings, recipe, classes)
-    faces = open_pictures(pictures)
+    images = pack_images(settings, recipe, classes)
+    faces = open_images(images)
     context.reached("unlearning.packed")
     subjects = set(subject_of.values())
     images_of = {request: len(faces.where(subjects={subject})) for request, subject in subject_of.items()}
@@ -218,7 +218,7 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
     oracles: dict[str, Any] = {}
     if trained:
         find = partial(
-            plan_bank, context, recipe, pictures, forget=trained, absent=absent, staleness_max=policy.staleness_max
+            plan_bank, context, recipe, images, forget=trained, absent=absent, staleness_max=policy.staleness_max
         )
         judged_by = find(n_models=policy.n_models)
         if n_oracles := n_wanted(methods):
@@ -226,9 +226,9 @@ def _make(context: Context, policy: Policy, run_id: str) -> RunPlan:
             oracles = {"n": n_oracles, "key": asdict(asked.key), "staleness": asdict(asked.staleness)}
         bank = {
             "key": asdict(judged_by.key),
-            "retain": judged_by.scene.retain.tolist(),
-            "scored": judged_by.scene.scored.tolist(),
-            "test": judged_by.scene.test.tolist(),
+            "retain": judged_by.spec.retain.tolist(),
+            "scored": judged_by.spec.scored.tolist(),
+            "test": judged_by.spec.test.tolist(),
             "example_ids": list(judged_by.example_ids),
             "tags": list(judged_by.tags),
             "learned": judged_by.learned,
@@ -261,12 +261,12 @@ def bank_plan(context: Context, run_plan: RunPlan) -> BankPlan:
     """The bank of a plan, ready to be found or built."""
     bank = run_plan.bank
     retain = rows(bank["retain"])
-    scene = Scene(
-        pictures=pictures_at(context, run_plan), recipe=recipe_of(context), retain=retain, scored=rows(bank["scored"]),
+    spec = TrialSpec(
+        images=images_at(context, run_plan), recipe=recipe_of(context), retain=retain, scored=rows(bank["scored"]),
         retain_scored=retain, test=rows(bank["test"]), device=context.settings.device,
     )  # fmt: skip
     return BankPlan(
-        key=BankKey(**bank["key"]), scene=scene, example_ids=tuple(bank["example_ids"]), tags=tuple(bank["tags"]),
+        key=BankKey(**bank["key"]), spec=spec, example_ids=tuple(bank["example_ids"]), tags=tuple(bank["tags"]),
         learned=bank["learned"], tested=bank["tested"], staleness=Staleness(**bank["staleness"]),
     )  # fmt: skip
 
@@ -303,11 +303,11 @@ def _oracle_bank(context: Context, run_plan: RunPlan) -> Bank | None:
     return BankStore(context.settings.banks_folder).find(key, n_models=run_plan.oracles["n"])
 
 
-def forget_scene(context: Context, run_plan: RunPlan) -> Scene:
-    """Scene of the run's own trials: scored on the forget set, retain accuracy on the rows the bank uses."""
+def forget_spec(context: Context, run_plan: RunPlan) -> TrialSpec:
+    """TrialSpec of the run's own trials: scored on the forget set, retain accuracy on the rows the bank uses."""
     bank = run_plan.bank
-    return Scene(
-        pictures=pictures_at(context, run_plan), recipe=recipe_of(context), retain=rows(run_plan.retain),
+    return TrialSpec(
+        images=images_at(context, run_plan), recipe=recipe_of(context), retain=rows(run_plan.retain),
         scored=rows(run_plan.forget), retain_scored=rows(bank["retain"]), test=rows(bank["test"]),
         device=context.settings.device, forget=rows(run_plan.forget),
     )  # fmt: skip
@@ -315,11 +315,11 @@ def forget_scene(context: Context, run_plan: RunPlan) -> Scene:
 
 def faces_at(context: Context, run_plan: RunPlan) -> Faces:
     """The packed arrays the plan speaks of."""
-    return open_pictures(pictures_at(context, run_plan))
+    return open_images(images_at(context, run_plan))
 
 
-def pictures_at(context: Context, run_plan: RunPlan) -> Pictures:
-    return pictures_with(context.settings, recipe_of(context), tuple(run_plan.classes), run_plan.manifest_digest)
+def images_at(context: Context, run_plan: RunPlan) -> PackedImages:
+    return images_with(context.settings, recipe_of(context), tuple(run_plan.classes), run_plan.manifest_digest)
 
 
 def rows(numbers: list[int]) -> Rows:

@@ -16,7 +16,7 @@ from sqlmodel import Session, col, select
 from audit.proof.reruns import is_chosen, key_commitment
 from service.context import Context
 from service.erasure import plan
-from service.erasure.candidates import scene_of
+from service.erasure.candidates import spec_of
 from service.erasure.workspace import RunFolder
 from service.errors import ConflictError
 from service.requests.runs import load_run, note
@@ -114,9 +114,9 @@ def _make_again(context: Context, attempt: Attempt, *, asked_by: str) -> tuple[s
     if outcome is None:
         raise ConflictError(f"Expected a candidate in run {run_id}, found none yet; ask again after its unlearning.")
     first = str(outcome["weights_digest"])
-    scene = scene_of(context, plan.load(context, run_id), load_run(context, run_id), attempt.method)
+    spec = spec_of(context, plan.load(context, run_id), load_run(context, run_id), attempt.method)
     weights = folder.path / f"again-{asked_by}.safetensors"
-    again = str(run_apart(scene, attempt.seed, context.settings, weights).weights_digest)
+    again = str(run_apart(spec, attempt.seed, context.settings, weights).weights_digest)
     files.destroy(weights)
     with session(context.engine) as s:
         now = context.now()

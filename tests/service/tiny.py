@@ -37,7 +37,7 @@ from service.store.tables import Attempt, CertificateRecord, ErasureRequest, Log
 from service.training import data
 from service.training.jobs import release_processes
 from service.training.production import train_production
-from service.training.spec import open_pictures
+from service.training.spec import open_images
 from service.worker import claim
 from unlearning.faces import read_metadata
 from unlearning.faces.dataset import METADATA
@@ -128,7 +128,7 @@ def add_picture(context: Context, person: str) -> None:
 
 def same_block(context: Context) -> tuple[str, str]:
     """Two people of one block."""
-    faces = open_pictures(data.pictures_in_service(context, data.recipe_of(context)))
+    faces = open_images(data.images_in_service(context, data.recipe_of(context)))
     assigned = blocks(context.settings, context.keyring, faces)
     by_block: dict[str, list[str]] = {}
     for person in faces.train_subjects():
@@ -145,9 +145,9 @@ def plan_for(
 ) -> BankPlan:
     """The bank that judges a forget set, on the data folder as it is now."""
     recipe = data.recipe_of(context)
-    pictures = data.pictures_in_service(context, recipe)
+    images = data.images_in_service(context, recipe)
     return plan_bank(
-        context, recipe, pictures, forget=forget, absent=absent, n_models=n_models, staleness_max=staleness_max
+        context, recipe, images, forget=forget, absent=absent, n_models=n_models, staleness_max=staleness_max
     )
 
 

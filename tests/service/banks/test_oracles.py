@@ -103,12 +103,12 @@ def test_neither_is_taken_for_the_other_when_stale_ones_are_looked_for(context: 
     tiny.build(context, oracle_plan(tiny.plan_for(context, person)))
     tiny.file(context, others[-1])  # from now on an exact bank would be trained without this person
     recipe = data.recipe_of(context)
-    pictures = data.pictures_in_service(context, recipe)
-    absent = data.asked_to_go(context, planning.open_pictures(pictures))
+    images = data.images_in_service(context, recipe)
+    absent = data.asked_to_go(context, planning.open_images(images))
     asked = {"forget": {person}, "absent": absent, "n_models": POLICY.n_models, "staleness_max": 0.5}
-    judged_by = planning.plan_bank(context, recipe, pictures, **asked)
+    judged_by = planning.plan_bank(context, recipe, images, **asked)
     assert judged_by.staleness.share == 0  # a new one, to be built
-    told_by = planning.plan_bank(context, recipe, pictures, **asked, statistic=STATISTIC)
+    told_by = planning.plan_bank(context, recipe, images, **asked, statistic=STATISTIC)
     assert told_by.staleness.share > 0
 
 

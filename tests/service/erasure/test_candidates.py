@@ -155,10 +155,10 @@ def test_a_method_that_diverges_leaves_the_rest_of_the_ladder_to_be_tried(diverg
 
 
 def test_a_method_one_of_whose_other_seeds_diverges_is_not_judged(tiny_context, run_id, monkeypatch):
-    def some_diverge(scene, seed, keep_weights=None):
+    def some_diverge(spec, seed, keep_weights=None):
         if keep_weights is None and seed == 2:
             raise MethodError("finetune diverged.")
-        return run_trial(scene, seed, keep_weights)
+        return run_trial(spec, seed, keep_weights)
 
     monkeypatch.setattr(jobs, "run_trial", some_diverge)
     assert unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE) == "finetune diverged."
@@ -203,9 +203,9 @@ def test_what_is_missing_is_made_again_before_it_is_judged(tiny_context, person)
 
 
 def test_the_model_before_is_scored_like_a_trial(tiny_context, run_id):
-    scene = planning.forget_scene(tiny_context, planning.load(tiny_context, run_id))
+    spec = planning.forget_spec(tiny_context, planning.load(tiny_context, run_id))
     run = tiny.run_of(tiny_context, run_id)
-    outcome = original_outcome(tiny_context, scene, run)
+    outcome = original_outcome(tiny_context, spec, run)
     assert outcome.margins.shape == (tiny.N_IMAGES,)
     assert outcome.weights_digest == run.base_digest
 
@@ -326,7 +326,7 @@ def test_the_audit_is_given_what_was_measured(tiny_context, run_id, evaluated, s
     key = planning.bank_plan(tiny_context, plan).key
     bank = BankStore(settings.banks_folder).find(key, n_models=tiny.POLICY.n_models)
     ids = example_ids(planning.faces_at(tiny_context, plan), plan.forget)
-    before = original_outcome(tiny_context, planning.forget_scene(tiny_context, plan), run)
+    before = original_outcome(tiny_context, planning.forget_spec(tiny_context, plan), run)
     same = np.testing.assert_array_equal
     same(evidence.retrained, columns_of(bank, ids))
     same(evidence.deployed, folder.read(f"step-{step}")["margins"])

@@ -151,7 +151,7 @@ def test_reports_of_the_audit_stay_only_where_evidence_is_kept(tiny_context, run
 def test_the_erased_person_is_in_no_later_plan(tiny_context, pair, run_id):
     finish(tiny_context, run_id)
     plan = tiny.plan_for(tiny_context, pair[1])
-    faces = planning.open_pictures(plan.scene.pictures)
+    faces = planning.open_images(plan.spec.images)
     assert pair[0] not in faces.subjects
 
 

@@ -236,7 +236,7 @@ def made_twice(pipeline, monkeypatch, *, seeds_apart):
     context = pipeline.context
     pipeline.context = replace(context, settings=context.settings.model_copy(update={"rerun_share": 1.0}))
     monkeypatch.setattr(
-        reruns, "run_apart", lambda scene, seed, _settings, weights: run_trial(scene, seed + seeds_apart, weights)
+        reruns, "run_apart", lambda spec, seed, _settings, weights: run_trial(spec, seed + seeds_apart, weights)
     )
 
 

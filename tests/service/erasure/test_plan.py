@@ -10,7 +10,7 @@ from service.erasure import plan as planning
 from service.erasure.workspace import RunFolder
 from service.errors import DataFolderError
 from service.requests import data_folder
-from service.training.spec import open_pictures
+from service.training.spec import open_images
 from tests.service import tiny
 from unlearning.faces.dataset import read_rows
 
@@ -105,18 +105,18 @@ def test_the_plan_s_bank_is_the_one_planned(tiny_context):
     expected, found = tiny.plan_for(tiny_context, a), planning.bank_plan(tiny_context, plan)
     assert (found.key, found.example_ids, found.tags) == (expected.key, expected.example_ids, expected.tags)
     for name in ("retain", "scored", "retain_scored", "test"):
-        assert getattr(found.scene, name).tolist() == getattr(expected.scene, name).tolist()
-    scene = planning.forget_scene(tiny_context, plan)
-    assert scene.retain_scored.tolist() == found.scene.retain.tolist()  # both banks are measured on the same rows
-    assert people_at(tiny_context, plan, scene.scored) == {a}
-    assert b in people_at(tiny_context, plan, scene.retain)
+        assert getattr(found.spec, name).tolist() == getattr(expected.spec, name).tolist()
+    spec = planning.forget_spec(tiny_context, plan)
+    assert spec.retain_scored.tolist() == found.spec.retain.tolist()  # both banks are measured on the same rows
+    assert people_at(tiny_context, plan, spec.scored) == {a}
+    assert b in people_at(tiny_context, plan, spec.retain)
 
 
 def test_a_data_folder_that_changed_after_the_plan_is_refused(tiny_context):
     person, other = tiny.people(tiny_context)[:2]
     plan = planning.plan(tiny_context, tiny.POLICY, tiny.claim_run(tiny_context, person))
     tiny.repaint(tiny.pictures_of(tiny_context, other)[0])
-    open_pictures.cache_clear()  # as in a process started since
+    open_images.cache_clear()  # as in a process started since
     with pytest.raises(DataFolderError, match="changed meanwhile"):
         planning.faces_at(tiny_context, plan)
 

@@ -267,7 +267,7 @@ def test_nothing_is_certified_as_destroyed_that_is_there_again(tiny_context, pai
         elif what == "older model versions":
             weights.write_bytes(content)
         else:
-            monkeypatch.setattr(purge_record.banks.BankStore, "count_columns", lambda *_: {columns: 3})
+            monkeypatch.setattr(BankStore, "count_columns", lambda *_: {columns: 3})
 
     columns = (tiny_context.keyring.block_hash(pair[0]), "margin")
     with monkeypatch.context() as patched:
