@@ -14,7 +14,6 @@ from service.banks import build
 from service.banks.blocks import BLOCK_SHARE, blocks, forget_from_blocks
 from service.banks.build import TRAINING_CODE, build_bank, columns_of, example_ids
 from service.banks.store import BankStore, ReferenceRow
-from service.erasure import plan as planning
 from service.errors import ConflictError
 from service.training.jobs import release_processes, run_trial
 from service.training.spec import open_images
@@ -296,7 +295,7 @@ def test_nobody_but_the_run_replaces_a_bank_that_its_plan_names(tiny_context):
     a, _ = tiny.same_block(tiny_context)
     tiny.build(tiny_context, tiny.plan_for(tiny_context, a))
     run_id = tiny.claim_run(tiny_context, a)
-    named = planning.plan(tiny_context, tiny.POLICY, run_id).bank
+    named = tiny.workspace(tiny_context, run_id).make_plan().bank
     tiny.add_picture(tiny_context, a)
     plan = tiny.plan_for(tiny_context, a)
     assert named["key"] == vars(plan.key)

@@ -87,7 +87,7 @@ def test_a_purge_in_the_middle_ends_the_command_and_every_model_kept_is_of_whole
     watch(process, folder, len(before) + 1)
     assert process.poll() is None, (settings.home / "output").read_text()
 
-    purge(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
 
     watch(process, folder, len(rows_in(folder)) + 3)
     ended = process.poll()
