@@ -199,9 +199,10 @@ def finish(work: Workspace, record: PurgeRecord, *, n_unnamed: int, data_digest_
     for holding in _held(work, record.facts.trained_of).values():
         left.update(holding.counts())
     folder = context.settings.data_folder
+    named = {row.file_name for row in read_rows(folder)}  # files that came since: `_held` counts the subjects' own
     for holding in record.held.values():
-        left[IMAGES] += sum((folder / name).exists() for name in holding.images)
-        left[COPIES] += sum((folder / name).exists() for name in holding.copies)
+        left[IMAGES] += sum(name not in named and (folder / name).exists() for name in holding.images)
+        left[COPIES] += sum(name not in named and (folder / name).exists() for name in holding.copies)
     versions = {digest for holding in record.held.values() for digest in holding.versions}
     left[VERSIONS] = sum(not _is_destroyed(context, digest) for digest in versions)
     if still := ", ".join(f"{count} {kind}" for kind, count in left.items() if count):

@@ -225,6 +225,27 @@ def test_an_image_that_comes_while_a_purge_is_interrupted_goes_and_counts(tiny_c
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES + 1
 
 
+def test_a_new_image_under_the_name_of_a_destroyed_one_does_not_keep_a_purge_from_ending(
+    tiny_context, pair, run_id, monkeypatch
+):
+    image, content = tiny.pictures_of(tiny_context, pair[0])[0], tiny.pictures_of(tiny_context, pair[1])[0].read_bytes()
+    with monkeypatch.context() as refusing:
+        refuse_storage(refusing)
+        with pytest.raises(StorageError):
+            completion.purge(tiny.workspace(tiny_context, run_id))
+    data_folder = tiny_context.settings.data_folder
+    image.parent.mkdir(exist_ok=True)
+    image.write_bytes(content)
+    tiny.repaint(image)
+    with (data_folder / "metadata.csv").open("a") as table:
+        table.write(f"{image.relative_to(data_folder)},newcomer,young,train\n")
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
+    assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES
+    assert tiny.pictures_of(tiny_context, "newcomer") == [image]
+    assert image.exists()
+
+
 def test_the_certificate_says_what_was_not_looked_into(tiny_context, pair, run_id):
     (tiny_context.settings.data_folder / "metadata.csv.bak").write_text(pair[0])
     completion.purge(tiny.workspace(tiny_context, run_id))
