@@ -39,7 +39,7 @@ from service.keys import api_keys  # noqa: E402
 from service.launch import Processes, free_ports  # noqa: E402
 from service.settings import Settings  # noqa: E402
 from service.store.engine import session  # noqa: E402
-from service.training.data import pictures_of, recipe_of  # noqa: E402
+from service.training.data import pack_images, recipe_of  # noqa: E402
 from service.training.jobs import release_processes  # noqa: E402
 from service.training.production import train_production  # noqa: E402
 from unlearning.faces import read_metadata  # noqa: E402
@@ -68,7 +68,7 @@ def make_home(home: Path, n_people: int) -> None:
     )
     context = Context.open(settings)
     train_production(context, seed=0)
-    pictures_of(settings, recipe_of(context))
+    pack_images(settings, recipe_of(context))
     release_processes()
     with session(context.engine) as s:
         _, token = api_keys.create_key(s, name="operator", scopes=api_keys.SCOPES, now=context.now(), key_id="operator")

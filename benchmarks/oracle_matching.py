@@ -45,7 +45,7 @@ from service.settings import Settings  # noqa: E402
 from service.studies.datasets import WORLDS, open_world  # noqa: E402
 from service.studies.forget_setup import UNLEARNING_SEEDS, Stage, original_of, set_stage  # noqa: E402
 from service.training.jobs import in_children, release_processes, score  # noqa: E402
-from service.training.spec import Rows, open_pictures  # noqa: E402
+from service.training.spec import Rows, open_images  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
 from unlearning.methods import settings_for, unlearn  # noqa: E402
 from unlearning.methods.oracle_matching import OracleMatchingSettings  # noqa: E402
@@ -75,35 +75,35 @@ def views(images: torch.Tensor) -> list[torch.Tensor]:
 
 def see(stage: Stage, seed: int, model: torch.nn.Module, seconds: float) -> Seen:
     """A model's figures."""
-    forget = examples(stage, stage.plan.scene.scored)
+    forget = examples(stage, stage.plan.spec.scored)
     found = [margins(logits(model, view.contiguous()), forget.labels.numpy()) for view in views(forget.images)]
-    return Seen(seed, np.stack(found).astype(np.float32), *score(stage.plan.scene, model)[1:], seconds)
+    return Seen(seed, np.stack(found).astype(np.float32), *score(stage.plan.spec, model)[1:], seconds)
 
 
 def examples(stage: Stage, rows: Rows) -> Examples:
     """Rows of the packed data."""
-    faces = open_pictures(stage.plan.scene.pictures)
+    faces = open_images(stage.plan.spec.images)
     return Examples.from_arrays(faces.images[rows], faces.labels[rows])
 
 
 def retrained(stage: Stage, seed: int) -> Seen:
     """A model that never saw the forget set."""
-    scene = stage.plan.scene
-    n_classes = len(open_pictures(scene.pictures).classes)
-    trained = train(scene.recipe, examples(stage, scene.retain), n_classes=n_classes, seed=seed, device="cpu")
+    spec = stage.plan.spec
+    n_classes = len(open_images(spec.images).classes)
+    trained = train(spec.recipe, examples(stage, spec.retain), n_classes=n_classes, seed=seed, device="cpu")
     return see(stage, seed, trained.model, trained.seconds)
 
 
 def unlearned(stage: Stage, seed: int, method: str, oracles: NDArray[np.float32]) -> Seen:
     """A run from the one original; with as many oracles as there are."""
-    scene = stage.plan.scene
-    settings = settings_for(method, scene.recipe)
+    spec = stage.plan.spec
+    settings = settings_for(method, spec.recipe)
     if isinstance(settings, OracleMatchingSettings):
         settings = replace(settings, n_oracles=len(oracles))
-    forget = with_oracles(examples(stage, scene.scored), oracles)
+    forget = with_oracles(examples(stage, spec.scored), oracles)
     done = unlearn(
-        method, original_of(stage.origin, 0), forget, examples(stage, scene.retain),
-        recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed, device="cpu", settings=settings,
+        method, original_of(stage.origin, 0), forget, examples(stage, spec.retain),
+        recipe=spec.recipe, seed=UNLEARNING_SEEDS + seed, device="cpu", settings=settings,
     )  # fmt: skip
     return see(stage, seed, done.model, done.cost.seconds)
 

@@ -96,8 +96,8 @@ def prepare(step: str, home: Path, n_models: int) -> tuple[Callable[[], Any], di
     from service.banks.store import BankStore
     from service.context import Context
     from service.settings import Settings
-    from service.training.data import pictures_of, recipe_of
-    from service.training.spec import open_pictures
+    from service.training.data import pack_images, recipe_of
+    from service.training.spec import open_images
     from unlearning.faces import pack
 
     settings = Settings(home=home, recipe="synthetic_small", database_url="", device="cpu")
@@ -108,8 +108,8 @@ def prepare(step: str, home: Path, n_models: int) -> tuple[Callable[[], Any], di
     )
     if step in ("pack", "open"):
         return opened, {}
-    pictures = pictures_of(settings, recipe)
-    faces = open_pictures(pictures)
+    images = pack_images(settings, recipe)
+    faces = open_images(images)
     if step == "blocks":
         return partial(blocks, settings, context.keyring, faces), {}
     assigned = blocks(settings, context.keyring, faces)
@@ -118,10 +118,10 @@ def prepare(step: str, home: Path, n_models: int) -> tuple[Callable[[], Any], di
     block = assigned[context.keyring.block_hash(person)]
     mates = {other for other in people if assigned[context.keyring.block_hash(other)] == block}
     if step == "key":
-        return partial(plan_exact_bank, context, recipe, pictures, mates, set()), {}
+        return partial(plan_exact_bank, context, recipe, images, mates, set()), {}
     store = BankStore(settings.banks_folder)
     if step == "fill":
-        return partial(fill, context, recipe, pictures, assigned, n_models), {}
+        return partial(fill, context, recipe, images, assigned, n_models), {}
     if step in ("lookup", "stale lookup"):
         if step == "stale lookup":
             other = next(p for p in people if p not in mates)
@@ -131,7 +131,7 @@ def prepare(step: str, home: Path, n_models: int) -> tuple[Callable[[], Any], di
 
         def look() -> None:
             plan = plan_bank(
-                context, recipe, pictures, forget={person}, absent=absent, n_models=n_models, staleness_max=0.05
+                context, recipe, images, forget={person}, absent=absent, n_models=n_models, staleness_max=0.05
             )
             assert plan.staleness.share == expected
             assert store.find(plan.key, n_models=n_models) is not None
@@ -146,19 +146,19 @@ def prepare(step: str, home: Path, n_models: int) -> tuple[Callable[[], Any], di
     return purge, {}
 
 
-def fill(context: Any, recipe: Any, pictures: Any, assigned: dict[str, str], n_models: int) -> None:
+def fill(context: Any, recipe: Any, images: Any, assigned: dict[str, str], n_models: int) -> None:
     """Complete banks of made-up margins for every block."""
     from service.banks.build import plan_exact_bank
     from service.banks.store import BankStore, ReferenceRow
-    from service.training.spec import open_pictures
+    from service.training.spec import open_images
 
-    people = open_pictures(pictures).train_subjects()
+    people = open_images(images).train_subjects()
     members: dict[str, set[str]] = {}
     for person in people:
         members.setdefault(assigned[context.keyring.block_hash(person)], set()).add(person)
     store, rng = BankStore(context.settings.banks_folder), np.random.default_rng(0)
     for block in members.values():
-        plan = plan_exact_bank(context, recipe, pictures, block, set())
+        plan = plan_exact_bank(context, recipe, images, block, set())
         store.begin(
             plan.key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n_models, now=context.now(),
             learned=plan.learned, tested=plan.tested,

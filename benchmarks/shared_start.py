@@ -44,7 +44,7 @@ from service.studies.datasets import WORLDS, open_world  # noqa: E402
 from service.studies.experiments import draw_references  # noqa: E402
 from service.studies.forget_setup import Stage, set_stage  # noqa: E402
 from service.training.jobs import release_processes, score  # noqa: E402
-from service.training.spec import open_pictures  # noqa: E402
+from service.training.spec import open_images  # noqa: E402
 from unlearning.devices import describe_device  # noqa: E402
 from unlearning.methods import Unlearned, dilute, unlearn  # noqa: E402
 from unlearning.methods.remix import RemixSettings  # noqa: E402
@@ -72,9 +72,9 @@ class Variant:
 
 def unlearned(stage: Stage, variant: Variant, start: Starts, run: int) -> Unlearned:
     """One run on a stage."""
-    scene = stage.plan.scene
+    spec = stage.plan.spec
     return unlearn(
-        variant.method, start[run % len(start)], None, examples(stage, scene.retain), recipe=scene.recipe,
+        variant.method, start[run % len(start)], None, examples(stage, spec.retain), recipe=spec.recipe,
         seed=RUN_SEED + run, device="cpu", settings=variant.settings,
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def figures(stage: Stage, bank: Bank, variant: Variant, start: Starts, runs: int
     """What so many runs on one stage get."""
     done = [unlearned(stage, variant, start, run) for run in range(runs)]
     margins, retain, test = (
-        np.array(column) for column in zip(*(score(stage.plan.scene, d.model) for d in done), strict=True)
+        np.array(column) for column in zip(*(score(stage.plan.spec, d.model) for d in done), strict=True)
     )
     mine, theirs = margins.astype(np.float64), bank.margins.astype(np.float64)
     spread = theirs.mean(axis=1).std(ddof=1)
@@ -98,26 +98,24 @@ def figures(stage: Stage, bank: Bank, variant: Variant, start: Starts, runs: int
 
 def examples(stage: Stage, rows: Any) -> Examples:
     """Rows of the packed data as examples."""
-    faces = open_pictures(stage.plan.scene.pictures)
+    faces = open_images(stage.plan.spec.images)
     return Examples.from_arrays(faces.images[rows], faces.labels[rows])
 
 
 def trained(stage: Stage, rows: Any, seed: int) -> nn.Module:
     """A model of the recipe from scratch on some rows."""
-    scene = stage.plan.scene
-    n_classes = len(open_pictures(scene.pictures).classes)
-    return train(scene.recipe, examples(stage, rows), n_classes=n_classes, seed=seed, device="cpu").model
+    spec = stage.plan.spec
+    n_classes = len(open_images(spec.images).classes)
+    return train(spec.recipe, examples(stage, rows), n_classes=n_classes, seed=seed, device="cpu").model
 
 
 def cost_shares(stage: Stage, variants: list[Variant], turns: int) -> dict[str, float]:
     """By label, median processor seconds of a run over those of a training, taken in turns."""
-    scene = stage.plan.scene
+    spec = stage.plan.spec
     seconds: dict[str, list[float]] = {variant.label: [] for variant in variants}
     trainings = []
     for turn in range(turns):
-        trainings.append(
-            train(scene.recipe, examples(stage, scene.retain), n_classes=2, seed=turn, device="cpu").seconds
-        )
+        trainings.append(train(spec.recipe, examples(stage, spec.retain), n_classes=2, seed=turn, device="cpu").seconds)
         for variant in variants:
             seconds[variant.label].append(unlearned(stage, variant, variant.starts[0], turn).cost.seconds)
     return {label: float(np.median(taken) / np.median(trainings)) for label, taken in seconds.items()}
@@ -162,7 +160,7 @@ def main() -> None:
         banks = [draw_references(context, stage, 2 * runs, lambda done, wanted: None) for stage in stages]
         original = trained(stages[0], stages[0].origin.everybody, ORIGINAL_SEED)
         absent = [
-            [trained(stage, stage.plan.scene.retain, ABSENT_SEED + k) for k in range(N_ABSENT)] for stage in stages
+            [trained(stage, stage.plan.spec.retain, ABSENT_SEED + k) for k in range(N_ABSENT)] for stage in stages
         ]
         once = dilute.DiluteSettings(epochs=1.0)
         rows: dict[str, list[dict[str, Any]]] = {}

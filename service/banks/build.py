@@ -32,7 +32,7 @@ from service.context import Context
 from service.errors import ConflictError
 from service.keys.keyring import Keyring
 from service.settings import Settings
-from service.training.spec import Pictures, Rows, Scene, intact, open_pictures, require_intact
+from service.training.spec import PackedImages, Rows, TrialSpec, intact, open_images, require_intact
 from unlearning import files
 from unlearning.faces import Faces
 from unlearning.recipes import Recipe
@@ -53,15 +53,15 @@ class BankPlan:
 
     Attributes:
         key: names the content: recipe, code, rows trained on, statistic, dtype.
-        scene: how its models are trained and what they are scored on.
-        example_ids: hash of each scored image, in the order of `scene.scored`.
+        spec: how its models are trained and what they are scored on.
+        example_ids: hash of each scored image, in the order of `spec.scored`.
         tags: keyed hash of each scored image's subject.
         learned, tested: digest of the rows of each person that the models learn from, and are tested on, by keyed hash.
         staleness: how far the bank is from the data as they are; a stale one can be read but not built.
     """
 
     key: BankKey
-    scene: Scene
+    spec: TrialSpec
     example_ids: tuple[str, ...]
     tags: tuple[str, ...]
     learned: dict[str, str] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def stores(settings: Settings) -> tuple[BankStore, ...]:
 def plan_bank(
     context: Context,
     recipe: Recipe,
-    pictures: Pictures,
+    images: PackedImages,
     *,
     forget: Iterable[str],
     absent: Iterable[str] = (),
@@ -97,10 +97,10 @@ def plan_bank(
         staleness_max: largest share of people gone that a bank may have learned from or been tested on.
         statistic: of the key; another than the auditor's for the banks of `service.banks.oracles`.
     """
-    settings, keyring, faces = context.settings, context.keyring, open_pictures(pictures)
+    settings, keyring, faces = context.settings, context.keyring, open_images(images)
     left_out = _left_out(settings, keyring, faces, set(forget))
     waiting = set(absent) - left_out
-    exact = plan_exact_bank(context, recipe, pictures, left_out, waiting)
+    exact = plan_exact_bank(context, recipe, images, left_out, waiting)
     exact = replace(exact, key=replace(exact.key, statistic=statistic))
     store = BankStore(settings.banks_folder)
     bank = store.find(exact.key, n_models=n_models)
@@ -131,10 +131,10 @@ def _left_out(settings: Settings, keyring: Keyring, faces: Faces, forgotten: set
 
 
 def plan_exact_bank(
-    context: Context, recipe: Recipe, pictures: Pictures, left_out: set[str], absent: set[str]
+    context: Context, recipe: Recipe, images: PackedImages, left_out: set[str], absent: set[str]
 ) -> BankPlan:
     """The bank of models trained without exactly `left_out` and `absent`, for the images of `left_out`."""
-    faces = open_pictures(pictures)
+    faces = open_images(images)
     retain = faces.where(split="train", without=left_out | absent)
     scored, test = faces.where(split="train", subjects=left_out), faces.where(split="test")
     key = BankKey(
@@ -143,15 +143,15 @@ def plan_exact_bank(
         training_digest=rows_digest(faces, retain),
         test_digest=rows_digest(faces, test),
     )
-    scene = Scene(
-        pictures=pictures, recipe=recipe, retain=retain, scored=scored, retain_scored=retain, test=test,
+    spec = TrialSpec(
+        images=images, recipe=recipe, retain=retain, scored=scored, retain_scored=retain, test=test,
         device=context.settings.device,
     )  # fmt: skip
     learned, tested = roster(context.keyring, faces, retain), roster(context.keyring, faces, test)
     tag_of = {subject: context.keyring.block_hash(subject) for subject in left_out}
     tags = tuple(tag_of[faces.people[person]] for person in faces.subject_of[scored])
     staleness = Staleness(n_learned=len(learned), n_tested=len(tested))
-    return BankPlan(key, scene, example_ids(faces, scored), tags, learned, tested, staleness)
+    return BankPlan(key, spec, example_ids(faces, scored), tags, learned, tested, staleness)
 
 
 def build_bank(
@@ -182,7 +182,7 @@ def build_bank(
     """
     if plan.staleness.share > 0:
         return _stale_bank(store, plan, n_models, on_progress)
-    with intact(plan.scene.pictures):
+    with intact(plan.spec.images):
         _begin(store, plan, n_models, settings, now, run_id)
         _fill(store, plan, n_models, settings, on_progress, first_seed)
         bank = store.find(plan.key, n_models=n_models)
@@ -198,7 +198,7 @@ def _begin(  # noqa: PLR0917
 ) -> None:
     begin = partial(
         store.begin, plan.key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n_models, now=now,
-        learned=plan.learned, tested=plan.tested, before_write=partial(require_intact, plan.scene.pictures),
+        learned=plan.learned, tested=plan.tested, before_write=partial(require_intact, plan.spec.images),
     )  # fmt: skip
     try:
         begin()
@@ -258,7 +258,7 @@ def _train(store: BankStore, plan: BankPlan, missing: tuple[int, ...], settings:
             yield seed
 
     try:
-        for done, outcome in enumerate(run_trials(plan.scene, free(), settings), 1):
+        for done, outcome in enumerate(run_trials(plan.spec, free(), settings), 1):
             row = ReferenceRow(
                 seed=outcome.seed,
                 example_ids=plan.example_ids,
@@ -267,7 +267,7 @@ def _train(store: BankStore, plan: BankPlan, missing: tuple[int, ...], settings:
                 test_accuracy=outcome.test_accuracy,
                 seconds=outcome.seconds,
             )
-            store.add(plan.key, row, before_write=partial(require_intact, plan.scene.pictures))
+            store.add(plan.key, row, before_write=partial(require_intact, plan.spec.images))
             claims.pop(outcome.seed).release()
             yield len(missing) - done
     finally:

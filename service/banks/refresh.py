@@ -35,7 +35,7 @@ from service.launch import environment
 from service.settings import Settings
 from service.store.engine import session
 from service.store.tables import ReferenceBlock
-from service.training.data import asked_to_go, pictures_in_service, recipe_of
+from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.spec import intact
 
 log = structlog.get_logger()
@@ -61,8 +61,8 @@ class Surveyed:
 def survey(context: Context, policy: Policy) -> list[Surveyed]:
     """Every block of the training split and its references, as the data and the banks' files are now."""
     settings, keyring, recipe = context.settings, context.keyring, recipe_of(context)
-    pictures, found = pictures_in_service(context, recipe), []
-    with intact(pictures) as faces:
+    images, found = images_in_service(context, recipe), []
+    with intact(images) as faces:
         absent, assigned = asked_to_go(context, faces), blocks(settings, keyring, faces)
         people: dict[str, set[str]] = {}
         for subject in faces.train_subjects():
@@ -70,7 +70,7 @@ def survey(context: Context, policy: Policy) -> list[Surveyed]:
         statuses = {status.key.digest: status for status in BankStore(settings.banks_folder).status(now=context.now())}
         held = {tag for status in statuses.values() for tag in status.subject_tags}
         for block, members in sorted(people.items()):
-            plan = plan_exact_bank(context, recipe, pictures, members, absent - members)
+            plan = plan_exact_bank(context, recipe, images, members, absent - members)
             leaving = {keyring.block_hash(subject) for subject in absent - members}
             row = _row(context, policy, plan, leaving, statuses)
             row.block, row.n_people = block, len(members)

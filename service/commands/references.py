@@ -38,13 +38,13 @@ def references_build(
     from service.banks.refresh import publish, survey
     from service.banks.store import BankStore
     from service.context import Context
-    from service.training.data import asked_to_go, pictures_in_service, recipe_of
-    from service.training.spec import open_pictures
+    from service.training.data import asked_to_go, images_in_service, recipe_of
+    from service.training.spec import open_images
 
     context = Context.open(Settings())
     settings, recipe, policy = context.settings, recipe_of(context), load_policy(context.settings.policy)
-    pictures = pictures_in_service(context, recipe)
-    faces = open_pictures(pictures)
+    images = images_in_service(context, recipe)
+    faces = open_images(images)
     absent = asked_to_go(context, faces)
     known = tuple(subject for subject in faces.train_subjects() if subject not in absent)
     unknown = [subject for subject in subjects or [] if subject not in known]
@@ -52,7 +52,7 @@ def references_build(
         raise StartupError(f"Expected people of the training split, got {len(unknown)} others among the arguments.")
     plans = {}
     for subject in subjects or known:
-        plan = plan_bank(context, recipe, pictures, forget={subject}, absent=absent, n_models=policy.n_models)
+        plan = plan_bank(context, recipe, images, forget={subject}, absent=absent, n_models=policy.n_models)
         plans[plan.key.digest] = plan
     store, n_oracles = BankStore(settings.banks_folder), n_asked_for(settings, policy)
     with progress_bar() as bar:

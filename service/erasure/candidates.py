@@ -15,25 +15,25 @@ from audit.evaluation import Evaluation, Evidence, evaluate
 from audit.policy import Policy
 from audit.report.content import report_of
 from audit.report.page import render_html, write
-from service.banks.build import BankPlan, OnProgress, build_bank, columns_of, example_ids
+from service.banks.build import BankPlan, build_bank, columns_of, example_ids
 from service.banks.store import Bank, BankStore
-from service.context import LINE, Context
-from service.erasure import plan as planning
+from service.context import LINE
 from service.erasure.certificates import Issuer
 from service.erasure.evidence import kept
+from service.erasure.plan import as_rows
 from service.erasure.purge_record import Facts
-from service.erasure.workspace import RunFolder
+from service.erasure.references import are_oracles_there, bank_plan, gather, noting, oracle_margins
+from service.erasure.workspace import Workspace
 from service.models import registry, rosters
 from service.models.building import build_model
 from service.models.deployment import deploy as swap
-from service.requests.runs import get_run, load_run, note, requests_of
+from service.requests.runs import get_run, note, requests_of
 from service.store import ledger
 from service.store.engine import reading, session
 from service.store.tables import Attempt, Run
-from service.training import data
 from service.training.jobs import Outcome, run_trials, score
 from service.training.production import library_versions, made_with
-from service.training.spec import Scene
+from service.training.spec import TrialSpec
 from unlearning.devices import describe_device, resolve_device
 from unlearning.errors import MethodError, RecipeError
 from unlearning.faces.decoding import to_png
@@ -47,7 +47,7 @@ def steps(policy: Policy) -> tuple[str, ...]:
     return policy.ladder[:-1] + policy.ladder[-1:] * policy.retrain_attempts
 
 
-def unlearn(context: Context, policy: Policy, run_id: str, step: int) -> str | None:
+def unlearn(work: Workspace, step: int) -> str | None:
     """Make the step's candidate, and for an approximate method the bank of its other seeds.
 
     The candidate is the first trial, whatever the others show: a candidate chosen after the audit would be selection.
@@ -56,79 +56,60 @@ def unlearn(context: Context, policy: Policy, run_id: str, step: int) -> str | N
         None, or why there is nothing to judge: the method diverged, with the candidate's seed or another, or cannot
         work on this network. The attempt is then ended as undetermined, and the next step is to be tried.
     """
-    method, run = steps(policy)[step], load_run(context, run_id)
-    attempt = _open_attempt(context, run_id, step, method, seed_of(run, step))
+    method = steps(work.policy)[step]
+    attempt = _open_attempt(work, step, method)
     if attempt.verdict is not None:  # ended before a repetition of this step
         return None if attempt.candidate_digest else " ".join(attempt.reasons)
-    context.reached("unlearning.attempt")
+    work.context.reached("unlearning.attempt")
     try:
-        _make_models(context, policy, run, step)
+        _make_models(work, step, method)
     except (MethodError, RecipeError) as error:
-        _give_up_attempt(context, run_id, step, str(error))
+        _give_up_attempt(work, step, str(error))
         return str(error)
     return None
 
 
-def _make_models(context: Context, policy: Policy, run: Run, step: int) -> None:
-    run_id, method, seed = run.id, steps(policy)[step], seed_of(run, step)
-    plan, folder = planning.load(context, run_id), RunFolder(context.settings, run_id)
-    if METHODS[method].needs_oracles and not planning.are_oracles_there(context, plan):
-        _gather(context, policy, run_id)
-        plan = planning.load(context, run_id)
-    scene = scene_of(context, plan, run, method)
+def _make_models(work: Workspace, step: int, method: str) -> None:
+    context, folder = work.context, work.folder
+    if METHODS[method].needs_oracles and not are_oracles_there(work):
+        gather(work)
+    spec = spec_of(work, method)
     if folder.read(f"step-{step}") is None:
-        note(context, run_id, f"{method}: making the candidate")
-        (outcome,) = run_trials(scene, [seed], context.settings, keep_weights=folder.weights(step))
+        note(context, work.run_id, f"{method}: making the candidate")
+        (outcome,) = run_trials(spec, [seed_of(work.run, step)], context.settings, keep_weights=folder.weights(step))
         context.reached("unlearning.weights")
         folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context)})
         context.reached("unlearning.recorded")
     if METHODS[method].exact:
         return
-
-    def progress(done: int, wanted: int) -> None:
-        note(context, run_id, f"{method}: unlearned models {done}/{wanted}")
-        if done == wanted // 2:
-            context.reached("unlearning.bank")
-
-    bank = _unlearned_plan(context, plan, scene, run)
-    build_bank(BankStore(folder.unlearned()), bank, policy.n_models, context.settings, progress, now=context.now())
+    on_progress = noting(work, f"{method}: unlearned models", half="unlearning.bank")
+    store, planned = BankStore(folder.unlearned()), _unlearned_bank_plan(work, spec)
+    build_bank(store, planned, work.policy.n_models, context.settings, on_progress, now=context.now())
 
 
-def _gather(context: Context, policy: Policy, run_id: str) -> Bank:
-    """The bank that judges the run and its oracles; they are there, unless something took them away since."""
-
-    def told(what: str) -> OnProgress:
-        def tell(done: int, wanted: int) -> None:
-            if done < wanted:
-                note(context, run_id, f"{what} {done}/{wanted}")
-
-        return tell
-
-    return planning.gather(context, policy, run_id, told("reference models"), told("oracles"))
-
-
-def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
-    """The audit of the step's candidate; gives whether it passed. Report, log entry and, if it failed, certificate.
+def judge(work: Workspace, step: int) -> bool:
+    """Audit the step's candidate; gives whether it passed. Writes report, log entry and, if it failed, certificate.
 
     Where the bank that judges is gone, the run is planned again, and the candidate is made again if the plan changed.
     """
+    context, run_id, policy = work.context, work.run_id, work.policy
     with reading(context.engine) as s:
         attempt = _attempt(s, run_id, step)
     if attempt.verdict is not None:
         return attempt.verdict == "PASSED"
-    bank = _gather(context, policy, run_id)
-    if unlearn(context, policy, run_id, step) is not None:  # there already, unless the plan changed
+    bank = gather(work)
+    if unlearn(work, step) is not None:  # nothing is made, unless the plan changed or a file is missing
         return False
     note(context, run_id, f"{attempt.method}: audit")
     started = time.perf_counter()
-    evaluation = _evaluate(context, policy, run_id, step, bank)
+    evidence = _evidence(work, step, attempt.method, bank)
+    evaluation = evaluate(evidence, policy, rung=min(step, len(policy.ladder) - 1), seed=work.run.seed)
     context.reached("auditing.evaluated")
-    _write_report(context, policy, evaluation, run_id, attempt)
+    _write_report(work, evaluation, attempt)
     context.reached("auditing.reported")
     log.info("audit.done", step=step, verdict=evaluation.verdict, seconds=time.perf_counter() - started)
     passed = evaluation.verdict == "PASSED"
-    folder = RunFolder(context.settings, run_id)
-    outcome = folder.read(f"step-{step}") or {}
+    outcome = _outcome(work, step)
     figures = {
         **kept(evaluation.to_dict(), context.settings),
         "margin_means": _margin_means(evaluation.evidence),
@@ -151,8 +132,7 @@ def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
             s.add(run)
         else:
             commitments = tuple(request.commitment for request in requests_of(s, run_id))
-            facts = Facts.of(context, planning.load(context, run_id))
-            attempt.certificate_id = Issuer(context, run, facts).failure(s, attempt, commitments)
+            attempt.certificate_id = Issuer(context, run, Facts.of(work)).failure(s, attempt, commitments)
             context.reached("auditing.signed")
         s.add(attempt)
         s.commit()
@@ -160,67 +140,65 @@ def judge(context: Context, policy: Policy, run_id: str, step: int) -> bool:
     return passed
 
 
-def deploy(context: Context, run_id: str) -> None:
+def deploy(work: Workspace) -> None:
     """Register the certified weights, swap every serving process to them, keep the barrier's rows with the run."""
-    run, folder = load_run(context, run_id), RunFolder(context.settings, run_id)
+    context, run, folder = work.context, work.run, work.folder
     with reading(context.engine) as s:
-        attempt = _passed(s, run_id)
+        attempt = _passed(s, run.id)
     base = registry.get(context, run.base_digest)
     manifest = registry.Manifest.from_dict(
         {
             **base.manifest,
             "seed": attempt.seed,
             "versions": attempt.figures["made_with"]["versions"],
-            "lineage": {"method": attempt.method, "parent": run.base_digest, "run_id": run_id},
+            "lineage": {"method": attempt.method, "parent": run.base_digest, "run_id": run.id},
         }
     )
-    learned_from = _learned_from(context, planning.load(context, run_id), run, attempt.method)
-    digest = registry.add(context, folder.weights(attempt.step), manifest, learned_from)
+    digest = registry.add(context, folder.weights(attempt.step), manifest, _learned_from(work, attempt.method))
     if digest != attempt.candidate_digest:
         raise ValueError("Expected the audited weights in the run's folder, found others; nothing was deployed.")
     context.reached("deploying.registered")
-    note(context, run_id, "waiting for the serving processes to swap")
+    note(context, run.id, "waiting for the serving processes to swap")
     barrier = swap(context, digest, forget_older=True)
     context.reached("deploying.barrier")
     folder.write("barrier", barrier.to_dict())
     with session(context.engine) as s:
-        row = get_run(s, run_id)
+        row = get_run(s, run.id)
         row.generation, row.updated_at = barrier.generation, context.now()
         s.add(row)
         s.commit()
     log.info("run.deployed", generation=barrier.generation)
 
 
-def _learned_from(context: Context, plan: planning.RunPlan, run: Run, method: str) -> dict[str, int] | None:
-    """The candidate's roster: who was retrained on and, unless that is all it knows, whom its parent learned from."""
-    retained = rosters.of_rows(context.keyring, planning.faces_at(context, plan), planning.rows(plan.retain))
+def _learned_from(work: Workspace, method: str) -> dict[str, int] | None:
+    """The candidate's roster: the retained subjects and, unless it was trained from scratch, its parent's.
+
+    None if the parent has no roster.
+    """
+    retained = rosters.of_rows(work.context.keyring, work.faces, as_rows(work.plan.retain))
     if METHODS[method].exact:
         return retained
-    with reading(context.engine) as s:
-        parents = rosters.read(s, run.base_digest)
-        gone = {request.subject_hash for request in requests_of(s, run.id)}
+    with reading(work.context.engine) as s:
+        parents = rosters.read(s, work.run.base_digest)
+        gone = {request.subject_hash for request in requests_of(s, work.run_id)}
     if not parents:
         return None
     return {each: n for each, n in (retained | parents).items() if each not in gone}
 
 
-def _evaluate(context: Context, policy: Policy, run_id: str, step: int, bank: Bank) -> Evaluation:
-    plan, folder, run = planning.load(context, run_id), RunFolder(context.settings, run_id), load_run(context, run_id)
-    method = steps(policy)[step]
-    scene = scene_of(context, plan, run, method)
-    ids = example_ids(planning.faces_at(context, plan), plan.forget)
-    planned = planning.bank_plan(context, plan)
-    candidate = folder.read(f"step-{step}")
-    if candidate is None:
-        raise FileNotFoundError(f"Expected the outcome of step {step} in the run's folder.")
-    original = original_outcome(context, scene, run)
+def _evidence(work: Workspace, step: int, method: str, bank: Bank) -> Evidence:
+    """What the auditor judges by: margins and accuracies of the candidate, of the model before, and of both banks."""
+    spec, ids = spec_of(work, method), example_ids(work.faces, work.plan.forget)
+    candidate, original = _outcome(work, step), original_outcome(work, spec)
     unlearned: Bank | None = None
     cost_share: float | None = None
     if not METHODS[method].exact:
-        store, key = BankStore(folder.unlearned()), _unlearned_plan(context, plan, scene, run).key
-        unlearned = _need(store.find(key, n_models=policy.n_models), "unlearned bank")
+        store, key = BankStore(work.folder.unlearned()), _unlearned_bank_plan(work, spec).key
+        unlearned = store.find(key, n_models=work.policy.n_models)
+        if unlearned is None:
+            raise FileNotFoundError("Expected a complete unlearned bank, found none; the run's step is repeated.")
         cost_share = float(np.median(unlearned.seconds) / np.median(bank.seconds))
-    evidence = Evidence(
+    return Evidence(
         retrained=columns_of(bank, ids),
         unlearned=columns_of(unlearned, ids) if unlearned else None,
         deployed=np.array(candidate["margins"], dtype=np.float64),
@@ -235,16 +213,15 @@ def _evaluate(context: Context, policy: Policy, run_id: str, step: int, bank: Ba
         test_accuracy_original=original.test_accuracy,
         cost_share=cost_share,
         exact=METHODS[method].exact,
-        staleness=planned.staleness,
+        staleness=bank_plan(work).staleness,
     )
-    return evaluate(evidence, policy, rung=min(step, len(policy.ladder) - 1), seed=run.seed)
 
 
-def original_outcome(context: Context, scene: Scene, run: Run) -> Outcome:
+def original_outcome(work: Workspace, spec: TrialSpec) -> Outcome:
     """The model before unlearning, scored like a trial."""
-    model = build_model(registry.load_checked(context, run.base_digest))
-    margins, retain_accuracy, test_accuracy = score(scene, model)
-    return Outcome(-1, margins, retain_accuracy, test_accuracy, 0.0, 0, 0, run.base_digest)
+    model = build_model(registry.load_checked(work.context, work.run.base_digest))
+    margins, retain_accuracy, test_accuracy = score(spec, model)
+    return Outcome(-1, margins, retain_accuracy, test_accuracy, 0.0, 0, 0, work.run.base_digest)
 
 
 def _margin_means(evidence: Evidence) -> dict[str, float]:
@@ -263,43 +240,53 @@ def seed_of(run: Run, step: int) -> int:
     return int((run.seed + 1_000_003 * (step + 1)) % 2**31)
 
 
-def scene_of(context: Context, plan: planning.RunPlan, run: Run, method: str) -> Scene:
-    """How the run's candidates by this method are made and scored."""
-    scene = planning.forget_scene(context, plan)
+def spec_of(work: Workspace, method: str) -> TrialSpec:
+    """How the run's candidates by this method are made, and the rows on which they are scored.
+
+    They are scored on the forget set. Their retain accuracy is measured on the rows that the reference bank uses.
+    """
+    context, plan = work.context, work.plan
+    spec = TrialSpec(
+        images=work.images, recipe=work.recipe, retain=as_rows(plan.retain), scored=as_rows(plan.forget),
+        retain_scored=as_rows(plan.bank["retain"]), test=as_rows(plan.bank["test"]), device=context.settings.device,
+        forget=as_rows(plan.forget),
+    )  # fmt: skip
     if METHODS[method].exact:
-        return scene
-    weights = registry.bring_here(context, run.base_digest)
-    options = plan.methods.get(method)
-    oracles = planning.oracles(context, plan) if METHODS[method].needs_oracles else None
+        return spec
     return replace(
-        scene, method=method, options=options, oracles=oracles, base_weights=weights, base_digest=run.base_digest
-    )
+        spec, method=method, options=plan.methods.get(method), base_digest=work.run.base_digest,
+        oracles=oracle_margins(work) if METHODS[method].needs_oracles else None,
+        base_weights=registry.bring_here(context, work.run.base_digest),
+    )  # fmt: skip
 
 
-def _unlearned_plan(context: Context, plan: planning.RunPlan, scene: Scene, run: Run) -> BankPlan:
-    """The bank of a method's other seeds; it lies in the run's folder and goes with it."""
-    made_by = hashlib.sha256(f"{run.id} {scene.method} {run.base_digest}".encode()).hexdigest()
-    key = replace(planning.bank_plan(context, plan).key, training_digest=made_by)
-    ids = example_ids(planning.faces_at(context, plan), plan.forget)
-    return BankPlan(key, scene, ids, ("forget",) * len(ids))
+def _unlearned_bank_plan(work: Workspace, spec: TrialSpec) -> BankPlan:
+    """The bank of a method's other seeds. It lies in the run's folder and is destroyed with it."""
+    made_by = hashlib.sha256(f"{work.run_id} {spec.method} {work.run.base_digest}".encode()).hexdigest()
+    key = replace(bank_plan(work).key, training_digest=made_by)
+    ids = example_ids(work.faces, work.plan.forget)
+    return BankPlan(key, spec, ids, ("forget",) * len(ids))
 
 
-def _open_attempt(context: Context, run_id: str, step: int, method: str, seed: int) -> Attempt:
-    with session(context.engine) as s:
-        attempt = s.exec(select(Attempt).where(Attempt.run_id == run_id, Attempt.step == step)).first()
+def _open_attempt(work: Workspace, step: int, method: str) -> Attempt:
+    with session(work.context.engine) as s:
+        attempt = s.exec(select(Attempt).where(Attempt.run_id == work.run_id, Attempt.step == step)).first()
         if attempt is None:
-            attempt = Attempt(run_id=run_id, step=step, method=method, seed=seed, started_at=context.now())
+            attempt = Attempt(
+                run_id=work.run_id, step=step, method=method, seed=seed_of(work.run, step),
+                started_at=work.context.now(),
+            )  # fmt: skip
             s.add(attempt)
             s.commit()
             s.refresh(attempt)
         return attempt
 
 
-def _give_up_attempt(context: Context, run_id: str, step: int, reason: str) -> None:
+def _give_up_attempt(work: Workspace, step: int, reason: str) -> None:
     """End an attempt that made nothing to judge; `reason` is a sentence of ours, which names nobody."""
-    with session(context.engine) as s:
-        attempt = _attempt(s, run_id, step)
-        attempt.verdict, attempt.reasons, attempt.finished_at = "UNDETERMINED", [reason], context.now()
+    with session(work.context.engine) as s:
+        attempt = _attempt(s, work.run_id, step)
+        attempt.verdict, attempt.reasons, attempt.finished_at = "UNDETERMINED", [reason], work.context.now()
         s.add(attempt)
         s.commit()
     log.warning("unlearning.no_candidate", step=step, method=attempt.method, reason=reason)
@@ -314,41 +301,42 @@ def _passed(s: Session, run_id: str) -> Attempt:
     return s.exec(query).one()
 
 
-def _write_report(context: Context, policy: Policy, evaluation: Evaluation, run_id: str, attempt: Attempt) -> None:
-    """The report's page and figures; they name the run, never a person, and show no photograph.
+def _outcome(work: Workspace, step: int) -> dict[str, Any]:
+    """What was recorded when the step's candidate was made."""
+    outcome = work.folder.read(f"step-{step}")
+    if outcome is None:
+        raise FileNotFoundError(f"Expected the outcome of step {step} in the run's folder, found none.")
+    return outcome
 
-    If the operator allows it, a second page with the photographs lies in the run's folder until the purge.
+
+def _write_report(work: Workspace, evaluation: Evaluation, attempt: Attempt) -> None:
+    """The report's page and figures; they name the run, never a person, and show no image.
+
+    If the operator allows it, a second page with the images lies in the run's folder until the purge.
     """
-    plan, recipe = planning.load(context, run_id), data.recipe_of(context)
+    context, plan, recipe = work.context, work.plan, work.recipe
     share = evaluation.cost_share
     report = report_of(
         evaluation,
-        title=f"Audit of run {run_id[:8]}, step {attempt.step + 1}",
+        title=f"Audit of run {work.run_id[:8]}, step {attempt.step + 1}",
         subject=f"{attempt.method} on {len(plan.forget)} images of model line {LINE}",
         created_at=context.now(),
         provenance={
-            "Run": run_id,
+            "Run": work.run_id,
             "Seed of the method": str(attempt.seed),
             "Recipe": f"{recipe.name} ({recipe.digest[:16]}…)",
             "Data manifest": plan.manifest_digest,
-            "Policy logged": f"{policy.digest} before the run",
+            "Policy logged": f"{work.policy.digest} before the run",
             "Device": describe_device(resolve_device(context.settings.device)),
             **library_versions(),
         },
         cost={} if share is None else {"Time, as a share of retraining": f"{share:.1%}"},
     )
-    write(report, context.settings.reports_folder / run_id, name=f"step-{attempt.step}")
+    write(report, context.settings.reports_folder / work.run_id, name=f"step-{attempt.step}")
     if context.settings.report_photographs:
-        images = planning.faces_at(context, plan).images[plan.forget]
-        page = render_html(replace(report, thumbnails=[to_png(image) for image in images]))
-        (RunFolder(context.settings, run_id).path / f"step-{attempt.step}-photographs.html").write_text(page)
+        page = render_html(replace(report, thumbnails=[to_png(image) for image in work.faces.images[plan.forget]]))
+        (work.folder.path / f"step-{attempt.step}-photographs.html").write_text(page)
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:
     return {**vars(outcome), "margins": outcome.margins.tolist()}
-
-
-def _need(bank: Bank | None, what: str) -> Bank:
-    if bank is None:
-        raise FileNotFoundError(f"Expected a complete {what}, found none; the run's step is repeated.")
-    return bank

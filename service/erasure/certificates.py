@@ -1,4 +1,4 @@
-"""From the database's rows to signed, logged certificates, written in the caller's transaction."""
+"""Makes certificates from the database's rows, signs and logs them, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Issuer:
     facts: Facts
 
     def failure(self, s: Session, attempt: Attempt, commitments: tuple[str, ...]) -> str:
-        """Certificate of a candidate that did not pass; it names no request. Gives its id."""
+        """Issue the certificate of a candidate that did not pass, which names no request; gives its id."""
         after = self.facts.manifest_digest  # nothing was destroyed
         certificate = Certificate(request_id=None, subject_commitments=commitments, **self._judged(attempt, after))
         (certificate_id,) = self._issue(s, [certificate])
@@ -46,10 +46,11 @@ class Issuer:
         attempt: Attempt | None,
         purged: PurgeRecord,
     ) -> list[str]:
-        """A certificate for each completed request; gives their ids in order. What all share is made once.
+        """Issue a certificate for each completed request; gives their ids in order.
 
         Args:
-            purged: of a finished purge.
+            attempt: the one that passed; none if no model learned from the run's subjects.
+            purged: record of the finished purge.
         """
         destroyed, finished_at = purged.destroyed or {}, datetime.fromisoformat(purged.finished_at or "")
         not_required = self._not_required(purged.data_digest_after)
@@ -71,7 +72,7 @@ class Issuer:
         return self._issue(s, list(map(certificate, requests)))
 
     def _judged(self, attempt: Attempt, data_digest_after: str) -> dict[str, Any]:
-        """What stands in the certificate of any audited candidate."""
+        """The fields of a certificate about an audited candidate."""
         figures = dict(attempt.figures)
         checks = tuple(figures.pop("checks", ()))
         settings = dict(self.facts.methods[attempt.method])
@@ -93,7 +94,7 @@ class Issuer:
         }
 
     def _not_required(self, data_digest_after: str) -> dict[str, Any]:
-        """No model had learned from the person: the weights are those of before, or of the rest of the batch."""
+        """The fields for a subject that no model learned from: the weights are the old ones, or those of the batch."""
         weights = self.run.candidate_digest or self.run.base_digest or NO_MODEL
         procedure = self._procedure(
             data_digest_after, method="none", rung=0, settings={}, seed=self.run.seed, **made_with(self.context)
@@ -123,7 +124,7 @@ class Issuer:
         )
 
     def _issue(self, s: Session, certificates: Sequence[Certificate]) -> list[str]:
-        """Sign, log and store; all are proven against the log's head after the last of them."""
+        """Sign, log and store certificates; each proof refers to the log's head after the last of them."""
         key, now = self.context.keyring.signing_key, self.context.now()
         public_key = key.public_key()
         envelopes = [seal(certificate, sign=key.sign, public_key=public_key) for certificate in certificates]
@@ -151,7 +152,7 @@ class Issuer:
 
 
 def _acknowledgements(barrier: Mapping[str, Any] | None) -> tuple[Acknowledgement, ...]:
-    """Serving processes that acknowledged; those that were fenced or ended answer nothing and are not cited."""
+    """The serving processes that acknowledged the swap, without those that were fenced or ended."""
     rows = barrier["processes"] if barrier else ()
     return tuple(
         Acknowledgement(row["boot_id"], row["acknowledged_generation"], datetime.fromisoformat(row["acknowledged_at"]))

@@ -1,4 +1,4 @@
-"""The end of a run: destruction, then certificates and completed requests."""
+"""The end of a run: the purge, then certificates and completed requests."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from sqlmodel import select
 
 from service.banks import build, replica
 from service.banks.blocks import forget_from_blocks
-from service.context import Context
 from service.erasure import leftovers, purge_record
 from service.erasure.certificates import Issuer
 from service.erasure.evidence import forget_reports
 from service.erasure.purge_record import PurgeRecord
-from service.erasure.workspace import RunFolder
+from service.erasure.workspace import Workspace
 from service.errors import RunStoppedError
 from service.models import registry
 from service.requests import states
@@ -27,20 +26,20 @@ from unlearning.faces.packing import folder_digest
 log = structlog.get_logger()
 
 
-def purge(context: Context, run_id: str) -> None:
-    """Destroy what the service holds of the run's people, and every model that remembers them.
+def purge(work: Workspace) -> None:
+    """Destroy what the service holds of the run's subjects, and every model that remembers them.
 
-    Safe to repeat: what is gone stays gone, and the record made before the first file was touched keeps the count.
+    Can be repeated: the record, made before the first file is touched, keeps the count of what is gone already.
 
     Raises:
         RunStoppedError: something is still there afterwards.
     """
-    settings, record = context.settings, purge_record.begin(context, run_id)
+    context, settings, record = work.context, work.context.settings, purge_record.begin(work)
     if record.finished_at is not None:
         return
     context.reached("purging.begun")
     with reading(context.engine) as s:
-        requests = requests_of(s, run_id)
+        requests = requests_of(s, work.run_id)
         subjects = [request.user_id for request in requests if request.user_id is not None]
     release_processes()
     removal = remove_subjects(
@@ -61,23 +60,24 @@ def purge(context: Context, run_id: str) -> None:
     registry.destroy_remembering(context, [request.subject_hash for request in requests])
     registry.confirm_destroyed(context)
     context.reached("purging.weights")
-    RunFolder(settings, run_id).destroy()  # candidates, the banks of their other seeds, the plan
+    work.folder.destroy()  # candidates, the banks of their other seeds, the plan
     forget_reports(settings)
     context.reached("purging.candidates")
     leftovers.sweep(context)
     context.reached("purging.leftovers")
     purge_record.finish(
-        context, run_id, record, n_unnamed=removal.n_unnamed, data_digest_after=folder_digest(settings.data_folder)
+        work, record, n_unnamed=removal.n_unnamed, data_digest_after=folder_digest(settings.data_folder)
     )
     context.reached("purging.recorded")
 
 
-def complete(context: Context, run_id: str) -> None:
-    """Sign and log a certificate for each request, complete it, free the line; one transaction, so exactly once.
+def complete(work: Workspace) -> None:
+    """Sign and log a certificate for each request, complete it and free the line, in one transaction: exactly once.
 
     Raises:
         RunStoppedError: the purge was not finished.
     """
+    context, run_id = work.context, work.run_id
     with session(context.engine) as s:
         run, now = get_run(s, run_id), context.now()
         if run.finished_at is not None:
@@ -103,13 +103,13 @@ def complete(context: Context, run_id: str) -> None:
 
 
 def outcome_of(record: PurgeRecord, request_id: str) -> str:
-    """What became of a completed request."""
+    """The outcome of a completed request."""
     destroyed = (record.destroyed or {}).get(request_id, {})
     return "erased" if any(destroyed.values()) else "no_data_held"
 
 
-def tidy(context: Context, run_id: str) -> None:
-    """Nothing of the run's working files stays, and no deleted value lingers in the database's files."""
-    RunFolder(context.settings, run_id).destroy()
-    context.reached("completing.removed")
-    scrub_free_pages(context.engine)
+def tidy(work: Workspace) -> None:
+    """Destroy what is left of the run's working files, and the deleted values in the database's files."""
+    work.folder.destroy()
+    work.context.reached("completing.removed")
+    scrub_free_pages(work.context.engine)

@@ -1,8 +1,8 @@
-"""What stays of the evidence when a person is erased.
+"""Which figures of an audit are kept after a subject is erased.
 
-An audit's figures hold some for each photograph: no picture, no name, but of one person's photographs one by one. They
-stay in reports and certificates, for whoever must judge the erasure later; whether that is wanted is the controller's
-to say (`EXPUNGE_KEEP_EVIDENCE`).
+Some figures have one value for each of the subject's images. They contain no pixel and no name, but each describes a
+single image. By default they are kept in reports and certificates, so that somebody can judge the erasure later. The
+controller decides with `EXPUNGE_KEEP_EVIDENCE`.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Any, Final
 from service.settings import Settings
 from unlearning import files
 
-OF_PHOTOGRAPHS: Final = frozenset({
+PER_IMAGE: Final = frozenset({
     "exact_epsilons", "score.forgetting.epsilons", "score.forgetting.points", "bounds.bounds", "band.low", "band.high",
     "detection.ks", "detection.ks_p_values", "detection.ks_adjusted", "detection.kl_unlearned_retrained",
     "detection.kl_retrained_unlearned",
 })  # fmt: skip
-"""Figures of an evaluation with a value for each photograph, by their place."""
+"""Figures of an evaluation that have one value for each image, by their place."""
 
 
 def kept(figures: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Figures that go into the certificate and the database: all, or those of all photographs together."""
-    return dict(figures) if settings.keep_evidence else _of_all_together(figures)
+    """The figures that go into the certificate and the database: all, or only those of all images together."""
+    return dict(figures) if settings.keep_evidence else _without_per_image(figures)
 
 
 def forget_reports(settings: Settings) -> None:
-    """Destroy the audits' reports unless they are kept, those of runs that stopped too; may be repeated."""
+    """Destroy the reports of all audits, also of runs that stopped, unless they are to be kept; can be repeated."""
     if not settings.keep_evidence:
         files.destroy_folder(settings.reports_folder)
 
 
-def _of_all_together(figures: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+def _without_per_image(figures: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     return {
-        name: _of_all_together(value, f"{place}{name}.") if isinstance(value, Mapping) else value
+        name: _without_per_image(value, f"{place}{name}.") if isinstance(value, Mapping) else value
         for name, value in figures.items()
-        if f"{place}{name}" not in OF_PHOTOGRAPHS
+        if f"{place}{name}" not in PER_IMAGE
     }

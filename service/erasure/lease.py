@@ -1,18 +1,18 @@
-"""The right to work on a model line: two workers never write one run, on whatever machines and in whatever homes.
+"""The worker's lease on a model line: two workers never write one run, on any machines and with any homes.
 
-It is a row of the database, renewed 24 times in its length. Three rules make it exclusive:
+The lease is a row of the database, renewed 24 times in its length. Three rules make it exclusive:
 
-1. A holder that has not renewed the row for one length ends itself, by a thread that waits for nothing else.
-2. A newcomer takes the row only if its holder let go of it, is known to have ended, or has not renewed it for one and a
-   half lengths while the newcomer watched.
-3. Taking and renewing are conditional writes on one row: of a newcomer and a holder that wakes up, one finds that the
-   other was first.
+1. A holder that has not renewed the row for one length ends its own process, in a thread that does nothing else.
+2. A new worker takes the row only if the holder released it, is known to have ended, or has not renewed it for one and
+   a half lengths while the new worker watched.
+3. Taking and renewing are conditional writes on one row. If a new worker and a holder that wakes up write at the same
+   time, one of them sees that the other was first.
 
-Both lengths are measured on the steady clock of the machine that measures. What a wall clock says is written down for
-people and compared with nothing, so one that was set back or forward neither lets two work nor stops one for ever.
+Both lengths are measured on the monotonic clock of the machine that measures. The times in the row are for people and
+are compared with nothing, so a wall clock that is set back or forward neither lets two workers work nor stops one.
 
-What is left open: a machine that is stopped as a whole (a virtual machine, a laptop that sleeps) may not see the time
-pass, and when it is back its worker goes on until it renews, 2.5 seconds later at the most.
+One case is not covered. A machine that is suspended as a whole (a virtual machine, a laptop that sleeps) may not see
+the time pass. When it resumes, its worker goes on until the next renewal, at most 2.5 seconds later.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from service.telemetry.redact import describe
 
 log = structlog.get_logger()
 
-LEASE_SECONDS = 60.0  # a worker that gives way to the serving processes of a busy machine stands still for seconds
+LEASE_SECONDS = 60.0  # on a busy machine the worker has a low priority and may get no CPU for seconds
 _BEATS = 24  # renewals in one length
-_WATCHED = 1.5  # lengths of silence after which the row is free: half of one for the end of the holder
-_LOOKS = 24  # of a watching newcomer, in one length
+_WATCHED = 1.5  # lengths without renewal after which the row is free; the half is for the holder to end itself
+_LOOKS = 24  # how often a watching worker reads the row in one length
 
 
 class LineLease:
-    """`with LineLease(context): …` works on the line, or refuses to.
+    """`with LineLease(context): …` holds the line for the block.
 
-    A lock of the kernel on a file of the home keeps a second worker out of the *home*, whatever database it has.
+    A file lock in the home also keeps a second worker out of the *home*, whatever database it uses.
 
     Raises:
         StartupError: on entry, if another worker has the home or the line.
@@ -69,7 +69,7 @@ class LineLease:
         self._sleep = sleep
         self._holder = secrets.token_hex(8)
         self._token = 0
-        self._renewed_at = 0.0  # steady, when the last renewal that succeeded was begun
+        self._renewed_at = 0.0  # monotonic, when the last successful renewal began
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._keep, name="worker-lease", daemon=True),
@@ -103,7 +103,7 @@ class LineLease:
         self._file.close()
 
     def _let_go(self) -> None:
-        """Not of a line with an open run: a thread may be in one of its steps until the process ends."""
+        """Release the row, unless a run is open: a thread may be in one of its steps until the process ends."""
         is_idle = ~sa.exists().where(col(OpenLine.line) == LINE)
         self._write(is_idle, lease_until=WorkerLease.heartbeat_at)
 
@@ -134,10 +134,10 @@ class LineLease:
                 raise _refusal(None) from None
 
     def _watch(self, before: WorkerLease | None) -> WorkerLease | None:
-        """Wait for a sign of life of the row's holder; gives the row once it is free.
+        """Wait until the row is free; gives the row.
 
         Raises:
-            StartupError: there was a sign.
+            StartupError: its holder renewed it.
         """
         until = self._steady() + _WATCHED * self._seconds
         while self._steady() < until:
@@ -150,7 +150,7 @@ class LineLease:
         return before
 
     def renew(self) -> bool:
-        """Once more from now on; gives whether the line is still ours."""
+        """Renew the lease; gives whether the line is still ours."""
         now = self._context.now()
         return self._write(heartbeat_at=now, lease_until=now + timedelta(seconds=self._seconds))
 
@@ -159,9 +159,7 @@ class LineLease:
             began = self._steady()
             try:
                 is_ours = self.renew()
-            except (
-                Exception
-            ) as error:  # the database restarts, its disk is full: the guard says how long that may go on
+            except Exception as error:  # say, the database restarts; the guard bounds how long that may last
                 log.error("worker.lease_not_renewed", error=describe(error))
                 continue
             if not is_ours:
@@ -169,14 +167,14 @@ class LineLease:
             self._renewed_at = began
 
     def _guard(self) -> None:
-        """End the process in time, whatever the renewal waits for."""
+        """End the process when the lease runs out, also while a renewal waits for the database."""
         while (left := self._renewed_at + self._seconds - self._steady()) > 0:
             if self._stop.wait(left):
                 return
         _end("worker.lease_ran_out")
 
     def _write(self, *conditions: sa.ColumnElement[bool], **values: object) -> bool:
-        """Change the row if it is still ours and the conditions hold; gives whether that is so."""
+        """Change the row if it is still ours and the conditions hold; gives whether it was changed."""
         ours = sa.update(WorkerLease).where(
             col(WorkerLease.line) == LINE,
             col(WorkerLease.holder) == self._holder,
@@ -190,7 +188,7 @@ class LineLease:
 
 
 def _end(event: str) -> None:
-    """At once and without a word to anybody: what a destructor or a handler would still write is another's by now."""
+    """Kill this process at once: what a destructor or a handler would still write belongs to another worker by now."""
     log.error(event)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -201,10 +199,10 @@ def _refusal(row: WorkerLease | None) -> StartupError:
 
 
 def _beat(row: WorkerLease | None) -> object:
-    """What changes when a row's holder renews it or another one takes it."""
+    """A value that changes whenever the row is renewed or taken."""
     return row and (row.fencing_token, row.holder, row.heartbeat_at)
 
 
 def _is_free(row: WorkerLease | None) -> bool:
-    """Whether nobody can be at work by this row: there is none, its holder let go of it, or is known to have ended."""
+    """Whether no worker holds the line: there is no row, its holder released it, or is known to have ended."""
     return row is None or row.lease_until <= row.heartbeat_at or has_ended(row.pid, row.process)

@@ -1,8 +1,8 @@
-"""What killed processes left in the home, destroyed as anything else is (`unlearning.files`).
+"""Destruction of what killed processes left in the home, by the rules of `unlearning.files`.
 
-Weights that were not registered yet remember people, packs that were not finished hold their pixels, temporary files
-hold margins or a private key. Each is under a lock of the process that works with it, so what a living process uses
-stays. `sweep` runs at the worker's start, every ten minutes, and before a run's requests are completed.
+Weights that were not registered yet remember subjects, unfinished packs hold their pixels, temporary files hold margins
+or a private key. A process locks what it works with, and what is locked stays. `sweep` runs when the worker starts,
+every ten minutes, and before a run's requests are completed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ log = structlog.get_logger()
 
 
 def sweep(context: Context) -> int:
-    """Destroy what no living process uses; gives how many files and folders there were.
+    """Destroy what no living process uses; gives the number of files and folders.
 
-    Unfinished packs and training folders, temporary files of the service's own folders, working files of runs that
-    ended. Of the data folder only the packs: the rest is the operators'.
+    These are unfinished packs and training folders, temporary files of the service's own folders, and working files of
+    runs that ended. In the data folder only packs are destroyed, since everything else there is the operator's.
     """
     settings = context.settings
     n_swept = files.sweep_scratch(settings.home, TRAINING)
@@ -43,7 +43,7 @@ def sweep(context: Context) -> int:
 
 
 def _folders(settings: Settings) -> Iterator[Path]:
-    """The home itself and every folder of it in which the service alone writes."""
+    """The home itself and all its folders in which only the service writes."""
     yield settings.home
     for top in (
         settings.keys_folder, settings.models_folder, settings.banks_folder, settings.evaluations_folder,
@@ -54,7 +54,7 @@ def _folders(settings: Settings) -> Iterator[Path]:
 
 
 def _sweep_runs(context: Context) -> int:
-    """Folders of runs that ended: whoever was to empty them was killed."""
+    """Destroy the folders of runs that ended; the process that should have done it was killed."""
     folder = context.settings.runs_folder
     run_ids = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     with reading(context.engine) as s:

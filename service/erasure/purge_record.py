@@ -1,9 +1,9 @@
-"""What a run's purge found and was seen to destroy, kept in the run's row.
+"""What a run's purge found and what it destroyed, kept in the run's row.
 
-The record is written before the first file is touched: what the service held of the run's people, which older model
-versions remembered them, and what a certificate states of the plan. From then on the run is never given up, only
-resumed (`runs.give_up`): its working files may go, the record stays. After the purge every item of the record is
-looked for once more; only what was there before and is gone now counts as destroyed.
+The record is written before the first file is touched: what the service holds of the run's subjects, which older model
+versions remember them, and what a certificate states of the plan. From then on the run is never given up, only resumed
+(`runs.give_up`), and it no longer needs its working files. After the purge every item of the record is looked for once
+more. Only what was there before and is gone now counts as destroyed.
 
 File names may say who a person is. They stay in the record until the request is completed, as the user id does.
 """
@@ -20,8 +20,8 @@ from typing import Any
 
 from service.banks import build, oracles
 from service.context import Context
-from service.erasure import plan as planning
-from service.erasure.workspace import RunFolder
+from service.erasure.references import bank_plan, oracle_bank_plan
+from service.erasure.workspace import Workspace
 from service.errors import RunStoppedError
 from service.models import registry, rosters
 from service.requests.runs import get_run, requests_of
@@ -37,7 +37,7 @@ VERSIONS = "older model versions"
 
 @dataclass(frozen=True)
 class Facts:
-    """What a certificate states of a run's plan and policy.
+    """What a certificate states about a run's plan and policy.
 
     Attributes:
         policy_name, recipe_digest, manifest_digest: of the policy, the recipe and the data folder of the plan.
@@ -57,30 +57,31 @@ class Facts:
     methods: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def of(cls, context: Context, plan: planning.RunPlan) -> Facts:
-        """The facts of a plan."""
+    def of(cls, work: Workspace) -> Facts:
+        """The facts of a run's plan."""
+        plan = work.plan
         rows = json.dumps([plan.manifest_digest, plan.forget]).encode()
         return cls(
             policy_name=plan.policy_name,
             recipe_digest=plan.recipe_digest,
             manifest_digest=plan.manifest_digest,
-            forget_commitment=hmac.new(context.keyring.tombstone_key, rows, hashlib.sha256).hexdigest(),
+            forget_commitment=hmac.new(work.context.keyring.tombstone_key, rows, hashlib.sha256).hexdigest(),
             trained_of=plan.trained_of,
-            bank_digest=planning.bank_plan(context, plan).key.digest if plan.bank else None,
-            oracle_bank_digest=planning.oracle_bank_plan(context, plan).key.digest if plan.oracles else None,
+            bank_digest=bank_plan(work).key.digest if plan.bank else None,
+            oracle_bank_digest=oracle_bank_plan(work).key.digest if plan.oracles else None,
             methods=plan.methods,
         )
 
 
 @dataclass(frozen=True)
 class Holding:
-    """What the service holds of one request's person.
+    """What the service holds of one request's subject.
 
     Attributes:
-        images: image files that the table names.
-        copies: files of the data folder with the same bytes that no row names.
-        columns: of reference banks, number by kind.
-        versions: digests of weights out of service that remember the person.
+        images: names of the image files that the table names.
+        copies: names of files of the data folder that have the same bytes as one of these and that no row names.
+        columns: number of columns of reference banks, by kind.
+        versions: digests of model versions out of service that learned from the subject.
     """
 
     images: Sequence[str] = ()
@@ -102,9 +103,9 @@ class PurgeRecord:
         held: before the purge, by request; empty once the request is completed.
         barrier: `Barrier.to_dict()` of the swap; none where nothing was deployed.
         rerun: the fields of `service.erasure.reruns.Rerun`; none where nothing was deployed.
-        destroyed: seen to be destroyed, number by kind and request; none before the end.
+        destroyed: number of things that were there and are gone, by request and kind; none before the end.
         n_unnamed: files left in the data folder that no row of its table names.
-        data_digest_after: manifest digest of the data folder without the people; empty before the end.
+        data_digest_after: manifest digest of the data folder without the subjects; empty before the end.
         finished_at: ISO 8601; none before the end.
     """
 
@@ -134,17 +135,19 @@ def of(run: Run) -> PurgeRecord | None:
     return PurgeRecord.from_dict(run.purge) if run.purge else None
 
 
-def begin(context: Context, run_id: str) -> PurgeRecord:
-    """Record what there is to be destroyed; if the purge has begun, its record with what came since.
+def begin(work: Workspace) -> PurgeRecord:
+    """Record what is to be destroyed. If the purge has begun already, add to its record what came since.
 
     Raises:
-        RunStoppedError: image files of other people are missing, so that those of the run's may be out of sight, too.
+        RunStoppedError: image files of other subjects are missing, so those of the run's subjects may be missing too,
+            as where a volume is not mounted.
     """
+    context, run_id = work.context, work.run_id
     with reading(context.engine) as s:
         run = get_run(s, run_id)
         subjects = {request.user_id for request in requests_of(s, run_id)}
     if (there := of(run)) is not None:
-        return there if there.finished_at is not None else _with_what_came_since(context, run_id, there)
+        return there if there.finished_at is not None else _with_what_came_since(work, there)
     data = context.settings.data_folder
     rows = read_rows(data)
     if n_missing := sum(row.user_id not in subjects and not (data / row.file_name).exists() for row in rows):
@@ -153,21 +156,20 @@ def begin(context: Context, run_id: str) -> PurgeRecord:
             "to be erased are missing, as where a volume is not mounted. Nothing was destroyed. Bring them back, or "
             "take their rows out of the table, then approve: the purge begins."
         )
-    plan, folder = planning.load(context, run_id), RunFolder(context.settings, run_id)
     record = PurgeRecord(
-        facts=Facts.of(context, plan),
+        facts=Facts.of(work),
         began_at=context.now().isoformat(),
-        held=_held(context, run_id, plan.trained_of),
-        barrier=folder.read("barrier"),
-        rerun=folder.read("rerun"),
+        held=_held(work, work.plan.trained_of),
+        barrier=work.folder.read("barrier"),
+        rerun=work.folder.read("rerun"),
     )
-    _write(context, run_id, record)
+    _write(work, record)
     return record
 
 
-def _with_what_came_since(context: Context, run_id: str, record: PurgeRecord) -> PurgeRecord:
+def _with_what_came_since(work: Workspace, record: PurgeRecord) -> PurgeRecord:
     """The record of a purge that goes on, with files and versions that came while it was interrupted."""
-    now = _held(context, run_id, record.facts.trained_of)
+    now = _held(work, record.facts.trained_of)
     held = {
         request_id: replace(
             holding,
@@ -179,7 +181,7 @@ def _with_what_came_since(context: Context, run_id: str, record: PurgeRecord) ->
     }
     extended = replace(record, held=held)
     if extended.to_dict() != record.to_dict():
-        _write(context, run_id, extended)
+        _write(work, extended)
     return extended
 
 
@@ -187,19 +189,20 @@ def _union(first: Sequence[str], second: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*first, *second]))
 
 
-def finish(context: Context, run_id: str, record: PurgeRecord, *, n_unnamed: int, data_digest_after: str) -> None:
+def finish(work: Workspace, record: PurgeRecord, *, n_unnamed: int, data_digest_after: str) -> None:
     """Look for everything the record names, and record what is gone.
 
     Raises:
         RunStoppedError: something is still there.
     """
-    left: Counter[str] = Counter()
-    for holding in _held(context, run_id, record.facts.trained_of).values():
+    context, left = work.context, Counter[str]()
+    for holding in _held(work, record.facts.trained_of).values():
         left.update(holding.counts())
     folder = context.settings.data_folder
+    named = {row.file_name for row in read_rows(folder)}  # files that came since: `_held` counts the subjects' own
     for holding in record.held.values():
-        left[IMAGES] += sum((folder / name).exists() for name in holding.images)
-        left[COPIES] += sum((folder / name).exists() for name in holding.copies)
+        left[IMAGES] += sum(name not in named and (folder / name).exists() for name in holding.images)
+        left[COPIES] += sum(name not in named and (folder / name).exists() for name in holding.copies)
     versions = {digest for holding in record.held.values() for digest in holding.versions}
     left[VERSIONS] = sum(not _is_destroyed(context, digest) for digest in versions)
     if still := ", ".join(f"{count} {kind}" for kind, count in left.items() if count):
@@ -208,11 +211,11 @@ def finish(context: Context, run_id: str, record: PurgeRecord, *, n_unnamed: int
             "and nobody restores files from a backup, then approve: the purge goes on where it stopped."
         )
     destroyed = {request_id: holding.counts() for request_id, holding in record.held.items()}
-    ended = {
-        **record.to_dict(), "destroyed": destroyed, "n_unnamed": n_unnamed,
-        "data_digest_after": data_digest_after, "finished_at": context.now().isoformat(),
-    }  # fmt: skip
-    _write(context, run_id, PurgeRecord.from_dict(ended))
+    ended = replace(
+        record, destroyed=destroyed, n_unnamed=n_unnamed, data_digest_after=data_digest_after,
+        finished_at=context.now().isoformat(),
+    )  # fmt: skip
+    _write(work, ended)
 
 
 def without_names(run: Run) -> dict[str, Any]:
@@ -220,11 +223,11 @@ def without_names(run: Run) -> dict[str, Any]:
     return {**(run.purge or {}), "held": {}}
 
 
-def _held(context: Context, run_id: str, trained_of: Mapping[str, int]) -> dict[str, Holding]:
-    """What there is of each request's person now."""
-    settings = context.settings
+def _held(work: Workspace, trained_of: Mapping[str, int]) -> dict[str, Holding]:
+    """What the service holds of each request's subject now."""
+    context, settings = work.context, work.context.settings
     with reading(context.engine) as s:
-        requests = requests_of(s, run_id)
+        requests = requests_of(s, work.run_id)
         remembering = rosters.naming(s, [request.subject_hash for request in requests])
     refused = {row.digest for row in registry.refused(context) if row.destroyed_at is None}
     subject_of = {request.id: request.user_id or "" for request in requests}
@@ -249,9 +252,9 @@ def _is_destroyed(context: Context, digest: str) -> bool:
     return registry.get(context, digest).destroyed_at is not None and not registry.is_held(context, digest)
 
 
-def _write(context: Context, run_id: str, record: PurgeRecord) -> None:
-    with session(context.engine) as s:
-        run = get_run(s, run_id)
-        run.purge, run.updated_at = record.to_dict(), context.now()
+def _write(work: Workspace, record: PurgeRecord) -> None:
+    with session(work.context.engine) as s:
+        run = get_run(s, work.run_id)
+        run.purge, run.updated_at = record.to_dict(), work.context.now()
         s.add(run)
         s.commit()

@@ -1,8 +1,8 @@
 """Making a run's candidate a second time, from the same inputs in a fresh process, and comparing the weights.
 
-A share of the runs, chosen by `audit.proof.reruns`, is made twice before anything is deployed or destroyed: afterwards
-the images, the weights the run began from and its working files are gone, and nobody can make it again. Equal digests
-show that the procedure in the certificate makes these weights; unequal ones stop the run.
+This is done for a share of the runs, chosen by `audit.proof.reruns`, before anything is deployed or destroyed.
+Afterwards the images, the weights the run began from and its working files are gone, and nobody can make the candidate
+again. Equal digests show that the procedure in the certificate makes these weights; unequal ones stop the run.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from sqlmodel import Session, col, select
 
 from audit.proof.reruns import is_chosen, key_commitment
 from service.context import Context
-from service.erasure import plan
-from service.erasure.candidates import scene_of
-from service.erasure.workspace import RunFolder
+from service.erasure.candidates import spec_of
+from service.erasure.workspace import Workspace
 from service.errors import ConflictError
-from service.requests.runs import load_run, note
+from service.requests.runs import get_run, note
 from service.store import ledger
 from service.store.engine import reading, session
 from service.store.tables import Attempt, LogLeaf
@@ -32,11 +31,11 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Rerun:
-    """Whether a run's candidate was made a second time, and what came of it; stands in the certificate.
+    """Whether a run's candidate was made a second time, and which weights that gave; part of the certificate.
 
     Attributes:
-        chosen: by the keyed hash of the run's id.
-        share: of runs that are chosen, as logged before the run.
+        chosen: whether the keyed hash of the run's id chose it.
+        share: of the runs that are chosen, as logged before the run.
         key_sha256: hash of the key that chose, as logged before the run.
         weights_digest: SHA-256 of the second candidate; none if it was not made.
     """
@@ -48,24 +47,25 @@ class Rerun:
 
 
 def announcement(context: Context) -> dict[str, str | float]:
-    """What the entry that opens a run in the log says of re-runs."""
+    """What the log entry that opens a run says about reruns."""
     return {
         "rerun_share": context.settings.rerun_share,
         "rerun_key_sha256": key_commitment(context.keyring.rerun_key),
     }
 
 
-def carry_out(context: Context, run_id: str) -> str | None:
+def carry_out(work: Workspace) -> str | None:
     """Make the passed candidate again if the run is chosen; gives why the run must stop if it has other weights."""
-    folder = RunFolder(context.settings, run_id)
-    with reading(context.engine) as s:
-        attempt = _candidate(s, run_id, passed=True)
-    if folder.read("rerun") is None:
-        folder.write("rerun", asdict(_decide(context, attempt)))
-    again = folder.read("rerun") or {}
-    if not again["chosen"] or again["weights_digest"] == attempt.candidate_digest:
+    with reading(work.context.engine) as s:
+        attempt = _candidate(s, work.run_id, passed=True)
+    stored = work.folder.read("rerun")
+    if stored is None:
+        stored = asdict(_decide(work, attempt))
+        work.folder.write("rerun", stored)
+    rerun = Rerun(**stored)
+    if not rerun.chosen or rerun.weights_digest == attempt.candidate_digest:
         return None
-    then, now = attempt.figures["made_with"], made_with(context)
+    then, now = attempt.figures["made_with"], made_with(work.context)
     why = "by the same versions on the same device" if then == now else f"first with {then}, then with {now}"
     return (
         f"Made a second time, {why}, the candidate has other weights; nothing was deployed or destroyed. Look for what "
@@ -80,43 +80,46 @@ def repeat(context: Context, run_id: str) -> tuple[str, str]:
         NotFoundError: no such run.
         ConflictError: there is nothing left to make it from, or no candidate yet.
     """
-    run = load_run(context, run_id)
-    if run.purge is not None:
-        raise ConflictError(
-            f"Expected a run whose inputs are still here; run {run_id} is {run.stage}: the photographs, the weights it "
-            "began from and its working files are destroyed, so it cannot be made again. Its certificate says whether "
-            "it was made a second time before that."
-        )
-    if run.finished_at is not None:
-        raise ConflictError(f"Expected an open run; run {run_id} ended as {run.stage}, its candidates are destroyed.")
     with reading(context.engine) as s:
+        run = get_run(s, run_id)
+        if run.purge is not None:
+            raise ConflictError(
+                f"Expected a run whose inputs are still here; run {run_id} is {run.stage}: the images, the weights it "
+                "began from and its working files are destroyed, so it cannot be made again. Its certificate says "
+                "whether it was made a second time before that."
+            )
+        if run.finished_at is not None:
+            raise ConflictError(
+                f"Expected an open run; run {run_id} ended as {run.stage}, its candidates are destroyed."
+            )
         attempt = _candidate(s, run_id, passed=False)
-    return _make_again(context, attempt, asked_by="operator")
+    return _make_again(Workspace(context, run_id), attempt, asked_by="operator")
 
 
-def _decide(context: Context, attempt: Attempt) -> Rerun:
-    own, run_id = announcement(context), attempt.run_id
+def _decide(work: Workspace, attempt: Attempt) -> Rerun:
+    context, run_id = work.context, work.run_id
+    own = announcement(context)
     with reading(context.engine) as s:
         logged = _announced(s, run_id) or own
     share, commitment = float(logged["rerun_share"]), str(logged["rerun_key_sha256"])
-    # the key was exchanged since: nobody can say any more whether this run is one of those, so it is
+    # If the key was exchanged since, nobody can say any more whether it chose this run: the run is made again.
     chosen = commitment != own["rerun_key_sha256"] or is_chosen(context.keyring.rerun_key, run_id, share)
     if not chosen:
         return Rerun(False, share, commitment, None)
     note(context, run_id, f"{attempt.method}: making the candidate a second time")
-    _, again = _make_again(context, attempt, asked_by="policy")
+    _, again = _make_again(work, attempt, asked_by="policy")
     return Rerun(True, share, commitment, again)
 
 
-def _make_again(context: Context, attempt: Attempt, *, asked_by: str) -> tuple[str, str]:
-    run_id, folder = attempt.run_id, RunFolder(context.settings, attempt.run_id)
-    outcome = folder.read(f"step-{attempt.step}")
+def _make_again(work: Workspace, attempt: Attempt, *, asked_by: str) -> tuple[str, str]:
+    context, run_id = work.context, work.run_id
+    outcome = work.folder.read(f"step-{attempt.step}")
     if outcome is None:
         raise ConflictError(f"Expected a candidate in run {run_id}, found none yet; ask again after its unlearning.")
     first = str(outcome["weights_digest"])
-    scene = scene_of(context, plan.load(context, run_id), load_run(context, run_id), attempt.method)
-    weights = folder.path / f"again-{asked_by}.safetensors"
-    again = str(run_apart(scene, attempt.seed, context.settings, weights).weights_digest)
+    weights = work.folder.path / f"again-{asked_by}.safetensors"
+    spec = spec_of(work, attempt.method)
+    again = str(run_apart(spec, attempt.seed, context.settings, weights).weights_digest)
     files.destroy(weights)
     with session(context.engine) as s:
         now = context.now()
@@ -138,7 +141,7 @@ def _candidate(s: Session, run_id: str, *, passed: bool) -> Attempt:
 
 
 def _announced(s: Session, run_id: str) -> dict[str, str | float] | None:
-    """The entry that opened the run, or none if it was opened before reruns were announced."""
+    """The log entry that opened the run; none if the entry says nothing of reruns, as those of earlier releases."""
     query = select(LogLeaf.entry).where(LogLeaf.kind == "policy", col(LogLeaf.entry).contains(run_id))
     entries = [json.loads(entry) for entry in s.exec(query)]
     return next((entry for entry in entries if "rerun_share" in entry), None)

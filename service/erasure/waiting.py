@@ -1,8 +1,8 @@
-"""What keeps the worker from its work, how long it rests between two tries, and what operators see of it.
+"""What the worker does when something outside of the program fails: it waits, tries again and tells the operators.
 
-Errors that speak of something outside of the program (`OUTSIDE`: the database, the shared storage, files, serving
-processes, another one's change of the same request) are waited for: the worker keeps its lease and tries again. Any
-other error is a mistake of the program. It ends the worker, since what it would do next is anybody's guess.
+Such errors (`OUTSIDE`) are those of the database, the shared storage, files and serving processes, and a change that
+somebody else made to the same request. The worker keeps its lease and tries again. Any other error is a mistake in the
+program and ends the worker, because nobody knows what it would do next.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def rest_after(n_failures: int) -> float:
 
 
 def kind_of(error: Exception) -> str:
-    """What is waited for, in few words and always the same ones: they are a metric's label."""
+    """What the worker waits for, in a few fixed words: they are the label of a metric."""
     if isinstance(error, ExpungeError):
         return error.title
     if isinstance(error, _DATABASE):
@@ -55,7 +55,7 @@ def kind_of(error: Exception) -> str:
 
 
 class Waiting:
-    """Failures in a row, in the log and in the lease's row."""
+    """Counts failures in a row and shows them in the log and in the lease's row."""
 
     def __init__(self, context: Context, rng: random.Random) -> None:
         self._context = context
@@ -64,7 +64,7 @@ class Waiting:
         self._since: datetime | None = None
 
     def attempt(self, do: Callable[[], None]) -> float:
-        """Do something; gives 0, or the seconds to rest before it is tried again if something outside failed."""
+        """Call `do`; gives 0, or the seconds to rest before the next try if something outside failed."""
         try:
             do()
             if self._n_failures:

@@ -1,13 +1,14 @@
-"""Whether what the data folder says of people can be relied on: what could not be looked at is not "nothing there".
+"""Whether the data folder can be relied on: "nothing found" must not mean "could not look".
 
 A volume that is not mounted, a table that lost rows, the folder of another service and a database older than the home
-all look as if somebody had no data. So before anything is said of anybody, the folder is compared with what the
-database remembers: everybody the model in service learned from (`rosters`) must be in its training rows. Otherwise
-there is an *obstacle*: requests wait in `needs_attention`, and go on by themselves once the worker has seen that the
-obstacle is gone (`Watch`). People added since the training are no obstacle.
+all look as if a subject had no data. So the folder is compared with the database before anything is said about
+anybody: every subject that the model in service learned from (`rosters`) must have training rows in the folder. If one
+has not, there is an *obstacle*: requests wait in `needs_attention`, and go on by themselves once the worker has seen
+that the obstacle is gone (`Watch`). Subjects that were added after the training are no obstacle.
 
-A version made before there were rosters gets one if the folder is provably the one it came from: the digest of the data
-it was trained on is the folder's, or leads to it by the certificates of the erasures since. Else a human says so.
+A model version made before there were rosters gets one if the folder is provably the one it was trained on: the digest
+of its data is the folder's, or the certificates of the erasures since lead from the one to the other. Otherwise a human
+has to confirm it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from unlearning.faces.packing import folder_digest
 log = structlog.get_logger()
 
 COULD_NOT_LOOK = "Could not look: "
-"""How a reason begins that is gone as soon as the data folder can be relied on again."""
+"""How the reasons begin that no longer hold once the data folder can be relied on again."""
 
 MISSING = (
     f"{COULD_NOT_LOOK}there is no {METADATA} in the data folder, as where a volume is not mounted. Bring the folder "
@@ -62,7 +63,7 @@ NO_ROSTER = (
     "request to confirm that; else bring that data back, or train anew with `expunge train` and approve then."
 )
 
-LOOK_AGAIN_SECONDS = 600.0  # where the table did not change; what else may have is the database or the models
+LOOK_AGAIN_SECONDS = 600.0  # if the table did not change: the database or the models may have
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Held:
     """What the table of the data folder names.
 
     Attributes:
-        n_images, n_trained: by user id, rows and rows of the training split.
-        n_rows: of the table.
+        n_images, n_trained: by user id, number of rows and of rows of the training split.
+        n_rows: number of rows of the table.
     """
 
     n_images: Mapping[str, int]
@@ -80,7 +81,7 @@ class Held:
 
 
 def look(context: Context) -> Held | str:
-    """What the data folder holds, or why nothing can be said of that: a sentence."""
+    """What the data folder holds, or a sentence that says why this cannot be known."""
     if n_unknown := _n_unknown_weights(context):
         return (
             f"{COULD_NOT_LOOK}the home holds {n_unknown} weights file(s) that the database does not know: it is older "
@@ -110,7 +111,7 @@ def look(context: Context) -> Held | str:
 
 
 def confirm(context: Context) -> None:
-    """Take a human's word that the folder holds everybody whom versions without a roster learned from."""
+    """Give versions without a roster the one of the folder, because a human confirmed it."""
     try:
         held = _held(read_rows(context.settings.data_folder))
     except (FacesError, OSError):
@@ -123,20 +124,20 @@ def confirm(context: Context) -> None:
 
 
 def n_returned(context: Context, held: Held) -> int:
-    """How many people the table names who were erased: somebody restored their data, or imported them again.
+    """How many erased subjects the table names: somebody restored their data, or imported them again.
 
-    Nobody trains on them, by their tombstones; but the service holds what it certified as destroyed.
+    Their tombstones keep them out of every training, but the service holds what it certified as destroyed.
     """
     with reading(context.engine) as s:
         asked = set(s.exec(select(Tombstone.subject_hash)))
         is_open = col(ErasureRequest.state).not_in(states.ENDS)
         waiting = set(s.exec(select(ErasureRequest.subject_hash).where(is_open)))
     erased = asked - waiting
-    return sum(context.keyring.subject_hash(person) in erased for person in held.n_images) if erased else 0
+    return sum(context.keyring.subject_hash(subject) in erased for subject in held.n_images) if erased else 0
 
 
 def has_unnamed_images(context: Context, held: Held) -> bool:
-    """Whether there are more image files than rows; each row has a file of its own, else nothing is packed."""
+    """Whether there are more image files than rows. No two rows share a file; else the folder could not be packed."""
     n_files = 0
     for _, folders, names in os.walk(context.settings.data_folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -149,18 +150,20 @@ def _raise(error: OSError) -> None:
 
 
 def _held(rows: Rows) -> Held:
-    people, n_people = rows.user_ids.values, len(rows.user_ids.values)
+    subjects, n_subjects = rows.user_ids.values, len(rows.user_ids.values)
     trained = rows.splits.positions_in(SPLITS, np.uint8) == SPLITS.index("train")
-    n_images = np.bincount(rows.user_ids.positions, minlength=n_people)
-    n_trained = np.bincount(rows.user_ids.positions[trained], minlength=n_people)
+    n_images = np.bincount(rows.user_ids.positions, minlength=n_subjects)
+    n_trained = np.bincount(rows.user_ids.positions[trained], minlength=n_subjects)
     return Held(
-        dict(zip(people, n_images.tolist(), strict=True)), dict(zip(people, n_trained.tolist(), strict=True)), len(rows)
+        dict(zip(subjects, n_images.tolist(), strict=True)),
+        dict(zip(subjects, n_trained.tolist(), strict=True)),
+        len(rows),
     )
 
 
 def _roster(context: Context, held: Held) -> dict[str, int]:
-    """The roster of a model that learns from everybody in the training split."""
-    return {context.keyring.subject_hash(person): n for person, n in held.n_trained.items() if n}
+    """The roster of a model that learns from every subject of the training split."""
+    return {context.keyring.subject_hash(subject): n for subject, n in held.n_trained.items() if n}
 
 
 def _n_unknown_weights(context: Context) -> int:
@@ -170,7 +173,7 @@ def _n_unknown_weights(context: Context) -> int:
 
 
 def _without_roster(s: Session) -> list[ModelVersion]:
-    """Versions of which there are weights and no roster."""
+    """Versions that have weights and no roster."""
     known = select(LearnedSubject.digest).distinct()
     lacking = select(ModelVersion).where(
         ModelVersion.line == LINE, ModelVersion.state != "destroyed", col(ModelVersion.digest).not_in(known)
@@ -179,7 +182,7 @@ def _without_roster(s: Session) -> list[ModelVersion]:
 
 
 def _settle_rosters(context: Context, held: Held) -> bool:
-    """Give versions without a roster the one the folder proves; whether none is left without."""
+    """Give versions without a roster theirs, if the folder is provably theirs; gives whether all have one now."""
     with reading(context.engine) as s:
         lacking = _without_roster(s)
     if not lacking:
@@ -197,7 +200,7 @@ def _settle_rosters(context: Context, held: Held) -> bool:
 
 
 def _led_to(s: Session, digest: str) -> set[str]:
-    """Digests of the data folder from which erasures, and nothing else, led to this one; itself included."""
+    """This digest of the data folder and all earlier ones that led to it by erasures alone."""
     before: dict[str, set[str]] = {}
     for envelope in s.exec(select(CertificateRecord.envelope)):
         procedure = json.loads(read_payload(envelope["envelope"]))["predicate"]["procedure"]
@@ -210,12 +213,12 @@ def _led_to(s: Session, digest: str) -> set[str]:
 
 
 class Watch:
-    """The worker's side: looks at the folder, writes down what it saw, and lets waiting requests go on.
+    """The worker's watch on the folder: records what it sees, and lets waiting requests go on.
 
-    It looks when the table is there, gone or another one than before, and from time to time.
+    It looks when the table appeared, changed or went away, and every `LOOK_AGAIN_SECONDS`.
 
     Attributes:
-        obstacle: what it saw at its latest look; empty: none.
+        obstacle: the obstacle at the latest look; empty: none.
     """
 
     def __init__(self, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
@@ -226,14 +229,14 @@ class Watch:
         self._due_at = clock()
 
     def tend(self) -> None:
-        """Called often."""
+        """Look if it is time to. To be called often."""
         seen = _signature(self._context.settings.data_folder / METADATA)
         if seen == self._seen and self._clock() < self._due_at:
             return
         found = look(self._context)
         self.obstacle = found if isinstance(found, str) else ""
         returned = None if isinstance(found, str) else n_returned(self._context, found)
-        if self._write_down(returned):
+        if self._record(returned):
             if self.obstacle:
                 log.error("data_folder.obstacle", reason=self.obstacle)
             if returned:
@@ -242,8 +245,8 @@ class Watch:
             log.info("data_folder.released", n_requests=n_released)
         self._seen, self._due_at = seen, self._clock() + LOOK_AGAIN_SECONDS
 
-    def _write_down(self, returned: int | None) -> bool:
-        """Whether it is news."""
+    def _record(self, returned: int | None) -> bool:
+        """Write obstacle and returned subjects into the lease's row; gives whether they changed."""
         with session(self._context.engine) as s:
             lease = s.get(WorkerLease, LINE)
             if lease is None or (lease.data_obstacle, lease.n_returned) == (self.obstacle, returned):
@@ -255,7 +258,7 @@ class Watch:
 
 
 def release(context: Context) -> int:
-    """Put requests that waited for the data folder back into the queue; gives how many."""
+    """Put the requests that waited for the data folder back into the queue; gives how many."""
     with session(context.engine) as s:
         waiting = select(ErasureRequest).where(
             ErasureRequest.state == "needs_attention",

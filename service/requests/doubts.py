@@ -1,8 +1,8 @@
-"""Requests of which a human must say something before the service signs that it holds nothing, or all it holds.
+"""Requests that a human must look at before the service signs that it holds nothing, or what it holds.
 
-Each is set aside from its run, so that one does not stop the others, and waits in `needs_attention`. Approving it there
-is the answer: the next run asks no more. The sentences are for operators; clients are told that a human must look
-(`readings`), for from "there is somebody of a like id" a caller could learn who is in the data.
+Such a request is taken out of its run, so that it does not stop the others, and waits in `needs_attention`. Approving
+it there answers the doubt, and the next run does not ask again. The sentences are for operators. Clients are only told
+that a human must look (`readings`), because "there is a subject with a similar id" would tell them who is in the data.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ ALL_SET_ASIDE: Final = "Each request of the run waits for a human; its page says
 
 
 def set_aside(context: Context, run_id: str, held: Held) -> dict[str, str]:
-    """Move doubtful requests out of the run; gives user ids of those that stay, by request id."""
-    with reading(context.engine) as s:  # the look takes a while: no lock yet
+    """Move doubtful requests out of the run; gives the user ids of those that stay, by request id."""
+    with reading(context.engine) as s:  # this takes a while: no lock yet
         doubtful = _doubtful(s, context, requests_of(s, run_id), held)
     with session(context.engine) as s:
         requests = requests_of(s, run_id)
@@ -59,7 +59,7 @@ def set_aside(context: Context, run_id: str, held: Held) -> dict[str, str]:
 
 
 def is_confirmed(s: Session, request_id: str, doubt: str) -> bool:
-    """Whether a human approved the request where it waited for this reason."""
+    """Whether a human approved the request while it waited for this reason."""
     query = select(RequestEvent).where(RequestEvent.request_id == request_id).order_by(col(RequestEvent.id))
     waited_for = ""
     for event in s.exec(query):
@@ -72,7 +72,7 @@ def is_confirmed(s: Session, request_id: str, doubt: str) -> bool:
 
 
 def skeleton(user_id: str) -> str:
-    """What all spellings of an id have in common: case, width, blanks, dashes and leading zeros are gone."""
+    """An id without case, width, blanks, kinds of dashes and leading zeros: the same for all spellings of one id."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", user_id).casefold())
     kinds = ((character, unicodedata.category(character)) for character in folded)
     bare = "".join("-" if kind == "Pd" else character for character, kind in kinds if kind not in ("Zs", "Cc", "Cf"))
@@ -80,7 +80,7 @@ def skeleton(user_id: str) -> str:
 
 
 def _doubtful(s: Session, context: Context, requests: list[ErasureRequest], held: Held) -> dict[str, str]:
-    """Doubts by request id."""
+    """The first doubt of each doubtful request that nobody has answered yet, by request id."""
     pointer = s.get(Deployment, LINE)
     learned_from = rosters.read(s, pointer.committed_digest) if pointer is not None else {}
     is_unknown = any(request.user_id not in held.n_images for request in requests)

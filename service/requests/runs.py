@@ -1,4 +1,4 @@
-"""A run's row: its stage, its requests, its end."""
+"""A run's row: its phase, its requests, its end."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def requests_of(s: Session, run_id: str) -> list[ErasureRequest]:
     return list(s.exec(query.order_by(col(ErasureRequest.received_at), col(ErasureRequest.id))))
 
 
-def advance(context: Context, run_id: str, stage: str) -> None:
-    """Move the run and all its requests to a stage; nothing happens to those that are there."""
+def advance(context: Context, run_id: str, phase: str) -> None:
+    """Move the run and all its requests to a phase; requests that are in it already stay as they are."""
     with session(context.engine) as s:
         now = context.now()
         run = get_run(s, run_id)
-        moving = [request for request in requests_of(s, run_id) if request.state != stage]
-        states.move_all(s, [(request, {}) for request in moving], stage, now=now)
-        run.stage, run.stage_note, run.updated_at = stage, "", now
+        moving = [request for request in requests_of(s, run_id) if request.state != phase]
+        states.move_all(s, [(request, {}) for request in moving], phase, now=now)
+        run.stage, run.stage_note, run.updated_at = phase, "", now
         s.add(run)
         s.commit()
 
 
 def note(context: Context, run_id: str, text: str) -> None:
-    """Progress for people, shown with the run."""
+    """Set the progress text that is shown with the run."""
     with session(context.engine) as s:
         run = get_run(s, run_id)
         run.stage_note, run.updated_at = text, context.now()
@@ -56,9 +56,9 @@ def note(context: Context, run_id: str, text: str) -> None:
 
 
 def give_up(context: Context, run_id: str, reason: str) -> None:
-    """End a run that cannot go on; its requests need attention and keep their deadlines. A run that ended stays so.
+    """End a run that cannot go on; its requests need attention and keep their deadlines. An ended run stays as it is.
 
-    A run whose purge has begun does not end: it keeps the line, and goes on when its requests are approved (`resume`).
+    A run whose purge has begun does not end. It keeps the line, and goes on when its requests are approved (`resume`).
     """
     with session(context.engine) as s:
         now = context.now()
@@ -77,13 +77,13 @@ def give_up(context: Context, run_id: str, reason: str) -> None:
 
 
 def must_be_resumed(s: Session, run_id: str) -> bool:
-    """Whether a run waits for a human with its purge begun: no other run can do what it has left to do."""
+    """Whether a run waits for a human in the middle of its purge, which only this run can finish."""
     run = get_run(s, run_id)
     return run.purge is not None and run.finished_at is None and run.stage == "needs_attention"
 
 
 def resume(s: Session, run_id: str, *, now: datetime, note: str, **fields: Any) -> None:
-    """Let a run go on with its purge, all its requests together, in the caller's transaction."""
+    """Let a run and all its requests go on with the purge, in the caller's transaction."""
     run = get_run(s, run_id)
     waiting = [request for request in requests_of(s, run_id) if request.state == "needs_attention"]
     states.move_all(s, [(request, fields) for request in waiting], "purging", now=now, note=note)
@@ -93,12 +93,12 @@ def resume(s: Session, run_id: str, *, now: datetime, note: str, **fields: Any) 
 
 
 def workflow_id(run: Run) -> str:
-    """Id of the workflow that carries the run out now; each resumption has one of its own."""
+    """Id of the workflow that carries out the run now; each resumption has its own."""
     return f"{run.id}.{run.n_resumptions}" if run.n_resumptions else run.id
 
 
 def release_line(s: Session, run_id: str) -> None:
-    """Let the line take its next run."""
+    """Free the line for its next run."""
     open_line = s.get(OpenLine, LINE)
     if open_line is not None and open_line.run_id == run_id:
         s.delete(open_line)

@@ -21,9 +21,9 @@ from service.banks.store import Bank, BankStore
 from service.context import Context
 from service.errors import InvalidInputError
 from service.settings import Settings
-from service.training.data import asked_to_go, pictures_in_service, recipe_of
+from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.jobs import release_processes
-from service.training.spec import Pictures, intact, open_pictures
+from service.training.spec import PackedImages, intact, open_images
 from unlearning.devices import describe_device, resolve_device
 from unlearning.faces import Faces
 from unlearning.faces.dataset import METADATA
@@ -67,14 +67,14 @@ def validate_own(context: Context, sizes: Sizes, on_bank: Callable[[int, int], O
         DataChangedError: somebody was erased meanwhile.
     """
     recipe = recipe_of(context)
-    pictures = pictures_in_service(context, recipe)
-    faces = open_pictures(pictures)
+    images = images_in_service(context, recipe)
+    faces = open_images(images)
     absent = asked_to_go(context, faces)
     people = sorted(set(faces.train_subjects()) - absent, key=context.keyring.block_hash)
     if len(people) < 10:
         raise InvalidInputError(f"Expected at least 10 people in the training split, got {len(people)}.")
     title = f"{recipe.name}, {len(people)} people"
-    return _measure(context, pictures, people, absent, [], title, sizes, on_bank)
+    return _measure(context, images, people, absent, [], title, sizes, on_bank)
 
 
 def validate_synthetic(settings: Settings, sizes: Sizes, on_bank: Callable[[int, int], OnProgress]) -> Curve:
@@ -88,20 +88,20 @@ def validate_synthetic(settings: Settings, sizes: Sizes, on_bank: Callable[[int,
         synthetic.write_folder(own.data_folder, n_subjects=n, images_per_subject=N_IMAGES, size=(16, 16), seed=5)
     context = Context.open(own)
     recipe = recipe_of(context)
-    pictures = pictures_in_service(context, recipe)
-    people = sorted(open_pictures(pictures).train_subjects())
+    images = images_in_service(context, recipe)
+    people = sorted(open_images(images).train_subjects())
     order = [people[i] for i in np.random.default_rng(0).permutation(len(people))]
     gone, people = order[:N_GONE], order[N_GONE : N_GONE + N_SYNTHETIC]
     rest = set(order[N_GONE + N_SYNTHETIC :])
     try:
-        return _measure(context, pictures, people, rest, gone, f"drawn faces, {len(people)} people", sizes, on_bank)
+        return _measure(context, images, people, rest, gone, f"drawn faces, {len(people)} people", sizes, on_bank)
     finally:
         context.engine.dispose()
         release_processes()
 
 
 def _measure(  # noqa: PLR0917
-    context: Context, pictures: Pictures, people: list[str], absent: set[str], gone: list[str], title: str,
+    context: Context, images: PackedImages, people: list[str], absent: set[str], gone: list[str], title: str,
     sizes: Sizes, on_bank: Callable[[int, int], OnProgress],
 ) -> Curve:  # fmt: skip
     recipe, store = recipe_of(context), _store(context.settings)
@@ -109,12 +109,12 @@ def _measure(  # noqa: PLR0917
     jobs = _jobs(people, judged, gone, sizes.n_controls)
 
     def build(number: int, left_out: tuple[str, ...], absent_now: set[str], first_seed: int) -> Bank:
-        plan = plan_exact_bank(context, recipe, pictures, set(left_out), absent_now)
+        plan = plan_exact_bank(context, recipe, images, set(left_out), absent_now)
         told = on_bank(number, len(jobs) + len(judged))
         now = context.now()
         return build_bank(store, plan, sizes.n_models, context.settings, told, now=now, first_seed=first_seed)
 
-    with intact(pictures) as faces:
+    with intact(images) as faces:
         exact = {
             person: build(number, (person,), absent | set(gone), EXACT_SEEDS) for number, person in enumerate(judged, 1)
         }

@@ -62,7 +62,7 @@ def study(
     for size in rounds(max(wanted.values())):
         for field in fields:
             staged = {name: set_stage(field.context, people) for name, people in field.forget_sets.items()}
-            with intact(next(iter(staged.values())).plan.scene.pictures):
+            with intact(next(iter(staged.values())).plan.spec.images):
                 for name, stage in staged.items():
                     report = _named(f"{name}: retrained models, up to {size}", on_step)
                     draw_references(field.context, stage, 2 * size, report)

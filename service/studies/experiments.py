@@ -162,24 +162,24 @@ def evaluate(
         as `set_stage`; MethodError: a method diverged; DataChangedError: somebody was erased meanwhile.
     """
     stage = set_stage(context, experiment.people)
-    with intact(stage.plan.scene.pictures):
+    with intact(stage.plan.spec.images):
         retrained, candidates = draw(context, experiment, stage, on_progress)
-    scene, settings = stage.plan.scene, context.settings
+    spec, settings = stage.plan.spec, context.settings
     tuned = {
         m
         for m in experiment.methods
-        if settings_for(m, scene.recipe, settings.tuned) != find_method(m).settings(recipe=scene.recipe)
+        if settings_for(m, spec.recipe, settings.tuned) != find_method(m).settings(recipe=spec.recipe)
     }
     provenance = {
-        "Recipe": f"{scene.recipe.name} ({scene.recipe.digest[:16]}…)",
-        "Data manifest": scene.pictures.manifest_digest,
-        "Models trained on": f"{len(scene.retain)} images, originals on {len(stage.origin.everybody)}",
-        "Accuracy on people never seen": f"over {len(scene.test)} images",
+        "Recipe": f"{spec.recipe.name} ({spec.recipe.digest[:16]}…)",
+        "Data manifest": spec.images.manifest_digest,
+        "Models trained on": f"{len(spec.retain)} images, originals on {len(stage.origin.everybody)}",
+        "Accuracy on people never seen": f"over {len(spec.test)} images",
         "Settings": "; ".join(
             f"{m}: {'tuned for this recipe' if m in tuned else 'authors’'}" for m in experiment.methods
         )
         or "–",
-        "Device": describe_device(resolve_device(scene.device)),
+        "Device": describe_device(resolve_device(spec.device)),
         "Seed of the draws": str(experiment.seed),
         **library_versions(),
     }
@@ -255,9 +255,9 @@ def draw_together(
         for name, key in keys.items():
             store.begin(
                 key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n, now=context.now(),
-                before_write=partial(require_intact, plan.scene.pictures),
+                before_write=partial(require_intact, plan.spec.images),
             )  # fmt: skip
-            settings = None if name == DO_NOTHING else settings_for(name, plan.scene.recipe, context.settings.tuned)
+            settings = None if name == DO_NOTHING else settings_for(name, plan.spec.recipe, context.settings.tuned)
             for seed in store.missing_seeds(key, n):
                 original = 0 if experiment.setup == "reuse_n_1" else seed
                 said = oracles if name != DO_NOTHING and find_method(name).needs_oracles else None
@@ -272,7 +272,7 @@ def draw_together(
             for task, outcome in outcomes:
                 if isinstance(outcome, Outcome):
                     plan = task.stage.plan
-                    kept = partial(require_intact, plan.scene.pictures)
+                    kept = partial(require_intact, plan.spec.images)
                     store_of(context, task.stage).add(task.key, _row(plan, outcome), before_write=kept)
                 elif on_failure is None:
                     raise outcome
@@ -295,13 +295,13 @@ def draw_together(
 
 def _n_oracles(context: Context, stage: Stage, experiment: Experiment) -> int:
     """Oracles that the experiment's methods read."""
-    recipe, tuned = stage.plan.scene.recipe, context.settings.tuned
+    recipe, tuned = stage.plan.spec.recipe, context.settings.tuned
     return n_wanted({name: settings_for(name, recipe, tuned).to_dict() for name in experiment.methods})
 
 
 def _keys(context: Context, stage: Stage, experiment: Experiment) -> dict[str, BankKey]:
     """By name, the key of the bank: stage, method, its settings and code, and where its originals come from."""
-    recipe = stage.plan.scene.recipe
+    recipe = stage.plan.spec.recipe
     origin = "one original" if experiment.setup == "reuse_n_1" else "an original each"
     keys = {}
     for name in experiment.candidates:

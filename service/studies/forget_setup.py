@@ -20,9 +20,9 @@ from service.banks.build import BankPlan, plan_exact_bank, rows_digest
 from service.banks.store import BankKey
 from service.context import Context
 from service.errors import ConflictError, InvalidInputError
-from service.training.data import asked_to_go, pictures_in_service, recipe_of
+from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.jobs import Outcome, score, score_unlearned
-from service.training.spec import Rows, Scene, intact, open_pictures
+from service.training.spec import Rows, TrialSpec, intact, open_images
 from unlearning.errors import MethodError
 from unlearning.faces import Faces
 from unlearning.methods import Settings as MethodSettings
@@ -38,12 +38,12 @@ class Origin:
     """What originals learn from; equal and hashed by its digest, so that forget sets share their originals.
 
     Attributes:
-        scene: pictures, recipe and device; its rows are of no matter here.
+        spec: images, recipe and device; its rows are of no matter here.
         everybody: rows learned from, the forget set among them.
     """
 
     digest: str
-    scene: Scene = field(compare=False, repr=False)
+    spec: TrialSpec = field(compare=False, repr=False)
     everybody: Rows = field(compare=False, repr=False)
 
 
@@ -52,7 +52,7 @@ class Stage:
     """A forget set and all that its models have in common; equal and hashed by its digest.
 
     Attributes:
-        plan: bank of models that never saw the forget set; `plan.scene.forget` is the forget set.
+        plan: bank of models that never saw the forget set; `plan.spec.forget` is the forget set.
         origin: of the originals.
     """
 
@@ -70,8 +70,8 @@ def set_stage(context: Context, people: Iterable[str]) -> Stage:
         FacesError: the data folder breaks a rule.
     """
     recipe = recipe_of(context)
-    pictures = pictures_in_service(context, recipe)
-    faces = open_pictures(pictures)
+    images = images_in_service(context, recipe)
+    faces = open_images(images)
     known, wanted = set(faces.train_subjects()), set(people)
     if unknown := wanted - known:
         raise InvalidInputError(f"Expected people of the training split, but {len(unknown)} of those named are not.")
@@ -80,10 +80,10 @@ def set_stage(context: Context, people: Iterable[str]) -> Stage:
         raise ConflictError(
             f"Expected people who may be trained on, but {len(erased)} of those named asked to be erased; name others."
         )
-    plan = plan_exact_bank(context, recipe, pictures, wanted, absent)
-    plan = replace(plan, scene=replace(plan.scene, forget=plan.scene.scored))
+    plan = plan_exact_bank(context, recipe, images, wanted, absent)
+    plan = replace(plan, spec=replace(plan.spec, forget=plan.spec.scored))
     everybody = faces.where(split="train", without=absent)
-    origin = Origin(digest_of(recipe.digest, rows_digest(faces, everybody)), plan.scene, everybody)
+    origin = Origin(digest_of(recipe.digest, rows_digest(faces, everybody)), plan.spec, everybody)
     return Stage(digest_of(plan.key.digest, rows_digest(faces, everybody)), plan, origin)
 
 
@@ -117,26 +117,26 @@ def run_original(
     Raises:
         DataChangedError: somebody was erased from the data meanwhile.
     """
-    with intact(origin.scene.pictures) as faces:
+    with intact(origin.spec.images) as faces:
         model = original_of(origin, original)
         return [(task, _run_task(task, faces, model, seed)) for task in tasks]
 
 
 def _run_task(task: Task, faces: Faces, model: torch.nn.Module, seed: int) -> Outcome | MethodError:
-    scene = task.stage.plan.scene
+    spec = task.stage.plan.spec
     if task.method == DO_NOTHING:
-        return Outcome(seed, *score(scene, model), 0.0, 0, 0)
+        return Outcome(seed, *score(spec, model), 0.0, 0, 0)
     forget, retain = (
-        Examples.from_arrays(faces.images[rows], faces.labels[rows]) for rows in (scene.scored, scene.retain)
+        Examples.from_arrays(faces.images[rows], faces.labels[rows]) for rows in (spec.scored, spec.retain)
     )
     try:
         if task.oracles is not None:
             forget = with_oracles(forget, task.oracles)
         done = unlearn(
-            task.method, model, forget, retain, recipe=scene.recipe, seed=UNLEARNING_SEEDS + seed,
-            device=scene.device, settings=task.settings,
+            task.method, model, forget, retain, recipe=spec.recipe, seed=UNLEARNING_SEEDS + seed,
+            device=spec.device, settings=task.settings,
         )  # fmt: skip
-        scored = score_unlearned(scene, task.method, done.model)
+        scored = score_unlearned(spec, task.method, done.model)
     except MethodError as error:
         return error
     cost = done.cost
@@ -146,11 +146,11 @@ def _run_task(task: Task, faces: Faces, model: torch.nn.Module, seed: int) -> Ou
 @lru_cache(maxsize=1)
 def original_of(origin: Origin, original: int) -> torch.nn.Module:
     """The original of that number; kept until the next one, for the runs of `reuse_n_1` start from the same."""
-    scene = origin.scene
-    with intact(scene.pictures) as faces:  # one of changed data must not stay in the cache
+    spec = origin.spec
+    with intact(spec.images) as faces:  # one of changed data must not stay in the cache
         data = Examples.from_arrays(faces.images[origin.everybody], faces.labels[origin.everybody])
         n_classes, seed = len(faces.classes), ORIGINAL_SEEDS + original
-        return train(scene.recipe, data, n_classes=n_classes, seed=seed, device=scene.device).model
+        return train(spec.recipe, data, n_classes=n_classes, seed=seed, device=spec.device).model
 
 
 def digest_of(*words: str) -> str:

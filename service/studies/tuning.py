@@ -149,7 +149,7 @@ def tune(context: Context, search: Search, *, on_trial: OnTrial = lambda done, w
         as `service.studies.forget_setup.set_stage`.
     """
     stages = [set_stage(context, people) for people in search.forget_sets]
-    with intact(stages[0].plan.scene.pictures):
+    with intact(stages[0].plan.spec.images):
         return _tune(context, search, stages, on_trial)
 
 

@@ -9,7 +9,7 @@ from service.models import registry
 from service.settings import Settings
 from service.store.engine import reading
 from service.store.tables import Deployment, Tombstone
-from service.training.spec import Pictures
+from service.training.spec import PackedImages
 from unlearning.faces import Faces, pack
 from unlearning.recipes import Recipe, load_recipe
 
@@ -19,7 +19,7 @@ def recipe_of(context: Context) -> Recipe:
     return load_recipe(context.settings.recipe)
 
 
-def pictures_of(settings: Settings, recipe: Recipe, classes: tuple[str, ...] | None = None) -> Pictures:
+def pack_images(settings: Settings, recipe: Recipe, classes: tuple[str, ...] | None = None) -> PackedImages:
     """The data folder as it is now, packed at the recipe's size if it is not yet."""
     faces = pack(
         settings.data_folder,
@@ -28,15 +28,15 @@ def pictures_of(settings: Settings, recipe: Recipe, classes: tuple[str, ...] | N
         cache=settings.packed_folder,
         classes=classes,
     )
-    return pictures_with(settings, recipe, faces.classes, faces.manifest_digest)
+    return images_with(settings, recipe, faces.classes, faces.manifest_digest)
 
 
-def pictures_in_service(context: Context, recipe: Recipe) -> Pictures:
-    """The same with the classes of the model in service: an erasure may take the last picture of one."""
+def images_in_service(context: Context, recipe: Recipe) -> PackedImages:
+    """The same with the classes of the model in service: an erasure may take the last image of one."""
     with reading(context.engine) as s:
         deployment = s.get(Deployment, LINE)
     classes = tuple(registry.get(context, deployment.committed_digest).manifest["classes"]) if deployment else None
-    return pictures_of(context.settings, recipe, classes)
+    return pack_images(context.settings, recipe, classes)
 
 
 def asked_to_go(context: Context, faces: Faces) -> set[str]:
@@ -46,9 +46,9 @@ def asked_to_go(context: Context, faces: Faces) -> set[str]:
     return {subject for subject in faces.train_subjects() if context.keyring.subject_hash(subject) in tombstones}
 
 
-def pictures_with(settings: Settings, recipe: Recipe, classes: tuple[str, ...], manifest_digest: str) -> Pictures:
+def images_with(settings: Settings, recipe: Recipe, classes: tuple[str, ...], manifest_digest: str) -> PackedImages:
     """The packed arrays of a data folder with that manifest; nothing is packed or checked here."""
-    return Pictures(
+    return PackedImages(
         folder=settings.data_folder,
         cache=settings.packed_folder,
         size=recipe.image_size,

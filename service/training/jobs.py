@@ -28,7 +28,7 @@ import audit
 from audit.errors import NotANumberError
 from service.settings import Settings
 from service.training.ray_cluster import disconnect, on_cluster
-from service.training.spec import Rows, Scene, intact, open_pictures
+from service.training.spec import Rows, TrialSpec, intact, open_images
 from unlearning.devices import bound_memory, resolve_device
 from unlearning.errors import MethodError
 from unlearning.faces import Faces
@@ -63,22 +63,22 @@ class Outcome:
 
 
 def run_trials(
-    scene: Scene, seeds: Iterable[int], settings: Settings, *, keep_weights: Path | None = None
+    spec: TrialSpec, seeds: Iterable[int], settings: Settings, *, keep_weights: Path | None = None
 ) -> Iterator[Outcome]:
     """Outcomes of one trial a seed, as they finish; see `in_children`.
 
     Args:
         keep_weights: file for the weights; for a single seed only.
     """
-    return in_children(run_trial, ((scene, seed, keep_weights) for seed in seeds), settings)
+    return in_children(run_trial, ((spec, seed, keep_weights) for seed in seeds), settings)
 
 
-def run_apart(scene: Scene, seed: int, settings: Settings, keep_weights: Path) -> Outcome:
+def run_apart(spec: TrialSpec, seed: int, settings: Settings, keep_weights: Path) -> Outcome:
     """One trial in a process started for it alone, so that nothing earlier trials left there can matter."""
     with ProcessPoolExecutor(max_workers=1) as executor:
         with _children_yield():
             bound = settings.device, settings.training_gpu_share
-            future = executor.submit(_in_child, run_trial, (scene, seed, keep_weights), os.getpid(), bound)
+            future = executor.submit(_in_child, run_trial, (spec, seed, keep_weights), os.getpid(), bound)
         outcome: Outcome = future.result()
     return outcome
 
@@ -101,9 +101,9 @@ def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settin
     yield from outcomes
 
 
-def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
+def score(spec: TrialSpec, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
     """Margins of the scored rows, accuracy on `retain_scored` and on `test`."""
-    faces = open_pictures(scene.pictures)
+    faces = open_images(spec.images)
 
     def judge(rows: Rows) -> tuple[NDArray[np.float64], float]:
         """Margins and accuracy of some rows."""
@@ -111,17 +111,17 @@ def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], fl
         z = logits(model, Examples.from_arrays(faces.images[rows], labels).images)  # (n, n_classes)
         return audit.margins(z, labels), float(np.mean(z.argmax(axis=1) == labels)) if len(rows) else float("nan")
 
-    return judge(scene.scored)[0].astype(np.float32), judge(scene.retain_scored)[1], judge(scene.test)[1]
+    return judge(spec.scored)[0].astype(np.float32), judge(spec.retain_scored)[1], judge(spec.test)[1]
 
 
-def score_unlearned(scene: Scene, method: str, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
+def score_unlearned(spec: TrialSpec, method: str, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
     """`score` of what a method made.
 
     Raises:
         MethodError: the weights are numbers, what the model answers is not.
     """
     try:
-        return score(scene, model)
+        return score(spec, model)
     except NotANumberError as error:
         raise MethodError(f"{method} diverged: answers that are not numbers; lower its learning rates.") from error
 
@@ -137,44 +137,44 @@ def _in_child(task: Callable[..., T], call: tuple[Any, ...], parent: int, bound:
     return task(*call)
 
 
-def run_trial(scene: Scene, seed: int, keep_weights: Path | None = None) -> Outcome:
+def run_trial(spec: TrialSpec, seed: int, keep_weights: Path | None = None) -> Outcome:
     """One trial in this process.
 
     Raises:
         DataChangedError: somebody was erased from the data meanwhile; nothing is kept.
     """
-    with intact(scene.pictures) as faces:
-        model, seconds, n_forward, n_backward = _make_model(scene, faces, seed)
-        scored = score(scene, model) if scene.method is None else score_unlearned(scene, scene.method, model)
+    with intact(spec.images) as faces:
+        model, seconds, n_forward, n_backward = _make_model(spec, faces, seed)
+        scored = score(spec, model) if spec.method is None else score_unlearned(spec, spec.method, model)
     digest = save_weights(model, keep_weights) if keep_weights is not None else None
     return Outcome(seed, *scored, seconds, n_forward, n_backward, digest)
 
 
-def _make_model(scene: Scene, faces: Faces, seed: int) -> tuple[torch.nn.Module, float, int, int]:
+def _make_model(spec: TrialSpec, faces: Faces, seed: int) -> tuple[torch.nn.Module, float, int, int]:
     """The trial's model, with seconds and examples passed forward and backward."""
-    retain = Examples.from_arrays(faces.images[scene.retain], faces.labels[scene.retain])
+    retain = Examples.from_arrays(faces.images[spec.retain], faces.labels[spec.retain])
     n_classes = len(faces.classes)
-    if scene.method is None:
-        trained = train(scene.recipe, retain, n_classes=n_classes, seed=seed, device=scene.device)
+    if spec.method is None:
+        trained = train(spec.recipe, retain, n_classes=n_classes, seed=seed, device=spec.device)
         return trained.model, trained.seconds, trained.n_forward, trained.n_backward
-    if scene.forget is None or scene.base_weights is None:
+    if spec.forget is None or spec.base_weights is None:
         raise ValueError("Expected forget rows and base weights for a trial with a method.")
-    base = build(scene.recipe.architecture, n_classes, channels=scene.recipe.channels, width=scene.recipe.width)
-    load_weights(base, scene.base_weights, digest=scene.base_digest)
-    forget = Examples.from_arrays(faces.images[scene.forget], faces.labels[scene.forget])
-    if scene.oracles is not None:
-        forget = with_oracles(forget, scene.oracles)
-    options = scene.options
-    chosen = None if options is None else find_method(scene.method).settings.from_dict(dict(options))
+    base = build(spec.recipe.architecture, n_classes, channels=spec.recipe.channels, width=spec.recipe.width)
+    load_weights(base, spec.base_weights, digest=spec.base_digest)
+    forget = Examples.from_arrays(faces.images[spec.forget], faces.labels[spec.forget])
+    if spec.oracles is not None:
+        forget = with_oracles(forget, spec.oracles)
+    options = spec.options
+    chosen = None if options is None else find_method(spec.method).settings.from_dict(dict(options))
     done = unlearn(
-        scene.method, base, forget, retain, recipe=scene.recipe, seed=seed, device=scene.device, settings=chosen
+        spec.method, base, forget, retain, recipe=spec.recipe, seed=seed, device=spec.device, settings=chosen
     )
     return done.model, done.cost.seconds, done.cost.n_forward, done.cost.n_backward
 
 
 def release_processes() -> None:
-    """End the child processes: what they hold of people's pictures goes with them."""
-    open_pictures.cache_clear()
+    """End the child processes: what they hold of people's images goes with them."""
+    open_images.cache_clear()
     disconnect()
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
 

@@ -17,7 +17,7 @@ from service.models import deployment, registry, rosters
 from service.models.manifest import Manifest
 from service.store.engine import reading
 from service.store.tables import OpenLine
-from service.training.data import asked_to_go, pictures_of, recipe_of
+from service.training.data import asked_to_go, pack_images, recipe_of
 from service.training.spec import intact
 from unlearning import files
 from unlearning.devices import describe_device, resolve_device
@@ -67,7 +67,7 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
         DataChangedError: somebody was erased while the model was trained; nothing is kept.
     """
     settings, recipe = context.settings, recipe_of(context)
-    with intact(pictures_of(settings, recipe)) as faces:
+    with intact(pack_images(settings, recipe)) as faces:
         absent = asked_to_go(context, faces)
         _refuse_beside_erasures(context, faces, absent)
         context.reached("training.packed")

@@ -1,4 +1,4 @@
-"""What a trial is about: packed pictures, and which rows of them are learned from, scored and forgotten.
+"""What a trial is about: packed images, and which rows of them are learned from, scored and forgotten.
 
 Apart from what trains (`service.training.jobs`): planning, looking up and purging need the rows but not torch, whose
 import takes several hundred megabytes.
@@ -24,7 +24,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PackedImages:
     """Where the packed arrays come from, and what they must be.
 
     Attributes:
@@ -43,11 +43,11 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Scene:
+class TrialSpec:
     """What the trials of one bank have in common.
 
     Attributes:
-        pictures: what the row numbers below speak of.
+        images: what the row numbers below speak of.
         recipe: of training, and of what a method may use.
         retain: rows trained on, `(n_retain,)`.
         scored: rows whose margins are wanted, `(n_examples,)`.
@@ -61,7 +61,7 @@ class Scene:
         base_weights: file of the model to start from; with a method only.
     """
 
-    pictures: Pictures
+    images: PackedImages
     recipe: Recipe
     retain: Rows
     scored: Rows
@@ -77,29 +77,27 @@ class Scene:
 
 
 @lru_cache(maxsize=2)
-def open_pictures(pictures: Pictures) -> Faces:
+def open_images(images: PackedImages) -> Faces:
     """The packed arrays, opened once a process. What is made from them counts only if they stayed `intact`.
 
     Raises:
         DataChangedError: the data folder changed since the row numbers were taken.
     """
-    faces = pack(
-        pictures.folder, size=pictures.size, channels=pictures.channels, cache=pictures.cache, classes=pictures.classes
-    )
-    if faces.manifest_digest != pictures.manifest_digest:
+    faces = pack(images.folder, size=images.size, channels=images.channels, cache=images.cache, classes=images.classes)
+    if faces.manifest_digest != images.manifest_digest:
         raise DataChangedError
     return faces
 
 
 @contextmanager
-def intact(pictures: Pictures) -> Iterator[Faces]:
+def intact(images: PackedImages) -> Iterator[Faces]:
     """The packed arrays for a block whose results count only if nobody was erased meanwhile.
 
     Raises:
         DataChangedError: somebody was, whatever else went wrong in the block: models that learn from overwritten
             images may well diverge.
     """
-    faces = open_pictures(pictures)
+    faces = open_images(images)
     try:
         yield faces
     except Exception as error:
@@ -110,11 +108,11 @@ def intact(pictures: Pictures) -> Iterator[Faces]:
         raise DataChangedError
 
 
-def require_intact(pictures: Pictures) -> None:
+def require_intact(images: PackedImages) -> None:
     """Nothing, as long as the packed arrays that this process opened are whole.
 
     Raises:
         DataChangedError: they were overwritten since, or the data folder changed before they were opened.
     """
-    if not open_pictures(pictures).is_intact():
+    if not open_images(images).is_intact():
         raise DataChangedError

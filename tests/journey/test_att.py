@@ -16,9 +16,9 @@ from service.banks.build import BankPlan, build_bank, plan_bank
 from service.banks.store import Bank, BankStore
 from service.context import Context
 from service.settings import Settings
-from service.training.data import pictures_of, recipe_of
+from service.training.data import pack_images, recipe_of
 from service.training.jobs import Outcome, release_processes, run_trials
-from service.training.spec import open_pictures
+from service.training.spec import open_images
 from unlearning.errors import FacesError
 from unlearning.faces.sources import att
 
@@ -43,7 +43,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
 @pytest.fixture(scope="module")
 def plan(context: Context) -> BankPlan:
     recipe = recipe_of(context)
-    return plan_bank(context, recipe, pictures_of(context.settings, recipe), forget={PERSON}, n_models=POLICY.n_models)
+    return plan_bank(context, recipe, pack_images(context.settings, recipe), forget={PERSON}, n_models=POLICY.n_models)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def original(context: Context, plan: BankPlan) -> Outcome:
     """A model that learned from everybody, the person too."""
     from dataclasses import replace
 
-    everybody = open_pictures(plan.scene.pictures).where(split="train")
-    (outcome,) = run_trials(replace(plan.scene, retain=everybody), [1000], context.settings)
+    everybody = open_images(plan.spec.images).where(split="train")
+    (outcome,) = run_trials(replace(plan.spec, retain=everybody), [1000], context.settings)
     return outcome
 
 
@@ -102,7 +102,7 @@ def test_exact_retraining_passes(context: Context, plan: BankPlan, bank: Bank, o
             bank, original, candidate, unlearned=None, retain_accuracy_unlearned=None, test_accuracy_unlearned=None,
             exact=True,
         ).verdict
-        for candidate in run_trials(plan.scene, [2000 + i for i in range(POLICY.retrain_attempts)], context.settings)
+        for candidate in run_trials(plan.spec, [2000 + i for i in range(POLICY.retrain_attempts)], context.settings)
     ]  # fmt: skip
     assert "PASSED" in verdicts
     release_processes()
@@ -110,7 +110,7 @@ def test_exact_retraining_passes(context: Context, plan: BankPlan, bank: Bank, o
 
 def test_a_model_costs_each_image_once_an_epoch(context: Context, plan: BankPlan, original: Outcome) -> None:
     """The work is counted, which a busy machine does not change."""
-    n_images = len(open_pictures(plan.scene.pictures).where(split="train"))
+    n_images = len(open_images(plan.scene.pictures).where(split="train"))
     assert original.n_forward == original.n_backward == recipe_of(context).epochs * n_images
 
 

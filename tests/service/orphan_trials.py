@@ -1,6 +1,6 @@
 """A parent process for the trials' tests: it runs trials in two children until it is killed.
 
-Run as a program with a pickled scene and its settings as JSON; prints a line of JSON for each outcome.
+Run as a program with a pickled spec and its settings as JSON; prints a line of JSON for each outcome.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from service.settings import Settings
 from service.training.jobs import run_trials
 
 
-def main(scene: Path, settings: str) -> None:
-    outcomes = run_trials(pickle.loads(scene.read_bytes()), range(10_000), Settings.model_validate_json(settings))  # noqa: S301
+def main(spec: Path, settings: str) -> None:
+    outcomes = run_trials(pickle.loads(spec.read_bytes()), range(10_000), Settings.model_validate_json(settings))  # noqa: S301
     for outcome in outcomes:
         children = {child.pid: child.nice() for child in psutil.Process().children(recursive=True)}
         line = {"seed": outcome.seed, "margins": outcome.margins.tolist(), "children": children}

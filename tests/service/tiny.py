@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from sqlmodel import col, select
 
@@ -24,8 +25,8 @@ from service.banks.blocks import blocks
 from service.banks.build import BankPlan, build_bank, plan_bank
 from service.banks.store import Bank, BankStore
 from service.context import Context
-from service.erasure import candidates, completion
-from service.erasure import plan as planning
+from service.erasure import candidates, completion, references
+from service.erasure.workspace import Workspace
 from service.keys import api_keys
 from service.keys.api_keys import Client
 from service.requests import intake
@@ -37,7 +38,7 @@ from service.store.tables import Attempt, CertificateRecord, ErasureRequest, Log
 from service.training import data
 from service.training.jobs import release_processes
 from service.training.production import train_production
-from service.training.spec import open_pictures
+from service.training.spec import open_images
 from service.worker import claim
 from unlearning.faces import read_metadata
 from unlearning.faces.dataset import METADATA
@@ -128,7 +129,7 @@ def add_picture(context: Context, person: str) -> None:
 
 def same_block(context: Context) -> tuple[str, str]:
     """Two people of one block."""
-    faces = open_pictures(data.pictures_in_service(context, data.recipe_of(context)))
+    faces = open_images(data.images_in_service(context, data.recipe_of(context)))
     assigned = blocks(context.settings, context.keyring, faces)
     by_block: dict[str, list[str]] = {}
     for person in faces.train_subjects():
@@ -145,9 +146,9 @@ def plan_for(
 ) -> BankPlan:
     """The bank that judges a forget set, on the data folder as it is now."""
     recipe = data.recipe_of(context)
-    pictures = data.pictures_in_service(context, recipe)
+    images = data.images_in_service(context, recipe)
     return plan_bank(
-        context, recipe, pictures, forget=forget, absent=absent, n_models=n_models, staleness_max=staleness_max
+        context, recipe, images, forget=forget, absent=absent, n_models=n_models, staleness_max=staleness_max
     )
 
 
@@ -176,21 +177,39 @@ def claim_run(context: Context, *user_ids: str, policy: Policy = POLICY) -> str:
     return run_id
 
 
+def workspace(context: Context, run_id: str, policy: Policy = POLICY) -> Workspace:
+    """What a step of the run works with, as at the step's beginning."""
+    return Workspace(context, run_id, policy)
+
+
+def listen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The progress texts of banks that are gathered from now on."""
+    told: list[str] = []
+    note = references.note
+
+    def tell(context: Context, run_id: str, text: str) -> None:
+        told.append(text)
+        note(context, run_id, text)
+
+    monkeypatch.setattr(references, "note", tell)
+    return told
+
+
 def plan_run(context: Context, *user_ids: str, policy: Policy = POLICY) -> str:
     """A run with its plan and its reference bank; gives its id."""
     run_id = claim_run(context, *user_ids, policy=policy)
-    plan = planning.plan(context, policy, run_id)
-    if plan.must_unlearn:
-        build(context, planning.bank_plan(context, plan), policy.n_models)
+    work = workspace(context, run_id, policy)
+    if work.make_plan().must_unlearn:
+        build(context, references.bank_plan(work), policy.n_models)
     return run_id
 
 
 def try_step(context: Context, run_id: str, step: int, policy: Policy = POLICY) -> bool:
     """One step of the ladder, as the pipeline takes it."""
     advance(context, run_id, "unlearning")
-    candidates.unlearn(context, policy, run_id, step)
+    candidates.unlearn(workspace(context, run_id, policy), step)
     advance(context, run_id, "auditing")
-    return candidates.judge(context, policy, run_id, step)
+    return candidates.judge(workspace(context, run_id, policy), step)
 
 
 def judge_run(context: Context, *user_ids: str) -> str:
@@ -210,15 +229,15 @@ def deploy_run(context: Context, *user_ids: str) -> str:
 def deploy(context: Context, run_id: str) -> None:
     """Put the candidate that passed into service."""
     advance(context, run_id, "deploying")
-    candidates.deploy(context, run_id)
+    candidates.deploy(workspace(context, run_id))
     advance(context, run_id, "purging")
 
 
 def finish(context: Context, run_id: str) -> None:
     """Everything after the audit."""
     deploy(context, run_id)
-    completion.purge(context, run_id)
-    completion.complete(context, run_id)
+    completion.purge(workspace(context, run_id))
+    completion.complete(workspace(context, run_id))
 
 
 def run_of(context: Context, run_id: str) -> Run:

@@ -14,10 +14,9 @@ from service.banks import build
 from service.banks.blocks import BLOCK_SHARE, blocks, forget_from_blocks
 from service.banks.build import TRAINING_CODE, build_bank, columns_of, example_ids
 from service.banks.store import BankStore, ReferenceRow
-from service.erasure import plan as planning
 from service.errors import ConflictError
 from service.training.jobs import release_processes, run_trial
-from service.training.spec import open_pictures
+from service.training.spec import open_images
 from tests.service import tiny
 from unlearning.faces import remove_subjects
 from unlearning.faces.sources import synthetic
@@ -39,7 +38,7 @@ def sizes(assigned):
 
 def people_in(context, plan, rows):
     """User ids behind row numbers of a bank's plan."""
-    return set(open_pictures(plan.scene.pictures).subjects[rows].tolist())
+    return set(open_images(plan.spec.images).subjects[rows].tolist())
 
 
 def test_no_block_holds_more_than_its_share(context):
@@ -77,9 +76,9 @@ def test_people_of_one_block_share_a_bank_that_never_saw_the_block(tiny_context)
     a, b = tiny.same_block(tiny_context)
     plan = tiny.plan_for(tiny_context, a)
     assert tiny.plan_for(tiny_context, b).key == tiny.plan_for(tiny_context, a, b).key == plan.key
-    assert people_in(tiny_context, plan, plan.scene.scored) == {a, b}
-    assert people_in(tiny_context, plan, plan.scene.retain) == set(tiny.people(tiny_context)) - {a, b}
-    assert people_in(tiny_context, plan, plan.scene.test) == set(tiny.people(tiny_context, "test"))
+    assert people_in(tiny_context, plan, plan.spec.scored) == {a, b}
+    assert people_in(tiny_context, plan, plan.spec.retain) == set(tiny.people(tiny_context)) - {a, b}
+    assert people_in(tiny_context, plan, plan.spec.test) == set(tiny.people(tiny_context, "test"))
     assert set(plan.tags) == {tiny_context.keyring.block_hash(person) for person in (a, b)}
 
 
@@ -87,8 +86,8 @@ def test_people_of_several_blocks_get_a_bank_of_their_own(tiny_context):
     a, b = tiny.same_block(tiny_context)
     other = next(person for person in tiny.people(tiny_context) if person not in (a, b))
     plan = tiny.plan_for(tiny_context, a, other)
-    assert people_in(tiny_context, plan, plan.scene.scored) == {a, other}
-    assert b in people_in(tiny_context, plan, plan.scene.retain)
+    assert people_in(tiny_context, plan, plan.spec.scored) == {a, other}
+    assert b in people_in(tiny_context, plan, plan.spec.retain)
 
 
 def test_the_bank_stays_when_another_of_its_block_is_erased(tiny_context):
@@ -169,7 +168,7 @@ def test_people_who_wait_are_not_trained_on(tiny_context):
     a, b = tiny.same_block(tiny_context)
     waiting = next(person for person in tiny.people(tiny_context) if person not in (a, b))
     plan = tiny.plan_for(tiny_context, a, absent=(waiting,))
-    assert waiting not in people_in(tiny_context, plan, plan.scene.retain)
+    assert waiting not in people_in(tiny_context, plan, plan.spec.retain)
     assert plan.key != tiny.plan_for(tiny_context, a).key
     assert tiny.plan_for(tiny_context, a, absent=(b,)).key == tiny.plan_for(tiny_context, a).key
 
@@ -186,7 +185,7 @@ def test_a_bank_built_ahead_is_preferred_while_nothing_is_to_be_trained_for_it(t
     found = plan(n_models=4, staleness_max=BLOCK_SHARE)
     assert (found.key, found.staleness.n_learned, found.staleness.n_learned_gone) == (ahead.key, 38, 1)
     assert found.staleness.share == 1 / 38
-    assert waiting not in people_in(tiny_context, found, found.scene.retain)
+    assert waiting not in people_in(tiny_context, found, found.spec.retain)
     for bar in ({"n_models": 5, "staleness_max": BLOCK_SHARE}, {"n_models": 4, "staleness_max": 0.02}, {"n_models": 4}):
         larger = plan(**bar)
         assert larger.key != ahead.key
@@ -210,7 +209,7 @@ def test_a_killed_build_goes_on_with_the_missing_models(tiny_context):
     assert told == [(2, 4), (3, 4), (4, 4)]
     assert bank.margins.shape == (4, 2 * tiny.N_IMAGES)
     for seed, margins in zip(bank.seeds, bank.margins, strict=True):  # as if it had never been killed
-        np.testing.assert_array_equal(margins, run_trial(plan.scene, int(seed)).margins)
+        np.testing.assert_array_equal(margins, run_trial(plan.spec, int(seed)).margins)
 
 
 def test_a_bank_that_is_there_trains_nothing_and_grows_by_what_is_missing(tiny_context):
@@ -273,7 +272,7 @@ def test_builders_at_once_share_the_work(tiny_context):
 
 
 def bank_row(plan, seed):
-    outcome = run_trial(plan.scene, seed)
+    outcome = run_trial(plan.spec, seed)
     return ReferenceRow(seed, plan.example_ids, outcome.margins, outcome.retain_accuracy, outcome.test_accuracy, 0.0)
 
 
@@ -296,7 +295,7 @@ def test_nobody_but_the_run_replaces_a_bank_that_its_plan_names(tiny_context):
     a, _ = tiny.same_block(tiny_context)
     tiny.build(tiny_context, tiny.plan_for(tiny_context, a))
     run_id = tiny.claim_run(tiny_context, a)
-    named = planning.plan(tiny_context, tiny.POLICY, run_id).bank
+    named = tiny.workspace(tiny_context, run_id).make_plan().bank
     tiny.add_picture(tiny_context, a)
     plan = tiny.plan_for(tiny_context, a)
     assert named["key"] == vars(plan.key)

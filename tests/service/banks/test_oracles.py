@@ -12,17 +12,19 @@ import pytest
 from typer.testing import CliRunner
 
 from audit.proof.certificate import verify
+from service.banks.build import plan_bank
 from service.banks.oracles import FIRST_SEED, STATISTIC, build_oracles, n_asked_for, n_wanted, oracle_plan
 from service.banks.refresh import rebuild
 from service.banks.store import BankStore
 from service.cli import app
 from service.context import Context
 from service.erasure import completion
-from service.erasure import plan as planning
 from service.erasure.candidates import unlearn
+from service.erasure.references import are_oracles_there, bank_plan, gather, oracle_bank_plan, oracle_margins
 from service.studies.experiments import Experiment, draw_oracles, evaluate, store_of, workload
 from service.studies.forget_setup import set_stage
 from service.training import data
+from service.training.spec import open_images
 from tests.service import tiny
 from unlearning.recipes import load_recipe
 
@@ -51,8 +53,9 @@ def person(context: Context) -> str:
 def run_id(context: Context, person: str) -> str:
     """A run with its plan, its references and its oracles."""
     run_id = tiny.claim_run(context, person, policy=POLICY)
-    planning.plan(context, POLICY, run_id)
-    planning.gather(context, POLICY, run_id, lambda done, wanted: None)
+    work = tiny.workspace(context, run_id, POLICY)
+    work.make_plan()
+    gather(work)
     return run_id
 
 
@@ -63,39 +66,41 @@ def test_how_many_are_asked_for(context: Context) -> None:
     assert n_asked_for(context.settings, tiny.POLICY) == 0
 
 
-def test_oracles_are_gathered_with_the_references_and_told(context: Context, person: str) -> None:
-    run_id = tiny.claim_run(context, person, policy=POLICY)
-    planning.plan(context, POLICY, run_id)
-    references, oracles = [], []
-    planning.gather(context, POLICY, run_id, lambda *done: references.append(done), lambda *done: oracles.append(done))
-    assert references == [(n, POLICY.n_models) for n in range(POLICY.n_models + 1)]
-    assert oracles == [(n, N_ORACLES) for n in range(N_ORACLES + 1)]
+def test_oracles_are_gathered_with_the_references_and_told(
+    context: Context, person: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tiny.workspace(context, tiny.claim_run(context, person, policy=POLICY), POLICY)
+    work.make_plan()
+    told = tiny.listen(monkeypatch)
+    gather(work)
+    oracles = [f"oracles {n}/{N_ORACLES}" for n in range(N_ORACLES + 1)]
+    assert told == oracles + [f"reference models {n}/{POLICY.n_models}" for n in range(POLICY.n_models + 1)]
 
 
 def test_none_are_made_where_no_method_reads_any(context: Context, person: str) -> None:
-    run_id = tiny.claim_run(context, person)
-    planning.plan(context, tiny.POLICY, run_id)
-    planning.gather(context, tiny.POLICY, run_id, lambda done, wanted: None)
+    work = tiny.workspace(context, tiny.claim_run(context, person))
+    work.make_plan()
+    gather(work)
     assert len(BankStore(context.settings.banks_folder).status(now=context.now())) == 1
 
 
 def test_oracles_are_other_models_than_the_references(context: Context, run_id: str) -> None:
-    plan, store = planning.load(context, run_id), BankStore(context.settings.banks_folder)
-    judge = store.find(planning.bank_plan(context, plan).key, n_models=POLICY.n_models)
-    oracle = store.find(planning.oracle_bank_plan(context, plan).key, n_models=N_ORACLES)
+    work, store = tiny.workspace(context, run_id), BankStore(context.settings.banks_folder)
+    judge = store.find(bank_plan(work).key, n_models=POLICY.n_models)
+    oracle = store.find(oracle_bank_plan(work).key, n_models=N_ORACLES)
     assert judge is not None
     assert oracle is not None
     assert oracle.seeds.tolist() == list(range(FIRST_SEED, FIRST_SEED + N_ORACLES))
     assert not {row.tobytes() for row in oracle.margins} & {row.tobytes() for row in judge.margins}
-    forgotten = planning.oracles(context, plan)
+    forgotten = oracle_margins(work)
     assert forgotten.shape == (N_ORACLES, tiny.N_IMAGES)
 
 
 def test_a_run_that_lacks_its_oracles_says_so(context: Context, run_id: str) -> None:
-    plan = planning.load(context, run_id)
-    BankStore(context.settings.banks_folder).discard(planning.oracle_bank_plan(context, plan).key)
+    work = tiny.workspace(context, run_id)
+    BankStore(context.settings.banks_folder).discard(oracle_bank_plan(work).key)
     with pytest.raises(FileNotFoundError, match="Expected 6 complete oracles"):
-        planning.oracles(context, plan)
+        oracle_margins(work)
 
 
 def test_neither_is_taken_for_the_other_when_stale_ones_are_looked_for(context: Context, person: str) -> None:
@@ -103,12 +108,12 @@ def test_neither_is_taken_for_the_other_when_stale_ones_are_looked_for(context: 
     tiny.build(context, oracle_plan(tiny.plan_for(context, person)))
     tiny.file(context, others[-1])  # from now on an exact bank would be trained without this person
     recipe = data.recipe_of(context)
-    pictures = data.pictures_in_service(context, recipe)
-    absent = data.asked_to_go(context, planning.open_pictures(pictures))
+    images = data.images_in_service(context, recipe)
+    absent = data.asked_to_go(context, open_images(images))
     asked = {"forget": {person}, "absent": absent, "n_models": POLICY.n_models, "staleness_max": 0.5}
-    judged_by = planning.plan_bank(context, recipe, pictures, **asked)
+    judged_by = plan_bank(context, recipe, images, **asked)
     assert judged_by.staleness.share == 0  # a new one, to be built
-    told_by = planning.plan_bank(context, recipe, pictures, **asked, statistic=STATISTIC)
+    told_by = plan_bank(context, recipe, images, **asked, statistic=STATISTIC)
     assert told_by.staleness.share > 0
 
 
@@ -124,28 +129,28 @@ sys.addaudithook(_note_opened)  # cannot be taken off again; it does nothing whi
 
 
 def test_unlearning_opens_the_oracles_and_never_the_bank_that_judges(context: Context, run_id: str) -> None:
-    plan = planning.load(context, run_id)
+    work = tiny.workspace(context, run_id, POLICY)
     OPENED.append([])
     try:
-        unlearn(context, POLICY, run_id, 0)
+        unlearn(work, 0)
     finally:
         opened = OPENED.pop()
     banks = context.settings.banks_folder
-    assert [path for path in opened if str(banks / planning.oracle_bank_plan(context, plan).key.digest) in path]
-    assert not [path for path in opened if str(banks / planning.bank_plan(context, plan).key.digest) in path]
+    assert [path for path in opened if str(banks / oracle_bank_plan(work).key.digest) in path]
+    assert not [path for path in opened if str(banks / bank_plan(work).key.digest) in path]
 
 
 def test_a_person_s_oracles_go_with_the_person_and_the_certificate_names_them(context: Context, run_id: str) -> None:
-    key = planning.oracle_bank_plan(context, planning.load(context, run_id)).key.digest
+    key = oracle_bank_plan(tiny.workspace(context, run_id)).key.digest
     store = BankStore(context.settings.banks_folder)
     assert not tiny.try_step(context, run_id, 0, POLICY)  # nothing is cheaper than retraining a model this small
     assert tiny.try_step(context, run_id, 1, POLICY)
     tiny.deploy(context, run_id)
     before = {status.key.digest: status.n_examples for status in store.status(now=context.now())}
-    completion.purge(context, run_id)
+    completion.purge(tiny.workspace(context, run_id))
     after = {status.key.digest: status.n_examples for status in store.status(now=context.now())}
     assert after.get(key, 0) == before[key] - tiny.N_IMAGES
-    completion.complete(context, run_id)
+    completion.complete(tiny.workspace(context, run_id))
     failed, erased = tiny.certificates(context)
     destroyed = verify(erased.envelope).statement["predicate"]["purge"]["destroyed"]
     assert destroyed["oracle columns"] == destroyed["reference columns"] == tiny.N_IMAGES
@@ -206,20 +211,22 @@ def stale(context: Context, person: str) -> str:
 
 
 def test_stale_oracles_that_an_open_run_names_stay(context: Context, stale: str) -> None:
-    plan = planning.plan(context, STALE_POLICY, stale)
-    named = planning.oracle_bank_plan(context, plan)
-    assert named.staleness.share > 0
+    work = tiny.workspace(context, stale, STALE_POLICY)
+    plan = work.make_plan()
+    assert oracle_bank_plan(work).staleness.share > 0
     rebuild(context, STALE_POLICY, missing_too=False)
-    assert planning.are_oracles_there(context, plan)
-    assert unlearn(context, STALE_POLICY, stale, 0) is None
-    assert planning.load(context, stale) == plan
+    assert are_oracles_there(work)
+    assert unlearn(tiny.workspace(context, stale, STALE_POLICY), 0) is None
+    assert tiny.workspace(context, stale).plan == plan
 
 
 def test_a_run_whose_stale_oracles_are_gone_all_the_same_plans_again(context: Context, stale: str) -> None:
-    before = planning.oracle_bank_plan(context, planning.plan(context, STALE_POLICY, stale)).key
-    planning.gather(context, STALE_POLICY, stale, lambda done, wanted: None)
+    work = tiny.workspace(context, stale, STALE_POLICY)
+    work.make_plan()
+    before = oracle_bank_plan(work).key
+    gather(work)
     BankStore(context.settings.banks_folder).discard(before)
-    assert unlearn(context, STALE_POLICY, stale, 0) is None
-    planned = planning.oracle_bank_plan(context, planning.load(context, stale))
+    assert unlearn(tiny.workspace(context, stale, STALE_POLICY), 0) is None
+    planned = oracle_bank_plan(tiny.workspace(context, stale))
     assert planned.key != before
     assert planned.staleness.share == 0

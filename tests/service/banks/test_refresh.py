@@ -18,9 +18,9 @@ from service.banks.blocks import forget_from_blocks
 from service.banks.overview import overview
 from service.banks.refresh import Rebuilder, publish, rebuild, survey
 from service.banks.store import BankStore
-from service.erasure import plan as planning
 from service.erasure.candidates import unlearn
 from service.erasure.completion import complete, purge, tidy
+from service.erasure.references import bank_plan, gather
 from service.erasure.workspace import RunFolder
 from service.launch import environment
 from service.store.engine import session
@@ -117,17 +117,22 @@ def test_progress_is_seen_in_the_database(tiny_context, built):
     assert seen == [("stale", 4, n) for n in range(5)]
 
 
-def test_a_stale_bank_judges_and_the_certificate_says_so(tiny_context, built):
+def test_a_stale_bank_judges_and_the_certificate_says_so(tiny_context, built, monkeypatch):
     others = [person for person in tiny.people(tiny_context) if person not in built]
     first = tiny.deploy_run(tiny_context, others[0])
-    purge(tiny_context, first)
-    complete(tiny_context, first)
+    purge(tiny.workspace(tiny_context, first))
+    complete(tiny.workspace(tiny_context, first))
     run_id = tiny.claim_run(tiny_context, built[0], policy=POLICY)
-    plan = planning.plan(tiny_context, POLICY, run_id)
-    assert plan.bank["staleness"] == {"n_learned": 38, "n_learned_gone": 1, "n_tested": 5, "n_tested_gone": 0}
-    told = []
-    planning.gather(tiny_context, POLICY, run_id, lambda *done: told.append(done))
-    assert told == [(4, 4)]  # nothing was trained
+    work = tiny.workspace(tiny_context, run_id, POLICY)
+    assert work.make_plan().bank["staleness"] == {
+        "n_learned": 38,
+        "n_learned_gone": 1,
+        "n_tested": 5,
+        "n_tested_gone": 0,
+    }
+    told = tiny.listen(monkeypatch)
+    gather(work)
+    assert told == ["reference models 4/4"]  # nothing was trained
     assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN, POLICY)
     attempt = tiny.attempts(tiny_context)[-1]
     (check,) = (check for check in attempt.figures["checks"] if check["name"] == "reference_staleness")
@@ -139,20 +144,22 @@ def test_a_stale_bank_judges_and_the_certificate_says_so(tiny_context, built):
     assert "Of 38 people the references learned from 1 were erased since" in report
 
 
-def test_a_stale_bank_that_was_damaged_after_the_plan_is_replaced_by_an_exact_one(tiny_context, built):
+def test_a_stale_bank_that_was_damaged_after_the_plan_is_replaced_by_an_exact_one(tiny_context, built, monkeypatch):
     others = [person for person in tiny.people(tiny_context) if person not in built]
     erase(tiny_context, others[0])
     run_id = tiny.claim_run(tiny_context, built[0], policy=POLICY)
-    stale = planning.plan(tiny_context, POLICY, run_id)
+    work = tiny.workspace(tiny_context, run_id, POLICY)
+    stale = work.make_plan()
     path = next(tiny_context.settings.banks_folder.rglob("2.row"))
     path.write_bytes(path.read_bytes()[:-1])
-    told = []
-    planning.gather(tiny_context, POLICY, run_id, lambda *done: told.append(done))
-    assert told[0] == (0, 4)
-    plan = planning.load(tiny_context, run_id)
+    told = tiny.listen(monkeypatch)
+    gather(work)
+    assert told[0] == "reference models 0/4"
+    plan = tiny.workspace(tiny_context, run_id).plan
+    assert work.plan == plan  # what the step goes on with is what later steps read
     assert plan.bank["key"] != stale.bank["key"]
     assert plan.bank["staleness"]["n_learned_gone"] == 0
-    assert others[0] not in planning.faces_at(tiny_context, plan).subjects[plan.bank["retain"]]
+    assert others[0] not in work.faces.subjects[plan.bank["retain"]]
 
 
 @pytest.fixture
@@ -161,9 +168,9 @@ def judged(tiny_context, built):
     others = [person for person in tiny.people(tiny_context) if person not in built]
     erase(tiny_context, others[0])
     run_id = tiny.claim_run(tiny_context, built[0], policy=POLICY)
-    plan = planning.plan(tiny_context, POLICY, run_id)
-    assert plan.bank["staleness"]["n_learned_gone"] == 1
-    return run_id, planning.bank_plan(tiny_context, plan).key
+    work = tiny.workspace(tiny_context, run_id, POLICY)
+    assert work.make_plan().bank["staleness"]["n_learned_gone"] == 1
+    return run_id, bank_plan(work).key
 
 
 def kept(context):
@@ -175,9 +182,9 @@ def test_a_bank_that_an_open_run_names_stays_until_the_run_ended(tiny_context, j
     assert rebuild(tiny_context, POLICY, missing_too=False) == 1
     assert kept(tiny_context) > {stale}
     assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN, POLICY)
-    assert planning.bank_plan(tiny_context, planning.load(tiny_context, run_id)).key == stale
+    assert bank_plan(tiny.workspace(tiny_context, run_id)).key == stale
     tiny.finish(tiny_context, run_id)
-    tidy(tiny_context, run_id)
+    tidy(tiny.workspace(tiny_context, run_id))
     assert kept(tiny_context) > {stale}
     assert rebuild(tiny_context, POLICY, missing_too=False) == 0
     assert len(kept(tiny_context) - {stale}) == len(kept(tiny_context)) == 1
@@ -188,19 +195,18 @@ def test_a_run_whose_stale_bank_is_gone_all_the_same_plans_again_and_makes_the_c
     tiny_context, judged, step
 ):
     run_id, stale = judged
-    planning.gather(tiny_context, POLICY, run_id, lambda *_: None)
-    unlearn(tiny_context, POLICY, run_id, step)
+    gather(tiny.workspace(tiny_context, run_id, POLICY))
+    unlearn(tiny.workspace(tiny_context, run_id, POLICY), step)
     folder = RunFolder(tiny_context.settings, run_id)
     first = folder.weights(step).stat().st_ino
     tiny.file(tiny_context, tiny.people(tiny_context)[-1])  # from now on models are trained without this person, too
     BankStore(tiny_context.settings.banks_folder).discard(stale)
     assert tiny.try_step(tiny_context, run_id, step, POLICY) == (step == tiny.RETRAIN)
-    plan = planning.load(tiny_context, run_id)
-    assert planning.bank_plan(tiny_context, plan).key != stale
-    assert plan.bank["staleness"]["n_learned_gone"] == 0
+    work = tiny.workspace(tiny_context, run_id)
+    assert bank_plan(work).key != stale
+    assert work.plan.bank["staleness"]["n_learned_gone"] == 0
     assert folder.weights(step).stat().st_ino != first
-    faces = planning.faces_at(tiny_context, plan)
-    assert tiny.people(tiny_context)[-1] not in faces.subjects[plan.retain]
+    assert tiny.people(tiny_context)[-1] not in work.faces.subjects[work.plan.retain]
     assert len(tiny.attempts(tiny_context)) == 1
 
 

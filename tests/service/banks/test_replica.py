@@ -174,7 +174,7 @@ def test_the_purge_destroys_in_the_storage_before_it_says_so(tiny_context: Conte
     registry.bring_here(worker, run.base_digest)
     worker.storage.publish(f"models/{run.base_digest}.safetensors", b"the model before")
     bank = next(name for name in rows(worker) if name != "blocks.json")
-    purge(worker, run_id)
+    purge(tiny.workspace(worker, run_id))
     assert worker.storage.names("models") == {f"models/{run.candidate_digest}.safetensors"}
     assert worker.storage.names("banks") == {f"banks/{name}/{sha}.tar" for name, sha in rows(worker).items()}
     there = machine(worker, tmp_path / "bucket", tmp_path / "there")

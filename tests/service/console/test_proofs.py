@@ -44,10 +44,10 @@ def erased(tiny_context: Context) -> Erased:
     assert not tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
     assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
     advance(tiny_context, run_id, "deploying")
-    tiny.candidates.deploy(tiny_context, run_id)
+    tiny.candidates.deploy(tiny.workspace(tiny_context, run_id))
     advance(tiny_context, run_id, "purging")
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     with session(tiny_context.engine) as s:
         _, key = api_keys.create_key(s, name="a", scopes=[api_keys.AUDIT], now=tiny_context.now(), key_id="auditor")
         s.commit()

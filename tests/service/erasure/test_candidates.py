@@ -12,8 +12,8 @@ from audit.proof.certificate import verify
 from service.banks.build import columns_of, example_ids
 from service.banks.store import BankStore
 from service.erasure import candidates, completion
-from service.erasure import plan as planning
-from service.erasure.candidates import deploy, judge, original_outcome, seed_of, steps, unlearn
+from service.erasure.candidates import deploy, judge, original_outcome, seed_of, spec_of, steps, unlearn
+from service.erasure.references import bank_plan
 from service.erasure.workspace import RunFolder
 from service.errors import ConflictError
 from service.models import deployment, registry, rosters
@@ -58,7 +58,7 @@ def test_the_seeds_of_the_steps_follow_from_the_run_s(tiny_context, run_id):
 
 
 def test_the_candidate_is_one_trial_of_the_seed_fixed_before(tiny_context, run_id):
-    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    unlearn(tiny.workspace(tiny_context, run_id), tiny.FINETUNE)
     (attempt,) = tiny.attempts(tiny_context)
     assert (attempt.method, attempt.verdict) == ("finetune", None)  # nothing was measured against a bar yet
     assert attempt.seed == seed_of(tiny.run_of(tiny_context, run_id), tiny.FINETUNE)
@@ -72,9 +72,9 @@ def test_the_candidate_is_one_trial_of_the_seed_fixed_before(tiny_context, run_i
 
 def test_unlearning_again_keeps_the_candidate_and_the_bank(tiny_context, run_id):
     folder = RunFolder(tiny_context.settings, run_id)
-    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    unlearn(tiny.workspace(tiny_context, run_id), tiny.FINETUNE)
     before = folder.read("step-0"), folder.weights(0).stat().st_mtime_ns, unlearned_bank(tiny_context, run_id)
-    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    unlearn(tiny.workspace(tiny_context, run_id), tiny.FINETUNE)
     after = folder.read("step-0"), folder.weights(0).stat().st_mtime_ns, unlearned_bank(tiny_context, run_id)
     assert after[:2] == before[:2]
     np.testing.assert_array_equal(after[2].seconds, before[2].seconds)
@@ -82,7 +82,7 @@ def test_unlearning_again_keeps_the_candidate_and_the_bank(tiny_context, run_id)
 
 
 def test_exact_retraining_needs_no_bank_of_its_own(tiny_context, run_id):
-    unlearn(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    unlearn(tiny.workspace(tiny_context, run_id), tiny.RETRAIN)
     assert not RunFolder(tiny_context.settings, run_id).unlearned().exists()
 
 
@@ -141,14 +141,14 @@ def diverging(tiny_context, tmp_path):
 
 def test_a_method_that_diverges_leaves_the_rest_of_the_ladder_to_be_tried(diverging, person):
     run_id = tiny.plan_run(diverging, person)
-    reason = unlearn(diverging, tiny.POLICY, run_id, tiny.FINETUNE)
+    reason = unlearn(tiny.workspace(diverging, run_id), tiny.FINETUNE)
     assert "finetune diverged" in reason
     (attempt,) = tiny.attempts(diverging)
     assert (attempt.verdict, attempt.reasons) == ("UNDETERMINED", [reason])
     assert attempt.finished_at is not None
     assert tiny.certificates(diverging) == []  # nothing was audited
     before = tiny.attempts(diverging)
-    assert unlearn(diverging, tiny.POLICY, run_id, tiny.FINETUNE) == reason  # a kill before the step was recorded
+    assert unlearn(tiny.workspace(diverging, run_id), tiny.FINETUNE) == reason  # a kill before the step was recorded
     assert tiny.attempts(diverging) == before
     assert tiny.try_step(diverging, run_id, tiny.RETRAIN)
     tiny.finish(diverging, run_id)
@@ -156,37 +156,39 @@ def test_a_method_that_diverges_leaves_the_rest_of_the_ladder_to_be_tried(diverg
 
 
 def test_a_method_one_of_whose_other_seeds_diverges_is_not_judged(tiny_context, run_id, monkeypatch):
-    def some_diverge(scene, seed, keep_weights=None):
+    def some_diverge(spec, seed, keep_weights=None):
         if keep_weights is None and seed == 2:
             raise MethodError("finetune diverged.")
-        return run_trial(scene, seed, keep_weights)
+        return run_trial(spec, seed, keep_weights)
 
     monkeypatch.setattr(jobs, "run_trial", some_diverge)
-    assert unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE) == "finetune diverged."
+    assert unlearn(tiny.workspace(tiny_context, run_id), tiny.FINETUNE) == "finetune diverged."
     (attempt,) = tiny.attempts(tiny_context)
     assert (attempt.verdict, attempt.candidate_digest) == ("UNDETERMINED", None)
     assert RunFolder(tiny_context.settings, run_id).read("step-0") is not None
 
 
-def test_a_candidate_that_cannot_be_made_again_is_not_judged(tiny_context, run_id, monkeypatch):
-    """Its file went after it was made, and the method diverges now."""
-
-    def diverge(*arguments, **options):
+def test_a_candidate_that_cannot_be_made_again_for_its_audit_leaves_the_rest_of_the_ladder(
+    tiny_context, run_id, monkeypatch
+):
+    def diverge(spec, seed, keep_weights=None):
         raise MethodError("finetune diverged.")
 
-    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    assert unlearn(tiny.workspace(tiny_context, run_id), tiny.FINETUNE) is None
     (RunFolder(tiny_context.settings, run_id).path / "step-0.json").unlink()
-    monkeypatch.setattr(candidates, "run_trials", diverge)
-    assert judge(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE) is False
-    assert [attempt.verdict for attempt in tiny.attempts(tiny_context)] == ["UNDETERMINED"]
-    assert tiny.certificates(tiny_context) == []
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "run_trial", diverge)
+        assert judge(tiny.workspace(tiny_context, run_id), tiny.FINETUNE) is False
+    (attempt,) = tiny.attempts(tiny_context)
+    assert (attempt.verdict, attempt.reasons) == ("UNDETERMINED", ["finetune diverged."])
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
 
 
 def test_each_method_of_a_ladder_is_judged_by_other_seeds_of_its_own(tiny_context, person):
     policy = replace(tiny.POLICY, ladder=("finetune", "gradient_ascent", "retrain"))
     run_id = tiny.plan_run(tiny_context, person, policy=policy)
     for step in (0, 1):
-        assert unlearn(tiny_context, policy, run_id, step) is None
+        assert unlearn(tiny.workspace(tiny_context, run_id, policy=policy), step) is None
     statuses = BankStore(RunFolder(tiny_context.settings, run_id).unlearned()).status(now=tiny_context.now())
     assert [status.n_models for status in statuses] == [policy.n_models] * 2
 
@@ -196,7 +198,7 @@ def test_judging_again_changes_nothing(tiny_context, clock, run_id, step):
     passed = tiny.try_step(tiny_context, run_id, step)
     before = tiny.attempts(tiny_context), tiny.certificates(tiny_context), tiny.log_entries(tiny_context)
     clock.advance(seconds=1)
-    assert judge(tiny_context, tiny.POLICY, run_id, step) is passed
+    assert judge(tiny.workspace(tiny_context, run_id), step) is passed
     assert (tiny.attempts(tiny_context), tiny.certificates(tiny_context), tiny.log_entries(tiny_context)) == before
 
 
@@ -214,12 +216,12 @@ def test_policy_audit_and_certificate_stand_in_the_log(tiny_context, run_id):
 
 def test_what_is_missing_is_made_again_before_it_is_judged(tiny_context, person):
     run_id = tiny.claim_run(tiny_context, person)
-    planning.plan(tiny_context, tiny.POLICY, run_id)
-    unlearn(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    tiny.workspace(tiny_context, run_id).make_plan()
+    unlearn(tiny.workspace(tiny_context, run_id), tiny.RETRAIN)
     folder = RunFolder(tiny_context.settings, run_id)
     made = folder.read("step-1")
     (folder.path / "step-1.json").unlink()
-    assert judge(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    assert judge(tiny.workspace(tiny_context, run_id), tiny.RETRAIN)
     again = folder.read("step-1")
     assert (again["seed"], again["weights_digest"]) == (made["seed"], made["weights_digest"])
     (status,) = BankStore(tiny_context.settings.banks_folder).status(now=tiny_context.now())
@@ -227,11 +229,10 @@ def test_what_is_missing_is_made_again_before_it_is_judged(tiny_context, person)
 
 
 def test_the_model_before_is_scored_like_a_trial(tiny_context, run_id):
-    scene = planning.forget_scene(tiny_context, planning.load(tiny_context, run_id))
-    run = tiny.run_of(tiny_context, run_id)
-    outcome = original_outcome(tiny_context, scene, run)
+    work = tiny.workspace(tiny_context, run_id)
+    outcome = original_outcome(work, spec_of(work, "retrain"))
     assert outcome.margins.shape == (tiny.N_IMAGES,)
-    assert outcome.weights_digest == run.base_digest
+    assert outcome.weights_digest == tiny.run_of(tiny_context, run_id).base_digest
 
 
 def test_the_report_names_the_run_and_no_person(tiny_context, run_id):
@@ -244,7 +245,7 @@ def test_the_report_names_the_run_and_no_person(tiny_context, run_id):
         assert not any(person in text for person in everybody), path
     assert run_id in (tiny_context.settings.reports_folder / run_id / "step-0.html").read_text()
     report = json.loads((tiny_context.settings.reports_folder / run_id / "step-0.json").read_text())
-    (attempt,), plan = tiny.attempts(tiny_context), planning.load(tiny_context, run_id)
+    (attempt,), plan = tiny.attempts(tiny_context), tiny.workspace(tiny_context, run_id).plan
     assert report["title"] == f"Audit of run {run_id[:8]}, step 1"
     assert report["subject"] == f"finetune on {tiny.N_IMAGES} images of model line default"
     assert (
@@ -282,10 +283,10 @@ def test_photographs_are_shown_only_where_the_operator_allows_it_and_until_the_p
         s.commit()
     assert tiny.try_step(again, run_id, tiny.RETRAIN)
     (page,) = folder.glob("*.html")
-    assert page.read_text().count("data:image/png") == len(planning.load(again, run_id).forget)
+    assert page.read_text().count("data:image/png") == len(tiny.workspace(again, run_id).plan.forget)
     assert not any("data:image" in path.read_text() for path in reports.rglob("*.html"))
     tiny.deploy(again, run_id)
-    completion.purge(again, run_id)
+    completion.purge(tiny.workspace(again, run_id))
     assert not page.exists()
 
 
@@ -293,7 +294,7 @@ def test_the_certified_weights_go_into_service_for_good(tiny_context, run_id):
     base = deployment.pointer(tiny_context).committed_digest
     tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
     for _ in range(2):  # a kill after the swap repeats it
-        deploy(tiny_context, run_id)
+        deploy(tiny.workspace(tiny_context, run_id))
         run, pointer = tiny.run_of(tiny_context, run_id), deployment.pointer(tiny_context)
         assert (run.generation, pointer.committed_generation) == (2, 2)
         assert pointer.committed_digest == run.candidate_digest
@@ -307,12 +308,12 @@ def test_the_certified_weights_go_into_service_for_good(tiny_context, run_id):
 
 def test_other_weights_than_the_audited_are_not_deployed(tiny_context, run_id):
     base = deployment.pointer(tiny_context).committed_digest
-    unlearn(tiny_context, tiny.POLICY, run_id, tiny.FINETUNE)
+    unlearn(tiny.workspace(tiny_context, run_id), tiny.FINETUNE)
     tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
     folder = RunFolder(tiny_context.settings, run_id)
     folder.weights(tiny.RETRAIN).write_bytes(folder.weights(tiny.FINETUNE).read_bytes())
     with pytest.raises(ValueError, match="Expected the audited weights"):
-        deploy(tiny_context, run_id)
+        deploy(tiny.workspace(tiny_context, run_id))
     assert deployment.pointer(tiny_context).committed_digest == base
     assert tiny.run_of(tiny_context, run_id).generation is None
 
@@ -325,7 +326,7 @@ def test_a_bank_begun_for_more_models_than_the_policy_asks_for_judges_with_those
     )  # fmt: skip
     tiny.build(tiny_context, plan, tiny.POLICY.n_models + 1)
     run_id = tiny.plan_run(tiny_context, person)
-    assert planning.load(tiny_context, run_id).bank["key"] == vars(plan.key)
+    assert tiny.workspace(tiny_context, run_id).plan.bank["key"] == vars(plan.key)
     assert not tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
     assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
     (status,) = store.status(now=tiny_context.now())
@@ -333,12 +334,13 @@ def test_a_bank_begun_for_more_models_than_the_policy_asks_for_judges_with_those
 
 
 def test_an_exact_bank_that_is_gone_is_built_again_before_it_judges(tiny_context, person, run_id):
-    unlearn(tiny_context, tiny.POLICY, run_id, tiny.RETRAIN)
+    unlearn(tiny.workspace(tiny_context, run_id), tiny.RETRAIN)
     before = RunFolder(tiny_context.settings, run_id).read("step-1")
-    store, planned = BankStore(tiny_context.settings.banks_folder), planning.load(tiny_context, run_id)
-    store.discard(planning.bank_plan(tiny_context, planned).key)
+    work, store = tiny.workspace(tiny_context, run_id), BankStore(tiny_context.settings.banks_folder)
+    planned = work.plan
+    store.discard(bank_plan(work).key)
     assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
-    assert planning.load(tiny_context, run_id) == planned
+    assert tiny.workspace(tiny_context, run_id).plan == planned
     assert RunFolder(tiny_context.settings, run_id).read("step-1") == before
 
 
@@ -357,16 +359,15 @@ def evaluated(monkeypatch):
 
 @pytest.mark.parametrize("step", [tiny.FINETUNE, tiny.RETRAIN + 1])
 def test_the_audit_is_given_what_was_measured(tiny_context, run_id, evaluated, step):
-    settings, plan = tiny_context.settings, planning.load(tiny_context, run_id)
-    unlearn(tiny_context, tiny.POLICY, run_id, step)
+    settings, work = tiny_context.settings, tiny.workspace(tiny_context, run_id)
+    unlearn(tiny.workspace(tiny_context, run_id), step)
     folder, run = RunFolder(settings, run_id), tiny.run_of(tiny_context, run_id)
     folder.write(f"step-{step}", {**folder.read(f"step-{step}"), "retain_accuracy": 0.25, "test_accuracy": 0.125})
-    judge(tiny_context, tiny.POLICY, run_id, step)
+    judge(tiny.workspace(tiny_context, run_id), step)
     ((evidence, options),) = evaluated
-    key = planning.bank_plan(tiny_context, plan).key
-    bank = BankStore(settings.banks_folder).find(key, n_models=tiny.POLICY.n_models)
-    ids = example_ids(planning.faces_at(tiny_context, plan), plan.forget)
-    before = original_outcome(tiny_context, planning.forget_scene(tiny_context, plan), run)
+    bank = BankStore(settings.banks_folder).find(bank_plan(work).key, n_models=tiny.POLICY.n_models)
+    ids = example_ids(work.faces, work.plan.forget)
+    before = original_outcome(work, spec_of(work, "retrain"))
     same = np.testing.assert_array_equal
     same(evidence.retrained, columns_of(bank, ids))
     same(evidence.deployed, folder.read(f"step-{step}")["margins"])
@@ -409,7 +410,7 @@ def test_a_version_says_what_its_candidate_was_made_with_and_remembers_whom_its_
         s.add(attempt)
         s.commit()
         s.refresh(attempt)
-    deploy(tiny_context, run_id)
+    deploy(tiny.workspace(tiny_context, run_id))
     digest = deployment.pointer(tiny_context).committed_digest
     with session(tiny_context.engine) as s:
         remembered = rosters.read(s, digest)
@@ -424,7 +425,7 @@ def test_a_version_says_what_its_candidate_was_made_with_and_remembers_whom_its_
 def test_a_version_retrained_from_nothing_remembers_only_whom_it_learned_from(tiny_context, person, run_id):
     base = tiny.run_of(tiny_context, run_id).base_digest
     tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
-    deploy(tiny_context, run_id)
+    deploy(tiny.workspace(tiny_context, run_id))
     with session(tiny_context.engine) as s:
         parents = rosters.read(s, base)
         remembered = rosters.read(s, deployment.pointer(tiny_context).committed_digest)

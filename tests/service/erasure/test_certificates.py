@@ -4,16 +4,16 @@ import copy
 import hmac
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from audit.proof.certificate import verify
-from service.erasure import plan as planning
 from service.erasure.certificates import NO_MODEL, Issuer
 from service.erasure.plan import RunPlan
 from service.erasure.purge_record import COPIES, IMAGES, ORACLES, REFERENCES, VERSIONS, Facts, PurgeRecord
+from service.erasure.references import bank_plan
 from service.keys.keyring import commitment
 from service.models import registry
 from service.store.engine import session
@@ -32,7 +32,7 @@ def mixed(tiny_context):
 
 
 def issuer_of(context, run_id):
-    return Issuer(context, tiny.run_of(context, run_id), Facts.of(context, planning.load(context, run_id)))
+    return Issuer(context, tiny.run_of(context, run_id), Facts.of(tiny.workspace(context, run_id)))
 
 
 DESTROYED = {"image files": 7, "reference columns": 5, "older model versions": 1}
@@ -89,14 +89,14 @@ def test_it_commits_to_the_person_and_names_nobody(tiny_context, mixed):
 
 def test_it_says_how_the_weights_were_made_and_judged(tiny_context, mixed):
     predicate = verify(issue(tiny_context, mixed, 0)).statement["predicate"]
-    run, plan = tiny.run_of(tiny_context, mixed), planning.load(tiny_context, mixed)
+    run, plan = tiny.run_of(tiny_context, mixed), tiny.workspace(tiny_context, mixed).plan
     (attempt,) = tiny.attempts(tiny_context)
     procedure = predicate["procedure"]
     assert (procedure["method"], procedure["rung"], procedure["seed"]) == ("retrain", tiny.RETRAIN, attempt.seed)
     assert procedure["recipe_digest"] == data.recipe_of(tiny_context).digest
     assert "recipe" not in procedure["settings"]
     assert (procedure["data_digest_before"], procedure["data_digest_after"]) == (plan.manifest_digest, "d" * 64)
-    assert predicate["bank_keys"] == [planning.bank_plan(tiny_context, plan).key.digest]
+    assert predicate["bank_keys"] == [bank_plan(tiny.workspace(tiny_context, mixed)).key.digest]
     assert predicate["policy"] == {"name": "tiny", "digest": tiny.POLICY.digest}
     assert (predicate["base_digest"], predicate["run_id"]) == (run.base_digest, run.id)
     assert {check["name"] for check in predicate["checks"]} >= {"bank_size", "exchangeability", "cost_share"}
@@ -136,9 +136,8 @@ def fields_of(value, place=""):
 def test_every_field_is_in_the_table_of_what_it_rests_on_and_no_other(tiny_context, mixed):
     at = tiny_context.now().isoformat()
     processes = [{"kind": "acknowledged", "boot_id": "a", "acknowledged_generation": 1, "acknowledged_at": at}]
-    run, plan = tiny.run_of(tiny_context, mixed), planning.load(tiny_context, mixed)
-    run.generation = 1
-    issuer = Issuer(tiny_context, run, Facts.of(tiny_context, plan))
+    issuer = issuer_of(tiny_context, mixed)
+    issuer.run.generation = 1
     request, attempt = tiny.requests(tiny_context)[0], tiny.attempts(tiny_context)[0]
     record = replace(
         purged(tiny_context, issuer.facts, request, {"processes": processes}),
@@ -164,8 +163,10 @@ def test_a_service_without_a_model_certifies_too(context):
         created_at=now, updated_at=now,
     )  # fmt: skip
     nothing = {request_id: 0}
-    plan = RunPlan("", [], [], [], nothing, nothing, {}, policy_name="tiny", recipe_digest="e" * 64)
-    issuer, request = Issuer(context, run, Facts.of(context, plan)), tiny.request_of(context, request_id)
+    work = tiny.workspace(context, run.id)
+    plan = RunPlan("", [], [], [], nothing, nothing, {}, policy_name="tiny", recipe_digest=work.recipe.digest)
+    work.folder.write("plan", asdict(plan))
+    issuer, request = Issuer(context, run, Facts.of(work)), tiny.request_of(context, request_id)
     with session(context.engine) as s:
         issuer.erasures(s, [request], None, purged(context, issuer.facts, request))
         s.commit()
@@ -197,9 +198,9 @@ def test_the_same_rows_are_committed_to_alike_and_others_not(tiny_context, mixed
 
     first = committed()
     assert committed() == first
-    plan = planning.load(tiny_context, mixed)
-    plan.forget.append(0)
-    issuer = Issuer(tiny_context, tiny.run_of(tiny_context, mixed), Facts.of(tiny_context, plan))
+    work = tiny.workspace(tiny_context, mixed)
+    work.plan.forget.append(0)
+    issuer = Issuer(tiny_context, tiny.run_of(tiny_context, mixed), Facts.of(work))
     with session(tiny_context.engine) as s:
         issuer.failure(s, tiny.attempts(tiny_context)[0].model_copy(update={"verdict": "FAILED"}), ())
         s.commit()
@@ -241,7 +242,7 @@ def test_how_the_weights_were_made_is_what_the_attempt_wrote_down(tiny_context, 
 
 
 def test_the_forgotten_rows_are_committed_to_with_the_service_s_own_key(tiny_context, mixed):
-    plan = planning.load(tiny_context, mixed)
-    rows = json.dumps([plan.manifest_digest, plan.forget]).encode()
+    work = tiny.workspace(tiny_context, mixed)
+    rows = json.dumps([work.plan.manifest_digest, work.plan.forget]).encode()
     expected = hmac.digest(tiny_context.keyring.tombstone_key, rows, "sha256").hex()
-    assert Facts.of(tiny_context, plan).forget_commitment == expected
+    assert Facts.of(work).forget_commitment == expected

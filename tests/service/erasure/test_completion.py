@@ -12,7 +12,6 @@ from sqlmodel import select
 from audit.proof.certificate import verify
 from service.banks.store import BankStore
 from service.context import LINE
-from service.erasure import plan as planning
 from service.erasure.completion import complete, purge, tidy
 from service.erasure.workspace import RunFolder
 from service.errors import RunStoppedError
@@ -20,6 +19,7 @@ from service.models import registry, rosters
 from service.requests.runs import advance
 from service.store.engine import reading, session
 from service.store.tables import OpenLine, RequestEvent, Tombstone
+from service.training.spec import open_images
 from tests.service import tiny
 from tests.service.versions import add_version
 from unlearning.faces import read_metadata
@@ -45,8 +45,8 @@ def mixed(tiny_context, pair):
 
 
 def finish(context, run_id):
-    purge(context, run_id)
-    complete(context, run_id)
+    purge(tiny.workspace(context, run_id))
+    complete(tiny.workspace(context, run_id))
 
 
 def test_the_purge_destroys_pictures_packs_columns_and_weights(tiny_context, tmp_path, pair, run_id):
@@ -58,7 +58,7 @@ def test_the_purge_destroys_pictures_packs_columns_and_weights(tiny_context, tmp
     doomed = [*tiny.pictures_of(tiny_context, pair[0]), *packs, base, folder.weights(tiny.RETRAIN)]
     for number, path in enumerate(doomed):
         os.link(path, tmp_path / f"second-name-{number}")  # looks at the same bytes once the first name is gone
-    purge(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
     for number, path in enumerate(doomed):
         assert not path.exists()
         assert not any((tmp_path / f"second-name-{number}").read_bytes()), path
@@ -80,16 +80,16 @@ def test_the_purge_leaves_everybody_else_alone(tiny_context, pair, run_id):
                 for row in rows if row.user_id != pair[0]}  # fmt: skip
 
     before = others()
-    purge(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
     assert others() == before
     assert len(before) == 49 * tiny.N_IMAGES
 
 
 def test_purging_again_changes_nothing(tiny_context, clock, run_id):
-    purge(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
     before = tiny.run_of(tiny_context, run_id).purge
     clock.advance(seconds=1)
-    purge(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
     assert tiny.run_of(tiny_context, run_id).purge == before
 
 
@@ -128,15 +128,15 @@ def test_the_purge_looks_for_weights_that_a_backup_brought_back(tiny_context, ru
     content = path.read_bytes()
     registry.destroy(tiny_context, earlier)
     path.write_bytes(content)
-    purge(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
     assert not path.exists()
 
 
 def test_the_purge_keeps_no_image_in_memory(tiny_context, run_id):
-    faces = planning.faces_at(tiny_context, planning.load(tiny_context, run_id))
+    faces = tiny.workspace(tiny_context, run_id).faces
     held = weakref.ref(faces)
     del faces
-    purge(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
     gc.collect()
     assert held() is None
 
@@ -144,14 +144,14 @@ def test_the_purge_keeps_no_image_in_memory(tiny_context, run_id):
 @pytest.mark.parametrize("kept", [True, False])
 def test_reports_of_the_audit_stay_only_where_evidence_is_kept(tiny_context, run_id, kept):
     settings = tiny_context.settings.model_copy(update={"keep_evidence": kept})
-    purge(replace(tiny_context, settings=settings), run_id)
+    purge(tiny.workspace(replace(tiny_context, settings=settings), run_id))
     assert settings.reports_folder.exists() is kept
 
 
 def test_the_erased_person_is_in_no_later_plan(tiny_context, pair, run_id):
     finish(tiny_context, run_id)
     plan = tiny.plan_for(tiny_context, pair[1])
-    faces = planning.open_pictures(plan.scene.pictures)
+    faces = open_images(plan.spec.images)
     assert pair[0] not in faces.subjects
 
 
@@ -180,9 +180,9 @@ def test_completing_again_changes_nothing(tiny_context, clock, run_id):
     finish(tiny_context, run_id)
     before = tiny.requests(tiny_context), tiny.certificates(tiny_context), tiny.log_entries(tiny_context)
     clock.advance(seconds=1)
-    complete(tiny_context, run_id)
-    tidy(tiny_context, run_id)
-    complete(tiny_context, run_id)
+    complete(tiny.workspace(tiny_context, run_id))
+    tidy(tiny.workspace(tiny_context, run_id))
+    complete(tiny.workspace(tiny_context, run_id))
     assert (tiny.requests(tiny_context), tiny.certificates(tiny_context), tiny.log_entries(tiny_context)) == before
     with reading(tiny_context.engine) as s:
         assert len(s.exec(select(RequestEvent).where(RequestEvent.to_state == "completed")).all()) == 1
@@ -191,7 +191,7 @@ def test_completing_again_changes_nothing(tiny_context, clock, run_id):
 def test_nothing_is_completed_before_all_is_destroyed(tiny_context, run_id):
     before = tiny.log_entries(tiny_context)
     with pytest.raises(RunStoppedError, match="finished purge"):
-        complete(tiny_context, run_id)
+        complete(tiny.workspace(tiny_context, run_id))
     assert tiny.certificates(tiny_context) == []
     assert tiny.log_entries(tiny_context) == before
     assert {request.state for request in tiny.requests(tiny_context)} == {"purging"}
@@ -232,7 +232,7 @@ def test_a_service_without_data_completes_too(context, clock):
     tiny.file(context, "s31")
     clock.advance(seconds=context.settings.hold_seconds)
     run_id = tiny.claim(context, tiny.POLICY)
-    planning.plan(context, tiny.POLICY, run_id)
+    tiny.workspace(context, run_id).make_plan()
     advance(context, run_id, "purging")
     finish(context, run_id)
     assert tiny.requests(context)[0].outcome == "no_data_held"
@@ -252,8 +252,8 @@ def test_a_request_that_follows_shares_outcome_and_certificate(tiny_context, pai
 
 def test_tidying_leaves_no_file_of_the_run_and_no_user_id_in_the_database(tiny_context, pair, run_id):
     finish(tiny_context, run_id)
-    tidy(tiny_context, run_id)
-    tidy(tiny_context, run_id)
+    tidy(tiny.workspace(tiny_context, run_id))
+    tidy(tiny.workspace(tiny_context, run_id))
     settings = tiny_context.settings
     assert list(settings.runs_folder.iterdir()) == []
     for path in settings.home.glob("expunge.db*"):

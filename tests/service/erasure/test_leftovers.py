@@ -95,5 +95,5 @@ def test_a_purge_sweeps_before_anything_is_completed(tiny_context):
         folder.mkdir(parents=True)
         (folder / "images.npy").write_bytes(b"somebody's pixels")
     (settings.keys_folder / ".signing.pem.0123456789abcdef.old").write_bytes(b"a private key")
-    purge(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
     assert hidden(settings.home) == []

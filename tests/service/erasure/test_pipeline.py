@@ -16,7 +16,7 @@ from sqlmodel import select
 
 from audit.proof.certificate import verify
 from service.context import LINE
-from service.erasure import candidates, plan, reruns
+from service.erasure import candidates, reruns, workspace
 from service.erasure.completion import complete, purge
 from service.erasure.pipeline import Pipeline, StepError, StoppedError, place_of, reason_of
 from service.erasure.workspace import RunFolder
@@ -116,7 +116,7 @@ def test_a_run_is_not_carried_on_by_another_recipe_or_code_than_it_was_planned_w
         recipe = tiny_context.settings.home / "recipe.json"
         recipe.write_text(json.dumps({**tiny.RECIPE, "epochs": 4}))
     else:
-        monkeypatch.setattr(plan, "training_code_version", lambda: "another")
+        monkeypatch.setattr(workspace, "training_code_version", lambda: "another")
     with pytest.raises(StoppedError, match=f"the {what} this run was planned with"):
         pipeline.unlearn(run_id, tiny.RETRAIN)
     assert tiny.certificates(tiny_context) == []
@@ -219,8 +219,8 @@ def test_asking_for_help_leaves_no_candidate_and_frees_the_line(pipeline, tiny_c
 def test_help_that_is_asked_for_after_the_end_undoes_nothing(pipeline, tiny_context):
     """The working files could not be removed, say: the request stays completed, and they are removed now."""
     run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
-    purge(tiny_context, run_id)
-    complete(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
+    complete(tiny.workspace(tiny_context, run_id))
     RunFolder(tiny_context.settings, run_id).write("left", {})
     pipeline.ask_for_help(run_id, "The run stopped on OSError.")
     assert tiny.requests(tiny_context)[0].state == "completed"
@@ -259,7 +259,7 @@ def made_twice(pipeline, monkeypatch, *, seeds_apart):
     context = pipeline.context
     pipeline.context = replace(context, settings=context.settings.model_copy(update={"rerun_share": 1.0}))
     monkeypatch.setattr(
-        reruns, "run_apart", lambda scene, seed, _settings, weights: run_trial(scene, seed + seeds_apart, weights)
+        reruns, "run_apart", lambda spec, seed, _settings, weights: run_trial(spec, seed + seeds_apart, weights)
     )
 
 

@@ -54,7 +54,7 @@ def stopped(tiny_context, run_id, monkeypatch):
     with monkeypatch.context() as refusing:
         refuse_storage(refusing)
         with pytest.raises(StorageError):
-            completion.purge(tiny_context, run_id)
+            completion.purge(tiny.workspace(tiny_context, run_id))
     abandon(tiny_context, run_id, "The storage refused.")
     return run_id
 
@@ -91,8 +91,8 @@ def test_approving_resumes_the_same_run_and_its_certificate_tells_of_the_whole_e
     run = tiny.run_of(tiny_context, stopped)
     assert (run.stage, workflow_id(run)) == ("purging", f"{stopped}.1")
     assert tiny.request_of(tiny_context, request.id).state == "purging"
-    completion.purge(tiny_context, stopped)
-    completion.complete(tiny_context, stopped)
+    completion.purge(tiny.workspace(tiny_context, stopped))
+    completion.complete(tiny.workspace(tiny_context, stopped))
     (record,) = tiny.certificates(tiny_context)
     assert (record.run_id, record.verdict) == (stopped, "PASSED")
     assert destroyed_of(record) == {
@@ -109,11 +109,11 @@ def test_a_run_can_be_resumed_more_than_once(tiny_context, stopped, monkeypatch)
         with monkeypatch.context() as refusing:
             refuse_storage(refusing)
             with pytest.raises(StorageError):
-                completion.purge(tiny_context, stopped)
+                completion.purge(tiny.workspace(tiny_context, stopped))
         abandon(tiny_context, stopped, "The storage refused again.")
     approve(tiny_context, request)
-    completion.purge(tiny_context, stopped)
-    completion.complete(tiny_context, stopped)
+    completion.purge(tiny.workspace(tiny_context, stopped))
+    completion.complete(tiny.workspace(tiny_context, stopped))
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES
 
 
@@ -137,15 +137,15 @@ def test_one_approval_resumes_the_whole_batch(tiny_context, pair, monkeypatch):
     with monkeypatch.context() as refusing:
         refuse_storage(refusing)
         with pytest.raises(StorageError):
-            completion.purge(tiny_context, run_id)
+            completion.purge(tiny.workspace(tiny_context, run_id))
     abandon(tiny_context, run_id, "The storage refused.")
     first, second = tiny.requests(tiny_context)
     approve(tiny_context, second)
     assert {request.state for request in tiny.requests(tiny_context)} == {"purging"}
     with pytest.raises(ConflictError):
         approve(tiny_context, first)
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     assert [destroyed_of(record)["image files"] for record in tiny.certificates(tiny_context)] == [tiny.N_IMAGES] * 2
 
 
@@ -167,8 +167,8 @@ def test_the_record_outlives_the_run_s_working_files(tiny_context, stopped):
     """The home's disk was exchanged, say: what the certificate needs is in the database."""
     RunFolder(tiny_context.settings, stopped).destroy()
     approve(tiny_context, tiny.requests(tiny_context)[0])
-    completion.purge(tiny_context, stopped)
-    completion.complete(tiny_context, stopped)
+    completion.purge(tiny.workspace(tiny_context, stopped))
+    completion.complete(tiny.workspace(tiny_context, stopped))
     (record,) = tiny.certificates(tiny_context)
     predicate = verify(record.envelope).statement["predicate"]
     assert (predicate["policy"]["name"], predicate["verdict"]) == ("tiny", "PASSED")
@@ -186,8 +186,8 @@ def test_what_was_gone_before_is_not_counted(tiny_context, pair, run_id):
     """An image that somebody removed by hand, and columns of a bank that somebody threw away."""
     first, *_ = tiny.pictures_of(tiny_context, pair[0])
     first.unlink()
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES - 1
 
 
@@ -196,11 +196,11 @@ def test_a_purge_does_not_begin_while_images_are_out_of_sight(tiny_context, pair
     images, away = tiny_context.settings.data_folder / "images", tiny_context.settings.data_folder / "elsewhere"
     images.rename(away)
     with pytest.raises(RunStoppedError, match="image files"):
-        completion.purge(tiny_context, run_id)
+        completion.purge(tiny.workspace(tiny_context, run_id))
     assert tiny.run_of(tiny_context, run_id).purge is None
     away.rename(images)
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES
 
 
@@ -209,8 +209,8 @@ def test_copies_that_no_row_names_are_destroyed_and_counted(tiny_context, pair, 
     copy = tiny_context.settings.data_folder / "old" / "again.png"
     copy.parent.mkdir()
     copy.write_bytes(first.read_bytes())
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     assert not copy.exists()
     assert destroyed_of(tiny.certificates(tiny_context)[0])["copies of image files"] == 1
 
@@ -220,10 +220,10 @@ def test_an_image_that_comes_while_a_purge_is_interrupted_goes_and_counts(tiny_c
         refuse_storage(refusing)
         refusing.setattr(completion, "remove_subjects", lambda *_, **__: None)  # killed before the first image
         with pytest.raises((StorageError, AttributeError)):
-            completion.purge(tiny_context, run_id)
+            completion.purge(tiny.workspace(tiny_context, run_id))
     tiny.add_picture(tiny_context, pair[0])
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES + 1
 
 
@@ -241,12 +241,12 @@ def test_weights_that_are_only_out_of_sight_are_not_taken_for_destroyed(tiny_con
     run_id = tiny.plan_run(tiny_context, "nobody-we-know")
     advance(tiny_context, run_id, "purging")
     version = version_of(tiny_context, "nobody-we-know")
-    record = purge_record.begin(tiny_context, run_id)
+    record = purge_record.begin(tiny.workspace(tiny_context, run_id))
     registry.path(tiny_context.settings, version).unlink()
     with pytest.raises(RunStoppedError, match="found 1 older model versions"):
-        purge_record.finish(tiny_context, run_id, record, n_unnamed=0, data_digest_after="d" * 64)
+        purge_record.finish(tiny.workspace(tiny_context, run_id), record, n_unnamed=0, data_digest_after="d" * 64)
     registry.destroy(tiny_context, version)
-    purge_record.finish(tiny_context, run_id, record, n_unnamed=0, data_digest_after="d" * 64)
+    purge_record.finish(tiny.workspace(tiny_context, run_id), record, n_unnamed=0, data_digest_after="d" * 64)
     ended = purge_record.of(tiny.run_of(tiny_context, run_id))
     assert [counts["older model versions"] for counts in ended.destroyed.values()] == [1]
 
@@ -256,21 +256,42 @@ def test_what_comes_while_a_purge_is_interrupted_is_recorded_before_it_goes(tiny
     person = tiny.people(tiny_context, "test")[0]
     run_id = tiny.plan_run(tiny_context, person)
     advance(tiny_context, run_id, "purging")
-    (before,) = purge_record.begin(tiny_context, run_id).held.values()
+    (before,) = purge_record.begin(tiny.workspace(tiny_context, run_id)).held.values()
     copy = tiny_context.settings.data_folder / "again.png"
     copy.write_bytes(tiny.pictures_of(tiny_context, person)[0].read_bytes())
     tiny.add_picture(tiny_context, person)
     version = version_of(tiny_context, person)
-    purge_record.begin(tiny_context, run_id)
+    purge_record.begin(tiny.workspace(tiny_context, run_id))
     (holding,) = purge_record.of(tiny.run_of(tiny_context, run_id)).held.values()
     assert set(holding.images) > set(before.images)
     assert (len(holding.images), holding.copies, holding.versions) == (tiny.N_IMAGES + 1, ["again.png"], [version])
 
 
+def test_a_new_image_under_the_name_of_a_destroyed_one_does_not_keep_a_purge_from_ending(
+    tiny_context, pair, run_id, monkeypatch
+):
+    image, content = tiny.pictures_of(tiny_context, pair[0])[0], tiny.pictures_of(tiny_context, pair[1])[0].read_bytes()
+    with monkeypatch.context() as refusing:
+        refuse_storage(refusing)
+        with pytest.raises(StorageError):
+            completion.purge(tiny.workspace(tiny_context, run_id))
+    data_folder = tiny_context.settings.data_folder
+    image.parent.mkdir(exist_ok=True)
+    image.write_bytes(content)
+    tiny.repaint(image)
+    with (data_folder / "metadata.csv").open("a") as table:
+        table.write(f"{image.relative_to(data_folder)},newcomer,young,train\n")
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
+    assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES
+    assert tiny.pictures_of(tiny_context, "newcomer") == [image]
+    assert image.exists()
+
+
 def test_the_certificate_says_what_was_not_looked_into(tiny_context, pair, run_id):
     (tiny_context.settings.data_folder / "metadata.csv.bak").write_text(pair[0])
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     result = verify(tiny.certificates(tiny_context)[0].envelope)
     purge = result.statement["predicate"]["purge"]
     assert purge["looked_through"] == LOOKED_THROUGH
@@ -284,8 +305,8 @@ def test_columns_of_every_bank_are_counted(tiny_context, pair, run_id):
     tiny.build(tiny_context, plan, 1)
     of_a_comparison = BankStore(tiny_context.settings.evaluations_folder / "one")
     build_bank(of_a_comparison, plan, 1, tiny_context.settings, lambda *_: None, now=tiny_context.now())
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     assert destroyed_of(tiny.certificates(tiny_context)[0])["reference columns"] == 3 * tiny.N_IMAGES
     assert not of_a_comparison.count_columns([tiny_context.keyring.block_hash(pair[0])])
 
@@ -309,30 +330,30 @@ def test_nothing_is_certified_as_destroyed_that_is_there_again(tiny_context, pai
         elif what == "older model versions":
             weights.write_bytes(content)
         else:
-            monkeypatch.setattr(purge_record.banks.BankStore, "count_columns", lambda *_: {columns: 3})
+            monkeypatch.setattr(BankStore, "count_columns", lambda *_: {columns: 3})
 
     columns = (tiny_context.keyring.block_hash(pair[0]), "margin")
     with monkeypatch.context() as patched:
         patched.setattr(completion, "forget_reports", restore)
         with pytest.raises(RunStoppedError, match=f"found {3 if what == 'reference columns' else 1} {what}"):
-            completion.purge(tiny_context, run_id)
+            completion.purge(tiny.workspace(tiny_context, run_id))
     monkeypatch.undo()
     with pytest.raises(RunStoppedError, match="finished purge"):
-        completion.complete(tiny_context, run_id)
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+        completion.complete(tiny.workspace(tiny_context, run_id))
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     assert tiny.requests(tiny_context)[0].outcome == "erased"
     assert not first.exists()
 
 
 def test_file_names_leave_the_database_with_the_user_id(tiny_context, pair, run_id):
     names = [row.file_name for row in read_metadata(tiny_context.settings.data_folder) if row.user_id == pair[0]]
-    completion.purge(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
     record = tiny.run_of(tiny_context, run_id).purge
     assert [sorted(holding["images"]) for holding in record["held"].values()] == [sorted(names)]
-    completion.complete(tiny_context, run_id)
+    completion.complete(tiny.workspace(tiny_context, run_id))
     assert tiny.run_of(tiny_context, run_id).purge == {**record, "held": {}}
-    completion.tidy(tiny_context, run_id)
+    completion.tidy(tiny.workspace(tiny_context, run_id))
     for path in tiny_context.settings.home.glob("expunge.db*"):
         assert not any(name.encode() in path.read_bytes() for name in names), path
 
@@ -354,8 +375,8 @@ def test_each_certificate_of_a_batch_tells_of_its_own_person(tiny_context, pair)
     missing.unlink()
     (tiny_context.settings.data_folder / "twice.png").write_bytes(twice.read_bytes())
     requests = {request.user_id: request for request in tiny.requests(tiny_context)}
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     found = predicates(tiny_context)
     nothing = {"image files": 0, "reference columns": 0, "older model versions": 0}
     assert [found[requests[person].id]["purge"]["destroyed"] for person in (trained, tested, unknown)] == [
@@ -377,10 +398,10 @@ def test_a_copy_that_a_kill_left_overwritten_is_removed_whoever_of_the_batch_it_
     copy.write_bytes(tiny.pictures_of(tiny_context, people[1])[0].read_bytes())
     run_id = tiny.plan_run(tiny_context, *people)
     advance(tiny_context, run_id, "purging")
-    purge_record.begin(tiny_context, run_id)
+    purge_record.begin(tiny.workspace(tiny_context, run_id))
     copy.write_bytes(bytes(copy.stat().st_size))
-    completion.purge(tiny_context, run_id)
-    completion.complete(tiny_context, run_id)
+    completion.purge(tiny.workspace(tiny_context, run_id))
+    completion.complete(tiny.workspace(tiny_context, run_id))
     assert not copy.exists()
     found = predicates(tiny_context)
     destroyed = [found[request.id]["purge"]["destroyed"] for request in tiny.requests(tiny_context)]
@@ -393,9 +414,9 @@ def test_a_certificate_says_when_the_purge_ended_and_who_acknowledged_the_swap(t
     }  # fmt: skip
     RunFolder(tiny_context.settings, run_id).write("barrier", {"generation": 2, "processes": [acknowledged]})
     ticking = replace(tiny_context, now=lambda: clock.advance(seconds=1))
-    completion.purge(ticking, run_id)
+    completion.purge(tiny.workspace(ticking, run_id))
     record = tiny.run_of(tiny_context, run_id).purge
-    completion.complete(ticking, run_id)
+    completion.complete(tiny.workspace(ticking, run_id))
     (found,) = predicates(tiny_context).values()
     at = datetime.fromisoformat
     assert tiny.run_of(tiny_context, run_id).created_at < at(record["began_at"]) < at(record["finished_at"])

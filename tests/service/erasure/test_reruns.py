@@ -53,8 +53,8 @@ def test_the_opening_entry_announces_share_and_key(every_run, judged):
 
 
 def test_equal_weights_stand_in_log_and_certificate(every_run, judged):
-    assert reruns.carry_out(every_run, judged) is None
-    assert reruns.carry_out(every_run, judged) is None  # as after a kill
+    assert reruns.carry_out(tiny.workspace(every_run, judged)) is None
+    assert reruns.carry_out(tiny.workspace(every_run, judged)) is None  # as after a kill
     (attempt,) = tiny.attempts(every_run)
     (entry,) = logged(every_run, "rerun")
     assert entry["weights"] == entry["again"] == attempt.candidate_digest
@@ -75,7 +75,7 @@ def test_equal_weights_stand_in_log_and_certificate(every_run, judged):
 def test_other_weights_stop_the_run(every_run, judged):
     with_other_seed(every_run, judged)
     for _ in range(2):
-        assert "other weights; nothing was deployed" in reruns.carry_out(every_run, judged)
+        assert "other weights; nothing was deployed" in reruns.carry_out(tiny.workspace(every_run, judged))
     (entry,) = logged(every_run, "rerun")
     assert entry["weights"] != entry["again"]
 
@@ -84,7 +84,7 @@ def test_a_run_that_is_not_chosen_is_made_once(tiny_context):
     context = replace(tiny_context, settings=tiny_context.settings.model_copy(update={"rerun_share": 0.0}))
     run_id = tiny.plan_run(context, tiny.people(context)[0])
     assert tiny.try_step(context, run_id, tiny.RETRAIN)
-    assert reruns.carry_out(context, run_id) is None
+    assert reruns.carry_out(tiny.workspace(context, run_id)) is None
     assert logged(context, "rerun") == []
     assert RunFolder(context.settings, run_id).read("rerun")["chosen"] is False
 
@@ -92,7 +92,7 @@ def test_a_run_that_is_not_chosen_is_made_once(tiny_context):
 def test_the_share_logged_before_the_run_counts(every_run, judged):
     """Who changes the setting while a run is open changes nothing for it."""
     lenient = replace(every_run, settings=every_run.settings.model_copy(update={"rerun_share": 0.0}))
-    assert reruns.carry_out(lenient, judged) is None
+    assert reruns.carry_out(tiny.workspace(lenient, judged)) is None
     assert len(logged(every_run, "rerun")) == 1
 
 
@@ -100,7 +100,12 @@ def test_an_exchanged_key_spares_no_run(tiny_context):
     context = replace(tiny_context, settings=tiny_context.settings.model_copy(update={"rerun_share": 1e-9}))
     run_id = tiny.plan_run(context, tiny.people(context)[0])
     assert tiny.try_step(context, run_id, tiny.RETRAIN)
-    assert reruns.carry_out(replace(context, keyring=replace(context.keyring, rerun_key=b"n" * 32)), run_id) is None
+    assert (
+        reruns.carry_out(
+            tiny.workspace(replace(context, keyring=replace(context.keyring, rerun_key=b"n" * 32)), run_id)
+        )
+        is None
+    )
     assert len(logged(context, "rerun")) == 1
 
 

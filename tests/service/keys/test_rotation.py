@@ -25,8 +25,8 @@ from tests.service import tiny
 def erased(tiny_context, tmp_path):
     """A completed erasure and its certificate's file."""
     run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
-    purge(tiny_context, run_id)
-    complete(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
+    complete(tiny.workspace(tiny_context, run_id))
     path = tmp_path / "certificate.json"
     path.write_text(json.dumps(tiny.certificates(tiny_context)[-1].envelope, indent=2))
     return path
@@ -74,8 +74,8 @@ def test_a_service_that_runs_signs_with_the_new_key_at_once(tiny_context, erased
     assert log.verify_checkpoint(head, [after]) is not None
     assert log.verify_checkpoint(head, [before]) is None
     run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
-    purge(tiny_context, run_id)
-    complete(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
+    complete(tiny.workspace(tiny_context, run_id))
     certificate = tiny.certificates(tiny_context)[-1].envelope
     assert verify(certificate, public_key=after).erased
     assert not verify(certificate, public_key=before).valid
@@ -106,8 +106,8 @@ def test_a_certificate_signed_while_the_clock_was_ahead_verifies_after_a_rotatio
     """The clock is set back between the two: by its date the certificate is later than the rotation."""
     clock.advance(days=100 * 365)
     run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
-    purge(tiny_context, run_id)
-    complete(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
+    complete(tiny.workspace(tiny_context, run_id))
     path = tmp_path / "certificate.json"
     path.write_text(json.dumps(tiny.certificates(tiny_context)[-1].envelope))
     assert expunge("keys", "rotate-signing")[0] == 0

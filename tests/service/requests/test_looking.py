@@ -11,7 +11,6 @@ from sqlmodel import select
 from audit.proof.certificate import verify
 from service.console.metrics import DatabaseCollector, exposition
 from service.context import LINE, Context
-from service.erasure import plan
 from service.erasure.completion import complete, purge
 from service.erasure.lease import LineLease
 from service.keys.api_keys import READ, Client
@@ -168,7 +167,7 @@ def test_with_the_folder_back_requests_go_on_by_themselves(tiny_context, carry_o
         assert {request.state for request in tiny.requests(tiny_context)} == {"queued"}
         assert "expunge_data_obstacle 0.0" in exposition(DatabaseCollector(tiny_context))[0].decode()
     run_id = tiny.claim(tiny_context, tiny.POLICY)
-    assert plan.plan(tiny_context, tiny.POLICY, run_id).must_unlearn
+    assert tiny.workspace(tiny_context, run_id).make_plan().must_unlearn
 
 
 def test_erased_people_whose_data_came_back_are_counted(tiny_context):
@@ -251,7 +250,7 @@ def test_rosters_follow_models_through_erasures(tiny_context):
     assert roster(tiny_context) == hashes(tiny_context, [person, *others])
     run_id = tiny.deploy_run(tiny_context, person)
     assert roster(tiny_context) == hashes(tiny_context, others)
-    purge(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
     with reading(tiny_context.engine) as s:
         assert rosters.read(s, first) == {}  # it went with the weights
         assert rosters.naming(s, hashes(tiny_context, [person])) == {}
@@ -302,13 +301,13 @@ def test_fewer_images_than_were_learned_from_wait_for_a_human(tiny_context, carr
     check_waits(tiny_context, person, says=doubts.FEWER)
     approve(tiny_context)
     run_id = tiny.claim(tiny_context, tiny.POLICY)
-    assert len(plan.plan(tiny_context, tiny.POLICY, run_id).forget) == tiny.N_IMAGES - 1
+    assert len(tiny.workspace(tiny_context, run_id).make_plan().forget) == tiny.N_IMAGES - 1
 
 
 def test_a_model_of_an_earlier_release_gets_its_roster_from_the_folder_it_came_from(tiny_context, carry_out):
     run_id = tiny.deploy_run(tiny_context, tiny.people(tiny_context)[0])
-    purge(tiny_context, run_id)
-    complete(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
+    complete(tiny.workspace(tiny_context, run_id))
     carry_out(tiny.people(tiny_context, "test")[0])
     before = roster(tiny_context)
     unknown_origin(tiny_context)
@@ -324,7 +323,7 @@ def test_a_model_of_an_earlier_release_and_another_folder_need_a_human(tiny_cont
     first, second = tiny.requests(tiny_context)
     decisions.approve(tiny_context, tiny.CLIENT, first.id, Decision(reason="It is the folder."))
     only_run = tiny.claim(tiny_context, tiny.POLICY)
-    assert plan.plan(tiny_context, tiny.POLICY, only_run).obstacle is None
+    assert tiny.workspace(tiny_context, only_run).make_plan().obstacle is None
     assert roster(tiny_context) == hashes(tiny_context, tiny.people(tiny_context))
     assert data_folder.release(tiny_context) == 1
     assert tiny.request_of(tiny_context, second.id).state == "queued"

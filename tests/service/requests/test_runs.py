@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 from sqlmodel import select
 
 from service.context import LINE
-from service.erasure.workspace import RunFolder
 from service.errors import ConflictError, NotFoundError
 from service.requests.runs import (
     advance,
@@ -24,7 +21,6 @@ from service.store.engine import reading, session
 from service.store.tables import OpenLine, RequestEvent
 from service.worker import claim
 from tests.service import tiny
-from unlearning.errors import FileError
 
 
 @pytest.fixture
@@ -41,48 +37,6 @@ def moves(context) -> list[str]:
 
 def states_of(context) -> set[str]:
     return {request.state for request in tiny.requests(context)}
-
-
-def test_a_file_of_the_folder_is_read_back_or_not_there(settings):
-    folder = RunFolder(settings, "run")
-    assert folder.read("plan") is None
-    folder.write("plan", {"forget": [1, 2]})
-    folder.write("plan", {"forget": [3]})
-    assert RunFolder(settings, "run").read("plan") == {"forget": [3]}
-
-
-def test_what_a_killed_write_left_is_no_file(settings):
-    folder = RunFolder(settings, "run")
-    (folder.path / "plan.partial").write_text('{"forget": [1')
-    assert folder.read("plan") is None
-    folder.write("plan", {"forget": []})
-    assert folder.read("plan") == {"forget": []}
-
-
-def test_destroying_overwrites_every_file_and_leaves_no_folder(settings, tmp_path):
-    folder = RunFolder(settings, "run")
-    (folder.unlearned() / "bank").mkdir(parents=True)
-    (folder.unlearned() / "bank" / "0.row").write_bytes(b"margins")
-    folder.weights(0).write_bytes(b"weights" * 100)
-    folder.write("plan", {"forget": [1]})
-    files = [path for path in folder.path.rglob("*") if path.is_file()]
-    for number, path in enumerate(files):
-        os.link(path, tmp_path / f"second-name-{number}")  # looks at the same bytes once the first name is gone
-    sizes = [path.stat().st_size for path in files]
-    folder.destroy()
-    assert not folder.path.exists()
-    assert [(tmp_path / f"second-name-{i}").read_bytes() for i in range(3)] == [bytes(size) for size in sizes]
-    folder.destroy()
-
-
-def test_destroying_follows_no_link(settings, tmp_path):
-    precious = tmp_path / "precious"
-    precious.write_bytes(b"precious")
-    folder = RunFolder(settings, "run")
-    (folder.path / "step-0.safetensors").symlink_to(precious)
-    with pytest.raises(FileError, match="symbolic link"):
-        folder.destroy()
-    assert precious.read_bytes() == b"precious"
 
 
 def test_a_run_that_is_not_there(context):

@@ -17,9 +17,9 @@ from service.settings import Settings
 from service.studies import comparison, forget_setup
 from service.studies.comparison import Field, rounds
 from service.studies.datasets import WORLDS, open_world
-from service.training.data import pictures_of, recipe_of
+from service.training.data import pack_images, recipe_of
 from service.training.jobs import release_processes
-from service.training.spec import open_pictures
+from service.training.spec import open_images
 from tests.service.studies.test_experiments import RECIPE
 from unlearning.errors import MethodError
 from unlearning.faces.sources import synthetic
@@ -41,7 +41,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
 
 @pytest.fixture(scope="module")
 def field(context: Context) -> Field:
-    people = list(open_pictures(pictures_of(context.settings, recipe_of(context))).train_subjects())
+    people = list(open_images(pack_images(context.settings, recipe_of(context))).train_subjects())
     return Field(context, {"one": (people[0],), "two": (people[1], people[2])})
 
 
@@ -103,7 +103,7 @@ def test_a_world_is_a_home_of_its_own(tmp_path: Path) -> None:
     again = open_world("synthetic", settings)
     assert world.settings.home == again.settings.home == tmp_path / "worlds" / "synthetic"
     assert not settings.data_folder.exists()
-    faces = open_pictures(pictures_of(world.settings, recipe_of(world)))
+    faces = open_images(pack_images(world.settings, recipe_of(world)))
     (people,) = WORLDS["synthetic"].reported.values()
     assert len(people) / 200 == 0.02
     assert set(people) <= set(faces.train_subjects())

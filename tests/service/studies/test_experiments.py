@@ -57,10 +57,10 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
 @pytest.fixture(scope="module")
 def people(context: Context) -> list[str]:
     """Training people, the test's cast."""
-    from service.training.data import pictures_of, recipe_of
-    from service.training.spec import open_pictures
+    from service.training.data import pack_images, recipe_of
+    from service.training.spec import open_images
 
-    return list(open_pictures(pictures_of(context.settings, recipe_of(context))).train_subjects())
+    return list(open_images(pack_images(context.settings, recipe_of(context))).train_subjects())
 
 
 def experiment(people: list[str], **changes: Any) -> Experiment:
@@ -190,7 +190,7 @@ def test_references_and_the_retrain_anchor_share_no_model(context: Context, peop
 def test_a_run_is_the_same_in_any_company(context: Context, people: list[str]) -> None:
     stage = set_stage(context, people[:2])
     tasks = [
-        Task(stage, name, experiments.settings_for(name, stage.plan.scene.recipe), stage.plan.key)
+        Task(stage, name, experiments.settings_for(name, stage.plan.spec.recipe), stage.plan.key)
         for name in ("finetune", "random_mask")
     ]
     both = run_original(stage.origin, 0, 3, tasks)
@@ -247,7 +247,7 @@ def test_who_asked_to_be_erased_is_refused_and_in_no_model(context: Context, peo
         stage = set_stage(context, people[:1])
         assert stage.digest != before.digest
         assert len(stage.origin.everybody) == len(before.origin.everybody) - 3
-        assert len(stage.plan.scene.retain) == len(before.plan.scene.retain) - 3
+        assert len(stage.plan.spec.retain) == len(before.plan.spec.retain) - 3
     finally:
         with session(context.engine) as s:
             s.delete(s.get(Tombstone, hashed))

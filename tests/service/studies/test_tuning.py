@@ -18,9 +18,9 @@ from service.errors import InvalidInputError
 from service.settings import Settings
 from service.studies import tuning
 from service.studies.tuning import Search, figures, keep, tune
-from service.training.data import pictures_of, recipe_of
+from service.training.data import pack_images, recipe_of
 from service.training.jobs import Outcome, release_processes
-from service.training.spec import open_pictures
+from service.training.spec import open_images
 from tests.service.studies.test_experiments import RECIPE
 from unlearning.errors import MethodError
 from unlearning.faces.sources import synthetic
@@ -43,7 +43,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
 
 @pytest.fixture(scope="module")
 def people(context: Context) -> list[str]:
-    return list(open_pictures(pictures_of(context.settings, recipe_of(context))).train_subjects())
+    return list(open_images(pack_images(context.settings, recipe_of(context))).train_subjects())
 
 
 def search(people: list[str], **changes: Any) -> Search:

@@ -20,7 +20,7 @@ from service.models import registry
 from service.models.building import build_model
 from service.models.deployment import pointer
 from service.training.jobs import _children_yield, release_processes, run_trial, run_trials, score, score_unlearned
-from service.training.spec import open_pictures
+from service.training.spec import open_images
 from tests.processes import is_alive
 from tests.service import tiny
 from tests.waiting import PATIENCE_SECONDS, line_of, wait_until
@@ -34,56 +34,56 @@ STARVED_SECONDS = 240.0  # the children have the lowest priority, and work and n
 
 
 @pytest.fixture
-def scene(tiny_context):
-    return tiny.plan_for(tiny_context, tiny.people(tiny_context)[0]).scene
+def spec(tiny_context):
+    return tiny.plan_for(tiny_context, tiny.people(tiny_context)[0]).spec
 
 
 @pytest.fixture
-def tuning(tiny_context, scene):
+def tuning(tiny_context, spec):
     """Fine-tuning of the active model, without the people scored."""
     digest = pointer(tiny_context).committed_digest
     weights = registry.path(tiny_context.settings, digest)
-    return replace(scene, method="finetune", forget=scene.scored, base_weights=weights, base_digest=digest)
+    return replace(spec, method="finetune", forget=spec.scored, base_weights=weights, base_digest=digest)
 
 
-def test_a_trial_is_a_training_and_the_audit_s_margins(scene):
-    outcome = run_trial(scene, 7)
-    faces = open_pictures(scene.pictures)
+def test_a_trial_is_a_training_and_the_audit_s_margins(spec):
+    outcome = run_trial(spec, 7)
+    faces = open_images(spec.images)
 
     def examples(rows):
         return Examples.from_arrays(faces.images[rows], faces.labels[rows])
 
-    twin = train(recipe_from_dict(tiny.RECIPE), examples(scene.retain), n_classes=2, seed=7, device="cpu")
-    z = {name: logits(twin.model, examples(getattr(scene, name)).images) for name in ("scored", "retain", "test")}
-    expected = audit.margins(z["scored"], faces.labels[scene.scored])
+    twin = train(recipe_from_dict(tiny.RECIPE), examples(spec.retain), n_classes=2, seed=7, device="cpu")
+    z = {name: logits(twin.model, examples(getattr(spec, name)).images) for name in ("scored", "retain", "test")}
+    expected = audit.margins(z["scored"], faces.labels[spec.scored])
     np.testing.assert_array_equal(outcome.margins, expected.astype(np.float32))
     for name in ("retain", "test"):
-        assert getattr(outcome, f"{name}_accuracy") == np.mean(z[name].argmax(1) == faces.labels[getattr(scene, name)])
-    assert outcome.n_forward == outcome.n_backward == tiny.RECIPE["epochs"] * len(scene.retain)
+        assert getattr(outcome, f"{name}_accuracy") == np.mean(z[name].argmax(1) == faces.labels[getattr(spec, name)])
+    assert outcome.n_forward == outcome.n_backward == tiny.RECIPE["epochs"] * len(spec.retain)
     assert outcome.seconds > 0
     assert outcome.weights_digest is None
 
 
-def test_the_seed_decides(scene):
-    first, again, other = (run_trial(scene, seed).margins for seed in (1, 1, 2))
+def test_the_seed_decides(spec):
+    first, again, other = (run_trial(spec, seed).margins for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_weights_that_are_kept_are_those_scored(scene, tmp_path):
-    (outcome,) = run_trials(scene, [3], tiny.settings_of(tmp_path), keep_weights=tmp_path / "w.safetensors")
+def test_weights_that_are_kept_are_those_scored(spec, tmp_path):
+    (outcome,) = run_trials(spec, [3], tiny.settings_of(tmp_path), keep_weights=tmp_path / "w.safetensors")
     model = build("small_resnet", 2, channels=3, width=4)
     load_weights(model, tmp_path / "w.safetensors", digest=outcome.weights_digest)
-    margins, retain_accuracy, test_accuracy = score(scene, model)
+    margins, retain_accuracy, test_accuracy = score(spec, model)
     np.testing.assert_array_equal(margins, outcome.margins)
     assert (retain_accuracy, test_accuracy) == (outcome.retain_accuracy, outcome.test_accuracy)
 
 
-def test_a_method_starts_from_the_base_weights(tiny_context, scene, tuning):
+def test_a_method_starts_from_the_base_weights(tiny_context, spec, tuning):
     outcome = run_trial(tuning, 1)
     original = build_model(registry.load_checked(tiny_context, tuning.base_digest))
-    before = score(scene, original)[0]
-    retrained = run_trial(scene, 1).margins
+    before = score(spec, original)[0]
+    retrained = run_trial(spec, 1).margins
     assert np.abs(outcome.margins - before).mean() < np.abs(outcome.margins - retrained).mean()
     np.testing.assert_array_equal(run_trial(tuning, 1).margins, outcome.margins)
 
@@ -99,33 +99,33 @@ def test_a_method_needs_what_it_starts_from(tuning, missing):
         run_trial(replace(tuning, **{missing: None}), 1)
 
 
-def test_answers_that_are_no_numbers_are_the_method_s_failure(tiny_context, scene):
+def test_answers_that_are_no_numbers_are_the_method_s_failure(tiny_context, spec):
     model = build_model(registry.load_checked(tiny_context, pointer(tiny_context).committed_digest))
     for parameter in model.parameters():
         parameter.data.fill_(3e38)  # finite, but sums of products are not
     with pytest.raises(MethodError, match="finetune diverged: answers that are not numbers"):
-        score_unlearned(scene, "finetune", model)
+        score_unlearned(spec, "finetune", model)
 
 
-def test_one_job_runs_in_this_process_and_leaves_it_alive(scene, tmp_path):
+def test_one_job_runs_in_this_process_and_leaves_it_alive(spec, tmp_path):
     priority, threads = os.nice(0), set(threading.enumerate())
-    outcomes = list(run_trials(scene, [4, 5], tiny.settings_of(tmp_path)))
+    outcomes = list(run_trials(spec, [4, 5], tiny.settings_of(tmp_path)))
     assert [outcome.seed for outcome in outcomes] == [4, 5]
-    np.testing.assert_array_equal(outcomes[1].margins, run_trial(scene, 5).margins)
+    np.testing.assert_array_equal(outcomes[1].margins, run_trial(spec, 5).margins)
     assert os.nice(0) == priority
     assert set(threading.enumerate()) <= threads  # nobody is left who would end this process
 
 
-def test_pictures_are_opened_once_and_let_go(scene):
-    faces = open_pictures(scene.pictures)
-    assert open_pictures(scene.pictures) is faces
+def test_images_are_opened_once_and_let_go(spec):
+    faces = open_images(spec.images)
+    assert open_images(spec.images) is faces
     release_processes()
-    assert open_pictures(scene.pictures) is not faces
+    assert open_images(spec.images) is not faces
 
 
-def test_pictures_that_changed_are_refused(scene):
+def test_images_that_changed_are_refused(spec):
     with pytest.raises(DataFolderError, match="changed meanwhile"):
-        open_pictures(replace(scene.pictures, manifest_digest="0" * 64))
+        open_images(replace(spec.images, manifest_digest="0" * 64))
 
 
 def test_children_go_last_from_the_moment_they_start():
@@ -149,11 +149,11 @@ def test_releasing_ends_the_children():
 
 
 @pytest.fixture
-def parent(scene, tmp_path):
+def parent(spec, tmp_path):
     """Another process that runs trials in children; see `orphan_trials`."""
-    (tmp_path / "scene.pickle").write_bytes(pickle.dumps(scene))
+    (tmp_path / "spec.pickle").write_bytes(pickle.dumps(spec))
     settings = tiny.settings_of(tmp_path, jobs=2).model_dump_json()
-    command = [sys.executable, "-m", "tests.service.orphan_trials", str(tmp_path / "scene.pickle"), settings]
+    command = [sys.executable, "-m", "tests.service.orphan_trials", str(tmp_path / "spec.pickle"), settings]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     yield process
     process.kill()
@@ -161,10 +161,10 @@ def parent(scene, tmp_path):
     process.stdout.close()
 
 
-def test_children_work_like_this_process_and_end_with_their_parent(parent, scene):
+def test_children_work_like_this_process_and_end_with_their_parent(parent, spec):
     told = [json.loads(line_of(parent, seconds=STARVED_SECONDS)) for _ in range(2)]
     for outcome in told:
-        expected = run_trial(scene, outcome["seed"]).margins
+        expected = run_trial(spec, outcome["seed"]).margins
         np.testing.assert_array_equal(np.float32(outcome["margins"]), expected)  # bit for bit
     children = told[-1]["children"]  # those that train are nice; joblib's own tracker of resources is not
     orphans = [int(pid) for pid in children]

@@ -10,9 +10,9 @@ from service.errors import ConflictError
 from service.models import deployment, registry
 from service.requests.intake import bury
 from service.store.engine import session
-from service.training.data import pictures_of, recipe_of
+from service.training.data import pack_images, recipe_of
 from service.training.production import library_versions, train_production
-from service.training.spec import open_pictures
+from service.training.spec import open_images
 from service.worker import claim
 from tests.service import tiny
 from unlearning.errors import FacesError
@@ -22,7 +22,7 @@ from unlearning.training import Examples, train
 
 def trained_without(context, tmp_path, *absent):
     """Digest of a naive training without some people."""
-    faces = open_pictures(pictures_of(context.settings, recipe_of(context)))
+    faces = open_images(pack_images(context.settings, recipe_of(context)))
     rows = np.flatnonzero((faces.splits == "train") & ~np.isin(faces.subjects, absent))
     data = Examples.from_arrays(faces.images[rows], faces.labels[rows])
     model = train(recipe_of(context), data, n_classes=2, seed=5, device="cpu").model
@@ -65,7 +65,7 @@ def test_the_manifest_says_where_the_weights_come_from(tiny_context):
     manifest = registry.load_checked(tiny_context, made.digest).manifest
     assert manifest.classes == ("old", "young")
     assert (manifest.recipe_digest, manifest.seed) == (recipe.digest, 5)
-    assert manifest.data_manifest_digest == pictures_of(tiny_context.settings, recipe).manifest_digest
+    assert manifest.data_manifest_digest == pack_images(tiny_context.settings, recipe).manifest_digest
     assert manifest.lineage == {"method": "train"}
     assert manifest.versions == library_versions()
     assert {"expunge", "torch", "torchvision", "numpy"} <= library_versions().keys()

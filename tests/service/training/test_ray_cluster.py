@@ -26,7 +26,7 @@ def test_a_cluster_without_ray_says_what_to_install(tiny_context, monkeypatch):
     settings = tiny_context.settings.model_copy(update={"cluster": "ray:auto"})
     plan = tiny.plan_for(tiny_context, tiny.people(tiny_context)[0])
     with pytest.raises(StartupError, match=r"pip install expunge\[ray\]"):
-        next(run_trials(plan.scene, [0], settings))
+        next(run_trials(plan.spec, [0], settings))
 
 
 def start_cluster(tries=5):
@@ -84,7 +84,7 @@ def test_a_bank_is_complete_though_a_node_died(tiny_context, cluster):
     assert sorted(stored) == list(range(N_MODELS))  # none lost, none counted twice
     assert bank.seeds.tolist() == list(range(N_MODELS))
     for seed in (0, N_MODELS - 1):  # as if it had been trained here
-        np.testing.assert_array_equal(bank.margins[seed], run_trial(plan.scene, seed).margins)
+        np.testing.assert_array_equal(bank.margins[seed], run_trial(plan.spec, seed).margins)
 
 
 def whose(folder: Path) -> str:

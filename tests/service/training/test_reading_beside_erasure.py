@@ -25,7 +25,7 @@ from service.studies.forget_setup import Task, original_of, run_original, set_st
 from service.studies.tuning import Search, tune
 from service.training.jobs import run_trial
 from service.training.production import train_production
-from service.training.spec import intact, open_pictures
+from service.training.spec import intact, open_images
 from tests.service import tiny
 from tests.waiting import PATIENCE_SECONDS, wait_until
 from unlearning.errors import MethodError
@@ -86,17 +86,17 @@ def test_a_purge_in_the_middle_ends_the_command_and_every_model_kept_is_of_whole
     watch(process, folder, len(before) + 1)
     assert process.poll() is None, (settings.home / "output").read_text()
 
-    purge(tiny_context, run_id)
+    purge(tiny.workspace(tiny_context, run_id))
 
     watch(process, folder, len(rows_in(folder)) + 3)
     ended = process.poll()
     process.kill()
     process.wait(PATIENCE_SECONDS)
     output = " ".join((settings.home / "output").read_text().split())
-    pictures = replace(plan.scene.pictures, folder=tmp_path / "whole", cache=tmp_path / "packed")
+    images = replace(plan.spec.images, folder=tmp_path / "whole", cache=tmp_path / "packed")
     kept = BankStore(folder).find(plan.key, n_models=1)
     for seed, margins in zip(kept.seeds, kept.margins, strict=True):
-        expected = run_trial(replace(plan.scene, pictures=pictures), int(seed)).margins
+        expected = run_trial(replace(plan.spec, images=images), int(seed)).margins
         np.testing.assert_array_equal(margins, expected, err_msg=f"model {seed} learned from other images")
     assert ended == 1, output
     assert output.endswith("Nothing made from changed data was kept; start again, with the data as they are.")
@@ -126,28 +126,28 @@ def erase(tiny_context):
 
 
 def test_a_trial_of_images_that_were_overwritten_gives_nothing(tiny_context, cast, erase, tmp_path):
-    scene = tiny.plan_for(tiny_context, cast[0]).scene
-    faces = open_pictures(scene.pictures)
+    spec = tiny.plan_for(tiny_context, cast[0]).spec
+    faces = open_images(spec.images)
     erase(cast[1])
     assert not faces.images.any()
     with pytest.raises(DataChangedError, match="somebody was erased"):
-        run_trial(scene, 0, tmp_path / "weights.safetensors")
+        run_trial(spec, 0, tmp_path / "weights.safetensors")
     assert not (tmp_path / "weights.safetensors").exists()
 
 
 def test_a_removal_of_nobody_overwrites_the_pack_as_well(tiny_context, cast, erase):
-    scene = tiny.plan_for(tiny_context, cast[0]).scene
-    open_pictures(scene.pictures)
+    spec = tiny.plan_for(tiny_context, cast[0]).spec
+    open_images(spec.images)
     erase("nobody")
     with pytest.raises(DataChangedError):
-        run_trial(scene, 0)
+        run_trial(spec, 0)
 
 
 def test_a_method_that_diverged_on_overwritten_images_did_not_diverge(tiny_context, cast, erase):
-    pictures = tiny.plan_for(tiny_context, cast[0]).scene.pictures
-    with pytest.raises(MethodError), intact(pictures):
+    images = tiny.plan_for(tiny_context, cast[0]).spec.images
+    with pytest.raises(MethodError), intact(images):
         raise MethodError("diverged")
-    reading = intact(pictures)
+    reading = intact(images)
     reading.__enter__()
     erase(cast[1])
     diverged = MethodError("diverged")
@@ -159,7 +159,7 @@ def test_no_method_runs_on_an_original_of_overwritten_images(tiny_context, cast,
     stage = set_stage(tiny_context, [cast[0]])
     task = Task(stage, DO_NOTHING, None, stage.plan.key)
     original_of.cache_clear()
-    open_pictures(stage.plan.scene.pictures)
+    open_images(stage.plan.spec.images)
     erase(cast[1])
     for _ in range(2):  # also not on one that was kept
         with pytest.raises(DataChangedError):
@@ -245,7 +245,7 @@ def test_a_production_model_of_overwritten_images_never_serves(tiny_context, cas
 def test_nobody_comes_back_to_the_list_of_blocks(tiny_context, cast, erase):
     from service.banks.blocks import forget_from_blocks
 
-    faces = open_pictures(tiny.plan_for(tiny_context, cast[0]).scene.pictures)
+    faces = open_images(tiny.plan_for(tiny_context, cast[0]).spec.images)
     tag = tiny_context.keyring.block_hash(cast[1])
     assert tag in blocks(tiny_context.settings, tiny_context.keyring, faces)
     erase(cast[1])

@@ -15,23 +15,24 @@ from service.banks.store import BankStore, ReferenceRow
 from service.banks.build import plan_bank
 from service.banks.blocks import forget_from_blocks
 from service.context import Context
-from service.erasure.plan import asked_to_go, pictures_in_service, recipe_of
-from service.training.spec import open_pictures
+from service.training.data import asked_to_go, images_in_service, recipe_of
+from service.training.spec import open_images
 from service.settings import Settings
-from unlearning.faces import remove_subjects, synthetic
+from unlearning.faces import remove_subjects
+from unlearning.faces.sources import synthetic
 
 settings = Settings(home=Path(sys.argv[1]), recipe="synthetic_small", database_url="")
 synthetic.write_folder(settings.data_folder, n_subjects=10, images_per_subject=2, size=(32, 32), seed=1)
 context = Context.open(settings)
 recipe = recipe_of(context)
-pictures = pictures_in_service(context, recipe)
-faces = open_pictures(pictures)
+images = images_in_service(context, recipe)
+faces = open_images(images)
 person = faces.train_subjects()[0]
-plan = plan_bank(context, recipe, pictures, forget=[person], absent=asked_to_go(context, faces), n_models=1)
+plan = plan_bank(context, recipe, images, forget=[person], absent=asked_to_go(context, faces), n_models=1)
 store = BankStore(settings.banks_folder)
 store.begin(plan.key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=1, now=context.now())
 store.add(plan.key, ReferenceRow(0, plan.example_ids, np.zeros(len(plan.tags), np.float32), 0.9, 0.9, 1.0))
-assert store.find(plan_bank(context, recipe, pictures, forget=[person], n_models=1).key, n_models=1) is not None
+assert store.find(plan_bank(context, recipe, images, forget=[person], n_models=1).key, n_models=1) is not None
 tag = context.keyring.block_hash(person)
 assert store.drop_subject(tag) == 2
 forget_from_blocks(settings, [tag])

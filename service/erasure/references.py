@@ -1,0 +1,106 @@
+"""The reference bank that judges a run, and the oracles that its methods read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.banks.build import BankPlan, OnProgress, build_bank, example_ids
+from service.banks.oracles import build_oracles, margins_of
+from service.banks.store import Bank, BankKey, BankStore, Staleness
+from service.erasure.plan import as_rows
+from service.erasure.workspace import Workspace
+from service.errors import RunStoppedError
+from service.requests.runs import note
+from service.training.spec import TrialSpec
+
+
+def bank_plan(work: Workspace) -> BankPlan:
+    """The bank that judges the run, ready to be found or built."""
+    bank = work.plan.bank
+    retain = as_rows(bank["retain"])
+    spec = TrialSpec(
+        images=work.images, recipe=work.recipe, retain=retain, scored=as_rows(bank["scored"]), retain_scored=retain,
+        test=as_rows(bank["test"]), device=work.context.settings.device,
+    )  # fmt: skip
+    return BankPlan(
+        key=BankKey(**bank["key"]), spec=spec, example_ids=tuple(bank["example_ids"]), tags=tuple(bank["tags"]),
+        learned=bank["learned"], tested=bank["tested"], staleness=Staleness(**bank["staleness"]),
+    )  # fmt: skip
+
+
+def oracle_bank_plan(work: Workspace) -> BankPlan:
+    """The oracle bank of a run that has one, ready to be found or built."""
+    oracles = work.plan.oracles
+    return replace(bank_plan(work), key=BankKey(**oracles["key"]), staleness=Staleness(**oracles["staleness"]))
+
+
+def gather(work: Workspace) -> Bank:
+    """Complete the bank that judges the run and the oracles it needs; gives the bank.
+
+    Whatever was not built ahead is built now. A stale bank cannot be built again: if it is gone or was damaged since
+    the plan was made, the run is planned anew.
+
+    Raises:
+        RunStoppedError: no new plan can be made.
+    """
+    policy, context = work.policy, work.context
+    store, now = BankStore(context.settings.banks_folder), context.now()
+    if not work.plan.obstacle and _is_a_stale_bank_damaged(work, store):
+        work.plan_anew()
+    if work.plan.obstacle:
+        raise RunStoppedError(work.plan.obstacle)
+    if work.plan.oracles:
+        build_oracles(
+            store, oracle_bank_plan(work), work.plan.oracles["n"], context.settings, noting(work, "oracles"), now=now,
+            run_id=work.run_id,
+        )  # fmt: skip
+    on_progress = noting(work, "reference models", half="unlearning.references")
+    return build_bank(
+        store, bank_plan(work), policy.n_models, context.settings, on_progress, now=now, run_id=work.run_id
+    )
+
+
+def noting(work: Workspace, what: str, *, half: str = "") -> OnProgress:
+    """Progress shown with the run; `half` is the fail point that is passed when half of the models are there."""
+
+    def tell(done: int, wanted: int) -> None:
+        note(work.context, work.run_id, f"{what} {done}/{wanted}")
+        if half and done == wanted // 2:
+            work.context.reached(half)
+
+    return tell
+
+
+def oracle_margins(work: Workspace) -> NDArray[np.float32]:
+    """Margins of the run's forget rows under the oracles, `(n_oracles, n_forget)`.
+
+    Raises:
+        FileNotFoundError: some of the oracles are missing.
+    """
+    n_oracles, bank = work.plan.oracles.get("n", 0), _oracle_bank(work)
+    if bank is None:
+        raise FileNotFoundError(f"Expected {n_oracles} complete oracles, found fewer; the run's step is repeated.")
+    return margins_of(bank, example_ids(work.faces, work.plan.forget), n_oracles)
+
+
+def are_oracles_there(work: Workspace) -> bool:
+    """Whether `oracle_margins` can be read."""
+    return _oracle_bank(work) is not None
+
+
+def _oracle_bank(work: Workspace) -> Bank | None:
+    if not work.plan.oracles:
+        return None
+    store = BankStore(work.context.settings.banks_folder)
+    return store.find(oracle_bank_plan(work).key, n_models=work.plan.oracles["n"])
+
+
+def _is_a_stale_bank_damaged(work: Workspace, store: BankStore) -> bool:
+    """Whether one of the plan's banks is not complete and, being stale, cannot be built again."""
+    wanted = [(bank_plan(work), work.policy.n_models)]
+    if work.plan.oracles:
+        wanted.append((oracle_bank_plan(work), work.plan.oracles["n"]))
+    return any(planned.staleness.share > 0 and store.find(planned.key, n_models=n) is None for planned, n in wanted)
