@@ -203,6 +203,8 @@ def check_value(check: Mapping[str, Any], field: str) -> str:
     if not whole and all(_is_finite(check[each]) for each in ("value", "bar")):
         pair = (beside_percent if percent else beside)(check["value"], check["bar"])
         text = pair[field == "bar"].replace("-", "−") + (" %" if percent else "")
+    if field == "bar" and not (check.get("applicable", True) or check["bar"]):  # a level of 0 is no bar
+        return "–"
     if field == "value" or text == "–":
         return text
     return f"{'≤' if check['name'] in AT_MOST else '≥'} {text}"

@@ -109,9 +109,7 @@ def score(scene: Scene, model: torch.nn.Module) -> tuple[NDArray[np.float32], fl
         """Margins and accuracy of some rows."""
         labels = faces.labels[rows]
         z = logits(model, Examples.from_arrays(faces.images[rows], labels).images)  # (n, n_classes)
-        return audit.statistics.margins(z, labels), float(np.mean(z.argmax(axis=1) == labels)) if len(rows) else float(
-            "nan"
-        )
+        return audit.margins(z, labels), float(np.mean(z.argmax(axis=1) == labels)) if len(rows) else float("nan")
 
     return judge(scene.scored)[0].astype(np.float32), judge(scene.retain_scored)[1], judge(scene.test)[1]
 

@@ -219,6 +219,7 @@ def test_every_row_of_the_checks_says_met_or_missed_as_its_printed_figures_do(ev
     for check in evaluation["checks"]:
         row = check_row(check)
         if check["passed"] is None or row["value"] == "–":
+            assert "≥ 0.000" not in row["bar"]
             continue
         value, printed_bar = plain(row["value"]), plain(row["bar"])
         within = value <= printed_bar + 1e-12 if row["bar"].startswith("≤") else value >= printed_bar - 1e-12

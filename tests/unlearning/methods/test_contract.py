@@ -326,7 +326,7 @@ def test_unknown_method_is_refused(run_anew):
 
 
 def test_diverged_result_is_refused(run_anew):
-    wild = METHODS["gradient_ascent"].settings(learning_rate=10.0, momentum=0.99, epochs=200)
+    wild = METHODS["gradient_ascent"].settings(learning_rate=10.0, momentum=0.99, epochs=40)
     with pytest.raises(MethodError, match=r"diverged.*lower its learning rates"):
         run_anew("gradient_ascent", settings=wild)
 
