@@ -1,6 +1,6 @@
-"""An audit of machine unlearning: margins in, a verdict with figures out; NumPy and SciPy on arrays.
+"""Audit of machine unlearning: computes figures and a verdict from margins, with NumPy and SciPy.
 
-The other names are imported when they are first asked for: whoever checks a certificate needs no SciPy.
+Names are imported on first use, so that checking a certificate does not import SciPy.
 """
 
 from importlib import import_module

@@ -1,7 +1,8 @@
-"""The bars of a policy, one check each, and the verdict they add up to.
+"""The checks of a policy, one for each bar, and the verdict that follows from them.
 
-A check is passed, failed, *undetermined* when the banks are too small for the bar asked (it then says how many models
-would do), or not asked at all. PASSED needs every check that is asked passed; FAILED and UNDETERMINED never deploy.
+A check is passed, failed, *undetermined* (usually because a bank is too small for the bar; it then says how many models
+are needed), or not asked. PASSED means that every check that was asked passed; candidates that are FAILED or
+UNDETERMINED are never deployed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from audit.figures import beside, beside_percent
 from audit.policy import Policy
 from audit.staleness import Staleness
 from audit.statistics.distances import Detection
@@ -22,12 +24,14 @@ Verdict = Literal["PASSED", "FAILED", "UNDETERMINED"]
 
 FRESH = Staleness()
 UTILITY_ALPHA = 0.05
-"""One model below the bar of utility still passes unless fewer than 5 % of retrained models do as badly."""
+"""Level of the test of one model's accuracy: below the bar it still passes if its p-value is above this level."""
+SETS = {"retain": "the retain set", "test": "held-out subjects"}
+NO_BANK = "Exact retraining was audited without a bank of unlearned models, so this check was not asked."
 
 
 @dataclass(frozen=True)
 class Check:
-    """One bar and how the candidate stands to it."""
+    """One bar of the policy, what was measured, and the result."""
 
     name: str
     value: float | None
@@ -37,11 +41,11 @@ class Check:
     sentence: str
     applicable: bool = True
     models_needed: int | None = None
-    """If undetermined for want of models: how many a bank would do."""
+    """Where the check is undetermined because a bank is too small: the number of models it needs."""
 
 
 def verdict_of(checks: Iterable[Check]) -> Verdict:
-    """FAILED if any check failed, else UNDETERMINED if one that is asked is, else PASSED."""
+    """FAILED if any check failed, else UNDETERMINED if a check that was asked is undetermined, else PASSED."""
     asked = [check for check in checks if check.applicable]
     if any(check.passed is not None and not check.passed for check in asked):  # NumPy's False is not `False`
         return "FAILED"
@@ -62,7 +66,11 @@ def all_checks(
     cost_share: float | None,
     staleness: Staleness = FRESH,
 ) -> tuple[Check, ...]:
-    """Every check of the policy, in the order of the report. None stands for what exact retraining need not show."""
+    """Every check of the policy, in the order of the report.
+
+    `n_unlearned`, `forgetting`, `detection` and `cost_share` are None for exact retraining, which needs no bank of
+    unlearned models.
+    """
     return (
         _bank_size(policy, n_retrained if n_unlearned is None else min(n_retrained, n_unlearned)),
         _mean_utility("retain", retain, policy.retain_ratio_min),
@@ -77,14 +85,14 @@ def all_checks(
     )
 
 
-def _bank_size(policy: Policy, smaller: int) -> Check:
-    enough = smaller >= policy.n_models
+def _bank_size(policy: Policy, smallest: int) -> Check:
+    enough = smallest >= policy.n_models
     return Check(
         "bank_size",
-        smaller,
+        smallest,
         policy.n_models,
         True if enough else None,
-        f"The smaller bank holds {smaller} models; the policy asks for {policy.n_models}.",
+        f"The smallest bank holds {smallest} models; the policy asks for {policy.n_models}.",
         models_needed=None if enough else policy.n_models,
     )
 
@@ -93,59 +101,70 @@ def _mean_utility(set_: str, figures: Utility, bar: float) -> Check:
     """The method's utility: mean accuracy of its runs over that of retrained models, as in the competition's score."""
     name, ratio = f"{set_}_ratio", figures.ratio
     if ratio is None:
-        return Check(name, None, bar, None, "Exact retraining was audited without a bank of its own.", applicable=False)
+        return Check(name, None, bar, None, NO_BANK, applicable=False)
     if math.isnan(ratio.value):
-        return Check(name, None, bar, None, f"Retrained models get nothing right on the {set_} set.")
+        return Check(name, None, bar, None, f"Retrained models have an accuracy of 0 on {SETS[set_]}.")
+    value, bar_text = beside(ratio.value, bar, bar_digits=2)
     sentence = (
-        f"Mean accuracy on the {set_} set is {ratio.value:.3f} of retrained models' "
-        f"({ratio.low:.3f} to {ratio.high:.3f}); the bar is {bar:.2f}."
+        f"The mean accuracy of the method's models on {SETS[set_]} is {value} times that of retrained models "
+        f"({ratio.low:.3f} to {ratio.high:.3f}); the bar is {bar_text}."
     )
     return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
 
 
 def _deployed_utility(set_: str, figures: Utility, bar: float) -> Check:
-    """The model that users get. One model's accuracy scatters, so no worse than retrained models do is good enough."""
+    """The deployed model's accuracy: at least the bar, or no worse than single retrained models, which vary too."""
     name, ratio, p = f"deployed_{set_}_ratio", figures.deployed.ratio.value, figures.deployed.p_value
     if math.isnan(ratio):
-        return Check(name, None, bar, None, f"Retrained models get nothing right on the {set_} set.")
+        return Check(name, None, bar, None, f"Retrained models have an accuracy of 0 on {SETS[set_]}.")
     at_bar, usual = ratio >= bar, p > UTILITY_ALPHA
-    sentence = f"The deployed model's accuracy on the {set_} set is {ratio:.3f} of retrained models' mean"
+    value, bar_text = beside(ratio, bar, bar_digits=2)
+    p_text, _ = beside(p, UTILITY_ALPHA)
+    sentence = f"The audited model's accuracy on {SETS[set_]} is {value} times the mean of retrained models"
     if at_bar:
-        sentence += f"; the bar is {bar:.2f}."
+        sentence += f"; the bar is {bar_text}."
     elif usual:
-        sentence += f", below the bar of {bar:.2f} but no worse than retrained models themselves (p = {p:.3f})."
+        sentence += f", below the bar of {bar_text} but no worse than single retrained models (p = {p_text})."
     else:
-        sentence += f", below the bar of {bar:.2f} and worse than retrained models are (p = {p:.3f})."
+        sentence += f", below the bar of {bar_text} and worse than single retrained models (p = {p_text})."
     return Check(name, ratio, bar, at_bar or usual, sentence)
 
 
 def _exchangeability(alpha: float, deployed: Exchangeability) -> Check:
     p = deployed.p_value
     needed = models_needed(alpha)
+    p_text, bar_text = beside(p, alpha, bar_digits=2)
     if deployed.n_models < needed:
-        sentence = f"{deployed.n_models} references cannot carry a two-sided test at {alpha:.3f}; {needed} would do."
+        sentence = (
+            f"{deployed.n_models} reference models are too few for a two-sided test at {bar_text}; it needs {needed}."
+        )
         return Check("exchangeability", p, alpha, None, sentence, models_needed=needed)
+    if alpha == 0:
+        sentence = f"The audited model among {deployed.n_models} retrained models: p = {p_text}; no bar is set."
+        return Check("exchangeability", p, alpha, None, sentence, applicable=False)
     unusual = "unusual" if p < alpha else "not unusual"
     sentence = (
-        f"Among {deployed.n_models} retrained models the deployed one is {unusual} on the forget set "
-        f"(p = {p:.3f}, bar {alpha:.2f})."
+        f"On the forget set the audited model is {unusual} among {deployed.n_models} retrained models "
+        f"(p = {p_text}, bar {bar_text})."
     )
-    return Check("exchangeability", p, alpha, p >= alpha if alpha > 0 else None, sentence, applicable=alpha > 0)
+    return Check("exchangeability", p, alpha, p >= alpha, sentence)
 
 
 def _forgetting(policy: Policy, forgetting: ForgettingRatio | None) -> Check:
     name, bar = "forgetting_ratio", policy.forgetting_ratio_min
     if forgetting is None:
-        return Check(name, None, bar, None, "Exact retraining was audited without a bank of its own.", applicable=False)
+        return Check(name, None, bar, None, NO_BANK, applicable=False)
     ratio = forgetting.ratio
     if math.isnan(ratio.value):
         sentence = (
-            f"ε could not be determined with {forgetting.n_models_a_side} models a side; {policy.n_models} may do."
+            f"ε is undetermined with {forgetting.n_models_a_side} models a side; a bank of {policy.n_models} models "
+            "may be enough."
         )
         return Check(name, None, bar, None, sentence, models_needed=policy.n_models)
+    value, bar_text = beside(ratio.value, bar, digits=2)
     sentence = (
-        f"Forgetting quality is {ratio.value:.2f} of a perfect unlearner's ({ratio.low:.2f} to {ratio.high:.2f}); "
-        f"the bar is {bar:.2f}."
+        f"Forgetting quality is {value} times that of perfect forgetting ({ratio.low:.2f} to {ratio.high:.2f}); "
+        f"the bar is {bar_text}."
     )
     return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
 
@@ -153,27 +172,31 @@ def _forgetting(policy: Policy, forgetting: ForgettingRatio | None) -> Check:
 def _detection(policy: Policy, detection: Detection | None) -> Check:
     name, alpha = "detection", policy.detection_alpha
     if detection is None:
-        return Check(
-            name, None, alpha, None, "Exact retraining was audited without a bank of its own.", applicable=False
-        )
+        return Check(name, None, alpha, None, NO_BANK, applicable=False)
     p = detection.ks_combined_p
-    found = "differ" if p < alpha else "do not differ measurably"
-    sentence = f"Unlearned and retrained models {found} on the forget set as a whole (p = {p:.3f}, bar {alpha:.2f})."
+    p_text, bar_text = beside(p, alpha, bar_digits=2)
     if alpha == 0:
-        sentence = f"Unlearned against retrained models on the forget set as a whole: p = {p:.3f}; no bar is set."
-    return Check(name, p, alpha, p >= alpha if alpha > 0 else None, sentence, applicable=alpha > 0)
+        sentence = f"Unlearned against retrained models on the whole forget set: p = {p_text}; no bar is set."
+        return Check(name, p, alpha, None, sentence, applicable=False)
+    tells = "tells" if p < alpha else "does not tell"
+    sentence = (
+        f"The test on the whole forget set {tells} unlearned from retrained models (p = {p_text}, bar {bar_text})."
+    )
+    return Check(name, p, alpha, p >= alpha, sentence)
 
 
 def _cost(policy: Policy, cost_share: float | None) -> Check:
     name, bar = "cost_share", policy.cost_share_max
     if cost_share is None:
-        return Check(name, None, bar, None, "Exact retraining costs what it costs.", applicable=False)
-    sentence = f"It cost {cost_share:.1%} of retraining's time; at most {bar:.0%} is allowed."
+        return Check(name, None, bar, None, "Exact retraining has no bar of cost.", applicable=False)
+    value, bar_text = beside_percent(cost_share, bar)
+    sentence = f"The method took {value}% of retraining's time; at most {bar_text}% is allowed."
     return Check(name, cost_share, bar, cost_share <= bar, sentence)
 
 
 def _staleness(policy: Policy, staleness: Staleness) -> Check:
-    """Whether the references are of this generation of the data, or near enough to it."""
+    """Whether the reference models were trained on the present data, or on data near enough to them."""
     share, bar = staleness.share, policy.staleness_max
-    sentence = f"{staleness.sentence} At most {bar:.0%} is allowed."
+    value, bar_text = beside_percent(share, bar)
+    sentence = f"{staleness.sentence} Share erased: {value}%; at most {bar_text}% is allowed."
     return Check("reference_staleness", share, bar, share <= bar, sentence)

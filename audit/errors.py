@@ -1,7 +1,7 @@
-"""Errors of the audit; each says what was expected, what came and what to do.
+"""Errors of the audit. Each message says what was expected, what was given and what to do.
 
 AuditError
-├── BankError          arrays of margins or accuracies that cannot be judged; mend the bank
+├── BankError          arrays of margins or accuracies that cannot be judged; fix the bank
 │   └── NotANumberError    a margin is NaN; carries `model` and `example`
 ├── OptionError        a parameter outside its range
 └── PolicyError        a policy that cannot be read or contradicts itself
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 
 class AuditError(ValueError):
-    """Base of everything `audit` raises on purpose."""
+    """Base class of the errors that `audit` raises."""
 
 
 class BankError(AuditError):

@@ -1,4 +1,4 @@
-"""The whole audit of one candidate: evidence and policy in, verdict and figures out."""
+"""The audit of one candidate: computes every figure and the verdict from the evidence and the policy."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from audit.statistics.utility import Utility, forget_accuracy, utility
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured of a candidate; checked and converted to float64 at construction.
+    """What was measured of a candidate. Arrays are checked and converted to float64 at construction.
 
     Raises:
-        BankError: shapes that do not fit together, accuracies outside [0, 1], a missing cost.
+        BankError: inconsistent shapes, accuracies outside [0, 1], or a missing cost.
         NotANumberError: a NaN margin, naming model and example.
     """
 
@@ -52,9 +52,9 @@ class Evidence:
     cost_share: float | None = None
     """Unlearning seconds over retraining seconds; None only for exact retraining."""
     exact: bool = False
-    """The method is exact retraining: it is its own bar of cost, and may come without an unlearned bank."""
+    """Whether the method is exact retraining, which has no bar of cost and needs no unlearned bank."""
     staleness: Staleness = field(default_factory=Staleness)
-    """Of the reference bank; by default it was trained on the data as they are."""
+    """Of the reference bank; by default it was trained on the present data."""
 
     def __post_init__(self) -> None:
         if not self.exact:
@@ -64,7 +64,7 @@ class Evidence:
                 if getattr(self, name) is None
             ]
             if missing:
-                raise BankError(f"Expected {', '.join(missing)} in the evidence; only exact retraining may lack them.")
+                raise BankError(f"Expected {', '.join(missing)} in the evidence; only exact retraining may omit them.")
         if self.unlearned is None:
             retrained, unlearned = as_bank("retrained", self.retrained, min_models=4), None
         else:
@@ -90,7 +90,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Verdict, checks and figures of one candidate; a function of evidence, policy, rung and seed alone."""
+    """Verdict, checks and figures of one candidate. Depends on evidence, policy, rung and seed only."""
 
     verdict: Verdict
     checks: tuple[Check, ...]
@@ -105,13 +105,13 @@ class Evaluation:
     n_examples: int
     deployed: Exchangeability
     original: Exchangeability
-    """The model before unlearning put to the same test: what a candidate that forgets nothing would get."""
+    """The same test of the model before unlearning: the result of a candidate that forgets nothing."""
     score: CompetitionScore | None
     """Official ε, F and score at full N. None without an unlearned bank, like the seven below."""
     exact_epsilons: Array | None
     """ε over all thresholds and intervals, `(n_examples,)`."""
     forgetting: ForgettingRatio | None
-    """F against the null, at equal size: what the bar is on."""
+    """F / F_null at equal size; the policy's bar is on this ratio."""
     detection: Detection | None
     bounds: LowerBounds | None
     band: Band | None
@@ -122,9 +122,9 @@ class Evaluation:
     forget: Utility
     cost_share: float | None
     limits: Limits
-    """The most that banks of this size can show; to be read beside every figure."""
+    """The largest values that banks of this size can show."""
     staleness: Staleness
-    """How many of the people the references learned from are gone since."""
+    """How many subjects were erased since the reference models were trained."""
     evidence: Evidence
     """The arrays, for the report; not part of `to_dict`."""
 
@@ -135,16 +135,16 @@ class Evaluation:
 
 
 def evaluate(evidence: Evidence, policy: Policy, *, rung: int, seed: int) -> Evaluation:
-    """Judge one candidate by the policy.
+    """Audit one candidate under a policy.
 
     Args:
         evidence: margins and accuracies of the candidate, its bank and the reference bank.
-        policy: the bar, fixed and logged before the run.
+        policy: the bars, fixed and logged before the run.
         rung: index into `policy.ladder` of the method that made the candidate.
-        seed: of the resampling; nothing else is random.
+        seed: of the resampling, the only random part.
 
     Raises:
-        PolicyError: a rung outside the ladder, or evidence that calls itself exact on another rung.
+        PolicyError: a rung outside the ladder, or `evidence.exact` does not match the rung.
         BankError: fewer than four models in a bank.
     """
     method = policy.method_at(rung)
@@ -252,7 +252,7 @@ def _compare(evidence: Evidence, u: Array, seed: np.random.SeedSequence) -> _Com
             u,
             r,
             seed=of_forgetting,
-            # a large forget set needs fewer draws: its F is steadier, and dearer
+            # F of a large forget set varies less and costs more, so fewer draws do
             n_pairs=int(np.clip(2500 // u.shape[1], 20, 100)),
             retain_accuracy=evidence.retain_accuracy_retrained,
             test_accuracy=evidence.test_accuracy_retrained,
@@ -266,7 +266,7 @@ def _compare(evidence: Evidence, u: Array, seed: np.random.SeedSequence) -> _Com
 
 
 def _accuracies(evidence: Evidence, set_: str) -> tuple[Array, Array | None, float, float]:
-    """Of both banks, the deployed and the original model on the retain or test set."""
+    """Accuracies of both banks and of the deployed and the original model on the retain or test set."""
     kinds = ("retrained", "unlearned", "deployed", "original")
     retrained, unlearned, deployed, original = (getattr(evidence, f"{set_}_accuracy_{kind}") for kind in kinds)
     return retrained, unlearned, deployed, original

@@ -1,4 +1,4 @@
-"""The bar: a frozen, digestible object fixed and logged before the run it judges.
+"""Policies: the bars of an audit and the ladder of methods, fixed and logged before the run they judge.
 
 A run tries the methods of `ladder` one after another and deploys the first candidate that passes every check; the
 last rung is always exact retraining, tried up to `retrain_attempts` times with fresh seeds.
@@ -14,28 +14,26 @@ Presets (`PRESETS`):
 | F / F_null                               | ≥ .5             | ≥ .8             | ≥ .5        |
 | forget set's combined KS, p              | reported         | ≥ .01            | reported    |
 | cost / retraining's                      | ≤ 20 %           | ≤ 20 %           | ≤ 20 %      |
-| people erased since the bank was trained | ≤ 5 %            | ≤ 2 %            | 0           |
+| subjects erased since bank was trained   | ≤ 5 %            | ≤ 2 %            | 0           |
 | exact retraining, attempts               | 3                | 3                | 3           |
 | ladder before it                         | remix,           | oracle_matching  | remix,      |
 |                                          | random_mask      |                  | random_mask |
 
-**α and the ladder.** Two errors are possible, and they pull in opposite directions.
+**α and the ladder.** There are two kinds of error, and they call for opposite choices of α.
 
-* *A false alarm*: a true retrain is turned away. At an approximate rung it costs the seconds of the next rung. It
-  costs a human only if the run ends without a model, that is if all `retrain_attempts` true retrains are turned away;
-  whatever the dependence between them, that is no likelier than one being turned away. So the run's false alarm rate
-  of the exchangeability test stays ≤ α when **every attempt is tested at the full α**, and falls far below it with
-  fresh seeds: in 4,000 synthetic runs of three true retrains each, all bars together turned away 7.7 % of the attempts
-  and ended 0.03 % of the runs.
-* *A miss*: a candidate that has not forgotten is accepted. This is the error that harms a person. A test "p ≥ α" that
-  is passed by *not* being significant gets easier to pass when α is divided: five tests at α = .05 would each be held
-  at .01, below the smallest p-value 64 references can give, and reject nothing at all. What limits misses is the
-  number of tries: a bad candidate that passes one test with probability β passes one of k with at most k·β.
+* *A false positive*: an exact retrain is rejected. At an approximate rung this costs the time of the next rung. A human
+  has to act only if all `retrain_attempts` exact retrains are rejected, and that is at most as likely as rejecting one
+  of them, whatever their dependence. So a run's false positive rate for the exchangeability test is at most α when
+  **every attempt is tested at the full α**, and far lower with fresh seeds: in 4,000 synthetic runs of three exact
+  retrains each, all bars together rejected 7.7 % of the attempts and ended 0.03 % of the runs.
+* *A false negative*: a candidate that has not forgotten is accepted. This error harms a subject. A test "p ≥ α" that is
+  passed by *not* being significant gets easier to pass when α is divided: five tests at α = .05 would be held at .01
+  each, below the smallest p-value of 64 references, and reject nothing. False negatives are limited by the number of
+  attempts: a bad candidate that passes one test with probability β passes one of k with probability at most k·β.
 
-Hence α is spent by position, not divided: the first candidate is tested at α, each further approximate one pays for
-being another look and is held to a *higher* p (`alpha_at`: 2α, 3α, …), and exact retraining, which is exact by
-procedure and needs no luck, is tested at α on each of its attempts. The ladder is short, fixed beforehand and part of
-the digest.
+Therefore α is not divided but grows with the position: the first candidate is tested at α, each further approximate one
+at a *higher* level (`alpha_at`: 2α, 3α, …), and every attempt of exact retraining at α. The ladder is short, fixed
+beforehand and part of the digest.
 """
 
 from __future__ import annotations
@@ -53,7 +51,7 @@ RETRAIN = "retrain"
 
 @dataclass(frozen=True)
 class Policy:
-    """Bars and ladder of a run; immutable, checked at construction, named by `digest`.
+    """Bars and ladder of a run. Immutable, checked at construction, identified by `digest`.
 
     Raises:
         OptionError, PolicyError: a bar outside its range or a ladder that does not end in exact retraining.
@@ -69,14 +67,14 @@ class Policy:
     forgetting_ratio_min: float
     """Bar of F / F_null."""
     cost_share_max: float
-    """Most unlearning may cost, as a share of retraining's seconds."""
+    """Largest allowed cost of unlearning, as a share of retraining's seconds."""
     ladder: tuple[str, ...]
     """Method names, cheapest first, the last one "retrain"."""
     retrain_attempts: int = 3
     detection_alpha: float = 0.0
     """Level of the combined KS test over the forget set; 0 reports p without a bar."""
     staleness_max: float = 0.0
-    """Largest share of the people a bank learned from who may have been erased since; 0 asks for a fresh bank."""
+    """Largest share of a bank's subjects that may have been erased since it was trained; 0 requires a fresh bank."""
 
     def __post_init__(self) -> None:
         self._settle_types()
@@ -116,7 +114,8 @@ class Policy:
 
     def alpha_at(self, rung: int) -> float:
         """Level of the exchangeability test at a rung: α, 2α, … (at most ½), and α for exact retraining."""
-        return min(0.5, self.exchangeability_alpha * (1 if self.is_exact(rung) else rung + 1))
+        level = self.exchangeability_alpha * (1 if self.is_exact(rung) else rung + 1)
+        return min(0.5, round(level, 12))  # 3 × 0.05 is 0.15000000000000002, which p = 0.15 would miss
 
     @property
     def digest(self) -> str:

@@ -1,11 +1,11 @@
-"""How far the data have moved from those a reference bank's models were trained and tested on.
+"""How much the data have changed since the models of a reference bank were trained and tested.
 
-A bank is of one *generation* of the data. When people are erased later, the models of the other banks have still
-learned from them; nothing else about those banks is wrong, and their number says by how much: the share of the people
-they learned from who are gone. A policy sets how large that share may be (`Policy.staleness_max`).
+A bank belongs to one *generation* of the data. When subjects are erased later, the models of all other banks have still
+learned from them. Staleness is the share of a bank's subjects that were erased since; a policy limits it
+(`Policy.staleness_max`).
 
-Whether people being gone is the *only* difference is settled by rosters: for each person the digest of the very rows
-that were trained or tested on, under the person's keyed hash. An erased person is taken out of the roster and counted.
+A roster shows that erasures are the *only* difference: it holds a digest of each subject's training or test rows, under
+the subject's keyed hash. An erasure removes the subject from the roster and counts one more as erased.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Roster:
-    """Whose rows a bank rests on.
+    """The subjects whose rows a bank was trained or tested on.
 
     Attributes:
-        people: digest of each person's rows, by subject tag (which has no blanks).
-        n_gone: people who were in it and were erased since; nothing else is known of them.
+        people: digest of each subject's rows, by subject tag (which has no blanks).
+        n_gone: number of subjects that were erased since.
     """
 
     people: Mapping[str, str] = field(default_factory=dict)
@@ -30,11 +30,11 @@ class Roster:
 
     @property
     def n_people(self) -> int:
-        """People there were in the beginning."""
+        """Number of subjects when the bank was trained."""
         return len(self.people) + self.n_gone
 
     def without(self, *tags: str) -> Roster:
-        """The roster after some people's erasure; the very same if none of them is in it."""
+        """The roster after the erasure of some subjects; this object itself if none of them is in it."""
         gone = set(tags) & self.people.keys()
         if not gone:
             return self
@@ -42,11 +42,11 @@ class Roster:
         return Roster(left, self.n_gone + len(gone))
 
     def leavers(self, present: Mapping[str, str], leaving: Collection[str] = ()) -> int | None:
-        """How many people of the roster are not among the present ones; None if anything else differs.
+        """Number of subjects of the roster that are not present any more; None if anything else differs.
 
         Args:
-            present: digest of each person's rows as they are now, by subject tag; without those in `leaving`.
-            leaving: tags of people who are still there, but whose erasure waits.
+            present: digest of each subject's present rows, by subject tag, without those in `leaving`.
+            leaving: tags of subjects that are still present but waiting for erasure.
         """
         n_staying = 0
         for tag, digest in self.people.items():
@@ -57,19 +57,19 @@ class Roster:
         return self.n_gone + len(self.people) - n_staying if n_staying == len(present) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` reads it back. One text and not twenty thousand: an erasure rewrites every roster."""
+        """Plain JSON values for `from_dict`. The subjects are one text because every erasure rewrites every roster."""
         return {"people": "\n".join(f"{tag} {digest}" for tag, digest in self.people.items()), "n_gone": self.n_gone}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Roster:
-        """The roster written by `to_dict`; an empty one of an empty mapping."""
-        lines = re.finditer(".+", str(content.get("people", "")))  # one after the other: there may be many
+        """The roster written by `to_dict`; empty for an empty mapping."""
+        lines = re.finditer(".+", str(content.get("people", "")))  # lazily: there may be many
         return cls(dict(line[0].split(" ", 1) for line in lines), int(content.get("n_gone", 0)))
 
 
 @dataclass(frozen=True)
 class Staleness:
-    """How many of the people a bank's models learned from, and were tested on, are gone since."""
+    """How many of the subjects that a bank's models were trained and tested on were erased since."""
 
     n_learned: int = 0
     n_learned_gone: int = 0
@@ -78,19 +78,19 @@ class Staleness:
 
     @property
     def share(self) -> float:
-        """The larger of the two shares, in [0, 1]; 0 for a bank trained on the data as they are."""
+        """The larger of the two shares, in [0, 1]; 0 for a bank trained on the present data."""
         learned = self.n_learned_gone / self.n_learned if self.n_learned else 0.0
         return max(learned, self.n_tested_gone / self.n_tested if self.n_tested else 0.0)
 
     @property
     def sentence(self) -> str:
-        """For reports and certificates."""
+        """The counts in words, for reports and certificates."""
         if not self.n_learned_gone and not self.n_tested_gone:
-            return "The references were trained on exactly the data that are kept."
+            return "The reference models were trained and tested on the present data."
         sentence = (
-            f"Of {self.n_learned} people the references learned from {self.n_learned_gone} were erased since or wait "
-            f"to be ({self.n_learned_gone / max(1, self.n_learned):.1%})"
+            f"Subjects erased since, or waiting for erasure: {self.n_learned_gone} of the {self.n_learned} that the "
+            "reference models were trained on"
         )
         if self.n_tested_gone:
-            sentence += f", and {self.n_tested_gone} of {self.n_tested} they were tested on"
+            sentence += f", {self.n_tested_gone} of the {self.n_tested} they were tested on"
         return f"{sentence}."

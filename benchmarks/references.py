@@ -40,8 +40,8 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn.functional import cross_entropy, pad  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
-from audit.statistics import margins  # noqa: E402
 from audit.statistics.distances import detect  # noqa: E402
+from audit.statistics.margins import margins  # noqa: E402
 from unlearning.devices import describe_device, resolve_dtype  # noqa: E402
 from unlearning.faces import Faces, pack  # noqa: E402
 from unlearning.faces.sources import att  # noqa: E402

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch: the service's processes have one core each too
+
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -1,1 +1,1 @@
-"""Machine unlearning of faces: model + forget set + retain set → model. Knows no HTTP and no database."""
+"""Machine unlearning: from a model, a forget set and a retain set to an unlearned model."""

@@ -2,8 +2,8 @@
 
 All trainable weights of a model become views of one buffer, their gradients views of another. A step goes over them
 block by block, each small enough to stay in a core's cache through all the operations of the step, and the
-arithmetic stands here in lines that can be read. It also spares each child process that trains the second or more that
-the first optimiser of `torch.optim` takes to import torch's compiler.
+arithmetic is readable here. It also avoids the second or more that the first optimiser of `torch.optim` takes in each
+process to import torch's compiler.
 """
 
 import itertools
@@ -37,12 +37,12 @@ class Block:
     rounded: tuple[Tensor, Tensor] | None
 
     def open(self) -> None:
-        """The gradients of the last passes stand in `gradients`."""
+        """Makes the gradients of the last passes available in `gradients`."""
         if self.rounded is not None:
             self.gradients.copy_(self.rounded[1])
 
     def close(self) -> None:
-        """The next passes see `values` as they are now; their gradients start from zero."""
+        """Gives the present `values` to the next passes, and sets gradients to zero."""
         if self.rounded is None:
             self.gradients.zero_()
         else:
@@ -98,7 +98,7 @@ class FlatWeights:
             parameter.grad = gradient
 
     def blocks(self, *others: Tensor) -> list[Block]:
-        """Gives the weights block by block, with their parts of `others`, each `(n_weights,)`."""
+        """Returns the weights block by block, with their parts of `others`, each `(n_weights,)`."""
         size = _BLOCK if self.values.device.type == "cpu" else self.values.numel()
         room = torch.empty(min(size, self._n_rounded), device=self.values.device)
         found = []
@@ -119,7 +119,7 @@ class FlatWeights:
         return found
 
     def release(self) -> None:
-        """Gives every parameter its own float32 memory again, and drops the gradients."""
+        """Returns every parameter its own float32 memory again, and drops the gradients."""
         start = 0
         for parameter in self._parameters:
             value = _shaped_like(self.values[start : start + parameter.numel()], parameter)
@@ -182,13 +182,13 @@ class Adam:
 
 
 def _kernels(model: nn.Module) -> set[Tensor]:
-    """Gives the weights that autocast rounds: those of convolutions and linear layers."""
+    """Returns the weights that autocast rounds: those of convolutions and linear layers."""
     layers = (module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear))
     return {layer.weight for layer in layers if layer.weight.requires_grad}
 
 
 def _shaped_like(flat: Tensor, parameter: Tensor) -> Tensor:
-    """Gives a view of `flat` in the parameter's shape; kernels of convolutions lie channels-last."""
+    """Returns a view of `flat` in the parameter's shape; kernels of convolutions lie channels-last."""
     if parameter.ndim == 4:
         n_out, n_in, height, width = parameter.shape
         return flat.view(n_out, height, width, n_in).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Where a model runs: the device behind "auto", the arithmetic that pays there, and randomness tied to a seed.
+"""Devices, their arithmetic, and seeded randomness.
 
 Nothing here changes the caller's random state: a seed opens a fork of the global generators for layers that draw their
 initial weights from them, and every other draw comes from a generator that is passed on.
@@ -17,7 +17,7 @@ from unlearning.recipes import DTYPES
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Gives the device to use: "auto" is the first CUDA device if there is one, else the CPU.
+    """Returns the device to use: "auto" is the first CUDA device if there is one, else the CPU.
 
     Raises:
         RecipeError: the name means nothing to torch, or asks for CUDA on a machine without it.
@@ -34,7 +34,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def resolve_dtype(choice: str, device: torch.device) -> torch.dtype:
-    """Gives the dtype of the forward and backward pass: bfloat16 for "auto" where the hardware multiplies it.
+    """Returns the dtype of the forward and backward pass: bfloat16 for "auto" where the hardware multiplies it.
 
     Weights, their gradients' sums and the optimiser's state stay float32 whatever is chosen.
 
@@ -58,7 +58,7 @@ def bound_memory(device: torch.device, share: float) -> None:
 
 
 def describe_device(device: torch.device) -> str:
-    """Gives the machine's own name of the device, for manifests and benchmarks."""
+    """Returns the machine's own name of the device, for manifests and benchmarks."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -70,7 +70,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def stopwatch(device: torch.device) -> float:
-    """Gives seconds on a clock that never goes back, once the device has done what was asked of it.
+    """Returns seconds on a monotonic clock, once the device has finished its queued work.
 
     On a CPU processor time of this process, all its threads together: the same work takes the same seconds whatever
     else the machine does. On CUDA, whose work no processor clock sees, wall-clock time.
@@ -83,7 +83,7 @@ def stopwatch(device: torch.device) -> float:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Within the block torch's global generators start from `seed`; after it they stand where they stood before.
+    """Within the block torch's global generators start from `seed`; after it they have their former state.
 
     On CUDA only convolutions that give the same result every time are used in the block.
 

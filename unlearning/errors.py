@@ -1,22 +1,22 @@
 """Errors of this package, named by what a caller can do about them.
 
 UnlearningError
-├── FileError               look at what stands in a file's place, and take it away
-├── FacesError              mend the data folder; `.row` is the line in its table
-├── ImageError              take another picture: not PNG, JPEG or WebP, or damaged
-│   └── ImageTooLargeError  take a smaller picture: too many bytes or pixels
-├── RecipeError             mend the recipe: unknown name, unknown key, value out of range
+├── FileError               remove what is in the file's place
+├── FacesError              fix the data folder; `.row` is the line in its table
+├── ImageError              take another image: not PNG, JPEG or WebP, or damaged
+│   └── ImageTooLargeError  take a smaller image: too many bytes or pixels
+├── RecipeError             fix the recipe: unknown name, unknown key, value out of range
 ├── MethodError             choose another method or other settings of it
 └── WeightsError            weights that must not be loaded: damaged, or of another model
 
-A message says what was expected, what came and what to do. It never holds a person's id.
+A message says what was expected, what was given and what to do. It never contains a user id.
 """
 
 from __future__ import annotations
 
 
 class UnlearningError(Exception):
-    """Base of all errors this package raises on purpose."""
+    """Base class of the errors that this package raises."""
 
 
 class FileError(UnlearningError):
@@ -27,9 +27,9 @@ class FacesError(UnlearningError):
     """The data folder breaks one of its rules.
 
     Args:
-        message: What was expected, what came and what to do.
+        message: What was expected, what was given and what to do.
         row: Line number in metadata.csv as an editor shows it (the header is line 1), where one row is at fault.
-            A row is named by its line, never by its content: messages end up in logs, and people's ids may not.
+            A row is named by its line, never by its content: messages end up in logs, and user ids must not.
     """
 
     def __init__(self, message: str, *, row: int | None = None) -> None:
@@ -38,11 +38,11 @@ class FacesError(UnlearningError):
 
 
 class ImageError(UnlearningError):
-    """The bytes are not a picture of an accepted format, or are damaged."""
+    """The bytes are not an image of an accepted format, or are damaged."""
 
 
 class ImageTooLargeError(ImageError):
-    """The picture has more bytes or pixels than are allowed."""
+    """The image has more bytes or pixels than are allowed."""
 
 
 class RecipeError(UnlearningError):

@@ -1,15 +1,15 @@
-"""Small files that are whole or absent, whenever a process is killed, and the one way in which anything is destroyed.
+"""Small files that are complete or absent whenever a process is killed, and the destruction of files.
 
-Contents go to a temporary file of a name of its own, are flushed to the disk, and appear under their final name in one
-step. What a file held before is kept by a second name until it is destroyed.
+Contents are written to a temporary file, flushed to the disk, and renamed to their final name in one step. A file's old
+content keeps a second name until it is destroyed.
 
-**Destroying** a file is to overwrite it with zeros, have these on the disk, remove its name, and have that on the disk.
-It reaches what the file system keeps in place; copy-on-write file systems, drives that remap blocks, snapshots and
-backups keep copies beyond its reach, and only encryption of the volume answers for those.
+**Destroying** a file means to overwrite it with zeros, flush, remove its name, and flush the folder. It reaches only
+what the file system keeps in place: copy-on-write file systems, drives that remap blocks, snapshots and backups keep
+copies, against which only encryption of the volume helps.
 
-**What a killed process leaves** is a temporary file (`.NAME.TOKEN.tmp`), what a file held before (`.NAME.TOKEN.old`) or
-a folder of work in progress (`PREFIX` and a token). A process holds a lock of the kernel on what it works with, gone
-with the process, so `sweep` and `sweep_scratch` tell what was left from what is in use.
+**A killed process leaves** a temporary file (`.NAME.TOKEN.tmp`), old content (`.NAME.TOKEN.old`) or a folder of work in
+progress (`PREFIX` and a token). A process holds a kernel lock on the files it uses, which ends with the process, so
+`sweep` and `sweep_scratch` can distinguish files left behind from files in use.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LOCK = "lock"
 
 @contextmanager
 def lock(path: Path, *, exclusive: bool) -> Iterator[None]:
-    """Waits for the lock of this name; held by the kernel for the open file, hence gone with the process."""
+    """Wait for the lock of this name. The kernel holds it for the open file, so it ends with the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
@@ -45,9 +45,9 @@ def lock(path: Path, *, exclusive: bool) -> Iterator[None]:
 
 
 def place(path: Path, data: bytes, *, is_whole: Callable[[bytes], bool]) -> bool:
-    """Write the file unless a whole one is there; whether it was written.
+    """Write the file unless it exists; returns whether it was written.
 
-    Several processes may place one file at once: the first stays.
+    Several processes may place one file at once: the first one wins.
     """
     with _temporary(path, data, mode=0o600) as temporary:
         try:
@@ -63,14 +63,14 @@ def place(path: Path, data: bytes, *, is_whole: Callable[[bytes], bool]) -> bool
 
 
 def overwrite(path: Path, data: bytes, *, mode: int = 0o600, reached: Reached = lambda point: None) -> None:
-    """Write the file, and destroy what it held before.
+    """Write the file, and destroy its old content.
 
     Args:
-        path: The file, made if it is not there.
+        path: The file, created if needed.
         data: Its new content.
         mode: Permissions of the new file, less the process's umask.
-        reached: Called at `written` (beside the file), `linked` (what it held before has a second name) and `replaced`
-            (the second name is its only one).
+        reached: Called at `written` (beside the file), `linked` (the old content has a second name) and `replaced` (the
+            second name is its only one).
     """
     with _temporary(path, data, mode=mode) as temporary:
         reached("written")
@@ -78,26 +78,27 @@ def overwrite(path: Path, data: bytes, *, mode: int = 0o600, reached: Reached = 
 
 
 def destroy(*paths: Path, keep_linked: bool = False, reached: Reached = lambda point: None) -> int:
-    """Overwrite plain files with zeros, flush, remove them, flush their folders; a file that is gone is no error.
+    """Overwrite plain files with zeros, flush, remove them, flush their folders; a missing file is no error.
 
-    All are zeros on the disk before the first is removed. Many wait for the disk at once, since it answers many flushes
-    in the time of one; each folder is flushed once. A link is never followed.
+    All are zeros on the disk before the first is removed. Flushes run concurrently, which takes the time of one; each
+    folder is flushed once. Links are never followed.
 
-    A file may have several names (hard links), here or anywhere on its file system. What is destroyed is what it holds:
-    every other name shows zeros from then on.
+    A file may have several names (hard links), anywhere on its file system. Its content is destroyed: every other name
+    shows zeros afterwards.
 
     Args:
         paths: The files.
-        keep_linked: A file that has another name in the same folder only loses this one. So it is with a temporary
-            file beside its result, where a process was killed between giving the one name and taking the other.
-        reached: Called with `overwritten` and `unlinked` for each file that was there.
+        keep_linked: A file that has another name in the same folder only loses this one. This is the state of a
+            temporary file beside its result if a process was killed between linking the one name and removing the
+            other.
+        reached: Called with `overwritten` and `unlinked` for each existing file.
 
     Returns:
         Bytes overwritten.
 
     Raises:
         FileError: one of them is not a plain file; none was removed.
-        OSError: a file cannot be written or removed. All others are zeros; the call may be repeated.
+        OSError: a file cannot be written or removed. All others are zeros; the call can be repeated.
     """
     n_bytes, there = 0, []
     for path, size in zip(paths, _zero_all(paths, keep_linked), strict=True):
@@ -109,20 +110,20 @@ def destroy(*paths: Path, keep_linked: bool = False, reached: Reached = lambda p
         path.unlink(missing_ok=True)
         reached("unlinked")
     for folder in sorted({path.parent for path in there}):
-        with suppress(FileNotFoundError):  # somebody else removed it, and flushes the one above
+        with suppress(FileNotFoundError):  # another process removed it, and flushes the one above
             flush_folder(folder)
     return n_bytes
 
 
 def destroy_folder(folder: Path, *, reached: Reached = lambda point: None) -> int:
-    """`destroy` every file below a folder, then remove it and the folders in it; one that is gone is no error.
+    """`destroy` every file below a folder, then remove it and its folders; a missing folder is no error.
 
     Returns:
         Bytes overwritten.
 
     Raises:
         FileError: not a folder but a link to one or a file, or something below it is not a plain file.
-        OSError: as `destroy`, or somebody wrote into the folder meanwhile; the call may be repeated.
+        OSError: as `destroy`, or another process wrote into the folder meanwhile; the call can be repeated.
     """
     try:
         status = os.lstat(folder)
@@ -130,8 +131,8 @@ def destroy_folder(folder: Path, *, reached: Reached = lambda point: None) -> in
         return 0
     if not stat.S_ISDIR(status.st_mode):
         raise FileError(
-            f"Expected a folder to destroy, got {_kind(status)} (inode {status.st_ino}); look for it with "
-            f"`find -inum {status.st_ino}` and take it away."
+            f"Expected a folder to destroy, got {_kind(status)} (inode {status.st_ino}); find it with "
+            f"`find -inum {status.st_ino}` and remove it."
         )
     paths, folders = [], []
     for name, below, names in os.walk(folder, topdown=False, onerror=_raise):
@@ -147,12 +148,12 @@ def destroy_folder(folder: Path, *, reached: Reached = lambda point: None) -> in
 
 
 def left_beside(path: Path) -> list[Path]:
-    """Temporary files of a file, in use or not: they hold what it was to hold or held before."""
+    """Temporary files of a file, in use or not, with its new or old content."""
     return [each for each in _left_behind(path.parent) if _LEFT_BEHIND.sub(r"\g<of>", each.name) == path.name]
 
 
 def sweep(folder: Path) -> int:
-    """Destroy the temporary files in a folder that no living process uses; gives how many there were."""
+    """Destroy the temporary files in a folder that no living process uses; returns their number."""
     n_swept = 0
     for path in _left_behind(folder):
         # Until its rename a living process's .old has a .tmp beside it, which is locked.
@@ -166,7 +167,7 @@ def sweep(folder: Path) -> int:
 
 @contextmanager
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder for work in progress, destroyed at the end; a killed process's is found by `sweep_scratch`."""
+    """A new folder for work in progress, destroyed at the end; after a kill `sweep_scratch` finds it."""
     folder, held = _new_scratch(parent, prefix)
     with held:
         try:
@@ -176,16 +177,16 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def sweep_scratch(parent: Path, prefix: str) -> int:
-    """Destroy the folders of `scratch` in which no living process works; gives how many there were."""
+    """Destroy the folders of `scratch` that no living process uses; returns their number."""
     n_swept = 0
     for folder in sorted(path for path in parent.glob(f"{prefix}*") if path.is_dir() and not path.is_symlink()):
-        with suppress(FileNotFoundError):  # somebody else was quicker
+        with suppress(FileNotFoundError):  # another process was faster
             n_swept += _sweep_scratch(folder)
     return n_swept
 
 
 def flush_folder(folder: Path) -> None:
-    """A rename or a removal is durable only once its folder is."""
+    """Flush a folder, without which a rename or a removal in it is not durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -203,7 +204,7 @@ def _left_behind(folder: Path) -> list[Path]:
 
 @contextmanager
 def _temporary(path: Path, data: bytes, *, mode: int) -> Iterator[Path]:
-    """A file beside `path` that holds `data`, on the disk; whatever still has its name at the end is destroyed."""
+    """A flushed file beside `path` with the content `data`; destroyed at the end if it still has its name."""
     temporary, file = _new_temporary(path, mode)
     with file:
         try:
@@ -238,7 +239,7 @@ def _new_scratch(parent: Path, prefix: str) -> tuple[Path, FileIO]:
 
 
 def _sweep_scratch(folder: Path) -> bool:
-    """Destroy a folder of `scratch` unless it is in use; whether it was."""
+    """Destroy a folder of `scratch` unless it is in use; returns whether it did."""
     held = folder / _LOCK
     if not os.listdir(folder):  # made by a process that takes the lock now, and if it is gone then, makes another
         with suppress(OSError):
@@ -254,7 +255,7 @@ def _sweep_scratch(folder: Path) -> bool:
 
 
 def _locked(path: Path, flags: int, mode: int) -> FileIO | None:
-    """A file opened and locked; none if `sweep` got the lock first, and destroyed it."""
+    """A file opened and locked; None if `sweep` got the lock first and destroyed it."""
     file = FileIO(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, mode), "r+")
     fcntl.flock(file, fcntl.LOCK_EX)
     if os.fstat(file.fileno()).st_nlink:
@@ -265,7 +266,7 @@ def _locked(path: Path, flags: int, mode: int) -> FileIO | None:
 
 @contextmanager
 def _unused(path: Path) -> Iterator[bool]:
-    """Whether no living process has the lock of a file; this one has it meanwhile. A file that is gone nobody uses."""
+    """Whether no living process has the lock of a file, which this process holds meanwhile; true for a missing file."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -294,7 +295,7 @@ def _move_over(temporary: Path, path: Path, reached: Reached) -> None:
 
 
 def _zero_all(paths: Sequence[Path], keep_linked: bool) -> Iterator[int | None]:
-    """`_zero` of each path; an error of one keeps none of the others from being overwritten."""
+    """`_zero` of each path; after an error the others are overwritten nevertheless."""
     if len(paths) < 2:  # a thread takes longer to start than most such calls have to do
         yield from (_zero(path, keep_linked) for path in paths)
         return
@@ -304,7 +305,7 @@ def _zero_all(paths: Sequence[Path], keep_linked: bool) -> Iterator[int | None]:
 
 
 def _zero(path: Path, keep_linked: bool) -> int | None:
-    """Have a plain file's bytes be zeros on the disk; gives their number, or none if there is no such file."""
+    """Overwrite a plain file with zeros and flush; returns the number of bytes, or None for a missing file."""
     try:
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -333,8 +334,8 @@ def _has_other_name(path: Path, status: os.stat_result) -> bool:
 
 def _not_plain(status: os.stat_result) -> FileError:
     return FileError(
-        f"Expected a plain file to destroy, got {_kind(status)} (inode {status.st_ino}); look for it with "
-        f"`find -inum {status.st_ino}` and take it away."
+        f"Expected a plain file to destroy, got {_kind(status)} (inode {status.st_ino}); find it with "
+        f"`find -inum {status.st_ino}` and remove it."
     )
 
 

@@ -1,8 +1,8 @@
-"""The classifiers, the one preprocessing of their input, and their weights on disk.
+"""The classifiers, the preprocessing of their input, and their weights on disk.
 
-A model takes inputs `(n, channels, height, width)` made by `to_inputs` and gives logits `(n, n_classes)`. Training,
-scoring and serving all call `to_inputs`, so a model never meets pixels prepared in another way than those it learned
-from. Weights are stored as safetensors only (no code can hide in them) and always float32.
+A model takes inputs `(n, channels, height, width)` made by `to_inputs` and returns logits `(n, n_classes)`. Training,
+scoring and serving all call `to_inputs`, so images are always preprocessed in the same way. Weights are stored as
+safetensors (which cannot contain code) and always float32.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ PIXEL_SPREAD = 64.0  # half the range spans two units, about one standard deviat
 
 
 def to_inputs(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Gives the model's input of uint8 images `(n, channels, height, width)`: same shape, `dtype`, values in [-2, 2].
+    """Returns the model's input of uint8 images `(n, channels, height, width)`: same shape, `dtype`, values in [-2, 2].
 
     The layout is channels-last in memory, which convolutions on CPUs and tensor cores prefer.
 
@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
 class EyeRegion(nn.Module):
     """What glasses need: the band around the eyes, and of it only what differs from its neighbourhood.
 
-    Takes the rows from 15 to 70 % and the columns from 10 to 90 % of a picture in which the face fills the frame, and
+    Takes the rows from 15 to 70 % and the columns from 10 to 90 % of an image in which the face fills the frame, and
     subtracts the mean of each 3×3 neighbourhood (two rows and columns fewer come out). Fine lines stay; light, skin and
     hair, by which a network that has seen few people would know them instead of their glasses, go.
     """
@@ -75,13 +75,13 @@ class EyeRegion(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A residual network for CPUs: a stem, three stages of one block (width, 2·width, 4·width), mean over the picture.
+    """A residual network for CPUs: a stem, three stages of one block (width, 2·width, 4·width), mean over the image.
 
-    Any image size from 8×8 up. The stem halves the picture, a pooled one quarters it; stages two and three halve it.
+    Any image size from 8×8 up. The stem halves the image, a pooled one quarters it; stages two and three halve it.
 
     Args:
-        region: a module without weights that chooses what the network sees; None for the picture as it is.
-        pooled: a 5×5 first kernel and the maximum over 2×2 right behind it, a third of the work on larger pictures.
+        region: a module without weights that chooses what the network sees; None for the image as it is.
+        pooled: a 5×5 first kernel and the maximum over 2×2 right behind it, a third of the work on larger images.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
 
 
 def build(architecture: str, n_classes: int, *, channels: int = 1, width: int = 16) -> nn.Module:
-    """Gives a fresh model with weights drawn from torch's global generator (see `unlearning.devices.seeded`).
+    """Returns a fresh model with weights drawn from torch's global generator (see `unlearning.devices.seeded`).
 
     Args:
         architecture: one of `ARCHITECTURES`, or the name of any torchvision classifier.
@@ -151,7 +151,7 @@ def build(architecture: str, n_classes: int, *, channels: int = 1, width: int = 
 
 
 def known_architecture(architecture: str) -> bool:
-    """Says whether `build` has this name."""
+    """Whether `build` has this name."""
     if architecture in ARCHITECTURES:
         return True
     from torchvision import models
@@ -199,7 +199,7 @@ def _like(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
 
 
 def save_weights(model: nn.Module, path: Path) -> str:
-    """Writes parameters and statistics as safetensors, floats as float32, and gives the file's SHA-256 in hex.
+    """Writes parameters and statistics as safetensors, floats as float32, and returns the file's SHA-256 in hex.
 
     The file appears whole or not at all: it is written beside `path` and moved there. Weights that were there before
     are destroyed.
@@ -215,7 +215,7 @@ def save_weights(model: nn.Module, path: Path) -> str:
 
 
 def start_from(model: nn.Module, path: Path, *, digest: str) -> nn.Module:
-    """Fills `model` from a safetensors file of the same architecture and gives it back.
+    """Fills `model` from a safetensors file of the same architecture and returns it.
 
     A classifier made for another number of classes is left as it was drawn.
 
@@ -238,7 +238,7 @@ def start_from(model: nn.Module, path: Path, *, digest: str) -> nn.Module:
 
 
 def load_weights(model: nn.Module, path: Path, *, digest: str | None = None) -> nn.Module:
-    """Fills `model` from a safetensors file and gives it back in eval mode.
+    """Fills `model` from a safetensors file and returns it in eval mode.
 
     Args:
         digest: the SHA-256 the file must have; the very bytes that were digested are the ones loaded.
@@ -270,6 +270,6 @@ def _read_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
 
 
 def weights_digest(path: Path) -> str:
-    """Gives the SHA-256 (hex) of a weights file: the name of the model version."""
+    """Returns the SHA-256 (hex) of a weights file: the name of the model version."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""What a training run is, apart from data and seed: architecture, image size, schedule and arithmetic.
+"""Recipes: everything that determines a training run but data and seed.
 
-A recipe is frozen and has a digest, so that weights, banks of references and certificates can name it. Where it starts
-from given weights, so do all models trained by it, references and retraining included: what those weights remember of a
-person is no recipe's to forget.
+A recipe is frozen and has a digest, so that weights, banks of references and certificates can name it. If it starts
+from given weights, so do all models trained by it, references and exact retraining included; nothing removes what those
+weights learned of a subject.
 """
 
 import dataclasses
@@ -44,10 +44,10 @@ _RANGES: dict[str, tuple[type, float, float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Options of `unlearning.training.train`; every field stands in the digest but the name.
+    """Options of `unlearning.training.train`; the digest covers every field but the name and the path of the weights.
 
     Attributes:
-        name: what people call it.
+        name: human-readable name.
         architecture: see `unlearning.models.build`.
         width: channels of the first stage (torchvision's models have their own).
         image_size: (height, width) in pixels the images are packed at.
@@ -124,13 +124,13 @@ class Recipe:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives the options as plain JSON values; `load_recipe` reads them back."""
+        """Returns the options as plain JSON values; `load_recipe` reads them back."""
         options = dataclasses.asdict(self)
         options["image_size"] = list(self.image_size)
         return options
 
     def _number(self, name: str, value: Any, kind: type) -> Any:
-        """Gives the value as `kind`; a digest must not depend on whether 1 or 1.0 was written."""
+        """Returns the value as `kind`; a digest must not depend on whether 1 or 1.0 was written."""
         _, low, high = _RANGES[name]
         fits = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
         if not (fits and math.isfinite(value) and low <= value <= high):
@@ -197,7 +197,7 @@ RECIPES = {
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """Gives a recipe of `RECIPES` by name, or one from a JSON file of options.
+    """Returns a recipe of `RECIPES` by name, or one from a JSON file of options.
 
     Raises:
         RecipeError: no such name or file, not JSON, an unknown, missing or wrong option.
@@ -216,7 +216,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 
 def recipe_from_dict(options: object) -> Recipe:
-    """Gives the recipe of plain JSON values as `Recipe.to_dict` wrote them.
+    """Returns the recipe of plain JSON values as `Recipe.to_dict` wrote them.
 
     Raises:
         RecipeError: not an object, or an unknown, missing or wrong option.

@@ -1,4 +1,4 @@
-"""All methods by name. Adding one is a file and a line here; the contract tests and the commands find it."""
+"""All methods by name. A new method is a file and a line here; the contract tests and the commands find it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,16 +36,16 @@ from unlearning.procedures.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method as the registry knows it.
+    """A registered method.
 
     Attributes:
         function: `(model, forget, retain, *, settings, seed, device) -> model`.
         settings: its frozen dataclass; the defaults are the authors' values.
-        title: what people call it.
-        source: whose it is.
+        title: human-readable title.
+        source: its authors or paper.
         needs_forget: reads the forget set; the others run without one.
-        needs_oracles: reads what oracles say of the forget set, see `unlearning.procedures.oracles`.
-        exact: never reads the original's weights, so nothing of the forget set can be left.
+        needs_oracles: reads oracle margins of the forget set, see `unlearning.procedures.oracles`.
+        exact: never reads the original's weights, so nothing of the forget set can remain.
     """
 
     function: Callable[..., nn.Module]
@@ -149,10 +149,10 @@ METHODS: dict[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """Gives the method of that name.
+    """Returns the method of that name.
 
     Raises:
-        MethodError: there is none.
+        MethodError: unknown name.
     """
     if name not in METHODS:
         raise MethodError(f"Unknown method {name!r}. Expected one of {sorted(METHODS)}.")

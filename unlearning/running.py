@@ -1,4 +1,4 @@
-"""One run of one method: settings chosen, sets and result checked, cost counted."""
+"""Runs a method: chooses its settings, checks the sets and the result, and counts the cost."""
 
 import copy
 import dataclasses
@@ -20,14 +20,14 @@ from unlearning.tuned import tuned_settings
 
 @dataclasses.dataclass(frozen=True)
 class Unlearned:
-    """What a run gives: a model in eval mode with finite float32 weights, and what it cost."""
+    """Result of a run: a model in eval mode with finite float32 weights, and the cost."""
 
     model: nn.Module
     cost: Cost
 
 
 def settings_for(name: str, recipe: Recipe, file: Path | None = None) -> Settings:
-    """Gives the settings `unlearn` uses for a recipe by itself: tuned ones if there are any, else the authors'.
+    """Returns the default settings of `unlearn` for a recipe: tuned ones if there are any, else the authors'.
 
     Args:
         file: further tuned settings, see `tuned_record`.
@@ -46,9 +46,9 @@ def unlearn(
     device: str | torch.device = "auto",
     settings: Settings | None = None,
 ) -> Unlearned:
-    """Runs a method and the finishing touches its settings ask for, and counts the cost of both.
+    """Runs a method and the finishing steps of its settings, and counts the cost of both.
 
-    The model, the examples and the caller's random state stay as they are.
+    The model, the examples and the caller's random state do not change.
 
     Args:
         forget: what to forget; None only for methods that do not read it.

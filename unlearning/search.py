@@ -1,9 +1,9 @@
-"""What a search over a method's settings may vary: for each method a first guess and a few ranges.
+"""Search spaces of the methods' settings: for each method a first guess and a few ranges.
 
 The authors' values are for another network, other data and six thousand steps; ours has a hundred. Every space keeps a
-run near a sixth of retraining's cost. The guess is tried first, then the ranges are searched; what is `fixed` stays.
-The search itself is the service's (`service/studies/tuning.py`): its objective needs the auditor, which methods do not
-know.
+run near a sixth of retraining's cost. The guess is tried first, then the ranges are searched; `fixed`
+settings do not vary. The search itself is in the service (`service/studies/tuning.py`), because its objective needs the
+auditor.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From a recipe, examples and a seed to a model: one plain loop for production, references and methods.
+"""Training: one loop for production models, references and methods.
 
-The examples lie in memory as uint8; shuffling and augmentation happen on the device, a batch at a time, so no loader
-and no second process stands in the way. The same recipe, examples and seed give the same weights, bit for bit, on one
+The examples are in memory as uint8; shuffling and augmentation happen on the device, a batch at a time, without a
+loader or a second process. The same recipe, examples and seed give the same weights, bit for bit, on one
 device with one number of threads.
 """
 
@@ -55,7 +55,7 @@ class Examples:
 
     @classmethod
     def from_arrays(cls, images: NDArray[np.uint8], labels: ArrayLike) -> "Examples":
-        """Gives examples of images uint8 `(n, height, width, channels)` and labels `(n,)`; copies both."""
+        """Returns examples of images uint8 `(n, height, width, channels)` and labels `(n,)`; copies both."""
         if images.dtype != np.uint8 or images.ndim != 4:
             raise RecipeError(
                 f"Expected images as uint8 (n, height, width, channels), got {images.dtype} {images.shape}."
@@ -67,24 +67,24 @@ class Examples:
         return len(self.labels)
 
     def subset(self, indices: ArrayLike) -> "Examples":
-        """Gives the examples at `indices` (integers or a boolean mask), in their order."""
+        """Returns the examples at `indices` (integers or a boolean mask), in their order."""
         chosen = torch.as_tensor(np.asarray(indices), device=self.labels.device)
         return Examples(self.images[chosen], self.labels[chosen])
 
     def to(self, device: torch.device) -> "Examples":
-        """Gives the examples on `device`."""
+        """Returns the examples on `device`."""
         return Examples(self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """How training images vary: shifted by up to `shift` pixels each way (border repeated), half of them mirrored."""
+    """Augmentation: images shifted by up to `shift` pixels each way (border repeated), half of them mirrored."""
 
     shift: int = 0
     flip: bool = False
 
     def vary(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Gives images `(b, channels, height, width)` varied, each on its own; `generator` lives on their device.
+        """Returns images `(b, channels, height, width)` varied, each on its own; `generator` lives on their device.
 
         Their order must be random already: it is the first half that is mirrored.
         """
@@ -101,7 +101,7 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A model in eval mode with float32 weights, and what it cost.
+    """A model in eval mode with float32 weights, and its cost.
 
     Attributes:
         seconds: of the training alone, by `unlearning.devices.stopwatch`.
@@ -123,7 +123,7 @@ def batches(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Gives one epoch of shuffled batches: inputs `(b, channels, height, width)` of `dtype` and labels `(b,)`.
+    """Returns one epoch of shuffled batches: inputs `(b, channels, height, width)` of `dtype` and labels `(b,)`.
 
     Every example comes once. The examples are split evenly over ceil(n / batch_size) batches, whose sizes differ by one
     at most, so no small last batch disturbs the batch statistics.
@@ -141,7 +141,7 @@ def batches(
 
 
 def class_weights(labels: Tensor, n_classes: int, power: float) -> Tensor | None:
-    """Gives the loss weights counts^-power `(n_classes,)`, float32, of mean 1 over the examples; None for power 0.
+    """Returns the loss weights counts^-power `(n_classes,)`, float32, of mean 1 over the examples; None for power 0.
 
     A class without examples gets weight 0: it never occurs in the loss.
     """
@@ -209,7 +209,7 @@ def train(
 
 
 def logits(model: nn.Module, images: Tensor, *, batch_size: int = 256) -> NDArray[np.float32]:
-    """Gives the model's float32 logits `(n, n_classes)` of uint8 images `(n, channels, height, width)`.
+    """Returns the model's float32 logits `(n, n_classes)` of uint8 images `(n, channels, height, width)`.
 
     Runs in float32 and eval mode on the model's device, and leaves the model in the mode it was in.
     """
@@ -227,14 +227,14 @@ def logits(model: nn.Module, images: Tensor, *, batch_size: int = 256) -> NDArra
 
 
 def arithmetic(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """Gives the context in which a model with float32 weights computes in `dtype`."""
+    """Returns the context in which a model with float32 weights computes in `dtype`."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
 
 
 def schedule_factor(recipe: Recipe, step: int, n_steps: int) -> float:
-    """Gives the share of the highest learning rate at `step` of [0, n_steps): 1 at the peak, 0 after the last step."""
+    """Returns the share of the highest learning rate at `step` of [0, n_steps): 1 at the peak, 0 after the last."""
     n_rising = int(recipe.warmup_share * n_steps) if recipe.schedule == "one-cycle" else 0
     if step < n_rising:
         return (step + 1) / (n_rising + 1)
@@ -242,17 +242,17 @@ def schedule_factor(recipe: Recipe, step: int, n_steps: int) -> float:
 
 
 def _try_out(model: nn.Module, recipe: Recipe) -> None:
-    """One picture through a model of torchvision: some take one size only, and say so in ways nobody understands."""
+    """Passes one image through a torchvision model: some take one size only, and fail with unclear messages."""
     if recipe.architecture in ARCHITECTURES:
         return
-    picture = torch.zeros((1, recipe.channels, *recipe.image_size), dtype=torch.uint8)
+    image = torch.zeros((1, recipe.channels, *recipe.image_size), dtype=torch.uint8)
     try:
         with torch.inference_mode():
-            model.eval()(to_inputs(picture))
+            model.eval()(to_inputs(image))
     except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise RecipeError(
-            f"Recipe {recipe.name!r}: {recipe.architecture} takes no pictures of {recipe.image_size} pixels "
+            f"Recipe {recipe.name!r}: {recipe.architecture} takes no images of {recipe.image_size} pixels "
             f"({reason}); transformers want (224, 224), others a larger image_size."
         ) from error
 

@@ -1,8 +1,8 @@
-"""Settings that our own search found for our own recipes, kept as data beside the record of how they were found.
+"""Settings that a search found for the built-in recipes, stored with the record of the search.
 
 `tuned.json` maps a recipe's name to its digest and, by method, to `settings` (only what differs from the authors'
-values) and `record` (who was forgotten while tuning, how many models, what came out). A recipe whose digest differs
-from the recorded one is another recipe: its methods run with the authors' values.
+values) and `record` (forget sets, numbers of models, results). A recipe whose digest differs
+from the recorded one counts as another recipe, whose methods run with the authors' values.
 """
 
 import functools
@@ -18,17 +18,17 @@ _FILE = Path(__file__).with_name("tuned.json")
 
 
 def tuned_settings(method: str, settings: type[S], recipe: Recipe, file: Path | None = None) -> S:
-    """Gives a method's settings for a recipe: found by search where there are any, else the authors'."""
+    """Returns a method's settings for a recipe: found by search where there are any, else the authors'."""
     found = tuned_record(method, recipe, file)
     options = found["settings"] if found else {}
     return settings.from_dict({**options, "recipe": recipe})
 
 
 def tuned_record(method: str, recipe: Recipe, file: Path | None = None) -> dict[str, Any] | None:
-    """Gives `{"settings": …, "record": …}` of a method for a recipe, or None if it was never tuned for it.
+    """Returns `{"settings": …, "record": …}` of a method for a recipe, or None if it was never tuned for it.
 
     Args:
-        file: one like `tuned.json`, as `expunge tune` writes it; what it says goes before what comes with the package.
+        file: one like `tuned.json`, as `expunge tune` writes it; its entries take precedence over those of the package.
 
     Raises:
         MethodError: the file is not there or not JSON of that form.

@@ -1,12 +1,12 @@
-"""Certificates: what was done, measured and destroyed; signed, logged, and checkable by anyone without us.
+"""Certificates of what was done, measured and destroyed: signed, logged, and verified offline by anyone.
 
-The file handed to people is one JSON object: a DSSE envelope around an in-toto statement, its place in the log, a key.
+A certificate file is one JSON object: a DSSE envelope around an in-toto statement, its place in the log, and a key.
 
     {"envelope": {payload, payloadType, signatures}, "log": {index, inclusion_proof, checkpoint}, "public_key_pem": "…"}
 
-It verifies offline from itself alone: by `verify`, or with openssl, sed and base64 by the commands of `openssl_recipe`.
-Failed and undetermined audits get certificates of the same kind; only a `PASSED` one may speak of deployment and
-destruction.
+The file alone is enough to verify it: with `verify`, or with openssl, sed and base64 and the commands of
+`openssl_recipe`. Failed and undetermined audits get certificates too; only those of passed audits, and of erasures that
+needed none, state that data were destroyed.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ LARGEST_FILE_BYTES = 20_000_000
 
 
 def seal(certificate: Certificate, *, sign: Callable[[bytes], bytes], public_key: Ed25519PublicKey) -> dict[str, Any]:
-    """DSSE envelope of the certificate; `sign` gives the Ed25519 signature (64 bytes) of a message."""
+    """DSSE envelope of the certificate; `sign` returns the Ed25519 signature (64 bytes) of a message."""
     return dsse.seal(log.canonical_json(certificate.statement), sign=sign, public_key=public_key)
 
 
 def log_entry(envelope: Mapping[str, Any]) -> bytes:
-    """Entry of the log for a sealed certificate: the SHA-256 of its envelope, nothing of its contents."""
+    """Log entry of a sealed certificate: the SHA-256 of its envelope and nothing of its contents."""
     return log.entry("certificate", envelope_sha256=dsse.digest(envelope))
 
 
@@ -77,14 +77,14 @@ def certificate_file(
     checkpoint: str,
     public_keys: Sequence[Ed25519PublicKey],
 ) -> str:
-    """Text of the file given to people.
+    """Text of the certificate file.
 
     Args:
         envelope: from `seal`.
         index: of its entry in the log.
         inclusion_proof: of that entry in the tree of the checkpoint's size.
         checkpoint: signed note.
-        public_keys: the key that signed the envelope; after it the checkpoint's, if that is another.
+        public_keys: the key that signed the envelope, then the checkpoint's key if it is a different one.
     """
     proof = [base64.b64encode(node).decode() for node in inclusion_proof]
     content = {
@@ -96,9 +96,9 @@ def certificate_file(
 
 
 def openssl_recipe(path: str | Path) -> str:
-    """Shell commands that check the file's signature with openssl, sed and base64 alone, in the present folder.
+    """Shell commands that verify the file's signature with openssl, sed and base64, in the current folder.
 
-    They print `Signature Verified Successfully` and the key's id, to be compared with one got from elsewhere.
+    They print `Signature Verified Successfully` and the key's id, which must be compared with one from another source.
     """
     return f"""\
 set -e
@@ -116,7 +116,7 @@ openssl pkey -pubin -in public.pem -outform DER | openssl dgst -sha256
 
 @dataclass(frozen=True)
 class VerificationCheck:
-    """One thing looked at; `passed` is none where there was nothing to compare with."""
+    """Result of one check; `passed` is None where there was nothing to compare with."""
 
     name: str
     passed: bool | None
@@ -125,11 +125,11 @@ class VerificationCheck:
 
 @dataclass(frozen=True)
 class Verification:
-    """Outcome of `verify`.
+    """Result of `verify`.
 
-    `valid` says that the file is genuine and unaltered, `verdict` what it certifies (none where it is not valid).
-    The certificate of a failed audit can be valid; `erased` says that the audit passed and that the model was deployed
-    and the data destroyed.
+    `valid` is whether the file is genuine and unaltered, `verdict` what it certifies (None if it is not valid). The
+    certificate of a failed audit can be valid; `erased` is whether the audit passed, the model was deployed and the
+    data were destroyed.
     """
 
     valid: bool
@@ -156,18 +156,18 @@ def verify(
     since: str | None = None,
     consistency: Sequence[bytes] | None = None,
 ) -> Verification:
-    """Check a certificate offline. A bad file gives a failed check with a sentence, never an exception.
+    """Verify a certificate offline. A bad file gives a failed check with a sentence, not an exception.
 
     Args:
         certificate: path of the file, its bytes, or its parsed content.
         public_key: trusted key, or several (the old and the new one after a rotation). Without one the file's own is
-            used, which shows that the file is whole but not who signed it; a check says so.
+            used, which shows that the file is unaltered but not who signed it; a check says so.
         weights_path: weights whose SHA-256 must be the certificate's subject.
-        log_leaves: entries of the log from the first on, at least up to the checkpoint: the whole tree is built anew.
-        retired_at: by key id, when a trusted key stopped signing: what it signed later is refused.
-        since: a checkpoint of the log that was kept. The log must have grown from it, or to it if it is the later one.
-        consistency: proof of that, between the two sizes; not needed where `log_leaves` reach up to the later one.
-            Without either the check has nothing to compare with.
+        log_leaves: entries of the log from the first on, at least up to the checkpoint; the tree is rebuilt from them.
+        retired_at: by key id, the time at which a trusted key stopped signing; later signatures are refused.
+        since: an earlier or later checkpoint that the verifier kept; the log must be a continuation of the earlier one.
+        consistency: proof of this between the two sizes; not needed where `log_leaves` reach the later one. Without
+            either, the check has nothing to compare with.
 
     Raises:
         LogError: `since` is not a checkpoint.
@@ -185,7 +185,7 @@ def verify(
         return replace(found, valid=valid, verdict=found.verdict if valid else None, checks=(*found.checks, check))
     except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
         reason = _printable(f"it has no {error}" if isinstance(error, KeyError) else str(error))
-        sentence = f"Expected a certificate file with envelope, log and public_key_pem, but this is not one: {reason}"
+        sentence = f"Expected a certificate file with envelope, log and public_key_pem, got something else: {reason}"
         return Verification(False, None, (VerificationCheck("file", False, sentence),))
 
 
@@ -242,12 +242,14 @@ def _retired_check(statement: Any, retired_at: datetime | None) -> list[Verifica
 
 
 def _rerun_check(statement: Any) -> list[VerificationCheck]:
-    """Whether the candidate was made a second time; nothing where none was deployed."""
+    """Whether the candidate was made a second time; no check where none was deployed."""
     rerun = statement["predicate"].get("rerun")
     if rerun is None:
         return []
     if not rerun["chosen"]:
-        sentence = f"The candidate was made once: a keyed hash chooses {rerun['share']:.0%} of the runs, not this one."
+        sentence = (
+            f"The candidate was made once: a keyed hash chooses {rerun['share']:.0%} of the runs for a second time."
+        )
         return [VerificationCheck("re-run", None, sentence)]
     same = rerun["weights_digest"] == statement["subject"][0]["digest"]["sha256"]
     sentence = f"The candidate was made a second time, and had {'the same' if same else 'OTHER'} weights."
@@ -255,7 +257,7 @@ def _rerun_check(statement: Any) -> list[VerificationCheck]:
 
 
 def _statement_check(statement: Any) -> VerificationCheck:
-    """Shape of the statement: types, one subject, and what the verdict says."""
+    """Checks the statement's types, its one subject and its verdict."""
     if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != PREDICATE_TYPE:
         raise CertificateError(f"its statement is not of type {PREDICATE_TYPE}.")
     predicate, (subject,) = statement["predicate"], statement["subject"]
@@ -267,19 +269,19 @@ def _statement_check(statement: Any) -> VerificationCheck:
     if n_left := (purge or {}).get("n_files_not_looked_into"):  # certificates of the first release do not say it
         destroyed += f" ({int(n_left)} other files of the data folder were not looked into)"
     if predicate["verdict"] == NOT_REQUIRED:
-        sentence = f"It certifies that no model had learned from the person, and destroyed: {destroyed}."
+        sentence = f"It certifies that no model had learned from the subject. Destroyed: {destroyed}."
     elif predicate["verdict"] != "PASSED":
         sentence = f"It certifies an audit with the verdict {predicate['verdict']}: these weights were not deployed."
     elif purge:
         n = len(predicate["barrier"])
-        sentence = f"It certifies a passed audit, {n} serving processes on the new model, and destroyed: {destroyed}."
+        sentence = f"It certifies a passed audit and {n} serving processes on the new model. Destroyed: {destroyed}."
     else:
         sentence = "It certifies a passed audit, but no deployment and no destruction of data."
     return VerificationCheck("statement", True, sentence)
 
 
 def _printable(text: str) -> str:
-    """The text without control characters: a stranger's file must not steer the reader's terminal."""
+    """The text without control characters, which could change the reader's terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -332,7 +334,7 @@ def _growth_check(
     leaves: Sequence[bytes | str] | None,
     proof: Sequence[bytes] | None,
 ) -> VerificationCheck:
-    """Whether of the certificate's checkpoint and the one that was kept the later only added entries to the other."""
+    """Whether the later of the certificate's checkpoint and the kept one only added entries to the earlier one."""
     if kept.origin != head.origin:
         sentence = f"The checkpoint you kept is of another log, {kept.origin}, not of {head.origin}."
         return VerificationCheck("growth", False, sentence)
@@ -346,14 +348,14 @@ def _growth_check(
         proof = ()
     if proof is None:
         sentence = (
-            "Expected a proof that the log grew from one checkpoint to the other, as "
-            f"GET /v1/log/consistency?first_size={first.size}&second_size={second.size} gives it, or the log's first "
+            "Expected a proof that the log grew from one checkpoint to the other, which "
+            f"GET /v1/log/consistency?first_size={first.size}&second_size={second.size} returns, or the log's first "
             f"{second.size} entries."
         )
         return VerificationCheck("growth", None, sentence)
     grew = log.verify_consistency(first.size, second.size, proof, first.root, second.root)
     outcome = "only added to" if grew else "do NOT continue; it was rewritten, or the proof is of other sizes,"
-    sentence = f"The log's {second.size} entries {outcome} the {first.size} before; you kept {kept.size} of them."
+    sentence = f"The log's {second.size} entries {outcome} the first {first.size}; your checkpoint has {kept.size}."
     return VerificationCheck("growth", grew, sentence)
 
 
@@ -378,7 +380,7 @@ def _content(certificate: str | Path | bytes) -> Any:
 
 
 def read_file(path: Path) -> bytes:
-    """Bytes of a certificate's file; of one that is too large, enough for `verify` to say so.
+    """Bytes of a certificate file, at most one more than `verify` accepts.
 
     Raises:
         OSError: it cannot be read.

@@ -1,7 +1,7 @@
 """Signed envelopes (DSSE v1.0, github.com/secure-systems-lab/dsse) and the Ed25519 keys that sign them.
 
 An envelope is `{"payload": base64, "payloadType": …, "signatures": [{"keyid": …, "sig": base64}]}`. The signature is
-over the pre-authentication encoding `pae`, so that neither payload nor type can be exchanged.
+over the pre-authentication encoding `pae`, which covers payload and type.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class CertificateError(AuditError):
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
-    """Bytes that are signed: version, then type and payload, each with its length in bytes before it."""
+    """The signed bytes: version, then type and payload, each preceded by its length in bytes."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
 def seal(payload: bytes, *, sign: Callable[[bytes], bytes], public_key: Ed25519PublicKey) -> dict[str, Any]:
-    """Envelope of the payload; `sign` gives the Ed25519 signature (64 bytes) of a message, the secret stays with it."""
+    """Envelope of the payload; `sign` returns the Ed25519 signature (64 bytes) of a message."""
     signature = base64.b64encode(sign(pae(PAYLOAD_TYPE, payload))).decode()
     return {
         "payload": base64.b64encode(payload).decode(),
@@ -49,10 +49,10 @@ def seal(payload: bytes, *, sign: Callable[[bytes], bytes], public_key: Ed25519P
 
 
 def read_payload(envelope: Mapping[str, Any]) -> bytes:
-    """Payload, its signature *not* looked at.
+    """Payload of an envelope, *without* verifying its signature.
 
     Raises:
-        CertificateError: the type is not ours or the payload not base64.
+        CertificateError: another payload type, or a payload that is not base64.
     """
     if envelope["payloadType"] != PAYLOAD_TYPE:
         raise CertificateError(f"Expected payloadType {PAYLOAD_TYPE}, got {str(envelope['payloadType'])[:80]!r}.")
@@ -63,12 +63,12 @@ def read_payload(envelope: Mapping[str, Any]) -> bytes:
 
 
 def find_signer(envelope: Mapping[str, Any], public_keys: Iterable[Ed25519PublicKey]) -> Ed25519PublicKey | None:
-    """First of the keys that signed the envelope, or none.
+    """First of the keys that signed the envelope, or None.
 
-    Signatures by other keys are passed over; `keyid` is a hint in DSSE and not relied upon.
+    Signatures by other keys are ignored, and so is `keyid`, which is only a hint in DSSE.
 
     Raises:
-        CertificateError: it is not an envelope of ours.
+        CertificateError: another payload type, malformed base64, or no list of 1 to 100 signatures.
     """
     message = pae(PAYLOAD_TYPE, read_payload(envelope))
     signatures = envelope["signatures"]
@@ -86,7 +86,7 @@ def find_signer(envelope: Mapping[str, Any], public_keys: Iterable[Ed25519Public
 
 
 def digest(envelope: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the envelope's canonical JSON, its base64 in the standard spelling."""
+    """SHA-256 (hex) of the envelope's canonical JSON, with its base64 in the standard alphabet and padding."""
     payload, signatures = _standard(envelope["payload"]), envelope["signatures"]
     signatures = [{**signature, "sig": _standard(signature["sig"])} for signature in signatures]
     return sha256(log.canonical_json({**envelope, "payload": payload, "signatures": signatures})).hexdigest()
@@ -121,10 +121,10 @@ def public_keys_pem(public_keys: Iterable[Ed25519PublicKey]) -> str:
 
 
 def read_published_keys(content: bytes) -> tuple[tuple[Ed25519PublicKey, ...], dict[str, datetime]]:
-    """Public keys of a PEM file, or of the JSON that `GET /v1/keys` gives; with that, when the earlier ones ended.
+    """Public keys of a PEM file or of the JSON of `GET /v1/keys`, and the end of validity of keys by key id.
 
     Raises:
-        CertificateError: neither, or a key that is not Ed25519.
+        CertificateError: neither of the two, or a key that is not Ed25519.
     """
     if not content.lstrip().startswith(b"{"):
         return read_public_keys(content), {}
@@ -138,10 +138,10 @@ def read_published_keys(content: bytes) -> tuple[tuple[Ed25519PublicKey, ...], d
 
 
 def read_public_keys(pem: str | bytes) -> tuple[Ed25519PublicKey, ...]:
-    """Every public key in a PEM text, in its order.
+    """All public keys in a PEM text, in its order.
 
     Raises:
-        CertificateError: it holds none, or one that is not Ed25519.
+        CertificateError: no key, or one that is not Ed25519.
     """
     text = pem.decode("ascii", "replace") if isinstance(pem, bytes) else pem
     keys = []

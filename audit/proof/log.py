@@ -1,10 +1,10 @@
 """Append-only log: a Merkle tree over entries, proofs about it, and signed checkpoints of its head.
 
-Whoever holds two checkpoints of the log can be shown that the later one only added entries (consistency); whoever
-holds an entry can be shown that a checkpoint covers it (inclusion). Hashes are those of RFC 6962, section 2.1
+A consistency proof shows that a later checkpoint only added entries to an earlier one; an inclusion proof shows that a
+checkpoint covers an entry. Hashes are those of RFC 6962, section 2.1
 (SHA-256, prefix 0x00 before a leaf, 0x01 before a node); verification follows RFC 9162, sections 2.1.3.2 and 2.1.4.2.
 A checkpoint is a signed note (c2sp.org/signed-note) whose text has the three lines of c2sp.org/tlog-checkpoint: origin,
-number of entries, root. Any tool that reads those formats reads ours.
+number of entries, root.
 
 Cost: root and proofs of n entries hash n times (about 1 µs each); a proof holds at most ⌈log₂ n⌉ + 1 hashes.
 """
@@ -30,14 +30,14 @@ LARGEST_CHECKPOINT_CHARS = 100_000
 
 
 class LogError(AuditError):
-    """A proof that cannot be given, a text that is not a checkpoint, a value that JSON has no word for."""
+    """An impossible proof, a text that is not a checkpoint, or a value that JSON cannot hold."""
 
 
 def canonical_json(value: Any) -> bytes:
-    """One byte string for one value: sorted keys, no spaces, UTF-8.
+    """Canonical JSON of a value: sorted keys, no spaces, UTF-8.
 
     Raises:
-        LogError: the value holds NaN or an infinity, which JSON has no word for, or something that is not JSON.
+        LogError: the value holds NaN, an infinity or something that is not JSON.
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -49,11 +49,11 @@ def canonical_json(value: Any) -> bytes:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON in which no name stands twice in an object, else two readers could read two things, and numbers are finite.
+    """Parse JSON whose objects have unique names and whose numbers are finite, so that all readers agree on it.
 
     Raises:
-        LogError: a name stands twice, or it holds NaN or an infinity.
-        ValueError: it is not JSON.
+        LogError: a duplicate name, NaN or an infinity.
+        ValueError: not JSON.
     """
     return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins)
 
@@ -86,7 +86,8 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 def root(leaf_hashes: Sequence[bytes]) -> bytes:
     """Root of the tree over the leaf hashes, 32 bytes; of no leaves `EMPTY_ROOT`.
 
-    The largest power of two below n goes left (RFC 6962, 2.1): just what merging equal subtrees from the left gives.
+    The left subtree has the largest power of two below n leaves (RFC 6962, 2.1), as merging equal subtrees from the
+    left gives.
     """
     complete: list[tuple[int, bytes]] = []  # (leaves below, hash), sizes falling
     for leaf in leaf_hashes:
@@ -113,7 +114,7 @@ def inclusion_proof(index: int, leaf_hashes: Sequence[bytes]) -> tuple[bytes, ..
 
 
 def inclusion_proofs(indices: Iterable[int], leaf_hashes: Sequence[bytes]) -> list[tuple[bytes, ...]]:
-    """`inclusion_proof` of many leaves: a node that several paths need is hashed once, so all of them cost n hashes.
+    """`inclusion_proof` of many leaves. Shared nodes are hashed once, so all proofs together cost n hashes.
 
     Raises:
         LogError: there is no such leaf.
@@ -167,9 +168,9 @@ def verify_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes],
 
 
 def consistency_proof(first_size: int, leaf_hashes: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Proof that the tree of the first `first_size` leaves is a beginning of the whole one (RFC 6962, 2.1.2).
+    """Proof that the tree of the first `first_size` leaves is a prefix of the whole tree (RFC 6962, 2.1.2).
 
-    Empty when the sizes are equal, and for `first_size` 0, of which every tree is a continuation.
+    Empty if the sizes are equal or `first_size` is 0.
 
     Raises:
         LogError: the log is shorter than `first_size`.
@@ -243,7 +244,7 @@ class Checkpoint:
 
     @property
     def text(self) -> str:
-        """What is signed: three lines."""
+        """The signed text, three lines."""
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
 
@@ -252,8 +253,8 @@ def sign_checkpoint(checkpoint: Checkpoint, *, sign: Callable[[bytes], bytes], p
 
     Args:
         checkpoint: what to sign.
-        sign: Ed25519 signature (64 bytes) of a message; the secret key stays with the caller.
-        public_key: the key's public half, for its identifier.
+        sign: returns the Ed25519 signature (64 bytes) of a message.
+        public_key: of the signing key, for its identifier.
     """
     return sign_note(checkpoint.text, name=checkpoint.origin, sign=sign, public_key=public_key)
 
@@ -265,15 +266,15 @@ def sign_note(text: str, *, name: str, sign: Callable[[bytes], bytes], public_ke
 
 
 def note_key_id(name: str, public_key: Ed25519PublicKey) -> bytes:
-    """Four bytes by which a note names an Ed25519 key: SHA-256(name, line feed, type, key), shortened."""
+    """Identifier of an Ed25519 key in a note: the first 4 bytes of SHA-256(name, line feed, type, key)."""
     return sha256(name.encode() + b"\n" + ED25519_NOTE_TYPE + public_key.public_bytes_raw()).digest()[:4]
 
 
 def read_checkpoint(note: str) -> Checkpoint:
-    """Checkpoint in a note, its signatures *not* looked at.
+    """Checkpoint in a note, *without* verifying its signatures.
 
     Raises:
-        LogError: it is not one.
+        LogError: the text is not a checkpoint.
     """
     text, _ = _split_note(note)
     lines = text.split("\n")
@@ -286,12 +287,12 @@ def read_checkpoint(note: str) -> Checkpoint:
 
 
 def verify_checkpoint(note: str, public_keys: Iterable[Ed25519PublicKey]) -> Checkpoint | None:
-    """Checkpoint in a note if one of the keys signed it under the log's own name, else none.
+    """Checkpoint in a note if one of the keys signed it under the log's name, else None.
 
-    Signatures by other keys, such as witnesses', are passed over.
+    Signatures by other keys, such as those of witnesses, are ignored.
 
     Raises:
-        LogError: the text is not a signed checkpoint at all.
+        LogError: the text is not a signed checkpoint.
     """
     checkpoint = read_checkpoint(note)
     return checkpoint if verify_note(note, name=checkpoint.origin, public_keys=public_keys) else None
@@ -314,7 +315,7 @@ def verify_note(note: str, *, name: str, public_keys: Iterable[Ed25519PublicKey]
 
 
 def from_base64(text: str) -> bytes:
-    """Bytes of standard base64 in its one canonical spelling.
+    """Bytes of standard base64 in its canonical encoding.
 
     Raises:
         LogError: anything else.

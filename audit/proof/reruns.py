@@ -1,10 +1,10 @@
-"""Which runs are made a second time, and whether any was left out.
+"""Which candidates are made a second time, and whether a chosen one was left out.
 
-A run's candidate is made again when the keyed hash of its id, read as a number in [0, 1), lies below the share. The
-id is random and logged, with the share and the SHA-256 of the key, before anything of the run is done. Clients know
-neither id nor key, so they cannot steer the choice; whoever is given the key and the log's entries later can repeat it.
-An operator who changes this program could draw ids until one suits, and such draws leave no trace: the check finds what
-an honest program left out, not what a forger hid.
+A run's candidate is made again if the keyed hash of the run's id, read as a number in [0, 1), is below the share. The
+id is random and is logged, with the share and the SHA-256 of the key, before the run starts. Clients know neither id
+nor key, so they cannot influence the choice; an auditor who is given the key and the log's entries can repeat it. An
+operator who changes this program could draw ids until one suits, without a trace: the check finds omissions of an
+unchanged program, not forgery.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 def key_commitment(key: bytes) -> str:
-    """SHA-256 (hex) of the key: public, and says nothing of a random key."""
+    """SHA-256 (hex) of the key; it can be public and reveals nothing of a random key."""
     return hashlib.sha256(key).hexdigest()
 
 
@@ -30,13 +30,13 @@ def is_chosen(key: bytes, run_id: str, share: float) -> bool:
 
 @dataclass(frozen=True)
 class Omissions:
-    """What the log says of the runs that should have been made twice.
+    """Runs of a log whose candidate should have been made twice.
 
     Attributes:
         n_runs: completed runs whose candidate passed an audit.
-        chosen: those of them that the key chooses.
-        other_key: runs logged under another key, which this one says nothing of.
-        omitted: chosen runs that ended without a second candidate of equal weights logged before.
+        chosen: those that the key chooses.
+        other_key: runs logged under another key, for which this key decides nothing.
+        omitted: chosen runs for which no second candidate with equal weights was logged before the end.
     """
 
     n_runs: int
@@ -46,11 +46,11 @@ class Omissions:
 
 
 def omissions(entries: Iterable[bytes | str], key: bytes) -> Omissions:
-    """Go over all entries of a log, in order.
+    """Find omitted runs in all entries of a log, in order.
 
     Raises:
         ValueError: an entry is not JSON.
-        KeyError: an entry lacks what its kind has.
+        KeyError: an entry lacks a field of its kind.
     """
     share: dict[str, float] = {}
     commitment: dict[str, str] = {}

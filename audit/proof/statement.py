@@ -1,8 +1,8 @@
-"""What a certificate says, as an in-toto Statement v1 (github.com/in-toto/attestation).
+"""Contents of a certificate as an in-toto Statement v1 (github.com/in-toto/attestation).
 
-The statement's subject is the SHA-256 of the weights that were judged. Its predicate, of our own type, holds the
-procedure that made them, what was measured against which bars, and, for a model that was deployed, which serving
-processes took it up and what was destroyed then.
+The statement's subject is the SHA-256 of the audited weights. Its predicate, of our own type, holds the procedure that
+made them, the measurements and their bars, and, for a deployed model, which serving processes loaded it and what was
+destroyed afterwards.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NOT_REQUIRED = "NOT_REQUIRED"
 VERDICTS = ("PASSED", "FAILED", "UNDETERMINED", NOT_REQUIRED)
 
 LIMITS = (
-    "Weights alone cannot show that data were never used. What is stated is the procedure that ran, what was measured, "
+    "Weights alone cannot show that data were never used. This document states which procedure ran, what was measured, "
     "and what was destroyed.",
     "The measurements compare the model's outputs on the images concerned with those of a limited number of models "
-    "that never saw the person. Differences too small for that number to show, or visible only by other means, are not "
-    "excluded.",
-    "A passed audit means: not distinguishable, by the tests and at the levels named here, from a model trained "
-    "without the person.",
+    "trained without them. They do not exclude differences that are too small for this number of models, or that show "
+    "only by other means.",
+    "A passed audit means that every bar of the policy was met. Tests that are reported without a bar, or against a "
+    "lower one, may still tell the model or the method from models trained without the images.",
     "Copies of images or weights outside the operator's own systems are not covered.",
 )
 
@@ -37,7 +37,7 @@ _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Procedure:
-    """How the candidate was made: enough to run it again. Digests are SHA-256 in hex."""
+    """How the candidate was made, enough to make it again. Digests are SHA-256 in hex."""
 
     method: str
     rung: int
@@ -46,14 +46,14 @@ class Procedure:
     recipe_digest: str
     data_digest_before: str
     data_digest_after: str
-    forget_commitment: str  # keyed commitment to the rows that were to be forgotten
+    forget_commitment: str  # keyed commitment to the rows of the forget set
     versions: Mapping[str, str]  # of the code and its packages
     device: str  # kind and name, e.g. "cpu: Intel Xeon Processor"
 
 
 @dataclass(frozen=True)
 class Acknowledgement:
-    """One serving process that had sent its last answer of an older generation at `acknowledged_at`."""
+    """A serving process that had answered its last request from an older generation by `acknowledged_at`."""
 
     boot_id: str
     generation: int
@@ -62,12 +62,12 @@ class Acknowledgement:
 
 @dataclass(frozen=True)
 class Purge:
-    """What was seen to be destroyed, and where nobody looked.
+    """What was verifiably destroyed, and which places were not searched.
 
     Attributes:
         destroyed: counted by kind, `{"image files": 10, …}`.
-        looked_through: a sentence on where copies were looked for, and where not.
-        n_files_not_looked_into: files left in the data folder that no row of its table names and that are equal to
+        looked_through: a sentence on the places that were searched for copies and those that were not.
+        n_files_not_looked_into: number of files in the data folder that no row of its table names and that equal
             none of the images.
     """
 
@@ -82,29 +82,29 @@ class Certificate:
     """Contents of a certificate.
 
     Args:
-        verdict: PASSED, FAILED or UNDETERMINED; NOT_REQUIRED where no model had learned from the person, so that there
-            was nothing to unlearn or to audit and the weights stayed the same.
+        verdict: PASSED, FAILED or UNDETERMINED; NOT_REQUIRED where no model had learned from the subject, so that there
+            was nothing to unlearn or to audit and the weights did not change.
         run_id: run that made the candidate.
-        request_id: erasure request it answers; none for an attempt that was not deployed.
-        subject_commitments: keyed commitments to the people concerned, never their ids.
-        model_name: name of the weights' line.
-        weights_digest: SHA-256 (hex) of the safetensors file judged.
+        request_id: the erasure request; None for an attempt that was not deployed.
+        subject_commitments: keyed commitments to the subjects concerned, never their ids.
+        model_name: name of the model line.
+        weights_digest: SHA-256 (hex) of the audited safetensors file.
         base_digest: SHA-256 (hex) of the weights it was made from.
         procedure: how it was made.
         checks: the policy's checks, each with `name`, `value`, `bar`, `passed`, `sentence`.
-        figures: every other figure measured.
+        figures: all other measured figures.
         policy_name, policy_digest: the bars, fixed before the run.
-        bank_keys: digests of the reference banks it was compared with.
+        bank_keys: digests of the reference banks used.
         cost: seconds and shares.
         issued_at: aware datetime.
-        generation: under which it was deployed.
-        barrier: acknowledgement of every serving process; none where no process served.
-        purge: what was destroyed; always there with a barrier.
+        generation: of the model line at deployment.
+        barrier: acknowledgements of all serving processes; empty if none was running.
+        purge: what was destroyed; required with a barrier.
         rerun: `chosen`, `share`, `key_sha256` and `weights_digest` of a second candidate made from the same inputs;
-            none where no candidate was deployed.
+            None where no candidate was deployed.
 
     Raises:
-        CertificateError: a field out of its range, a naive datetime, a barrier or purge that does not suit the verdict.
+        CertificateError: a field out of range, a naive datetime, or a barrier or purge that contradicts the verdict.
     """
 
     verdict: str
@@ -134,7 +134,7 @@ class Certificate:
             if not is_sha256_hex(getattr(self, name)):
                 raise CertificateError(f"Expected {name} to be a SHA-256 in hex, got {getattr(self, name)!r}.")
         if self.barrier and self.purge is None:
-            raise CertificateError("Expected a purge with the barrier: a deployed model's request ends with one.")
+            raise CertificateError("Expected a purge with the barrier: every deployment ends with one.")
         if self.barrier and self.verdict != "PASSED":
             raise CertificateError(f"Expected no barrier with verdict {self.verdict}: it never deploys.")
         if self.purge is not None and self.verdict not in ("PASSED", NOT_REQUIRED):

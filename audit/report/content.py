@@ -1,6 +1,6 @@
-"""What an audit report says: its figures, and the same as JSON. `audit.report.page` makes the page.
+"""Contents of an audit report, and the same as JSON. `audit.report.page` renders the page.
 
-It shows no photograph unless the caller hands thumbnails over: these are people who asked to be erased.
+The report shows no image unless the caller passes thumbnails: it is about subjects who asked to be erased.
 """
 
 from __future__ import annotations
@@ -40,17 +40,18 @@ class Roc:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report is made of.
+    """Contents of a report.
 
     Args:
         evaluation: `Evaluation.to_dict()`.
-        retrained: margins `(N, n_examples)`; `unlearned` the same of the unlearned bank, none for exact retraining.
-        original, deployed: margins `(n_examples,)` of the model before and of the audited one.
+        retrained: margins `(N, n_examples)` of the reference bank.
+        unlearned: margins `(M, n_examples)` of the unlearned bank; None for exact retraining.
+        original, deployed: margins `(n_examples,)` of the model before unlearning and of the audited one.
         title, subject: of the page; never a user id.
         created_at: aware datetime.
         provenance, cost: rows of these tables, name to value.
         labels: name of each image; by default "Image 1", "Image 2", …
-        thumbnails: PNG bytes or none for each image; empty to show none.
+        thumbnails: PNG bytes or None for each image; empty to show none.
         roc: the strongest attack.
 
     Raises:
@@ -90,7 +91,7 @@ class Report:
 
 
 def report_of(evaluation: Evaluation, **contents: Any) -> Report:
-    """Report of an evaluation, arrays and strongest attack taken from it; `contents` as in `Report`, `roc` too."""
+    """Report of an evaluation with its arrays and its strongest attack; `contents` are further fields of `Report`."""
     evidence = evaluation.evidence
     contents.setdefault("roc", _strongest(evaluation))
     return Report(
@@ -104,18 +105,18 @@ def report_of(evaluation: Evaluation, **contents: Any) -> Report:
 
 
 def _strongest(evaluation: Evaluation) -> Roc | None:
-    """The form of the membership attack with the larger area; none without an unlearned bank."""
+    """The form of the membership inference attack whose area is farther from ½; None without an unlearned bank."""
     attacks = [attack for attack in (evaluation.attack, evaluation.quantile_attack) if attack is not None]
     if not attacks:
         return None
-    best = max(attacks, key=lambda attack: attack.auc.value)
+    best = max(attacks, key=lambda attack: abs(attack.auc.value - 0.5))
     return Roc(
         f"offline likelihood ratio, {best.form} form", best.roc_fpr.tolist(), best.roc_tpr.tolist(), best.auc.value
     )
 
 
 def to_dict(report: Report) -> dict[str, Any]:
-    """The report's figures, JSON-able: the evaluation, and the tables behind the drawings."""
+    """The report as plain JSON values: the evaluation, and the tables behind the drawings."""
     buckets = epsilon_buckets(report)
     content = {
         "title": report.title,
@@ -163,8 +164,8 @@ class EpsilonBuckets:
 def epsilon_buckets(report: Report) -> EpsilonBuckets | None:
     """ε of unlearned against retrained halves, and between disjoint halves of the retrained bank, pooled over draws.
 
-    Both at one size, since ε depends on the number of models; fewer draws where there are more examples. None without
-    an unlearned bank, or with too few models to halve.
+    Both use halves of one size, because ε depends on the number of models. None without an unlearned bank, or with
+    fewer than two models a half.
     """
     u, r = report.unlearned, report.retrained
     if u is None or (m := min(len(r) // 2, len(u))) < 2:
@@ -184,19 +185,19 @@ def epsilon_buckets(report: Report) -> EpsilonBuckets | None:
 
 
 def margins_by_kind(report: Report) -> dict[str, Array]:
-    """Margins of each kind of model there is, under its name."""
+    """Margins by kind of model."""
     kinds = {"Retrained models": report.retrained, "Unlearned models": report.unlearned}
     kinds |= {"Audited model": report.deployed, "Original model": report.original}
     return {kind: np.asarray(values) for kind, values in kinds.items() if values is not None}
 
 
 def quantiles(values: Array) -> list[float]:
-    """The `QUANTILES` of all values."""
+    """The `QUANTILES` of all values together."""
     return [float(q) for q in np.quantile(np.asarray(values).ravel(), QUANTILES, method="closest_observation")]
 
 
 def example_epsilons(report: Report) -> Sequence[float | None]:
-    """ε of each image; none where it is not determined or was not measured."""
+    """ε of each image; None where it is undetermined or was not measured."""
     score = report.evaluation.get("score")
     found: Sequence[float | None] = score["forgetting"]["epsilons"] if score else [None] * len(report.names)
     return found

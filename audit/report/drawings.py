@@ -1,9 +1,9 @@
-"""Drawings of the report: arrays in, inline SVG out.
+"""Drawings of the report as inline SVG.
 
 Each drawing is one `<svg role="img">` with a title and a description for screen readers, coloured by the page's style
 sheet through classes only (no style attributes, so that a strict content security policy holds, and dark mode and
-print recolour it). Models that never saw the person are blue, unlearned ones orange, the original grey; markers differ
-in shape as well, for readers who do not see the colours.
+print recolour it). Retrained models are blue, unlearned ones orange, the original grey; markers differ in shape as
+well, for readers who do not see the colours.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def margin_densities(
         parts.append(_curve(x, y, grid, curve, kind))
     parts += [_rule(x(v), base + 5, x(v), base + 17, "rug unlearned") for v in finite(deployed)]
     description = (
-        f"Curves of the margins of all images. Median under models that never saw the person "
+        f"Curves of the margins of all images. Median under models trained without the images "
         f"{_median(retrained)}, under the original model {_median(original)}, under the audited model "
         f"{_median(deployed)}" + ("." if unlearned is None else f", under all unlearned models {_median(unlearned)}.")
     )
@@ -102,7 +102,7 @@ def margins_by_example(
     thumbnails: Sequence[bytes | None],
     name: str,
 ) -> str:
-    """One row an image: retrained models above the line, unlearned ones below, original and audited model as marks."""
+    """One row for each image: retrained models above the line, unlearned ones below, single models as marks."""
     row, top, left = 58.0, 44.0, 128.0
     banks = [retrained, original, deployed] + ([] if unlearned is None else [unlearned])
     x = _margin_scale(banks, left, WIDTH - 24)
@@ -131,14 +131,14 @@ def margins_by_example(
         parts.append(_diamond(x(float(original[i])), middle, "mark original"))
         parts.append(f'<circle class="mark unlearned" cx="{x(float(deployed[i])):.1f}" cy="{middle:.1f}" r="5"/>')
     description = (
-        f"{n} rows, one an image. In each the margins of retrained models lie above the line, those of unlearned "
+        f"{n} rows, one for each image: the margins of retrained models lie above the line, those of unlearned "
         "models below it; a diamond marks the original model, a dot the audited one. A table follows the figure."
     )
     return _svg(name, int(bottom + 48), "Margins image by image", description, parts)
 
 
 def mean_ranks(references: ArrayLike, deployed: float, original: float, *, name: str) -> str:
-    """Where the deployed and the original model rank among the references."""
+    """Mean ranks of the deployed and the original model among those of the references."""
     values = finite(references)
     x = Scale(0, 1, 24, WIDTH - 24)
     top, base = 64.0, 190.0
@@ -194,7 +194,7 @@ def epsilon_histogram(unlearned: Array, null: Array, edges: Array, *, name: str)
 
 
 def roc_curve(false_positive: ArrayLike, true_positive: ArrayLike, *, name: str, attack: str) -> str:
-    """Receiver operating characteristic; the diagonal is guessing."""
+    """Receiver operating characteristic; the diagonal is random guessing."""
     fpr, tpr = np.asarray(false_positive, dtype=np.float64), np.asarray(true_positive, dtype=np.float64)
     x, y = Scale(0, 1, 60, 360), Scale(0, 1, 320, 20)
     parts = [_axis(x, 324, "false positive rate")]
@@ -218,11 +218,11 @@ def ranked_intervals(
     axis: str,
     name: str,
 ) -> str:
-    """One figure with its interval a row, from 0 on.
+    """One figure with its interval in each row, on an axis that starts at 0.
 
     Args:
         names: of the rows.
-        figures: (value, low, high) of each; a row of NaN stays empty.
+        figures: (value, low, high) of each row; NaN leaves it empty.
         kinds: "retrained", "unlearned" or "original" for each.
         band: (low, high) shaded through all rows.
         axis: what the figures are.
@@ -258,7 +258,7 @@ def _svg(name: str, height: int, title: str, description: str, parts: Sequence[s
 
 
 def _margin_scale(banks: Sequence[ArrayLike], start: float, stop: float) -> Scale:
-    """Of every bank's central 99 %, and every point of the single models, with a little room."""
+    """Scale that holds the central 99 % of every bank and every margin of the single models."""
     ends: list[float] = []
     for bank in banks:
         values = finite(bank)

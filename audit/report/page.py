@@ -1,7 +1,7 @@
-"""The report's page: HTML that holds its style and drawings, for the screen, print, the dark and a screen reader.
+"""The report's page: one HTML file with its style and drawings, for screens, print, dark mode and screen readers.
 
-It runs no script and asks no other host for anything: its own content security policy forbids both. Every figure drawn
-stands in a table too.
+The page runs no script and loads nothing; its content security policy forbids both. Every figure drawn is in a table
+too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_ROWS_DRAWN = 40
 
 
 def write(report: Report, folder: Path, *, name: str = "report") -> tuple[Path, Path]:
-    """Write `<name>.html` and `<name>.json` into the folder; their paths."""
+    """Write `<name>.html` and `<name>.json` into the folder and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     page, data = folder / f"{name}.html", folder / f"{name}.json"
     page.write_text(render_html(report), encoding="utf-8")
@@ -45,7 +45,7 @@ def write(report: Report, folder: Path, *, name: str = "report") -> tuple[Path, 
 
 
 def render_html(report: Report) -> str:
-    """The page."""
+    """HTML of the page."""
     page, style = template("report.html")
     evaluation = report.evaluation
     verdict = evaluation["verdict"]
@@ -58,14 +58,14 @@ def render_html(report: Report) -> str:
         verdict_word=wording.VERDICT_WORDS[verdict],
         sentences=wording.verdict_sentences(evaluation),
         policy_name=evaluation["policy"]["name"],
-        checks=[_check_row(check) for check in evaluation["checks"]],
+        checks=[check_row(check) for check in evaluation["checks"]],
         n_examples=len(report.names),
         n_models=len(report.retrained),
         limits=wording.limits(evaluation),
         cost_rows=[(key, str(value)) for key, value in report.cost.items()],
         provenance_rows=_provenance(report),
         utility_rows=[_utility_row(*row) for row in _utility(evaluation)],
-        footer=f"Made {report.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC. The same figures stand in the JSON file "
+        footer=f"Made {report.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC. The same figures are in the JSON file "
         "beside this page.",
         **_margin_parts(report),
         **_rank_parts(report),
@@ -75,7 +75,7 @@ def render_html(report: Report) -> str:
 
 @cache
 def template(name: str) -> tuple[Any, str]:
-    """A template of this folder, ready to be rendered, and the style that every page holds."""
+    """A template of this folder, and the style sheet that every page contains."""
     folder = Path(__file__).parent / "templates"
     environment = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -96,17 +96,17 @@ def _margin_parts(report: Report) -> dict[str, Any]:
     cut = (
         ""
         if shown == len(report.names)
-        else f"The first {shown} of {len(report.names)} images are drawn, the table has all."
+        else f"The first {shown} of {len(report.names)} images are drawn; the table has all of them."
     )
     return {
         "densities_legend": _legend(
-            ("retrained", "area", "models that never saw the images"),
+            ("retrained", "area", "models trained without the images"),
             None if u is None else ("unlearned", "area", "unlearned models"),
             ("unlearned", "rug", "audited model"),
             ("original", "line", "original model"),
         ),
         "by_example_legend": _legend(
-            ("retrained", "area", "models that never saw the image"),
+            ("retrained", "area", "models trained without the image"),
             None if u is None else ("unlearned", "area", "unlearned models"),
             ("unlearned", "dot", "audited model"),
             ("original", "diamond", "original model"),
@@ -114,12 +114,8 @@ def _margin_parts(report: Report) -> dict[str, Any]:
         "densities": _drawn(
             drawings.margin_densities(report.retrained, u, report.original, report.deployed, name="densities")
         ),
-        "densities_caption": "The short strokes are the audited model’s margins, one an image."
-        + (
-            ""
-            if u is None
-            else " The nearer the orange lies to the blue, the more completely the images were forgotten."
-        ),
+        "densities_caption": "The short strokes are the audited model’s margins, one for each image."
+        + ("" if u is None else " Where the images are forgotten, the orange and the blue curve agree."),
         "distribution_head": ["Kind", *(f"{q:.0%}" for q in QUANTILES)],
         "distribution_rows": [
             [kind, *(number(q, digits=2) for q in quantiles(values))] for kind, values in kinds.items()
@@ -189,17 +185,18 @@ def _attack_parts(report: Report) -> dict[str, Any]:
             )
         parts |= {
             "epsilon_text": "ε says how well the best of many rules tells, from the answer on one image, whether a "
-            "model unlearned it or never saw it: 0 is not at all. Even between models that never saw it, ε is above 0, "
-            f"for the best rule of many always finds something; the blue steps show how much.{quality}",
+            "model unlearned the image or was trained without it; 0 means not at all. ε between groups of models "
+            "trained without the image is above 0 as well, because it is the largest over many rules; the blue steps "
+            f"show how large.{quality}",
             "epsilon_legend": _legend(
                 ("unlearned", "bar", "unlearned against retrained models"),
-                ("retrained", "step", "retrained against retrained models: no difference"),
+                ("retrained", "step", "retrained against retrained models"),
             ),
             "epsilon": _drawn(
                 drawings.epsilon_histogram(buckets.unlearned, buckets.null, buckets.edges, name="epsilon")
             ),
             "epsilon_caption": f"Share of the images in each bucket, {buckets.n_models_a_side} models a side, over "
-            f"{buckets.n_draws} random halvings of the banks.",
+            f"{buckets.n_draws} random splits of the banks.",
             "epsilon_rows": [
                 [_bucket_name(low, high), number(mine, percent=True), number(null, percent=True)]
                 for low, high, mine, null in zip(
@@ -215,7 +212,7 @@ def _attack_parts(report: Report) -> dict[str, Any]:
             "roc": _drawn(
                 drawings.roc_curve(roc.false_positive_rate, roc.true_positive_rate, name="roc", attack=roc.attack)
             ),
-            "roc_caption": f"Area under the curve {number(roc.auc)}; guessing, the dashed line, has 0.5.",
+            "roc_caption": f"Area under the curve {number(roc.auc)}; random guessing, the dashed line, has 0.5.",
             "roc_rows": [[f"{rate:g}", number(float(found))] for rate, found in zip(rates, at, strict=True)],
         }
     return parts
@@ -237,7 +234,7 @@ _SWATCHES = {
 
 
 def _legend(*entries: tuple[str, str, str] | None) -> Markup:
-    """Legend of (kind, swatch, words); entries that are none are left out."""
+    """Legend of (kind, swatch, words); entries that are None are left out."""
     items = [
         f'<li><svg viewBox="0 0 24 14" aria-hidden="true">{_SWATCHES[swatch].format(kind)}</svg>{words}</li>'
         for kind, swatch, words in filter(None, entries)
@@ -245,7 +242,8 @@ def _legend(*entries: tuple[str, str, str] | None) -> Markup:
     return _drawn(f'<ul class="legend">{"".join(items)}</ul>')
 
 
-def _check_row(check: Mapping[str, Any]) -> dict[str, str]:
+def check_row(check: Mapping[str, Any]) -> dict[str, str]:
+    """A row of the table of checks."""
     state, word = wording.check_state(check)
     return {
         "title": wording.check_title(check["name"]),
@@ -258,7 +256,7 @@ def _check_row(check: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _utility(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    titles = (("retain", "people kept"), ("test", "people never seen"), ("forget", "the images concerned"))
+    titles = (("retain", "retain set"), ("test", "held-out subjects"), ("forget", "forget set"))
     return [(title, evaluation[name]) for name, title in titles if evaluation.get(name)]
 
 

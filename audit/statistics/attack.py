@@ -1,16 +1,16 @@
-"""A membership attack on the unlearned models: can an attacker tell that an example was once learned?
+"""Membership inference attack on unlearned models: can an attacker tell that an example was a training example?
 
-U-LiRA (Hayes et al., arXiv 2403.01218) in its offline form (Carlini et al., arXiv 2112.03570, section 6): the
-attacker knows how margins of an example are distributed over models that never saw it, and calls an example *once a
-member* the more its margin under the attacked model lies above that distribution:
+U-LiRA (Hayes et al., arXiv 2403.01218) in its offline form (Carlini et al., arXiv 2112.03570, section 6). The attacker
+knows the distribution of an example's margin over reference models (shadow models) trained without it (OUT), and scores
+the attacked model by how far its margin lies above this distribution:
 
-* `gaussian`: by the number of standard deviations above the mean, margins being about normal;
-* `quantile`: by the share of never-trained models below it; no shape assumed, for small N or odd margins.
+* `gaussian`: number of standard deviations above the mean, margins being about normal;
+* `quantile`: share of reference models below it; assumes no shape, for few models or unusual margins.
 
-Half of the retrained models are the attacker's shadow models; the unlearned models and the other half are attacked.
-The halves then change places. AUC ½ is a coin; it says how well unlearned and retrained models are told apart on
-average, TPR at 1 % FPR how well the most exposed are. An AUC below ½ means that forgetting went too far: the examples
-stand out as less well recognised than if never seen.
+Half of the retrained models are the reference models; the unlearned models and the other half are attacked. Then the
+halves are exchanged. The AUC says how well unlearned and retrained models are told apart on average (½: not at all),
+the TPR at 1 % FPR how well the most exposed ones are. An AUC below ½ means that forgetting went too far: the margins
+are lower than under models trained without the examples.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CHUNK_BYTES = 16_000_000
 
 @dataclass(frozen=True)
 class Attack:
-    """How well the attack does; positives are unlearned models, negatives retrained ones."""
+    """Result of the attack; positives are unlearned models, negatives retrained ones."""
 
     form: Form
     auc: Interval
@@ -42,7 +42,7 @@ class Attack:
     tpr_at_fpr: Interval
     """TPR at 1 % FPR, likewise."""
     auc_forget_set: Interval
-    """With each model's scores averaged over the forget set: the attacker who knows it belongs together."""
+    """AUC with each model's scores averaged over the forget set: the attacker knows which examples belong together."""
     roc_fpr: Array
     """ROC of (model, example) pairs at 201 FPRs from 0 to 1."""
     roc_tpr: Array
@@ -62,13 +62,14 @@ def attack(
     Args:
         unlearned: margins.
         retrained: margins.
-        seed: of the cut into shadow and attacked models, and of the bootstrap.
+        seed: of the split into shadow and attacked models, and of the bootstrap.
         form: see the module's text.
         n_draws: bootstrap draws over models.
         confidence: of the intervals.
 
     Raises:
-        BankError: fewer than four retrained models.
+        BankError: fewer than four retrained models, or banks that do not match.
+        OptionError: unknown form.
     """
     if form not in ("gaussian", "quantile"):
         raise OptionError(f"Expected form to be 'gaussian' or 'quantile', got {form!r}.")
@@ -92,9 +93,9 @@ def attack(
 
 
 def _scores(models: Array, shadow: Array, form: Form) -> Array:
-    """Score of every model and example: the higher, the more like a member. Shape of `models`."""
+    """Score of every model and example; higher is more like a member. Shape of `models`."""
     if form == "gaussian":
-        # equal margins of all shadow models leave no scale; the smallest one keeps the order and stays finite
+        # the floor keeps scores finite and ordered where all shadow models have equal margins
         return (models - shadow.mean(axis=0)) / np.maximum(shadow.std(axis=0, ddof=1), 1e-9)
     ordered = np.sort(shadow, axis=0)
     scores = np.empty_like(models)
@@ -113,8 +114,7 @@ def _weights(n_models: int, n_draws: int, rng: np.random.Generator) -> Array:
 def _rocs(positives: Array, negatives: Array, weights_p: Array, weights_n: Array) -> tuple[Array, Array, Array]:
     """ROC of the rule "score ≥ t" for every weighting of the models.
 
-    Between thresholds a rule may toss a coin, so the ROC joins its points by lines; equal scores count half in the
-    area.
+    The points are joined by lines (randomised rules between thresholds), so ties count half in the area.
 
     Args:
         positives: scores `(n_positive_models, n_examples)`.

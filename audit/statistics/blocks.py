@@ -1,4 +1,4 @@
-"""Blocks of people: whoever is in one is judged by models that saw nobody of it."""
+"""Blocks of subjects. A subject is judged by reference models trained without the subject's whole block."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from audit.errors import OptionError
 def assign_blocks(subject_hashes: Iterable[str], *, share: float = 0.05) -> dict[str, int]:
     """Block of each subject: subjects in the order of their keyed hashes, cut into blocks of nearly equal size.
 
-    No block has more than max(1, ⌊share · n⌋) of the n subjects. The assignment depends on who is there; keep it beside
-    the banks and do not compute it anew after each erasure.
+    No block has more than max(1, ⌊share · n⌋) of the n subjects. The assignment depends on the set of subjects: store
+    it beside the banks, and do not compute it again after an erasure.
 
     Args:
-        subject_hashes: keyed hash of each subject (an unkeyed one would let people choose their block).
+        subject_hashes: keyed hash of each subject (with an unkeyed hash subjects could choose their block).
         share: largest share of the subjects in one block, in (0, 1].
+
+    Returns:
+        Block number, counted from 0, by keyed hash.
+
+    Raises:
+        OptionError: share out of range.
     """
     if not 0 < share <= 1:
         raise OptionError(f"Expected share={share} in (0, 1].")

@@ -1,19 +1,13 @@
-"""What can honestly be claimed of ε at this number of models.
+"""Bounds on ε that hold at a finite number of models.
 
-ε̂ is the largest over many rules and so too large; it is an estimate, not evidence. Evidence is a *lower bound*: the
-rule is chosen on one half of the models and its errors are counted on the other half, where they are binomial. Three
-intervals turn counts into a bound at level 1 − α:
+The empirical ε is a maximum over many rules and therefore biased upwards; it is an estimate, not evidence. Evidence is
+a *lower bound*: the rule is chosen on one half of the models and its errors are counted on the other half, where they
+are binomial. Clopper–Pearson upper limits of FPR and FNR at α/2 each, put into eq. 1, give a bound at level 1 − α
+(arXiv 2006.07709, section 4).
 
-* `clopper_pearson`: upper limits of FPR and FNR at α/2 each, put into eq. 1 (arXiv 2006.07709, section 4): never too
-  high.
-* `katz_log`: the logarithm of TPR/FPR and of TNR/FNR is about normal (Katz et al. 1978; arXiv 2210.08643): sharper
-  where errors are many, approximate.
-* `joint_beta`: the α-quantile of ε when FPR and FNR have Beta posteriors (arXiv 2206.05199, section 4): sharpest,
-  Bayesian.
-
-No *upper* bound on ε at δ = 1e-5 exists at any feasible N: events rarer than about ln(N/α)/N cannot be ruled out.
-What does exist is a band: for every ε at once, the δ for which (ε, δ)-unlearning can hold for all threshold rules
-(`threshold_band`). `limits` says for a given N how much or how little any of these figures can ever show.
+There is no *upper* bound on ε at δ = 1e-5 at any feasible N, because events rarer than about ln(N/α)/N cannot be ruled
+out. `threshold_band` gives the δ for which (ε, δ)-unlearning can hold over all threshold rules, for all ε at once.
+`limits` gives the most that any of these figures can show at a given N.
 """
 
 from __future__ import annotations
@@ -21,18 +15,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
 
 from audit.errors import BankError, OptionError, in_range
 from audit.statistics.epsilon import DELTA, SATURATION, intervals, merged
 from audit.statistics.intervals import clopper_pearson
 from audit.statistics.margins import Array, as_banks
 
-Method = Literal["clopper_pearson", "katz_log", "joint_beta"]
+METHOD = "clopper_pearson"
+"""Name of the interval in reports."""
 ALPHA = 0.05
 
 
@@ -46,7 +39,7 @@ class LowerBounds:
     """A bound on the largest ε of the forget set: the largest per-example bound at level 1 − alpha/n_examples."""
     largest_possible: float
     """What perfect separation would give at this N: no figure of `bounds` can exceed it."""
-    method: Method
+    method: str
     alpha: float
     n_models_choosing: int
     n_models_counting: int
@@ -88,7 +81,6 @@ def lower_bounds(
     retrained: ArrayLike,
     *,
     seed: int | np.random.SeedSequence,
-    method: Method = "clopper_pearson",
     alpha: float = ALPHA,
     delta: float = DELTA,
 ) -> LowerBounds:
@@ -100,7 +92,6 @@ def lower_bounds(
         unlearned: margins `(n_models, n_examples)`.
         retrained: margins `(n_models, n_examples)`.
         seed: of the split into halves.
-        method: see the module's text.
         alpha: error probability of each example's bound.
         delta: δ of (ε, δ)-unlearning.
 
@@ -124,7 +115,7 @@ def lower_bounds(
     def bounds_at(level: float) -> Array:
         return np.array(
             [
-                epsilon_bound(int(m), int(p), int(a), int(b), method=method, alpha=level, delta=delta)
+                epsilon_bound(int(m), int(p), int(a), int(b), alpha=level, delta=delta)
                 for m, a, p, b in zip(misses, n_inside, alarms, n_outside, strict=True)
             ]
         )
@@ -132,8 +123,8 @@ def lower_bounds(
     return LowerBounds(
         bounds=bounds_at(alpha),
         simultaneous=float(bounds_at(alpha / u.shape[1]).max()),
-        largest_possible=epsilon_bound(0, 0, len(u), len(r), method=method, alpha=alpha, delta=delta),
-        method=method,
+        largest_possible=epsilon_bound(0, 0, len(u), len(r), alpha=alpha, delta=delta),
+        method=METHOD,
         alpha=alpha,
         n_models_choosing=min(half_u, half_r),
         n_models_counting=min(len(u), len(r)),
@@ -147,7 +138,6 @@ def epsilon_bound(
     n_positive: int,
     n_negative: int,
     *,
-    method: Method = "clopper_pearson",
     alpha: float = ALPHA,
     delta: float = DELTA,
 ) -> float:
@@ -157,24 +147,16 @@ def epsilon_bound(
         A number ≥ 0.
 
     Raises:
-        OptionError: counts out of range or an unknown method.
+        OptionError: a count or alpha out of range.
     """
     in_range("false_negatives", false_negatives, 0, n_positive)
     in_range("false_positives", false_positives, 0, n_negative)
     in_range("alpha", alpha, 1e-12, 0.5)
-    if method == "clopper_pearson":
-        fnr = float(clopper_pearson(false_negatives, n_positive, alpha=alpha)[1])
-        fpr = float(clopper_pearson(false_positives, n_negative, alpha=alpha)[1])
-        return _epsilon(fpr, fnr, delta)
-    if method == "katz_log":
-        return max(
-            _katz(n_positive - false_negatives, n_positive, false_positives, n_negative, alpha=alpha, delta=delta),
-            _katz(n_negative - false_positives, n_negative, false_negatives, n_positive, alpha=alpha, delta=delta),
-            0.0,
-        )
-    if method == "joint_beta":
-        return _joint_beta(false_negatives, false_positives, n_positive, n_negative, alpha=alpha, delta=delta)
-    raise OptionError(f"Expected method 'clopper_pearson', 'katz_log' or 'joint_beta', got {method!r}.")
+    fnr = float(clopper_pearson(false_negatives, n_positive, alpha=alpha)[1])
+    fpr = float(clopper_pearson(false_positives, n_negative, alpha=alpha)[1])
+    # eq. 1 with upper limits in the place of the rates, clipped at 0
+    values = [math.log((1 - delta - a) / b) for a, b in ((fpr, fnr), (fnr, fpr)) if a < 1 - delta and b > 0]
+    return max([0.0, *values])
 
 
 def limits(n_models: int, *, alpha: float = ALPHA, delta: float = DELTA) -> Limits:
@@ -197,27 +179,24 @@ def threshold_band(
     retrained: ArrayLike,
     *,
     epsilons: ArrayLike = (0.0, 0.5, 1.0, 2.0, 4.0),
-    form: Literal["dkw", "binomial"] = "binomial",
     alpha: float = ALPHA,
 ) -> Band:
     """Simultaneous band for δ(ε) = sup over threshold rules A of P(A) − e^ε Q(A), both ways round, for all ε at once.
 
-    With probability 1 − alpha both distribution functions lie in their bands everywhere.
+    With probability 1 − alpha both distribution functions lie in their bands everywhere. The bands are exact binomial
+    limits at every order statistic, with alpha shared by 2 banks × 2 sides × N places (Bonferroni).
 
     Args:
         unlearned: margins `(n_models, n_examples)`.
         retrained: margins `(n_models, n_examples)`.
         epsilons: `(n_epsilons,)`, each ≥ 0.
-        form: "dkw" for bands of constant width √(ln(4/α)/2N) (Dvoretzky, Kiefer & Wolfowitz 1956, Massart 1990);
-            "binomial" for exact binomial limits at every order statistic, α shared by 2 banks × 2 sides × N places:
-            wider in the middle, far narrower in the tails, where ε is decided.
         alpha: error probability of each example's band.
     """
     u, r = as_banks(unlearned, retrained)
     grid = np.asarray(epsilons, dtype=np.float64)
     if grid.ndim != 1 or not grid.size or not (grid >= 0).all():
         raise OptionError(f"Expected epsilons of shape (n >= 1,), each >= 0, got {grid.tolist()}.")
-    bounds_u, bounds_r = (_cdf_limits(n, alpha / 2, form) for n in (len(u), len(r)))  # (2, N + 1) each
+    bounds_u, bounds_r = (_cdf_limits(n, alpha / 2) for n in (len(u), len(r)))  # (2, N + 1) each
     low, high = np.zeros((len(grid), u.shape[1])), np.zeros((len(grid), u.shape[1]))
     factor = np.exp(grid)[:, None]
     for i in range(u.shape[1]):
@@ -233,52 +212,9 @@ def threshold_band(
     return Band(grid, low, high, alpha)
 
 
-def _cdf_limits(n_models: int, alpha: float, form: str) -> Array:
+def _cdf_limits(n_models: int, alpha: float) -> Array:
     """Limits `(2, N + 1)` of F where k of N margins lie below, for all k at once at level 1 − alpha."""
-    counts = np.arange(n_models + 1)
-    if form == "binomial":
-        return np.stack(clopper_pearson(counts, n_models, alpha=alpha / n_models))
-    if form != "dkw":
-        raise OptionError(f"Expected form 'dkw' or 'binomial', got {form!r}.")
-    width = math.sqrt(math.log(2 / alpha) / 2 / n_models)
-    return np.clip(np.stack([counts / n_models - width, counts / n_models + width]), 0.0, 1.0)
-
-
-def _epsilon(fpr: float, fnr: float, delta: float) -> float:
-    """eq. 1 with upper limits in the place of the rates, clipped at 0."""
-    values = [math.log((1 - delta - a) / b) for a, b in ((fpr, fnr), (fnr, fpr)) if a < 1 - delta and b > 0]
-    return max([0.0, *values])
-
-
-def _katz(hits: int, n_hits: int, errors: int, n_errors: int, *, alpha: float, delta: float) -> float:
-    """Lower limit of log((hit rate − δ)/error rate) at 1 − alpha/2: two ratios are looked at.
-
-    Half a count is added to each (Walter 1975), so that no errors give a finite ratio.
-    """
-    x, n, y, m = hits + 0.5, n_hits + 0.5, errors + 0.5, n_errors + 0.5
-    if x / n <= delta:
-        return -math.inf
-    variance = max(1 / x - 1 / n + 1 / y - 1 / m, 0.0)
-    return math.log((x / n - delta) / (y / m)) - float(stats.norm.ppf(1 - alpha / 2)) * math.sqrt(variance)
-
-
-def _joint_beta(fn: int, fp: int, n_positive: int, n_negative: int, *, alpha: float, delta: float) -> float:
-    """α-quantile of ε under independent Jeffreys posteriors Beta(errors + ½, others + ½) of FNR and FPR."""
-    points = (np.arange(500) + 0.5) / 500
-    fpr = special.betaincinv(fp + 0.5, n_negative - fp + 0.5, points)  # equally likely values
-
-    def probability_at_most(epsilon: float) -> float:
-        # ε(FPR, FNR) ≤ epsilon iff FNR is at least both of these
-        least = np.maximum(1 - delta - math.exp(epsilon) * fpr, math.exp(-epsilon) * (1 - delta - fpr))
-        return float(1 - special.betainc(fn + 0.5, n_positive - fn + 0.5, np.clip(least, 0.0, 1.0)).mean())
-
-    low, high = 0.0, 60.0
-    if probability_at_most(low) >= alpha:
-        return 0.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        low, high = (low, middle) if probability_at_most(middle) >= alpha else (middle, high)
-    return low
+    return np.stack(clopper_pearson(np.arange(n_models + 1), n_models, alpha=alpha / n_models))
 
 
 def _choose(u: Array, r: Array, *, delta: float) -> tuple[Array, Array, NDArray[np.bool_]]:

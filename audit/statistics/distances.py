@@ -1,12 +1,12 @@
-"""How far apart two banks are, and whether the difference is more than chance.
+"""Distances between two banks, and whether they are larger than chance.
 
-Per example: the two-sample Kolmogorov–Smirnov test with its false discovery rate controlled (Benjamini & Hochberg
-1995), and the Kullback–Leibler divergence in both directions. For the forget set as a whole: two p-values by
-permuting *models*. Examples of one subject are correlated within a model, so permuting examples, or multiplying their
-p-values, would claim far too much; whole models are exchangeable under "unlearned and retrained are the same",
-whatever their examples do.
+Per example: the two-sample Kolmogorov–Smirnov test, with the false discovery rate controlled (Benjamini & Hochberg
+1995), and the Kullback–Leibler divergence in both directions. For the whole forget set: two p-values by permuting
+*models*. Examples of one subject are correlated within a model, so permuting examples or multiplying their p-values
+would be far too liberal; whole models are exchangeable under the hypothesis that unlearned and retrained models have
+the same distribution.
 
-KS detects what ε̂ and F cannot yet see; ε̂ and F say how much it matters.
+KS detects smaller differences than the empirical ε and F; ε and F measure how large a difference is.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Detection:
     ks_p_values: Array
     """Exact two-sample p-values `(n_examples,)`."""
     ks_adjusted: Array
-    """The same adjusted for the false discovery rate: reject those at or below it."""
+    """p-values adjusted for the false discovery rate `(n_examples,)`; those at or below `fdr` are rejected."""
     n_rejected: int
     """Examples rejected at false discovery rate `fdr`."""
     fdr: float
     ks_mean: float
     """Mean KS distance over the forget set."""
     ks_combined_p: float
-    """Its p-value by permuting models; valid for dependent examples."""
+    """p-value of the mean KS distance by permuting models; valid for dependent examples."""
     energy: float
     """Energy distance between models as points with one coordinate an example (Székely & Rizzo 2013)."""
     energy_p: float
-    """Its p-value by permuting models."""
+    """p-value of the energy distance by permuting models."""
     kl_unlearned_retrained: Array
     """KL(unlearned ‖ retrained) of each example in nats `(n_examples,)`; unbiased, so it may be slightly negative."""
     kl_retrained_unlearned: Array
@@ -68,6 +68,10 @@ def detect(
         seed: of the permutations.
         n_permutations: the smallest combined p-value is 1/(n_permutations + 1).
         fdr: false discovery rate for `n_rejected`.
+
+    Raises:
+        BankError: banks that do not match, fewer than four models in one, or a NaN margin.
+        OptionError: fdr out of range or fewer than 19 permutations.
     """
     in_range("fdr", fdr, 0.0, 1.0)
     u, r = as_banks(unlearned, retrained)
@@ -97,7 +101,7 @@ def detect(
 def permuted_labels(
     n_unlearned: int, n_retrained: int, *, n_permutations: int, seed: int | np.random.SeedSequence
 ) -> NDArray[np.bool_]:
-    """Which models are called unlearned: `(1 + n_permutations, n_models)`, the true labels (unlearned first) on top."""
+    """Random labels, True for unlearned: `(1 + n_permutations, n_models)`; the first row has the true labels."""
     if n_permutations < 19:
         raise OptionError(f"Expected n_permutations >= 19, got {n_permutations}: p could not reach 0.05.")
     truth = np.arange(n_unlearned + n_retrained) < n_unlearned
@@ -157,15 +161,15 @@ def energy_distances(pooled: Array, labels: NDArray[np.bool_]) -> Array:
 def kl_divergences(first: Array, second: Array) -> Array:
     """KL(first ‖ second) of every example in nats, taking both banks' margins as Gaussian, `(n_examples,)`.
 
-    Margins are close to Gaussian over models (Carlini et al., arXiv 2112.03570, section 5), and at these N no
-    estimator without a shape comes near: neighbour-based ones miss half of a divergence that sits in the tails. With
+    Margins are close to Gaussian over models (Carlini et al., arXiv 2112.03570, section 5). Nearest-neighbour
+    estimators miss half of a divergence in the tails at these N. With
     sample means a, b and variances s, t of n and m margins, c = (m − 1)/(m − 3), λ(k) = ψ((k − 1)/2) − log((k − 1)/2)
     and ψ the digamma,
 
         D̂ = ½ [ log t − log s − λ(m) + λ(n) + (s + (a − b)² − s/n)/(c t) − 1/m − 1 ]
 
     is unbiased for ½ [log(τ²/σ²) + (σ² + (μ − ν)²)/τ² − 1]: it averages to 0 for equal banks and may be slightly
-    negative. ∞ where exactly one bank is constant or both are, apart; 0 where both are constant and equal.
+    negative. ∞ where one bank is constant, or both are constant and differ; 0 where both are constant and equal.
 
     Raises:
         BankError: fewer than two models in `first` or four in `second`.

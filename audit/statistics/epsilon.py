@@ -15,8 +15,8 @@ rule with FPR = FNR = 0 gives ∞; a rule with exactly one of them 0 is dropped 
 to [0, 50]. An example all of whose rules are dropped is *undetermined* (NaN); the official code stops there with an
 error.
 
-How the grid is answered without being walked: ε depends on a rule only through the integers (FN, FP), so all values
-sit in one table; a threshold acts only through the number of margins below it, so the 400 right thresholds fall into
+How the maximum is found without walking the grid: ε depends on a rule only through the integers (FN, FP), so all values
+are in one table; a threshold acts only through the number of margins below it, so the 400 right thresholds fall into
 few classes, and the left thresholds, evenly spaced, hit or miss each gap between neighbouring margins. See `_double`.
 """
 

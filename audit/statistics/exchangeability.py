@@ -1,13 +1,13 @@
-"""Is the deployed model one of the retrained ones? An exact permutation p-value, valid for dependent examples.
+"""Exchangeability test: an exact permutation p-value of one model among reference models.
 
-Under the hypothesis that candidate and N references are exchangeable, any of the N + 1 models is equally likely to be
-the most unusual. Each example ranks the N + 1 models by margin; a model's score is its mean rank over the forget set,
-its unusualness the distance of that score from the middle; p is the share of the N + 1 models at least as unusual as
-the candidate. Models are compared as wholes, so examples of one person may depend on each other in any way.
+If the candidate and the N references are exchangeable, each of the N + 1 models is equally likely to be the most
+unusual. Each example ranks the N + 1 models by margin. A model's score is its mean rank over the forget set, its
+unusualness the distance of the score from the middle, and p is the share of the N + 1 models that are at least as
+unusual as the candidate. Whole models are compared, so the examples of a subject may depend on each other in any way.
 
-p ≤ α happens to an exchangeable candidate with probability at most α, and equal to it up to 1/(N + 1) without ties.
-The test sees a shift of the whole forget set; it is weak for few, correlated images, and cannot see a changed spread,
-for which one model is not enough: a gate for every request, not a substitute for the banks.
+An exchangeable candidate has p ≤ α with probability at most α, and without ties exactly α up to 1/(N + 1). The test
+detects a shift of the whole forget set. Its power is low for few, correlated images, and it cannot detect a changed
+spread, which one model does not show. It complements the comparison of banks and does not replace it.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from audit.statistics.margins import Array, as_bank, as_row
 
 @dataclass(frozen=True)
 class Exchangeability:
-    """The deployed model among the references."""
+    """Result of the test of one model among the references."""
 
     p_value: float
     """Permutation p-value, a multiple of 1/(N + 1)."""
     mean_rank: float
-    """Mean over examples of the share of references below the candidate: 0 all above it, ½ the middle, 1 all below."""
+    """Mean over examples of the share of references below the candidate, in [0, 1]."""
     reference_mean_ranks: Array
-    """The same of every reference among the others and the candidate, `(n_models,)`."""
+    """Mean rank of every reference among the others and the candidate, `(n_models,)`."""
     n_models: int
-
-    @property
-    def smallest_p(self) -> float:
-        """The least p-value this bank can give."""
-        return 1 / (self.n_models + 1)
 
 
 def exchangeability(candidate: ArrayLike, retrained: ArrayLike) -> Exchangeability:
-    """Permutation test of a candidate's margins `(n_examples,)` against a bank `(n_models, n_examples)`."""
+    """Permutation test of a candidate's margins `(n_examples,)` against a bank `(n_models, n_examples)`.
+
+    Raises:
+        BankError: shapes that do not match, or fewer than two reference models.
+        NotANumberError: a NaN margin.
+    """
     bank = as_bank("retrained", retrained)
     row = as_row("candidate", candidate, bank.shape[1])
     ranks, unusual = _rank_sums(np.vstack([row, bank]))
@@ -56,7 +56,7 @@ def exchangeability(candidate: ArrayLike, retrained: ArrayLike) -> Exchangeabili
 
 
 def leave_one_out(retrained: ArrayLike) -> Array:
-    """p-value of every reference against all others, `(n_models,)`: the test's own false alarms on this bank."""
+    """p-value of every reference against all others, `(n_models,)`: the test's false positives on this bank."""
     _, unusual = _rank_sums(as_bank("retrained", retrained, min_models=3))
     return (unusual[None, :] >= unusual[:, None]).mean(axis=1)
 
@@ -64,7 +64,7 @@ def leave_one_out(retrained: ArrayLike) -> Array:
 def rejected_share(candidates: ArrayLike, retrained: ArrayLike, *, alpha: float) -> float:
     """Share of candidates `(n_candidates, n_examples)`, each alone against the bank, with p < alpha.
 
-    The power if they are bad ones, such as originals that unlearned nothing; the false alarm rate if they are retrains.
+    This is the power if they are originals, which forgot nothing, and the false positive rate if they are retrains.
     """
     in_range("alpha", alpha, 0.0, 1.0)
     rows = as_bank("candidates", candidates, min_models=1)
@@ -72,9 +72,9 @@ def rejected_share(candidates: ArrayLike, retrained: ArrayLike, *, alpha: float)
 
 
 def _rank_sums(rows: Array) -> tuple[Array, Array]:
-    """Sum over examples of each model's rank among all, ties shared, and its distance from the middle; `(n,)` each.
+    """Sum over examples of each model's rank (ties shared), and its distance from the middle; `(n,)` each.
 
-    Both are multiples of ½ and so exact in floating point: equal models compare equal.
+    Both are multiples of ½ and therefore exact in floating point, so equal models compare equal.
     """
     sums = stats.rankdata(rows, axis=0).sum(axis=1)
     return sums, np.abs(sums - rows.shape[1] * (len(rows) + 1) / 2)

@@ -1,13 +1,12 @@
-"""Forgetting quality F, the competition's score, and F against what a perfect unlearner would get.
+"""Forgetting quality F, the competition's score, and F compared with that of a perfect unlearner.
 
 F is the mean over the forget set of the points H(ε) of each example (metric report, section 4): buckets of ε of width
 ½, [0, ½) gives 1, [½, 1) gives ½, [1, 1½) gives ¼, … up to ceil(ln(N − 1)), 0 beyond.
 
-Because ε is the largest over 160,000 rules, a *perfect* unlearner has F near 0.19, not 1, at every N. The bar is
-therefore never on F but on the ratio F / F_null. F_null is the same statistic between two disjoint halves of the
-retrained bank, and F is then taken at the same size: half of the unlearned against half of the retrained models,
-averaged over many draws of halves. Numerator and denominator of a perfect unlearner have the same distribution, so
-its ratio is centred on 1.
+Because ε is the largest over 160,000 rules, a *perfect* unlearner has F near 0.19, not 1, at every N. Policies
+therefore set their bar on the ratio F / F_null. F_null is the same statistic between two disjoint halves of the
+retrained bank, and F is computed at the same size: half of the unlearned against half of the retrained models, averaged
+over random halves. For a perfect unlearner both have the same distribution, so the ratio is centred on 1.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class ForgettingQuality:
     median_epsilon: float
     """Median ε of the determined examples."""
     n_undetermined: int
-    """Examples for which every rule was dropped; reported, never counted as 0."""
+    """Number of examples for which every rule was dropped; they are left out of the mean."""
     n_models: int
     """Models a side (the smaller side)."""
     n_buckets: int
@@ -73,7 +72,7 @@ class ForgettingRatio:
     null_score: Interval
     """The competition's score of retrained against retrained models, likewise."""
     n_models_a_side: int
-    """m."""
+    """Models in each half, m."""
     n_pairs: int
     forgetting_draws: Array
     """`(2 n_pairs,)`"""
@@ -162,8 +161,8 @@ def forgetting_ratio(
 ) -> ForgettingRatio:
     """F / F_null, every F in it of m against m models, with an interval over models.
 
-    One draw cuts both banks at random into halves U₁|U₂ and R₁|R₂ of m = N // 2 models and takes F(U₁, R₁), F(U₂, R₂)
-    and F_null = F(R₂, R₁). The ratio is that of the means over draws.
+    One draw splits both banks at random into halves U₁|U₂ and R₁|R₂ of m = N // 2 models and computes F(U₁, R₁),
+    F(U₂, R₂) and F_null = F(R₂, R₁). The ratio is that of the means over draws.
 
     The interval is a half-sample bootstrap over models. Halves of one draw share no model, so F(U₁, R₁) and F(U₂, R₂)
     are independent draws of the population and half their mean squared difference estimates the variance of a single
@@ -171,14 +170,14 @@ def forgetting_ratio(
 
         Var(mean F) = − Cov(F(U₁, R₁), F(U₂, R₂)) over draws
 
-    (law of total variance). The covariance is raised by half its Monte Carlo error and the interval formed for log F. A
-    bootstrap with replacement would put copies of one model on both sides, and ε̂ is a maximum that notices.
+    (law of total variance). The variance is raised by half its Monte Carlo error and the interval formed for log F. A
+    bootstrap with replacement would put copies of one model on both sides, which changes ε, a maximum over rules.
 
     Args:
         unlearned: margins `(n_models, n_examples)`.
         retrained: margins `(n_models, n_examples)`.
         seed: of the draws.
-        n_pairs: draws; each costs three F.
+        n_pairs: number of draws; each computes F three times.
         mode: as in `audit.statistics.epsilon.epsilons`.
         confidence: of the ratio's interval.
         retain_accuracy: of the retrained models `(n_models,)`; with `test_accuracy`, for the null of the score.
@@ -226,9 +225,9 @@ def forgetting_ratio(
 def quick_ratio(
     unlearned: ArrayLike, retrained: ArrayLike, *, seed: int | np.random.SeedSequence, n_draws: int = 12
 ) -> float:
-    """F / F_null of a few unlearned models, for searches: all of them against as many retrained ones, over draws.
+    """F / F_null of a few unlearned models, for searches: all of them against equally many retrained ones.
 
-    Not for verdicts: nothing tells the spread over unlearned models. NaN if the null is zero or undetermined.
+    Gives no interval, so it is not for verdicts. NaN if the null is zero or undetermined.
 
     Raises:
         BankError: fewer than twice as many retrained models as unlearned ones, or shapes that do not fit.

@@ -1,4 +1,4 @@
-"""A figure with its uncertainty, and the ways to get one."""
+"""Figures with confidence intervals, and functions that compute them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def percentiles(value: float, replicates: ArrayLike, *, confidence: float = CONF
 
 
 def resampled_means(values: Array, *, draws: int, rng: np.random.Generator) -> Array:
-    """Means `(draws,)` of bootstrap samples of `values` `(n,)`, as multinomial weights."""
+    """Means `(draws,)` of bootstrap samples of `values` `(n,)`, drawn as multinomial weights."""
     n = len(values)
     return rng.multinomial(n, np.full(n, 1 / n), size=draws) @ values / n
 
@@ -65,7 +65,11 @@ def clopper_pearson(n_events: ArrayLike, n_trials: int, *, alpha: float) -> tupl
 
 
 def as_accuracies(name: str, values: ArrayLike, n_models: int | None = None) -> Array:
-    """One accuracy a model as float64 `(n_models,)`, each in [0, 1]."""
+    """One accuracy for each model as float64 `(n_models,)`, each in [0, 1].
+
+    Raises:
+        BankError: another shape, or a value outside [0, 1] or NaN.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size or (n_models is not None and len(array) != n_models):
         expected = "(n_models >= 1,)" if n_models is None else f"({n_models},)"

@@ -1,24 +1,19 @@
-"""Margins: the one number per model and example on which everything else stands, and the banks they come in.
+"""Margins: one number for each model and example, from which every other figure is computed, and banks of them.
 
 The margin is the logit-scaled confidence of the true class (metric report, section on logit scaling)
 
     f = log p_y − log(1 − p_y) = z_y − logsumexp_{j≠y} z_j
 
-computed from logits in closed form, so that it neither saturates nor loses digits where `p_y` rounds to 1.
+computed from logits in closed form, which stays exact where `p_y` rounds to 1.
 A bank is a float64 array `(n_models, n_examples)` of margins.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from audit.errors import BankError, NotANumberError
-
-if TYPE_CHECKING:
-    import torch
 
 Array = NDArray[np.float64]
 
@@ -49,7 +44,7 @@ def margins(logits: ArrayLike, labels: ArrayLike) -> Array:
     others = z.copy()
     others[rows, y] = -np.inf
     largest = others.max(axis=1)  # (n,)
-    shift = np.where(np.isfinite(largest), largest, 0.0)  # so that inf − inf is never formed
+    shift = np.where(np.isfinite(largest), largest, 0.0)  # avoids inf − inf
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         f = z[rows, y] - (shift + np.log(np.exp(others - shift[:, None]).sum(axis=1)))
     bad = np.flatnonzero(np.isnan(f))
@@ -61,31 +56,6 @@ def margins(logits: ArrayLike, labels: ArrayLike) -> Array:
             example=int(bad[0]),
         )
     return np.asarray(f, dtype=np.float64)
-
-
-def logits_of(model: torch.nn.Module, inputs: torch.Tensor, *, batch_size: int = 256) -> NDArray[np.float32]:
-    """Logits of a torch model in evaluation mode, without gradients.
-
-    Args:
-        model: returns `(n, n_classes)` for a batch; its training mode is restored afterwards.
-        inputs: `(n, …)` already preprocessed, on any device; batches are moved to the model's.
-        batch_size: examples a forward pass.
-
-    Returns:
-        float32 `(n, n_classes)`.
-    """
-    import torch  # only scoring needs torch; every other module of the audit runs without it
-
-    first: Any = next(iter(model.parameters()), None)
-    device = first.device if first is not None else inputs.device
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            parts = [model(batch.to(device)).float().cpu().numpy() for batch in inputs.split(batch_size)]
-    finally:
-        model.train(was_training)
-    return np.concatenate(parts)
 
 
 def as_bank(name: str, bank: ArrayLike, *, min_models: int = 2) -> Array:
@@ -105,7 +75,7 @@ def as_bank(name: str, bank: ArrayLike, *, min_models: int = 2) -> Array:
 
 
 def as_banks(unlearned: ArrayLike, retrained: ArrayLike) -> tuple[Array, Array]:
-    """Both banks, checked to be about the same examples."""
+    """Both banks, checked by `as_bank` and for equal numbers of examples."""
     u, r = as_bank("unlearned", unlearned), as_bank("retrained", retrained)
     if u.shape[1] != r.shape[1]:
         raise BankError(
@@ -115,7 +85,12 @@ def as_banks(unlearned: ArrayLike, retrained: ArrayLike) -> tuple[Array, Array]:
 
 
 def as_row(name: str, row: ArrayLike, n_examples: int) -> Array:
-    """One model's margins as float64 `(n_examples,)`, checked like a bank."""
+    """One model's margins as float64 `(n_examples,)`.
+
+    Raises:
+        BankError: another shape.
+        NotANumberError: a margin is NaN.
+    """
     values = np.asarray(row, dtype=np.float64)
     if values.shape != (n_examples,):
         raise BankError(f"Expected {name} of shape ({n_examples},), got {values.shape}.")

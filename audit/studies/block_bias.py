@@ -1,7 +1,7 @@
-"""How far references that left out a whole block, or learned from people gone since, mislead about one person.
+"""Bias of reference models that left out a whole block, or learned from subjects erased since, for one subject.
 
-The models such references stand for are those trained without exactly the person. So some of these are made, and
-audited against the references as a method's models would be: whatever the audit then finds is the references' fault.
+The right references for one subject are models trained without exactly this subject (exact retrains). They are audited
+against the block's or stale references as if a method had made them: any difference found is due to the references.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Bias:
-    """What the audit says of exact retrains of one person.
+    """Result of the audit of exact retrains of one subject.
 
     Attributes:
-        ks_p: of the combined Kolmogorov–Smirnov test over the person's images, by permuting models.
+        ks_p: p-value of the combined Kolmogorov–Smirnov test over the subject's images, by permuting models.
         ks_mean: mean distance over the images, in [0, 1].
-        forgetting_ratio: F / F_null; about 1 for references without fault.
-        turned_away: share of the exact retrains that the single-model test rejects at .05.
+        forgetting_ratio: F / F_null; about 1 for unbiased references.
+        turned_away: share of the exact retrains that the exchangeability test rejects at .05.
     """
 
     ks_p: float
@@ -47,13 +47,13 @@ def bias(exact: Array, references: Array, *, seed: int) -> Bias:
 
 @dataclass(frozen=True)
 class Point:
-    """Every person's bias under references of one kind.
+    """Bias of every subject under references of one kind.
 
     Attributes:
-        kind: "block", references that left out more people; "stale", that learned from people gone since; "exact",
-            further models of the very same training, which show what chance does.
-        share: of the people, left out or gone.
-        people: one entry a person.
+        kind: "block" for references that left out more subjects; "stale" for references that learned from subjects
+            erased since; "exact" for further models of the same training, which show the effect of chance.
+        share: of the subjects that are left out or erased.
+        people: one entry for each subject.
     """
 
     kind: str
@@ -62,17 +62,17 @@ class Point:
 
     @property
     def p_value(self) -> float:
-        """That no person's references are at fault: the smallest p-value by Bonferroni, valid for shared banks."""
-        return min(1.0, len(self.people) * min(person.ks_p for person in self.people))
+        """p-value of "no subject's references are biased": the smallest by Bonferroni, valid for shared banks."""
+        return min(1.0, len(self.people) * min(subject.ks_p for subject in self.people))
 
     def mean(self, name: str) -> float:
-        """Mean of a figure over the people."""
-        return float(np.mean([getattr(person, name) for person in self.people]))
+        """Mean of a figure over the subjects."""
+        return float(np.mean([getattr(subject, name) for subject in self.people]))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of one data set, in the order they are shown."""
+    """Points of one data set, in the order in which they are shown."""
 
     title: str
     n_people: int
@@ -83,12 +83,12 @@ class Curve:
 def table(curves: Sequence[Curve]) -> str:
     """Markdown."""
     lines = [
-        "| data | references | people judged | F / F_null (lowest) | KS distance | KS p | turned away at .05 |",
+        "| data | references | subjects | F / F_null (lowest) | KS distance | KS p | rejected at .05 |",
         "|---|---|---|---|---|---|---|",
     ]
     for curve in curves:
         for point in curve.points:
-            lowest = min(person.forgetting_ratio for person in point.people)
+            lowest = min(subject.forgetting_ratio for subject in point.people)
             lines.append(
                 f"| {curve.title} | {_words(point)} | {len(point.people)} | {point.mean('forgetting_ratio'):.2f} "
                 f"({lowest:.2f}) | {point.mean('ks_mean'):.3f} | {point.p_value:.3f} | "
@@ -100,18 +100,18 @@ def table(curves: Sequence[Curve]) -> str:
 def _words(point: Point) -> str:
     if point.kind == "exact":
         return "exact, drawn again"
-    return f"{point.share:.1%} " + ("left out" if point.kind == "block" else "gone since")
+    return f"{point.share:.1%} " + ("left out" if point.kind == "block" else "erased since")
 
 
 _COLOURS = ("#1f6fb2", "#d1701f", "#4c8c4a", "#8a5ca8")
 _PANELS = (
-    ("forgetting_ratio", "F / F_null of exact retrains (1: no fault)", 0.0, 1.4),
-    ("turned_away", "exact retrains turned away at .05", 0.0, 0.3),
+    ("forgetting_ratio", "F / F_null of exact retrains (1: no bias)", 0.0, 1.4),
+    ("turned_away", "exact retrains rejected at .05", 0.0, 0.3),
 )
 
 
 def svg(curves: Sequence[Curve]) -> str:
-    """Both figures over the share, one line a data set and kind; a dot a person."""
+    """Both figures over the share: one line for each data set and kind, one dot for each subject."""
     width, height, parts = 760, 640, []
     lines = [(curve, kind) for curve in curves for kind in ("block", "stale")]
     shown = [(curve, kind) for curve, kind in lines if any(point.kind == kind for point in curve.points)]
@@ -134,15 +134,15 @@ def svg(curves: Sequence[Curve]) -> str:
             path = "L".join(f"{x(point.share):.1f} {y(point.mean(name)):.1f}" for point in points)
             parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
             parts += [
-                f'<circle cx="{x(point.share):.1f}" cy="{y(getattr(person, name)):.1f}" r="3" fill="{colour}"/>'
+                f'<circle cx="{x(point.share):.1f}" cy="{y(getattr(subject, name)):.1f}" r="3" fill="{colour}"/>'
                 for point in points
-                for person in point.people
+                for subject in point.people
             ]
     for number, (colour, (curve, kind)) in enumerate(zip(_COLOURS, shown, strict=False)):
-        what = "left out" if kind == "block" else "gone since"
+        what = "left out" if kind == "block" else "erased since"
         left, y0 = 70 + (number % 2) * 340, height - 44 + (number // 2) * 22
         parts.append(f'<path d="M{left} {y0 - 4}h24" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{left + 30}" y="{y0}">{escape(curve.title)}: share of the people {what}</text>')
+        parts.append(f'<text x="{left + 30}" y="{y0}">{escape(curve.title)}: share of the subjects {what}</text>')
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" font-family="sans-serif" '

@@ -1,8 +1,8 @@
-"""Methods side by side: what each gets in E experiments, beside two anchors, as a page and as JSON.
+"""Comparison of methods over E experiments, with two anchors, as a page and as JSON.
 
-The anchors say what the figures can mean here. *Retrained* models judged like a method are perfect forgetting: their
-score is the ceiling, and far below 1, for ε̂ is a maximum over many rules. The *original* models judged like a method
-are doing nothing. A method is between the two, or better than neither.
+The anchors give the scale. *Retraining*, evaluated like a method, is perfect forgetting: its score is the ceiling, and
+it is far below 1 because ε is a maximum over many rules. *Doing nothing* is the original models, evaluated like a
+method.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from audit.studies.experiments import Experiments, Pool, Setup, run_experiments
 
 RETRAIN, DO_NOTHING = "retrain", "do_nothing"
 ANCHORS = {RETRAIN: ("retraining", "perfect forgetting"), DO_NOTHING: ("doing nothing", "the originals")}
-"""Anchors: what they are called, and what they stand for."""
+"""Title and meaning of each anchor."""
 ALPHA = 0.05
 
 SETUP_WORDS: dict[Setup, str] = {
@@ -46,7 +46,7 @@ SETUP_WORDS: dict[Setup, str] = {
 
 @dataclass(frozen=True)
 class Candidates:
-    """A method's models, and the seconds each run took `(n_runs,)` (none: not a method)."""
+    """A method's models, and the seconds of each run `(n_runs,)` (None for an anchor without runs)."""
 
     pool: Pool
     seconds: NDArray[np.float64] | None = None
@@ -54,28 +54,28 @@ class Candidates:
 
 @dataclass(frozen=True)
 class MethodFigures:
-    """What one method, or an anchor, gets."""
+    """Figures of one method or anchor."""
 
     name: str
     experiments: Experiments
     ratio: Interval
     """F / F_null; interval over models, for `full` over experiments."""
     ks_mean: float
-    """Mean KS distance of the images."""
+    """Mean KS distance over the images, in [0, 1]."""
     detected_share: float
-    """Share of the images that KS tells apart at a false discovery rate of 5 %."""
+    """Share of the images that the KS test rejects at a false discovery rate of 5 %."""
     detection_p: float
-    """Combined p of the forget set by permuting models; for several sets the median."""
+    """p-value of the whole forget set by permuting models; for several sets their median."""
     rejected: Interval
-    """Share of single models the exchangeability test turns away at 5 %; exact binomial interval."""
+    """Share of single models that the exchangeability test rejects at 5 %; exact binomial interval."""
     forget_accuracy: float
-    """Share of answers on the forget set that are right."""
+    """Accuracy on the forget set, in [0, 1]."""
     cost_share: float | None
     """Median seconds of a run over the median seconds of a retraining."""
 
     @property
     def is_anchor(self) -> bool:
-        """Whether this is no method but a fixed point of the scale."""
+        """Whether this is an anchor and not a method."""
         return self.name in ANCHORS
 
 
@@ -85,7 +85,7 @@ class Comparison:
 
     Attributes:
         n_models: models of a kind in a bank; `rows[0].experiments.n_models` of them a side in an experiment.
-        n_examples, n_people: of the forget set.
+        n_examples, n_people: images and subjects of the forget set.
         provenance: rows of that table, name to value; never a user id.
         created_at: aware datetime.
     """
@@ -101,7 +101,7 @@ class Comparison:
     created_at: datetime
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures, JSON-able."""
+        """All figures as plain JSON values."""
         ready: dict[str, Any] = json_ready(self)
         return ready
 
@@ -122,7 +122,7 @@ def method_figures(
         name: of the method, `RETRAIN` or `DO_NOTHING`.
         setup: how the pools were drawn, see `audit.studies.experiments`.
         candidates: the method's models.
-        retrained: models that never saw the forget set, none of them among the candidates.
+        retrained: models trained without the forget set, none of them among the candidates.
         seed: of draws and permutations.
         n_experiments: as in `run_experiments`.
         n_models: models a side in an experiment, as there.
@@ -162,12 +162,12 @@ def compare(
     created_at: datetime,
     on_method: Callable[[int, int], None] = lambda done, wanted: None,
 ) -> Comparison:
-    """All methods and anchors against the same retrained models.
+    """Compare all methods and anchors with the same retrained models.
 
     Args:
         setup: how the pools were drawn.
         methods: by name, anchors included.
-        retrained: the models to compare with.
+        retrained: models trained without the forget set.
         n_people: in the forget set.
         seed: of draws and permutations.
         n_experiments: experiments of each method.
@@ -204,7 +204,7 @@ def write(comparison: Comparison, folder: Path, *, name: str = "evaluation") -> 
 
 
 def render_html(comparison: Comparison) -> str:
-    """The page: self-contained, no script, no request to any host, no photograph and no user id."""
+    """HTML of the page, self-contained; it has no script, no image of a subject and no user id."""
     page, style = template("comparison.html")
     rows = comparison.rows
     a_side = rows[0].experiments.n_models
@@ -214,14 +214,14 @@ def render_html(comparison: Comparison) -> str:
         [(row.experiments.score.value, row.experiments.score.low, row.experiments.score.high) for row in rows],
         ["retrained" if row.name == RETRAIN else "original" if row.is_anchor else "unlearned" for row in rows],
         band=None if ceiling is None else (ceiling.low, ceiling.high),
-        axis="score: forgetting × accuracy kept × accuracy on people never seen",
+        axis="score: F × accuracy ratio on the retain set × accuracy ratio on held-out subjects",
         name="scores",
     )
     return str(
         page.render(
             style=Markup(style),  # noqa: S704 (our own file)
             style_hash=base64.b64encode(sha256(style.encode()).digest()).decode(),
-            subject=f"A forget set of {comparison.n_examples} images of {_people(comparison.n_people)}",
+            subject=f"A forget set of {comparison.n_examples} images of {_subjects(comparison.n_people)}",
             sentences=_sentences(comparison),
             scores=Markup(drawn),  # noqa: S704 (drawings escape every text they are given)
             rows=[_table_row(row) for row in rows],
@@ -233,13 +233,13 @@ def render_html(comparison: Comparison) -> str:
             forget_accuracy=number(comparison.retrained_forget_accuracy, percent=True),
             provenance_rows=list(comparison.provenance.items()),
             footer=f"Made {comparison.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC. "
-            "All figures stand in the JSON file beside this page.",
+            "All figures are in the JSON file beside this page.",
         )
     )
 
 
 def title(name: str) -> str:
-    """A method's name, or what an anchor is."""
+    """Title of a method or an anchor."""
     return ANCHORS[name][0] if name in ANCHORS else name
 
 
@@ -257,16 +257,16 @@ def _ratio(pairs: Sequence[tuple[Array, Array]], seed: int) -> Interval:
 
 
 def _rejected(pairs: Sequence[tuple[Array, Array]]) -> Interval:
-    turned_away = [exchangeability(row, r).p_value < ALPHA for u, r in pairs for row in u]
-    low, high = clopper_pearson(sum(turned_away), len(turned_away), alpha=1 - CONFIDENCE)
-    return Interval(float(np.mean(turned_away)), float(low), float(high))
+    rejected = [exchangeability(row, r).p_value < ALPHA for u, r in pairs for row in u]
+    low, high = clopper_pearson(sum(rejected), len(rejected), alpha=1 - CONFIDENCE)
+    return Interval(float(np.mean(rejected)), float(low), float(high))
 
 
 def _sentences(comparison: Comparison) -> list[str]:
     rows = {row.name: row for row in comparison.rows}
     methods = [row for row in comparison.rows if not row.is_anchor]
     if not methods:
-        return ["No method was compared; the anchors below say what the scale means on these data."]
+        return ["No method was compared; the anchors below give the scale on these data."]
     best = methods[0]
     says = [
         f"“{best.name}” has the highest score of {len(methods)} methods: {_figure(best.experiments.score)}."
@@ -296,7 +296,7 @@ def _table_row(row: MethodFigures) -> dict[str, Any]:
         value = number(interval.value, digits=digits, percent=percent)
         return {"value": value, "range": _range(interval, digits=digits, percent=percent)}
 
-    found = f"{row.detected_share:.0%} told apart, p {number(row.detection_p)}"
+    found = f"{row.detected_share:.0%} rejected, p = {number(row.detection_p)}"
     return {
         "title": title(row.name),
         "note": ANCHORS[row.name][1] if row.is_anchor else "",
@@ -316,5 +316,5 @@ def _table_row(row: MethodFigures) -> dict[str, Any]:
     }
 
 
-def _people(n: int) -> str:
-    return "one person" if n == 1 else f"{n} people, forgotten together"
+def _subjects(n: int) -> str:
+    return "one subject" if n == 1 else f"{n} subjects, forgotten together"

@@ -1,15 +1,15 @@
-"""Three ways to draw the banks of an experiment, and E experiments of each with intervals.
+"""Three setups, which are ways to draw the banks of an experiment, and E experiments of each with intervals.
 
 Names from the competition paper (arXiv 2406.09073); the definitions are reconstructed from the official code:
 
 * `full`: every experiment trains its own originals, unlearned and retrained models. Experiments are independent.
 * `reuse_n_n`: N retrained models and N pairs original → unlearned are made once; every experiment draws from both
   pools.
-* `reuse_n_1`: as before, but all unlearning runs start from one original model. This is what the official code does,
-  and what can be done for the one model in production. With several originals, an experiment draws one of them first.
+* `reuse_n_1`: the same, but all unlearning runs start from one original model. The official code does this, and it is
+  the case of the one model in production. With several originals, an experiment draws one of them first.
 
-Experiments of the reuse kinds draw *without* replacement: ε̂ is a maximum, and two copies of a model in one bank
-shift it. They share their pools, so their spread is that of one experiment of that size, not of the mean.
+Experiments of the reuse setups draw *without* replacement, because two copies of a model in one bank change ε, which is
+a maximum over rules. They share their pools, so their spread is that of one experiment of that size, not of the mean.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Experiments:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether two setups rank methods alike."""
+    """Agreement of two setups' rankings of the methods."""
 
     tau: Interval
     """Kendall's τ-b of the mean scores, interval by bootstrap over experiments."""
@@ -97,7 +97,7 @@ def run_experiments(
     mode: Mode = "official",
     confidence: float = CONFIDENCE,
 ) -> Experiments:
-    """Scores of `n_experiments` experiments drawn from the pools in the manner of `setup`.
+    """Scores of `n_experiments` experiments drawn from the pools as `setup` says.
 
     Args:
         setup: see the module's text.

@@ -1,12 +1,12 @@
-"""Methods compared over several forget sets and ways to draw the banks: one table, as Markdown, JSON and a drawing.
+"""Methods compared over several forget sets and setups: one table as Markdown, JSON and a drawing.
 
 A *cell* is one comparison: a forget set under one setup. A row of the table is a method's mean over the cells of one
 setup, each cell with the same weight. F / F_null of a mean has an interval from those of its cells,
 
     Var(mean of ratios) = Σ Var(ratio) / n²,
 
-each cell's standard deviation read back from its interval, which is formed on the logarithm. Forget sets of one data
-set share originals, so their cells are not quite independent. Methods are ranked by score, anchors are not.
+with each cell's standard deviation taken from its interval, which is symmetric on the logarithm. Forget sets of a data
+set share originals, so their cells are not quite independent. Methods are ranked by score, anchors are not ranked.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from audit.studies.comparison import DO_NOTHING, RETRAIN, SETUP_WORDS, Compariso
 from audit.studies.experiments import Setup
 
 COST_LIMIT = 0.2
-"""The competition's: a method above this share of retraining is out."""
+"""The competition's limit of cost, as a share of retraining."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Cell:
     """One forget set under one setup.
 
     Attributes:
-        forget_set: what the table calls it; never a user id of anybody's own data.
-        comparison: methods and anchors; its `n_models` is what was reached.
-        failed: methods that gave no model here, with the reason.
+        forget_set: its name in the table; never a user id.
+        comparison: methods and anchors; its `n_models` is the number trained so far.
+        failed: methods that gave no model in this cell, with the reason.
     """
 
     forget_set: str
@@ -68,7 +68,7 @@ class StudyRow:
 
     @property
     def is_anchor(self) -> bool:
-        """Whether this is no method."""
+        """Whether this is an anchor."""
         return self.rank == 0
 
 
@@ -84,7 +84,7 @@ class Study:
 
     @property
     def setups(self) -> tuple[Setup, ...]:
-        """In the order in which the cells have them."""
+        """Setups in the order of the cells."""
         return tuple(dict.fromkeys(cell.comparison.setup for cell in self.cells))
 
     def cells_of(self, setup: Setup) -> list[Cell]:
@@ -92,7 +92,7 @@ class Study:
         return [cell for cell in self.cells if cell.comparison.setup == setup]
 
     def rows(self, setup: Setup) -> list[StudyRow]:
-        """Methods by falling score, then retraining and doing nothing."""
+        """Methods by decreasing score, then the anchors."""
         found: dict[str, list[MethodFigures]] = {}
         for cell in self.cells_of(setup):
             for row in cell.comparison.rows:
@@ -103,7 +103,7 @@ class Study:
         return ranked + [row for name in (RETRAIN, DO_NOTHING) for row in means if row.name == name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Rows by setup, then every cell with all its figures; JSON-able."""
+        """Rows by setup, and every cell with all its figures, as plain JSON values."""
         ready: dict[str, Any] = json_ready(
             {"rows": {setup: self.rows(setup) for setup in self.setups}, "cells": list(self.cells)}
         )
@@ -111,7 +111,7 @@ class Study:
 
 
 def markdown(study: Study) -> str:
-    """The table of every setup, and F / F_null by forget set; for a page of documentation."""
+    """Markdown of the table of every setup, and of F / F_null by forget set."""
     parts = []
     for setup in study.setups:
         cells = study.cells_of(setup)
@@ -122,7 +122,7 @@ def markdown(study: Study) -> str:
             + ", ".join(f"{cell.forget_set} {cell.comparison.n_models}" for cell in cells)
             + f". F is of {' or '.join(sorted({str(_side(cell)) for cell in cells}))} models a side.",
             "",
-            "| rank | method | score | F | F / F_null (95 %) | images KS tells apart | single models turned away "
+            "| rank | method | score | F | F / F_null (95 %) | images KS rejects | single models rejected "
             "| RA ratio | TA ratio | forget accuracy | cost |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
             *(_line(row, n_cells=len(cells)) for row in study.rows(setup)),
@@ -139,7 +139,7 @@ def markdown(study: Study) -> str:
 
 
 def drawing(study: Study, setup: Setup) -> str:
-    """Score against cost, one point a method; a standalone SVG with its own style, light and dark."""
+    """Score against cost with one point for each method, as a standalone SVG."""
     rows = study.rows(setup)
     methods = [row for row in rows if not row.is_anchor and row.cost_share is not None]
     anchors = {row.name: row.score for row in rows if row.is_anchor}
@@ -174,7 +174,7 @@ def drawing(study: Study, setup: Setup) -> str:
 
 
 def write(study: Study, folder: Path) -> list[Path]:
-    """Write `comparison.md`, `comparison.json` and one drawing a setup; their paths."""
+    """Write `comparison.md`, `comparison.json` and one drawing for each setup, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "comparison.md": markdown(study),
@@ -213,7 +213,7 @@ def _mean(name: str, rows: Sequence[MethodFigures]) -> StudyRow:
 
 
 def mean_interval(ratios: Sequence[Interval]) -> Interval:
-    """The mean of independent ratios whose intervals are symmetric on the logarithm; see the module's text."""
+    """Mean of independent ratios whose intervals are symmetric on the logarithm; see the module's docstring."""
     values = np.array([ratio.value for ratio in ratios])
     if np.isnan(values).any():
         return Interval(math.nan, math.nan, math.nan)
@@ -226,7 +226,7 @@ def mean_interval(ratios: Sequence[Interval]) -> Interval:
 def _label_places(
     points: Sequence[tuple[float, float]], names: Sequence[str], bottom: float
 ) -> list[tuple[float, float]]:
-    """Left ends and baselines of the points' names: each as near as nothing is covered, the right side preferred."""
+    """Left ends and baselines of the points' names: the nearest free place of each, the right side preferred."""
     boxes = [(px - 6, py + 6, px + 6, py - 6) for px, py in points]  # left, bottom, right, top
     places = []
     for (px, py), name in zip(points, names, strict=True):

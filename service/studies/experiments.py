@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import unlearning.methods
+import unlearning
 from audit.studies.comparison import DO_NOTHING, RETRAIN, Candidates, Comparison, compare
 from audit.studies.experiments import SETUPS, Pool, Setup
 from service.banks.build import BankPlan, build_bank, training_code_version
@@ -315,14 +315,14 @@ def _keys(context: Context, stage: Stage, experiment: Experiment) -> dict[str, B
 @cache
 def method_code_version(name: str) -> str:
     """Digest of the code that a method's run passes through: a change makes its banks a miss, and only its."""
-    package, waiting = Path(unlearning.methods.__file__).parent, ["running", find_method(name).function.__module__]
+    package, waiting = Path(unlearning.__file__).parent, ["running", find_method(name).function.__module__]
     files: dict[str, str] = {}
     while waiting:
-        module = waiting.pop().rpartition(".")[2]
-        if module in {*files, "registry", "tuned"}:  # which settings were chosen stands in the key by itself
+        module = waiting.pop().removeprefix("unlearning.")
+        if module in files:
             continue
-        files[module] = (package / f"{module}.py").read_text(encoding="utf-8")
-        waiting += re.findall(r"^from unlearning\.methods\.(\w+) import", files[module], flags=re.MULTILINE)
+        files[module] = package.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+        waiting += re.findall(r"^from unlearning\.((?:methods|procedures)\.\w+) import", files[module], re.MULTILINE)
     return digest_of(training_code_version(), *(files[module] for module in sorted(files)))
 
 

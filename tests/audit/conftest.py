@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def draw() -> Callable[..., np.ndarray]:
     """Margins `(n_models, n_examples)` of models that share part of their luck over a subject's examples."""
 

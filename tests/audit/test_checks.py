@@ -202,8 +202,8 @@ def test_the_combined_test_has_a_level_of_its_own():
     strict = replace(POLICY, detection_alpha=0.01)
     at, below = _judged("detection", strict, detected=0.01), _judged("detection", strict, detected=0.0099)
     assert (at.passed, below.passed, at.bar, at.applicable) == (True, False, 0.01, True)
-    assert "do not differ measurably" in at.sentence
-    assert "models differ on" in below.sentence
+    assert "does not tell" in at.sentence
+    assert "tells unlearned" in below.sentence
     reported = _judged("detection", detected=0.001)
     assert (reported.passed, reported.applicable, reported.value) == (None, False, 0.001)
     assert "no bar is set" in reported.sentence
@@ -211,12 +211,17 @@ def test_the_combined_test_has_a_level_of_its_own():
 
 def test_the_sentence_says_what_the_verdict_does():
     mean = _judged("retain_ratio", ratio=0.951).sentence
-    assert mean == "Mean accuracy on the retain set is 0.951 of retrained models' (0.900 to 1.100); the bar is 0.97."
-    assert _judged("test_ratio", ratio=float("nan")).sentence == "Retrained models get nothing right on the test set."
+    assert mean == (
+        "The mean accuracy of the method's models on the retain set is 0.951 times that of retrained models "
+        "(0.900 to 1.100); the bar is 0.97."
+    )
+    assert _judged("test_ratio", ratio=float("nan")).sentence == (
+        "Retrained models have an accuracy of 0 on held-out subjects."
+    )
     assert "is not unusual" in _checks(p=0.05)["exchangeability"].sentence
     assert "is unusual" in _checks(p=0.049)["exchangeability"].sentence
-    assert "worse than retrained" in _judged("deployed_test_ratio", deployed=0.5, spare=0.05).sentence
-    assert "no worse than retrained" in _judged("deployed_test_ratio", deployed=0.5, spare=0.06).sentence
+    assert "worse than single retrained" in _judged("deployed_test_ratio", deployed=0.5, spare=0.05).sentence
+    assert "no worse than single retrained" in _judged("deployed_test_ratio", deployed=0.5, spare=0.06).sentence
     assert "worse" not in _judged("deployed_test_ratio", deployed=0.97, spare=0.01).sentence
 
 

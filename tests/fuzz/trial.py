@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from service.errors import ExpungeError
 from service.serving import images
 from unlearning.errors import ImageError
-from unlearning.faces.decoding import MAX_BYTES, MAX_PIXELS, check_picture, decode
+from unlearning.faces.decoding import MAX_BYTES, MAX_PIXELS, check_image, decode
 
 MOST_SECONDS = 1.0  # of processor time, so that a busy machine accuses nobody
 MOST_BYTES = 200 << 20  # on top of what the process held before
@@ -51,7 +51,7 @@ def attempt(content: bytes, *, held: int | None = None) -> Trial:
             with suppress(ImageError):
                 decode(content, size=(16, 16), channels=1)
             with suppress(ImageError):
-                check_picture(content)
+                check_image(content)
     except BaseException as error:
         complaint = f"raised {type(error).__name__}: {error}"
     seconds, grown = time.process_time() - began, held_bytes() - before

@@ -26,7 +26,7 @@ RECIPE = Recipe(
 
 
 def make_examples(n: int, seed: int, *, channels: int = 1, side: int = 16, n_classes: int = N_CLASSES) -> Examples:
-    """Draws noisy pictures whose brightness tells the class, mostly."""
+    """Draws noisy images whose brightness tells the class, mostly."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % n_classes
     noise = torch.randint(-40, 41, (n, channels, side, side), generator=generator)

@@ -22,7 +22,7 @@ from unlearning.models import (
 )
 
 
-def pictures(n: int, channels: int, height: int, width: int) -> torch.Tensor:
+def random_images(n: int, channels: int, height: int, width: int) -> torch.Tensor:
     return torch.randint(
         256, (n, channels, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(7)
     )
@@ -34,13 +34,13 @@ class TestToInputs:
         assert inputs.flatten().tolist() == [-127.5 / 64, 127.5 / 64]
 
     def test_is_the_naive_formula_channels_last(self):
-        images = pictures(3, 3, 10, 8)
+        images = random_images(3, 3, 10, 8)
         inputs = to_inputs(images)
         assert torch.equal(inputs, (images.float() - 127.5) / 64)
         assert inputs.is_contiguous(memory_format=torch.channels_last)
 
     def test_leaves_the_images_alone_and_gives_the_dtype_asked_for(self):
-        images = pictures(2, 1, 8, 8)
+        images = random_images(2, 1, 8, 8)
         before = images.clone()
         assert to_inputs(images, torch.bfloat16).dtype == torch.bfloat16
         assert torch.equal(images, before)
@@ -53,7 +53,7 @@ class TestToInputs:
 
 class TestEyeRegion:
     def test_is_the_middle_band_without_its_local_mean(self):
-        x = to_inputs(pictures(2, 3, 64, 52))
+        x = to_inputs(random_images(2, 3, 64, 52))
         naive = x[:, :, 9:44, 5:47]
         naive = (naive - avg_pool2d(naive, 3, stride=1, padding=1))[:, :, 1:-1, 1:-1]
         torch.testing.assert_close(EyeRegion()(x), naive, rtol=0, atol=1e-5)
@@ -68,7 +68,7 @@ class TestBuild:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_gives_logits_and_can_be_trained_and_traced(self, architecture, channels):
         model = build(architecture, 5, channels=channels, width=4).train()
-        logits = model(to_inputs(pictures(4, channels, 40, 36)))
+        logits = model(to_inputs(random_images(4, channels, 40, 36)))
         assert logits.shape == (4, 5)
         logits.sum().backward()
         assert all(p.grad is not None for p in model.parameters())
@@ -77,7 +77,7 @@ class TestBuild:
     @pytest.mark.parametrize("architecture", ["small_resnet", "eyes_resnet"])
     @pytest.mark.parametrize("size", [(8, 8), (9, 13), (96, 80)])
     def test_small_networks_take_any_size_from_eight_pixels(self, architecture, size):
-        assert build(architecture, 2, width=2).eval()(to_inputs(pictures(2, 1, *size))).shape == (2, 2)
+        assert build(architecture, 2, width=2).eval()(to_inputs(random_images(2, 1, *size))).shape == (2, 2)
 
     def test_width_widens(self):
         narrow, wide = (sum(p.numel() for p in build("small_resnet", 2, width=w).parameters()) for w in (4, 8))
@@ -85,7 +85,7 @@ class TestBuild:
 
     def test_second_classifiers_of_torchvision_are_left_out(self):
         model = build("googlenet", 3).train()
-        assert isinstance(model(to_inputs(pictures(2, 1, 64, 64))), torch.Tensor)
+        assert isinstance(model(to_inputs(random_images(2, 1, 64, 64))), torch.Tensor)
 
     def test_an_unknown_name_is_told_what_is_known(self):
         assert not known_architecture("resnet19")
@@ -109,14 +109,14 @@ class TestWeights:
     @pytest.fixture
     def model(self) -> nn.Module:
         model = build("eyes_resnet", 2, width=4)
-        model(to_inputs(pictures(8, 1, 32, 32)))  # gives the statistics of the norms something to hold
+        model(to_inputs(random_images(8, 1, 32, 32)))  # gives the statistics of the norms something to hold
         return model.eval()
 
     def test_come_back_as_they_were(self, model, tmp_path):
         digest = save_weights(model, tmp_path / "deep" / "model.safetensors")
         loaded = load_weights(build("eyes_resnet", 2, width=4), tmp_path / "deep" / "model.safetensors", digest=digest)
         assert not loaded.training
-        inputs = to_inputs(pictures(4, 1, 32, 32))
+        inputs = to_inputs(random_images(4, 1, 32, 32))
         assert torch.equal(loaded(inputs), model(inputs))
 
     def test_the_digest_is_that_of_the_file_and_of_the_values(self, model, tmp_path):
@@ -184,7 +184,7 @@ class TestStartFrom:
         path = tmp_path / "given.safetensors"
         digest = save_weights(build(architecture, 7, channels=3), path)
         assert start_from(build(architecture, 2, channels=3), path, digest=digest).eval()(
-            to_inputs(pictures(2, 3, 64, 64))
+            to_inputs(random_images(2, 3, 64, 64))
         ).shape == (2, 2)
 
     def test_refuses_other_architectures_channels_and_bytes(self, tmp_path):

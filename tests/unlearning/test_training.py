@@ -196,7 +196,7 @@ class TestTrain:
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
     def test_learns_what_can_be_learned(self, dtype, optimiser):
-        """64 fresh pictures of a task without noise in its labels; a coin would get 90 % in one of 10^11 tries."""
+        """64 fresh images of a task without noise in its labels; a coin would get 90 % in one of 10^11 tries."""
         learning_rate = {"sgd": 0.1, "adam": 0.01}[optimiser]
         recipe = dataclasses.replace(RECIPE, dtype=dtype, optimiser=optimiser, learning_rate=learning_rate, epochs=6)
         model = train(recipe, toy(160), n_classes=2, seed=0, device=CPU).model
@@ -336,5 +336,5 @@ def test_a_recipe_may_start_from_given_weights(tmp_path):
 
 def test_a_model_that_takes_other_sizes_says_so():
     recipe = Recipe("vit", "vit_b_32", image_size=(16, 12), epochs=1)
-    with pytest.raises(RecipeError, match=r"vit_b_32 takes no pictures of \(16, 12\) pixels .* want \(224, 224\)"):
+    with pytest.raises(RecipeError, match=r"vit_b_32 takes no images of \(16, 12\) pixels .* want \(224, 224\)"):
         train(recipe, toy(), n_classes=2, seed=0, device=CPU)

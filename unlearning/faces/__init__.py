@@ -1,7 +1,6 @@
-"""Faces to learn from and to forget: the data folder, its packed arrays, and the destruction of people's pictures.
+"""Faces: the data folder, its packed arrays, and the destruction of subjects' images.
 
-Adapters that write a data folder are modules of their own: `att`, `synthetic`, and, by way of `importing`, the layouts
-`table`, `casia_surf`, `agedb` and `celeba`.
+`unlearning.faces.sources` has the importers and generators that write a data folder.
 """
 
 from unlearning.faces.dataset import check_folder, count_subjects, read_metadata

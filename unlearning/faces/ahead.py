@@ -1,4 +1,4 @@
-"""Calls handed out a few ahead of what is asked for, so that neither those that wait nor what came back piles up."""
+"""Calls in a pool, submitted only a few ahead of the results taken, so that neither calls nor results pile up."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _AHEAD = 3  # calls handed out, a worker
 def map_ahead(
     pool: Executor, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]], *, workers: int
 ) -> Iterator[Result]:
-    """Call `function` with one of `calls` after another in a pool of so many workers.
+    """Call `function` with each of `calls` in a pool of workers.
 
     Yields:
-        What `function` returned, in order. The first error in order is raised, and what has not begun is dropped.
+        What `function` returned, in order. The first error in order is raised; calls that have not begun are dropped.
     """
     waiting: deque[Future[Result]] = deque()
     try:

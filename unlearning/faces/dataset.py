@@ -1,16 +1,16 @@
-"""The data folder: `metadata.csv` beside image files, and the rules it keeps.
+"""The data folder: `metadata.csv` beside image files, and its rules.
 
-The table follows the Hugging Face *imagefolder* convention: UTF-8, a header, one line a picture.
+The table follows the Hugging Face *imagefolder* convention: UTF-8, a header, one line for each image.
 
     file_name,user_id,label,split
     3f9c2a71d04be85c.png,s31,glasses,train
 
-`file_name` is relative to the folder, `user_id` names the person, `label` is the class by its name, `split` is train,
-validation or test. Other columns are refused: data nobody reads is personal data nobody looks after; keep it elsewhere.
-Names that begin with a dot are the folder's own (packed copies, temporary files), so no picture may have one.
+`file_name` is relative to the folder, `user_id` identifies the subject, `label` is the name of the class, `split` is
+train, validation or test. Other columns are refused, because nothing here would use or erase them; keep them elsewhere.
+Names that begin with a dot are reserved for the folder's own files (packed copies, temporary files).
 
-`read_metadata` checks what can be seen in the table, `check_folder` also looks at the files. Every failure is a
-`FacesError` that names the line and the remedy, and never a person.
+`read_metadata` checks the table, `check_folder` the files as well. Every failure is a `FacesError` that names the line
+and the remedy, and never a subject.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from unlearning.errors import FacesError, ImageError
-from unlearning.faces.decoding import MAX_BYTES, SUFFIXES, check_picture
+from unlearning.faces.decoding import MAX_BYTES, SUFFIXES, check_image
 from unlearning.faces.rows import Row, Rows, repeated
 from unlearning.faces.threads import map_spans
 
@@ -38,18 +38,18 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 
 def read_metadata(folder: Path, *, classes_known: bool = False) -> Rows:
-    """Read metadata.csv and check all that can be seen without the image files.
+    """Read metadata.csv and check everything that does not need the image files.
 
     Args:
-        classes_known: A model knows its classes, so the table need not hold two of them: an erasure may have taken the
-            last person of one.
+        classes_known: A model knows its classes, so the table need not hold two of them: an erasure may have removed
+            the last subject of one.
 
     Returns:
         Rows in the order of the table.
 
     Raises:
         FacesError: no table, not UTF-8, wrong columns, an empty or unclean field, a path that leaves the folder, a
-            double name, an unknown split, a person in two splits, fewer than two classes, nothing to train on.
+            double name, an unknown split, a subject in two splits, fewer than two classes, no training row.
     """
     rows = read_rows(folder)
     _check_table(rows, classes_known)
@@ -57,7 +57,7 @@ def read_metadata(folder: Path, *, classes_known: bool = False) -> Rows:
 
 
 def count_subjects(folder: Path) -> int | None:
-    """People the folder's table names, whatever rules between rows it breaks; None where no table can be read."""
+    """Number of subjects in the folder's table, even if it breaks rules between rows; None if it cannot be read."""
     try:
         return len(read_rows(folder).user_ids.values)
     except FacesError:
@@ -72,34 +72,34 @@ def check_folder(
     decode: bool = True,
     progress: Progress | None = None,
 ) -> Rows:
-    """Check a whole data folder: the table, the people, and every file.
+    """Check a whole data folder: the table, its subjects, and every file.
 
     Args:
         folder: The data folder.
         classes_known: As for `read_metadata`.
-        erased: Tells whether a person was erased and must not be here any more; asked once a person.
-        decode: False for the fast check, which looks that files are there but does not open them. True also decodes
-            every picture and finds one picture under two people's names.
-        progress: Called with (pictures decoded, pictures in all).
+        erased: Whether a subject was erased and must not be here; called once for each subject.
+        decode: False for the fast check, which does not open the files. True also decodes every image and finds
+            images that belong to two subjects.
+        progress: Called with (images decoded, images in all).
 
     Returns:
         Rows in the order of the table.
 
     Raises:
-        FacesError: the first rule broken, with its line.
+        FacesError: the first broken rule, with its line.
     """
     rows = read_metadata(folder, classes_known=classes_known)
     _check_nobody_erased(rows, erased)
     _check_files(folder, rows)
     if decode:
-        _check_pictures(folder, rows, progress)
+        _check_images(folder, rows, progress)
     return rows
 
 
 def read_rows(folder: Path) -> Rows:
     """Rows of metadata.csv whose fields are clean, without the rules between rows.
 
-    An erasure must also get through a folder that breaks those rules, so it starts here.
+    An erasure uses this, because it must also work on a folder that breaks those rules.
 
     Raises:
         FacesError: no table, not UTF-8, wrong columns, an empty or unclean field, a path that leaves the folder.
@@ -137,7 +137,7 @@ def _rows(table: Iterable[str]) -> Iterator[Row]:
 
 
 def file_status(folder: Path, row: Row) -> os.stat_result:
-    """`lstat` of a row's file, once it is sure that the path leads nowhere else.
+    """`lstat` of a row's file, after checking that no part of its path is a link.
 
     Raises:
         FacesError: no such file, not a plain file, or a symbolic link on the way to it.
@@ -156,15 +156,15 @@ def file_status(folder: Path, row: Row) -> os.stat_result:
     return status
 
 
-def read_picture(folder: Path, row: Row) -> bytes:
-    """Content of a row's file, at most one byte more than a picture may have.
+def read_image(folder: Path, row: Row) -> bytes:
+    """Content of a row's file, at most one byte more than an image may have.
 
     Raises:
         FacesError: as `file_status`, or the file cannot be read.
     """
     size = file_status(folder, row).st_size
     try:
-        # Python's file objects cost as much as a small picture's bytes, and so would memory for MAX_BYTES each time.
+        # Python's file objects cost as much as a small image's bytes, and so would memory for MAX_BYTES each time.
         file = os.open(f"{os.fspath(folder)}/{row.file_name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             return _read(file, min(size, MAX_BYTES) + 1)
@@ -217,12 +217,12 @@ def _row(values: list[str], order: list[int], line: int) -> Row:
 
 
 def is_clean(value: str) -> bool:
-    """Whether a field has no blanks around it, no control characters, and the Unicode form NFC."""
+    """Whether a field has no surrounding blanks, no control characters, and Unicode form NFC."""
     return value == value.strip() and value.isprintable() and unicodedata.is_normalized("NFC", value)
 
 
 def _check_name(row: Row) -> None:
-    """A relative path in normal form, inside the folder, to something that calls itself a picture."""
+    """A relative path in normal form, inside the folder, with the suffix of an image."""
     parts = row.file_name.split("/")
     if {"", ".", ".."} & set(parts) or "\\" in row.file_name:
         raise FacesError(
@@ -248,17 +248,17 @@ def _check_table(rows: Rows, classes_known: bool) -> None:
         if first.split != row.split:
             raise FacesError(
                 f"This person is in split {row.split} here and in {first.split} in line {first.line}; give all "
-                "pictures of a person one split, else the test set holds people the model has seen.",
+                "images of a person one split, else the test set holds people the model has seen.",
                 row=row.line,
             )
     if "train" not in rows.splits.values:
-        raise FacesError(f"Expected pictures to train on, got {len(rows)} rows and none with split train.")
+        raise FacesError(f"Expected images to train on, got {len(rows)} rows and none with split train.")
     if not classes_known and len(rows.labels.values) < 2:
         raise FacesError("Expected at least two classes, but every row has the same label.")
 
 
 def _doubtful(rows: Rows) -> Iterator[Row]:
-    """All rows whose name may be another's too, and all of people in several splits: in a sound table none."""
+    """All rows whose name may occur twice, and all of subjects in several splits; none in a valid table."""
     splits_of = np.zeros((len(rows.user_ids.values), len(rows.splits.values)), dtype=bool)
     splits_of[rows.user_ids.positions, rows.splits.positions] = True
     in_several = splits_of.sum(axis=1) > 1
@@ -269,13 +269,13 @@ def _check_nobody_erased(rows: Rows, erased: Callable[[str], bool]) -> None:
     for user_id in rows.user_ids.values:
         if erased(user_id):
             raise FacesError(
-                "This person was erased and must not come back; remove all their pictures and lines.",
+                "This person was erased and must not come back; remove all their images and lines.",
                 row=rows[rows.user_ids.first(user_id)].line,
             )
 
 
 def _check_files(folder: Path, rows: Rows) -> None:
-    """Every row has a file, and its own."""
+    """Check that every row has a file of its own."""
     inodes, done = np.empty(len(rows), np.uint64), 0
     try:
         for row in rows:
@@ -288,7 +288,7 @@ def _check_files(folder: Path, rows: Rows) -> None:
 
 
 def _check_own(folder: Path, rows: Rows, inodes: np.ndarray) -> None:
-    """No two rows have the same file, among the first ones whose inodes `(k,)` are known."""
+    """Check that no two rows have the same file, among the first ones whose inodes `(k,)` are known."""
     seen: dict[tuple[int, int], Row] = {}
     for index in np.flatnonzero(repeated(inodes)):  # one number on two devices is two files
         row = rows[index]
@@ -301,11 +301,11 @@ def _check_own(folder: Path, rows: Rows, inodes: np.ndarray) -> None:
             )
 
 
-def _check_pictures(folder: Path, rows: Rows, progress: Progress | None) -> None:
-    """Every file is a picture that can be decoded, and no picture is two people's."""
+def _check_images(folder: Path, rows: Rows, progress: Progress | None) -> None:
+    """Check that every file can be decoded and that no image belongs to two subjects."""
 
     def digests_of(span: range) -> bytes:
-        return b"".join(_check_picture(folder, rows[index]) for index in span)
+        return b"".join(_check_image(folder, rows[index]) for index in span)
 
     digests, done = np.empty((len(rows), 32), np.uint8), 0
     try:
@@ -321,24 +321,24 @@ def _check_pictures(folder: Path, rows: Rows, progress: Progress | None) -> None
 
 
 def _check_owners(rows: Rows, digests: np.ndarray) -> None:
-    """No picture is two people's, among the first ones whose digests, uint8 `(k, 32)`, are known."""
+    """Check that no image belongs to two subjects, among the first ones whose digests, uint8 `(k, 32)`, are known."""
     seen: dict[bytes, Row] = {}
     for index in np.flatnonzero(repeated(np.ascontiguousarray(digests[:, :8]).view(np.int64)[:, 0])):
         row = rows[index]
         twin = seen.setdefault(digests[index].tobytes(), row)
         if twin.user_id != row.user_id:
             raise FacesError(
-                f"The same picture belongs to another person in line {twin.line}; erasing one would leave it with "
+                f"The same image belongs to another person in line {twin.line}; erasing one would leave it with "
                 "the other, so take one of the two out.",
                 row=row.line,
             )
 
 
-def _check_picture(folder: Path, row: Row) -> bytes:
-    """SHA-256 of a row's file, once it is sure that it can be decoded."""
-    data = read_picture(folder, row)
+def _check_image(folder: Path, row: Row) -> bytes:
+    """SHA-256 of a row's file, after checking that it can be decoded."""
+    data = read_image(folder, row)
     try:
-        check_picture(data)
+        check_image(data)
     except ImageError as error:
         raise FacesError(f"{error} Replace the file or take the line out.", row=row.line) from error
     return sha256(data).digest()

@@ -1,8 +1,8 @@
-"""From a picture's bytes to pixels: the one way, for training and for serving alike.
+"""Decoding of image files to pixels, for training and serving alike.
 
-A model must see a person the same way when it learns and when it answers, so format rules, orientation, colour and
-resizing live here once. Bytes are untrusted: an allow-list of formats, caps on bytes and on pixels that are checked
-before any pixel is decoded, and one error for everything a decoder can stumble over.
+A model must see an image in the same way in training and in serving, so the rules for formats, orientation, colour and
+resizing are here only. Files are untrusted: formats are on an allow-list, limits on bytes and pixels are checked before
+any pixel is decoded, and every failure of a decoder is one error.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")  # PIL clips these at 255 ins
 
 
 def decode(data: bytes, *, size: tuple[int, int], channels: int) -> np.ndarray:
-    """Pixels of a picture, upright, in the wanted size and colours.
+    """Pixels of an image, upright, in the wanted size and colours.
 
     Args:
         data: Content of a PNG, JPEG or WebP file.
-        size: Wanted (height, width) in pixels; the picture's proportions are not kept.
+        size: Wanted (height, width) in pixels; the image's proportions are not kept.
         channels: 1 for grey (ITU-R 601 luma), 3 for red, green, blue.
 
     Returns:
@@ -47,7 +47,7 @@ def decode(data: bytes, *, size: tuple[int, int], channels: int) -> np.ndarray:
 
 
 def decode_opened(image: Image.Image, *, size: tuple[int, int], channels: int) -> np.ndarray:
-    """As `decode`, of a picture whose header was read already; the picture is used up.
+    """As `decode`, for an image whose header has been read; the image is closed afterwards.
 
     Raises:
         ImageTooLargeError, ImageError: as `decode`.
@@ -67,7 +67,7 @@ def decode_opened(image: Image.Image, *, size: tuple[int, int], channels: int) -
             image.close()
         if upright.mode != mode:
             upright = upright.convert(mode)
-            image.close()  # of a large picture there should be two copies at a time, not three
+            image.close()  # of a large image there should be two copies at a time, not three
         if upright.size != (width, height):
             upright = upright.resize((width, height), Image.Resampling.BILINEAR)
     except Exception as error:
@@ -76,7 +76,7 @@ def decode_opened(image: Image.Image, *, size: tuple[int, int], channels: int) -
 
 
 def check_chunks(data: bytes) -> None:
-    """Refuse a PNG file that costs far more to open than its size and pixels say; nothing is inflated for it.
+    """Refuse a PNG file whose chunks make it far more expensive to open than its size; inflates nothing.
 
     Raises:
         ImageError: too many chunks, or too many that PIL inflates besides the pixels.
@@ -89,19 +89,19 @@ def check_chunks(data: bytes) -> None:
         n_compressed += kind in _COMPRESSED
         if n_chunks > MOST_CHUNKS or n_compressed > MOST_COMPRESSED:
             raise ImageError(
-                f"Expected a PNG picture of at most {MOST_CHUNKS:,} chunks, {MOST_COMPRESSED} of them profiles and "
+                f"Expected a PNG image of at most {MOST_CHUNKS:,} chunks, {MOST_COMPRESSED} of them profiles and "
                 "compressed texts, got more; save it without them."
             )
         place += 12 + int.from_bytes(data[place : place + 4])
 
 
 def has_compressed_chunks(data: bytes) -> bool:
-    """Whether PIL may inflate more of a file than its pixels, up to 32 MiB; it may also be said of a file without."""
+    """Whether PIL may inflate more of a file than its pixels, up to 32 MiB; may be true for a file without."""
     return data.startswith(_PNG) and any(kind in data for kind in _COMPRESSED)
 
 
-def check_picture(data: bytes) -> None:
-    """Look whether a picture can be decoded completely: checksums first, then every pixel.
+def check_image(data: bytes) -> None:
+    """Check that an image can be decoded completely: checksums first, then every pixel.
 
     Raises:
         ImageTooLargeError, ImageError: as `decode`.
@@ -121,17 +121,17 @@ def check_picture(data: bytes) -> None:
 
 
 def _open(data: bytes) -> Image.Image:
-    """Header of the picture, checked against format and caps; no pixel is decoded yet."""
+    """Read the image's header and check its format and limits; decodes no pixel."""
     if len(data) > MAX_BYTES:
-        raise ImageTooLargeError(f"Expected at most {MAX_BYTES:,} bytes, got {len(data):,}; send a smaller picture.")
+        raise ImageTooLargeError(f"Expected at most {MAX_BYTES:,} bytes, got {len(data):,}; send a smaller image.")
     check_chunks(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # PIL's own caps are higher: between them it warns and the cap below refuses; warnings may be errors.
-        raise ImageTooLargeError(f"Expected at most {MAX_PIXELS:,} pixels; send a smaller picture.") from error
-    except Exception as error:  # decoders raise almost anything on hostile bytes; all of it means "not a picture"
-        raise ImageError("Expected a JPEG, PNG or WebP picture, got bytes that are none of these.") from error
+        raise ImageTooLargeError(f"Expected at most {MAX_PIXELS:,} pixels; send a smaller image.") from error
+    except Exception as error:  # decoders raise almost anything on hostile bytes; all of it means "not an image"
+        raise ImageError("Expected a JPEG, PNG or WebP image, got bytes that are none of these.") from error
     _check_header(image)
     return image
 
@@ -139,20 +139,20 @@ def _open(data: bytes) -> Image.Image:
 def _check_header(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise ImageTooLargeError(
-            f"Expected at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}; send a smaller picture."
+            f"Expected at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}; send a smaller image."
         )
     if image.format == "WEBP" and image.width * image.height > MAX_WEBP_PIXELS:
         raise ImageTooLargeError(
-            f"Expected at most {MAX_WEBP_PIXELS:,} pixels of a WebP picture, got {image.width} x {image.height}; "
+            f"Expected at most {MAX_WEBP_PIXELS:,} pixels of a WebP image, got {image.width} x {image.height}; "
             "send a smaller one, or a JPEG or PNG."
         )
     if image.mode in _DEEP_MODES:
-        raise ImageError(f"Expected 8 bits a channel, got a picture of mode {image.mode}; save it with 8 bits.")
+        raise ImageError(f"Expected 8 bits a channel, got an image of mode {image.mode}; save it with 8 bits.")
 
 
 def _damaged(error: Exception) -> ImageError:
-    """The one sentence for everything that goes wrong after the header."""
-    return ImageError(f"Expected a whole picture, got a damaged or truncated one ({type(error).__name__}).")
+    """The error for every failure after the header."""
+    return ImageError(f"Expected a whole image, got a damaged or truncated one ({type(error).__name__}).")
 
 
 def to_png(image: NDArray[np.uint8]) -> bytes:

@@ -1,11 +1,12 @@
-"""Packs and removals of one data folder, in every process and on every machine that shares the folder.
+"""Mutual exclusion of packs and removals of one data folder, across processes and machines that share the folder.
 
-A pack is opened and made under a shared lock of the folder, people are removed under the exclusive one. So no pack is
-made of people who are being removed. A removal waits for packs that are being made, but never for whoever trains on
-one: it overwrites the pack, and that reader sees zeros.
+Packs are opened and made under a shared lock of the folder, subjects are removed under the exclusive lock. So no pack
+is made of subjects who are being removed. A removal waits for packs that are being made, but not for readers that train
+on
+one: it overwrites the pack, and the reader sees zeros.
 
-So that readers can tell, a removal writes a new word into the locked file before it destroys anything. Whoever finds
-the word of the moment a pack was opened knows that all that was read from the pack until now was whole.
+So that readers can detect this, a removal writes a new token into the locked file before it destroys anything. A reader
+that finds the token of the time when it opened the pack knows that everything it has read so far was intact.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ REMOVALS = ".removals"
 
 @contextmanager
 def opening(folder: Path) -> Iterator[str]:
-    """Hold removals off while a pack is opened or made; gives the word of the last one.
+    """Block removals while a pack is opened or made; yields the token of the last removal.
 
     Raises:
         FacesError: the folder cannot be written.
@@ -39,7 +40,7 @@ def opening(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def removing(folder: Path) -> Iterator[None]:
-    """Wait for packs that are being opened or made, hold further ones off, and tell whoever reads one.
+    """Wait for packs that are being opened or made, block further ones, and write a new token for readers.
 
     Raises:
         FacesError: the folder cannot be written.
@@ -53,7 +54,7 @@ def removing(folder: Path) -> Iterator[None]:
 
 
 def last_removal(folder: Path) -> str | None:
-    """Word of the last removal that began; none where the file is gone."""
+    """Token of the last removal that began; None if the file is missing."""
     try:
         return (folder / REMOVALS).read_text(encoding="ascii")
     except FileNotFoundError:

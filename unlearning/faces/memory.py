@@ -1,4 +1,4 @@
-"""Memory that is free in the C library and not yet in the system."""
+"""Returning freed memory to the system."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import suppress
 
 
 def give_back_memory() -> None:
-    """Have the C library return what was freed; glibc keeps up to twice the largest array freed so far to itself.
+    """Make the C library return freed memory; glibc keeps up to twice the largest array freed so far.
 
-    Python's own objects come from elsewhere, so what it keeps would stand beside them.
+    Python's own objects use other memory, so what glibc keeps adds to them.
     """
     with suppress(AttributeError, OSError):  # other C libraries have no such call
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,12 +1,12 @@
-"""Packed faces: every picture decoded and resized once into one memory-mapped array.
+"""Packed faces: every image decoded and resized once into one memory-mapped array.
 
 A pack is a folder `packed-<key>` with `images.npy`, uint8 `(n, height, width, channels)`, `digests.npy`, uint8
-`(n, 32)` with the SHA-256 of each picture's pixels, and `pack.json`. The key is a digest of the table, of every image
+`(n, 32)` with the SHA-256 of each image's pixels, and `pack.json`. The key is a digest of the table, of every image
 file's content, of size, channels and decoder, so a changed folder is a miss and never a stale hit. Names, labels and
-people are not packed: they come from the table at every load.
+subjects are not packed but read from the table at every load.
 
-Packs hold people's pixels, so an erasure destroys them. It has to find them: a pack outside the data folder is noted in
-the folder (`.packed/elsewhere.txt`) before it is made.
+Packs contain subjects' pixels, so an erasure destroys them. A pack outside the data folder is recorded in the folder
+(`.packed/elsewhere.txt`) before it is made, so that an erasure finds it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import PIL
 
 from unlearning import files
 from unlearning.errors import FacesError, ImageError
-from unlearning.faces.dataset import SPLITS, Progress, check_folder, read_picture, read_rows
+from unlearning.faces.dataset import SPLITS, Progress, check_folder, read_image, read_rows
 from unlearning.faces.decoding import decode
 from unlearning.faces.exclusion import last_removal, opening
 from unlearning.faces.memory import give_back_memory
@@ -70,21 +70,21 @@ class Faces:
         return len(self.labels)
 
     def is_intact(self) -> bool:
-        """Whether all that was read from the images until now was whole: no removal began since they were opened."""
+        """Whether everything read from the images so far was intact: no removal began since they were opened."""
         return self.folder is None or last_removal(self.folder) == self.removal
 
     @property
     def subjects(self) -> np.ndarray:
-        """User ids `(n,)`; made at each call, so take `people` and `subject_of` where there are many faces."""
+        """User ids `(n,)`, computed at each call; `people` and `subject_of` are cheaper for many faces."""
         return np.array(self.people)[self.subject_of]
 
     @property
     def splits(self) -> np.ndarray:
-        """`(n,)` of train, validation, test; made at each call."""
+        """`(n,)` of train, validation, test, computed at each call."""
         return np.array(SPLITS)[self.split_of]
 
     def row_digests(self, rows: np.ndarray) -> np.ndarray:
-        """What some faces `(k,)` are, pixels and label: their SHA-256 and the label's position, uint8 `(k, 40)`."""
+        """Identity of some faces `(k,)`: SHA-256 of the pixels and position of the label, uint8 `(k, 40)`."""
         labels = self.labels[rows].astype("<i8").view(np.uint8).reshape(-1, 8)
         return np.concatenate([self._pixel_digests[rows], labels], axis=1)
 
@@ -107,7 +107,7 @@ class Faces:
         subjects: Collection[str] | None = None,
         without: Collection[str] | None = None,
     ) -> np.ndarray:
-        """Positions of the faces in `split`, of one of `subjects`, and of nobody in `without`; None does not select.
+        """Positions of the faces in `split`, of `subjects`, and not of `without`; None does not select.
 
         Returns:
             int64 `(k,)`, ascending.
@@ -134,7 +134,7 @@ class Faces:
         return np.array([person in wanted for person in self.people], dtype=bool)[self.subject_of]
 
     def train_subjects(self) -> tuple[str, ...]:
-        """User ids of the people with faces to train on, sorted."""
+        """User ids of the subjects with training images, sorted."""
         trained = np.zeros(len(self.people), dtype=bool)
         trained[self.subject_of[self.split_of == SPLITS.index("train")]] = True
         return tuple(self.people[person] for person in np.flatnonzero(trained))
@@ -151,9 +151,9 @@ def pack(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Faces:
-    """Faces of a data folder as arrays, decoded only if no pack of exactly this content is there.
+    """Faces of a data folder as arrays, decoded only if no pack of exactly this content exists.
 
-    Waits while people are removed from the folder; a removal that comes later destroys the pack (`Faces.is_intact`).
+    Waits while subjects are removed from the folder; a later removal destroys the pack (`Faces.is_intact`).
 
     Args:
         folder: The data folder; it gets the fast check first.
@@ -161,16 +161,16 @@ def pack(
         channels: 1 for grey, 3 for colour.
         cache: Where packs lie; None for `.packed` in the folder.
         classes: Names of the labels in the order of a model's outputs; None for those found, sorted. An erasure may
-            take the last picture of a class: pass a trained model's classes, or the labels shift under it.
-        verify: Whether a pack found is compared with its own SHA-256.
-        workers: Decoding threads; None for one a core, or as many processes for many pictures.
-        progress: Called with (pictures done, pictures in all).
+            remove the last image of a class, so pass a trained model's classes to keep its label positions.
+        verify: Whether an existing pack is compared with its own SHA-256.
+        workers: Decoding threads; None for one per core, or as many processes for many images.
+        progress: Called with (images done, images in all).
 
     Returns:
         Faces in the order of the table.
 
     Raises:
-        FacesError: the folder breaks a rule, a picture cannot be decoded, or a label is not among `classes`.
+        FacesError: the folder breaks a rule, an image cannot be decoded, or a label is not among `classes`.
     """
     if channels not in (1, 3) or min(size) < 1:
         raise FacesError(f"Expected size of at least (1, 1) and channels 1 or 3, got size={size}, channels={channels}.")
@@ -247,7 +247,7 @@ def folder_digest(folder: Path, *, workers: int | None = None) -> str:
 
 
 def find_packs(folder: Path) -> Iterator[Path]:
-    """Every pack made from a data folder, finished or not, wherever it lies."""
+    """All packs made from a data folder, finished or not, in the folder or elsewhere."""
     caches = [folder / PACKED]
     note = folder / PACKED / ELSEWHERE
     if note.exists():
@@ -270,7 +270,7 @@ def _file_digests(folder: Path, rows: Rows, workers: int | None) -> np.ndarray:
     """SHA-256 of every image file, uint8 `(n, 32)`."""
 
     def digests_of(span: range) -> bytes:
-        return b"".join(sha256(read_picture(folder, rows[index])).digest() for index in span)
+        return b"".join(sha256(read_image(folder, rows[index])).digest() for index in span)
 
     digests, done = np.empty((len(rows), 32), np.uint8), 0
     for found in map_spans(digests_of, len(rows), workers=workers):
@@ -293,8 +293,8 @@ def _load(place: Path, shape: tuple[int, ...], verify: bool) -> np.ndarray | Non
 
 
 def _face(folder: Path, row: Row, digest: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A row's picture, uint8 `shape[1:]`, once it is sure that it is the one the key was made from."""
-    data = read_picture(folder, row)
+    """A row's image, uint8 `shape[1:]`, after checking that the key was made from it."""
+    data = read_image(folder, row)
     if sha256(data).digest() != digest.tobytes():
         raise FacesError("The file changed while it was packed; try again.", row=row.line)
     try:
@@ -306,7 +306,7 @@ def _face(folder: Path, row: Row, digest: np.ndarray, shape: tuple[int, ...]) ->
 def _decoded(
     folder: Path, rows: Rows, digests: np.ndarray, shape: tuple[int, ...], workers: int | None
 ) -> Iterator[np.ndarray]:
-    """Every picture in order, in arrays of uint8 `(k, *shape[1:])`."""
+    """Every image in order, in arrays of uint8 `(k, *shape[1:])`."""
     n_cores = len(os.sched_getaffinity(0))
     if workers is not None or n_cores == 1 or len(rows) < MANY:
         yield from map_spans(
@@ -321,12 +321,12 @@ def _decoded(
 
 
 def _faces(folder: Path, rows: Sequence[Row], digests: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Some rows' pictures, uint8 `(k, *shape[1:])`."""
+    """Some rows' images, uint8 `(k, *shape[1:])`."""
     return np.stack([_face(folder, row, digest, shape) for row, digest in zip(rows, digests, strict=True)])
 
 
 def _build(decoded: Iterable[np.ndarray], place: Path, shape: tuple[int, ...], *, progress: Progress | None) -> None:
-    """Make a pack of the pictures `decoded` beside `place`, then move it there at once."""
+    """Make a pack of the images `decoded` beside `place`, then move it there at once."""
     with files.scratch(place.parent, UNFINISHED) as work:
         made = work / "pack"
         made.mkdir()
@@ -353,7 +353,7 @@ def _build(decoded: Iterable[np.ndarray], place: Path, shape: tuple[int, ...], *
 
 
 def _note(folder: Path, cache: Path) -> None:
-    """Make the cache, and note one outside the data folder where an erasure will look for it."""
+    """Make the cache, and record one outside the data folder so that an erasure finds it."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         place = cache.resolve()
@@ -376,9 +376,9 @@ def _note(folder: Path, cache: Path) -> None:
 
 
 def _digests_of(pixels: np.ndarray) -> np.ndarray:
-    """SHA-256 of each of some pictures, uint8 `(k, 32)`."""
+    """SHA-256 of each of some images, uint8 `(k, 32)`."""
     flat = pixels.reshape(len(pixels), -1)
-    return np.frombuffer(b"".join(sha256(picture.data).digest() for picture in flat), np.uint8).reshape(-1, 32)
+    return np.frombuffer(b"".join(sha256(image.data).digest() for image in flat), np.uint8).reshape(-1, 32)
 
 
 def _digest(path: Path) -> str:

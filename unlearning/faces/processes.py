@@ -1,4 +1,4 @@
-"""Many pictures at once, in processes: decoding small ones holds the lock of the interpreter, which threads share."""
+"""Parallel calls in processes, for small images, whose decoding holds the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _IDLE_SECONDS = 10  # then a process ends by itself, should this one be killed b
 
 
 def map_calls(function: Callable[..., Result], calls: Iterable[tuple[Any, ...]], *, workers: int) -> Iterator[Result]:
-    """Call `function` with one of `calls` after another, several at a time.
+    """Call `function` with each of `calls` in several processes.
 
     Args:
-        function: of a module, so that another process finds it.
+        function: at the top level of a module, so that another process can import it.
         calls: its arguments.
         workers: Processes.
 

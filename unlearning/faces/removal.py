@@ -1,17 +1,16 @@
-"""Destroying people's pictures: from the data folder, its table and every pack made from it.
+"""Destruction of subjects' images in the data folder, its table and every pack made from it.
 
-The order makes a removal that was killed at any point finishable by the same call, and never lets a half-removed person
-be trained on:
+The order of the steps allows the same call to finish a removal that was killed at any point, and prevents training on a
+partly removed subject:
 
-1. packs are destroyed, so that no ready-made copy is left to train on;
-2. files that no row names and that are equal to one of the images are destroyed: afterwards nothing would tell them;
-3. the people's image files are destroyed; from the first one on, the table names files that are missing, and every
-   check and every pack of the folder refuses it;
-4. the table is replaced by one without the people, and the old one destroyed: only now the folder is whole again.
+1. packs are destroyed, so that no copy is left to train on;
+2. files that no row names and that equal one of the images are destroyed, because they cannot be recognised afterwards;
+3. the subjects' image files are destroyed; from the first one on the table names missing files, and every check and
+   every pack of the folder refuses it;
+4. the table is replaced by one without the subjects, and the old one is destroyed. Now the folder is valid again.
 
-Until step 4 the table still lists what is to be destroyed, so the same call finds it again.
-
-What destroying a file means is in `unlearning.files`.
+Until step 4 the table lists what is to be destroyed, so the same call finds it again. `unlearning.files` defines what
+destroying a file means.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from unlearning.files import Reached
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What one call destroyed; a call that finishes a killed one counts only its own part.
+    """Counts of what one call destroyed; a call that finishes a killed one counts only its own part.
 
     Attributes:
-        n_images: Lines taken out of the table.
+        n_images: Lines removed from the table.
         n_bytes: Bytes of images and copies overwritten.
         n_packed: Packs destroyed.
         n_copies: Files destroyed that no row named and that were equal to an image byte for byte.
-        n_unnamed: Files left that no row names, whatever they hold: nobody looked into them.
+        n_unnamed: Files that no row names and that were left; their contents were not examined.
     """
 
     n_images: int
@@ -67,13 +66,13 @@ class Held:
 
 
 def find_held(folder: Path, user_ids: Collection[str]) -> dict[str, Held]:
-    """What a data folder holds of some subjects; it reads, and changes nothing.
+    """Files of some subjects in a data folder; changes nothing.
 
-    To be asked before `remove_subjects`: once an image is destroyed, its copies cannot be told from other files.
+    Call this before `remove_subjects`: once an image is destroyed, its copies cannot be recognised.
 
     Args:
         folder: The data folder. Its table must be readable; the rules between rows need not hold.
-        user_ids: The subjects. Unknown ones hold nothing.
+        user_ids: The subjects. Unknown ones have no files.
 
     Returns:
         Each user id's files, all in one search through the folder.
@@ -99,19 +98,19 @@ def remove_subjects(
 ) -> Removal:
     """Destroy all images of some subjects, byte-equal copies of them, and every pack of the folder.
 
-    Can be called again: after a kill it finishes, after success it does nothing but drop packs. It waits for packs that
-    are being made, not for those who read one: they see zeros, and `Faces.is_intact` tells them.
+    Can be called again: after a kill it finishes, after success it only destroys packs. It waits for packs that are
+    being made, not for readers of a pack: they see zeros, which `Faces.is_intact` detects.
 
     Args:
         folder: The data folder. Its table must be readable; the rules between rows need not hold.
-        user_ids: The people. Unknown ones are no error.
+        user_ids: The subjects. Unknown ones are no error.
         known: Names of images and copies that `find_held` gave before a call that was killed; those that no row names
             are destroyed, too. A copy that had been overwritten but not yet removed is not equal to its image any more,
             and an image that was out of sight during that call is not in the table any more.
         reached: Called with the name of each point passed, for logs and for tests that kill the process there.
 
     Raises:
-        FacesError: no readable table, or one of the people's files is not a plain file inside the folder.
+        FacesError: no readable table, or one of the subjects' files is not a plain file inside the folder.
     """
     _check_collection(user_ids)
     with removing(folder):
@@ -159,7 +158,7 @@ def _there(folder: Path, rows: Iterable[Row]) -> list[tuple[Row, os.stat_result]
 
 
 def _sweep(folder: Path, reached: Reached) -> None:
-    """Finish what a killed call left of tables: both temporary ones hold people's ids."""
+    """Destroy temporary tables that a killed call left; they contain user ids."""
     # The old one may be the table itself under a second name, if the call was killed between the link and the rename.
     files.destroy(folder / NEW_TABLE, folder / OLD_TABLE, keep_linked=True, reached=reached)
 

@@ -1,8 +1,8 @@
-"""Rows of the table, held in columns: a long table as Python objects would take more memory than its pictures need.
+"""Rows of the table, stored in columns: as Python objects a long table would need more memory than its images.
 
-A person, a label and a split stand in many rows, so each is kept once and rows hold its number, in as few bytes as do.
-Names stand one behind the other in long runs of bytes. That makes about a dozen bytes a row beside its name; a `Row` is
-made where one is asked for.
+Subjects, labels and splits occur in many rows, so each is stored once and rows hold its number in as few bytes as
+possible. Names are concatenated in long byte strings. A row takes about a dozen bytes beside its name; a `Row` object
+is made on access.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PIECE = 4096  # rows taken at a time
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture of the table; `line` is where it stands in metadata.csv (the header is line 1)."""
+    """One image of the table; `line` is its line in metadata.csv (the header is line 1)."""
 
     file_name: str
     user_id: str
@@ -53,9 +53,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Piece:
-    """What every row has of its own, of up to `_PIECE` rows: names, where each ends among them `(k,)`, lines `(k,)`.
+    """Names, their ends `(k,)` and lines `(k,)` of up to `_PIECE` rows.
 
-    A column that grew as rows came would be copied again and again, and each copy leaves a hole it does not fit into.
+    A single growing column would be copied repeatedly, and the copies would fragment memory.
     """
 
     names: bytes
@@ -64,7 +64,7 @@ class _Piece:
 
 
 class Rows(Sequence[Row]):
-    """A sequence of `Row` that never changes; equal to any other sequence of the same rows.
+    """An immutable sequence of `Row`; equal to any other sequence of the same rows.
 
     Attributes:
         user_ids, labels, splits: The fields of few different values.
@@ -134,7 +134,7 @@ def _compact(numbers: np.ndarray) -> np.ndarray:
 
 
 def repeated(keys: np.ndarray) -> np.ndarray:
-    """Bool `(n,)`: whether a key `(n,)` stands elsewhere too; takes one sorted copy where none does."""
+    """Bool `(n,)`: whether each of the keys `(n,)` occurs more than once; needs one sorted copy where none does."""
     ordered = np.sort(keys)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     return np.isin(keys, twice) if len(twice) else np.zeros(len(keys), dtype=bool)

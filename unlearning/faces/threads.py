@@ -1,4 +1,4 @@
-"""Many pictures at once, in threads: decoding and hashing let go of the interpreter's lock."""
+"""Parallel calls in threads, for decoding and hashing, which release the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from unlearning.faces.ahead import map_ahead
 
 Result = TypeVar("Result")
 
-_SPAN = 32  # pictures a task: one a task costs more in hand-overs between threads than the picture itself
+_SPAN = 32  # images a task: one a task costs more in hand-overs between threads than the image itself
 
 
 def map_spans(function: Callable[[range], Result], n: int, *, workers: int | None = None) -> Iterator[Result]:
-    """Call `function` on 0 … n − 1 in runs, several at a time.
+    """Call `function` on consecutive spans of 0 … n − 1 in several threads.
 
     Args:
-        function: Takes a run of indices.
+        function: Takes a span of indices.
         n: How many indices.
-        workers: Threads; None for one a core this process may use.
+        workers: Threads; None for one per core that this process may use.
 
     Yields:
         As `map_ahead`.

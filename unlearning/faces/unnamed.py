@@ -1,8 +1,8 @@
-"""Files of the data folder that no row of its table names: copies, earlier tables, whatever else was put there.
+"""Files of the data folder that no row of its table names: copies, earlier tables and other files.
 
-An erasure finds images by the table. What the table does not name it can know only by its bytes: a copy of an image
-that is equal to it byte for byte is found, whatever its name. Another encoding of the image, an archive it is in, and
-a text that mentions the subject are not.
+An erasure finds images by the table. Files that the table does not name are compared by content: a byte-equal copy of
+an image is found under any name. Another encoding of the image, an archive that contains it, and a text that mentions
+the subject are not found.
 
 The folder's own files are neither named nor unnamed: the table, the tables an erasure stages, and packs.
 """
@@ -47,11 +47,11 @@ class Unnamed:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search through a data folder found.
+    """Result of a search through a data folder.
 
     Attributes:
         copies: For each image that has copies their names, sorted.
-        known: Those of the files found earlier that are there and that no row names.
+        known: Those of the files found earlier that still exist and that no row names.
         n_unnamed: Files that no row names, copies included.
     """
 
@@ -63,7 +63,7 @@ class Found:
 def find_unnamed(folder: Path, rows: Rows) -> Iterator[Unnamed]:
     """Every file below the folder that none of the rows names and that is not the folder's own.
 
-    Links are not followed: one is a file like any other here, wherever it leads.
+    Links are not followed; a link counts as a file.
     """
     # Hashes, for a long table's names as strings would take more memory than all else. Two different names share one
     # of 64 bits, by which an unnamed file would stay unseen, once in some trillion folders.
@@ -84,7 +84,7 @@ def find_copies(folder: Path, rows: Rows, images: Sequence[tuple[str, int]], *, 
         folder: The data folder.
         rows: All rows of its table.
         images: Name and size in bytes of each image, all of them plain files that are there.
-        known: Names of images and copies found earlier, whatever they hold now.
+        known: Names of images and copies found earlier, whatever they contain now.
     """
     of_size: dict[int, list[str]] = defaultdict(list)
     for name, n_bytes in images:

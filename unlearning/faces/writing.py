@@ -1,7 +1,7 @@
-"""Writing a data folder: what the adapters share.
+"""Writing a data folder, for importers and generators.
 
-Images get opaque names, the beginning of the SHA-256 of their content: no person's id stands in a path. The table comes
-last and in one move, so that a folder with a table is a whole folder, and a killed writer can simply start again.
+Images get opaque names, the beginning of the SHA-256 of their content, so that no path contains a user id. The table is
+written last and in one step, so a folder with a table is complete, and a killed writer can start again.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ NEW_TABLE = ".metadata.csv.new"
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture on its way into a data folder.
+class NewImage:
+    """An image to be written into a data folder.
 
     Args:
         content: Bytes of a PNG, JPEG or WebP file.
         suffix: Ending of the file, with the dot.
         user_id, label, split: As in the table.
-        named_by: What the name is drawn from where it is not the content: an encoder's output may differ between
-            versions, the picture it was made from does not.
+        named_by: Bytes from which the name is derived instead of the content, where an encoder's output may differ
+            between versions.
     """
 
     content: bytes
@@ -44,14 +44,14 @@ class Picture:
     named_by: bytes | None = None
 
 
-def write_pictures(folder: Path, pictures: Iterable[Picture], *, total: int, progress: Progress | None = None) -> Rows:
-    """Write pictures and their table into a new data folder.
+def write_images(folder: Path, images: Iterable[NewImage], *, total: int, progress: Progress | None = None) -> Rows:
+    """Write images and their table into a new data folder.
 
     Args:
-        folder: Made if it is not there. Must not hold a table yet.
-        pictures: Taken one at a time, so that memory stays flat.
+        folder: Created if needed. Must not contain a table yet.
+        images: Taken one at a time, so that memory stays flat.
         total: How many there are, for `progress`.
-        progress: Called with (pictures done, total).
+        progress: Called with (images done, total).
 
     Returns:
         The rows written.
@@ -64,12 +64,12 @@ def write_pictures(folder: Path, pictures: Iterable[Picture], *, total: int, pro
     taken: dict[str, int] = {}
 
     def written() -> Iterator[Row]:
-        for done, picture in enumerate(pictures, start=1):
-            stem = sha256(picture.content if picture.named_by is None else picture.named_by).hexdigest()[:16]
+        for done, image in enumerate(images, start=1):
+            stem = sha256(image.content if image.named_by is None else image.named_by).hexdigest()[:16]
             copy = taken[stem] = taken.get(stem, 0) + 1
-            name = f"{IMAGES}/{stem}{'' if copy == 1 else f'-{copy}'}{picture.suffix}"
-            (folder / name).write_bytes(picture.content)
-            yield Row(name, picture.user_id, picture.label, picture.split, line=done + 1)
+            name = f"{IMAGES}/{stem}{'' if copy == 1 else f'-{copy}'}{image.suffix}"
+            (folder / name).write_bytes(image.content)
+            yield Row(name, image.user_id, image.label, image.split, line=done + 1)
             if progress is not None:
                 progress(done, total)
 
@@ -81,7 +81,7 @@ def write_pictures(folder: Path, pictures: Iterable[Picture], *, total: int, pro
 
 
 def refuse_existing(folder: Path) -> None:
-    """Keep a data folder from being written over: people may have been erased from it since.
+    """Refuse to write over a data folder, from which subjects may have been erased since.
 
     Raises:
         FacesError: the folder holds a table.
@@ -101,10 +101,10 @@ def stage_table(folder: Path, rows: Iterable[Row]) -> None:
 
 
 def split_people(n_people: int, *, seed: int) -> np.ndarray:
-    """Splits by person: four fifths train, a tenth validation, a tenth test, drawn at random.
+    """Random splits by subject: four fifths train, a tenth validation, a tenth test.
 
     Returns:
-        `(n_people,)` array of split names. Validation and test have at least one person each from three people on.
+        `(n_people,)` array of split names. Validation and test have at least one subject each from three subjects on.
     """
     n_held = max(1, round(0.1 * n_people)) if n_people >= 3 else 0
     splits = np.full(n_people, "train", dtype="<U10")

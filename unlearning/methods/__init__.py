@@ -1,10 +1,10 @@
-"""Unlearning methods: a trained model, a forget set and a retain set in; a model that should have forgotten out.
+"""Unlearning methods: functions from a trained model, a forget set and a retain set to an unlearned model.
 
 A method is a function `(model, forget, retain, *, settings, seed, device) -> model`, one file each. `METHODS` lists
 them and `unlearn` runs one with its cost counted. Adding a method is a file and a line in `unlearning.registry`; the
 contract tests find it.
 
-The names below are imported when they are first asked for: the registry imports this package's modules.
+The names below are imported on first use, because the registry imports this package's modules.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Amnesiacs: reset the two layers that retraining changes most, then learn again from the original and from the labels.
+"""Amnesiacs: reset the two layers that retraining changes most, then train on the original's answers and on the labels.
 
 Sixth place of the NeurIPS 2023 machine unlearning challenge. The first convolution and the classifier, whose
 weights differed most between original and retrained models, are drawn anew. A first phase distils the original's
@@ -8,8 +8,8 @@ original's soft answers, and the same KL, under a falling rate.
 Cost: `distil_epochs` + `epochs` passes through student (backward) and original (forward); the forget set is not
 read. Defaults: the team's (3 epochs at 9e-4, 3 epochs at 1e-3 cosine, T 5). The team distilled on a validation set;
 a method here has none, so the retain set takes its place. Interpretations: soft answers at T = 1, equal weights,
-the cosine per step. Known failure: middle layers keep what they knew, and the original as teacher hands back some
-of what was to be forgotten.
+the cosine per step. Known failure: the middle layers keep what they learned, and the original as teacher returns
+some of what was to be forgotten.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def amnesiacs(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with first convolution and classifier learned anew on `retain`; `forget` is not read.
+    """Returns the model with first convolution and classifier learned anew on `retain`; `forget` is not read.
 
     Raises:
         MethodError: the network has no convolution.

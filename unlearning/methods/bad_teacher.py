@@ -2,8 +2,8 @@
 
 Chundawat et al., "Can Bad Teaching Induce Forgetting?", arXiv 2205.08096, §4. The student minimises the divergence
 from a mixture of two teachers: the original for retain examples, a randomly initialised network for forget
-examples. What the student takes over about the person is the noise of one untrained network, not ignorance in the
-mean.
+examples. The student learns the noise of one untrained network about the subject, not the average answer of
+models trained without the subject.
 
 Cost: per epoch both sets forward through both teachers and the student, backward through the student. Defaults: the
 authors' (T 1, one epoch of Adam at 1e-4 on 30 % of the retain set). No labels are read.
@@ -45,7 +45,7 @@ def bad_teacher(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the student of two teachers."""
+    """Returns the student of two teachers."""
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)

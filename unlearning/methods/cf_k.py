@@ -2,7 +2,7 @@
 
 Goel et al., "Towards Adversarial Evaluations for Inexact Machine Unlearning", arXiv 2201.06640: *catastrophically
 forgetting* (CF-k) goes on training the last k blocks, *exact unlearning* (EU-k) draws them anew first. The frozen
-front keeps all it ever learned, and that is the known failure: people memorised in early layers stay.
+front keeps all it learned. Known failure: subjects memorised in early layers stay memorised.
 
 Blocks are read from the graph (`unlearning.procedures.modules`); the classifier is trained along and not counted.
 Frozen blocks keep their batch statistics.
@@ -45,7 +45,7 @@ def cf_k(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with its last k blocks trained further on `retain`; `forget` is not read."""
+    """Returns the model with its last k blocks trained further on `retain`; `forget` is not read."""
     return _train_last(model, retain, settings, seed, device, anew=False)
 
 
@@ -58,12 +58,12 @@ def eu_k(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with its last k blocks drawn anew and trained on `retain`; `forget` is not read."""
+    """Returns the model with its last k blocks drawn anew and trained on `retain`; `forget` is not read."""
     return _train_last(model, retain, settings, seed, device, anew=True)
 
 
 def last_modules(model: nn.Module, k: int) -> tuple[str, ...]:
-    """Gives the names of the modules with parameters in the last k blocks and the classifier's part.
+    """Returns the names of the modules with parameters in the last k blocks and the classifier's part.
 
     Raises:
         MethodError: the network has fewer blocks.

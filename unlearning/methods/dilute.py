@@ -7,8 +7,8 @@ forgotten, the same for thin and thick layers. The repair is one cycle of a high
 matched confidence.
 
 Cost: `epochs` passes over the retain set and the finishing touches; the forget set is not read. Defaults: found on
-the AT&T faces with people who are not reported on. Known failure: one a for everybody. People whom retrained models
-judge quite differently need more of it than utility allows.
+the AT&T faces with subjects that are not reported on. Known failure: one a for all subjects. Subjects on whom
+retrained models differ much need more noise than utility allows.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def dilute(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with its weights diluted, repaired on `retain`; `forget` is not read."""
+    """Returns the model with its weights diluted, repaired on `retain`; `forget` is not read."""
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
         add_noise(student, settings.noise_share, feed)

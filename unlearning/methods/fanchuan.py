@@ -1,5 +1,4 @@
-"""Fanchuan: push the forget set's answers to uniform, then pull its logits apart from the retain set's, again and
-again.
+"""Fanchuan: push the answers on the forget set to uniform, then separate its logits from the retain set's in rounds.
 
 First place of the NeurIPS 2023 machine unlearning challenge. Phase one passes once over the forget set and
 minimises KL(uniform ‖ softmax z). Phase two has rounds of two halves: the forget half pairs each forget batch with
@@ -60,7 +59,7 @@ def fanchuan(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model made uncertain on `forget`, contrasted with and repaired on `retain`."""
+    """Returns the model made uncertain on `forget`, contrasted with and repaired on `retain`."""
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
@@ -91,14 +90,14 @@ def unlearn_to_uniform(
 
 
 def divergence_from_uniform(logits: Tensor) -> Tensor:
-    """Gives KL(uniform ‖ softmax z) in nats, averaged over the batch, of logits `(b, n_classes)`."""
+    """Returns KL(uniform ‖ softmax z) in nats, averaged over the batch, of logits `(b, n_classes)`."""
     n_classes = logits.shape[1]
     uniform = torch.full_like(logits, 1.0 / n_classes)
     return kl_div(log_softmax(logits, dim=1), uniform, reduction="batchmean")
 
 
 def contrast(forgotten: Tensor, retained: Tensor, temperature: float) -> Tensor:
-    """Gives the mean of −log softmax(z_f · z_rᵀ / t) over all pairs.
+    """Returns the mean of −log softmax(z_f · z_rᵀ / t) over all pairs.
 
     Args:
         forgotten: logits `(b_f, n_classes)` with gradient.

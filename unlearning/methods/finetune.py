@@ -1,8 +1,7 @@
-"""Fine-tuning: go on training on the retain set and trust the forget set to fade.
+"""Fine-tuning: continue training on the retain set.
 
-The weakest honest baseline, and the last part of most methods of the competition. What is not contradicted by the
-retain set stays, so memorised people remain visible at gentle learning rates; large ones forget more and cost
-accuracy.
+The simplest baseline, and the last part of most methods of the competition. What the retain set does not contradict
+stays, so memorised subjects remain detectable at small learning rates; large ones forget more and cost accuracy.
 
 Cost: `epochs` passes over the retain set. Defaults: the official scoring code's
 (google-deepmind/unlearning_evaluation), one epoch of SGD at 1e-3; Unlearn-Sparse (arXiv 2304.04934) uses ten at
@@ -36,7 +35,7 @@ def finetune(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model trained further on `retain`; `forget` is not read."""
+    """Returns the model trained further on `retain`; `forget` is not read."""
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
         fit(student, retain, feed, settings)

@@ -1,10 +1,9 @@
-"""Forget: again and again draw a few random layers anew and match the original's logits on the retain set.
+"""Forget: in cycles, re-initialise a few random layers and match the original's logits on the retain set.
 
 Eighth place of the NeurIPS 2023 machine unlearning challenge, by the team of that name; the forget set is never
 read. In each cycle six layers are picked at random, with replacement, never the classifier or a shortcut, and
 re-initialised. Then the student matches the original's logits on retain images with a little Gaussian noise on the
-input, by mean squared error: what the original knew of the retain set returns, what it knew of others has no way
-back.
+input, by mean squared error, so that what the original learned of the retain set returns, and of others does not.
 
 Cost: per cycle its epochs, through student (backward) and original (forward). Defaults: the team's (cycles of 1, 2
 and 2 epochs, 6 layers, σ 0.01, 1e-3 cosine). Interpretations: layers are convolutions, linear layers and
@@ -58,7 +57,7 @@ def forget_cycles(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model after all cycles; `forget` is not read."""
+    """Returns the model after all cycles; `forget` is not read."""
     with feeding(settings, seed, device) as feed:
         original = model.to(feed.device).eval()
         student = feed.student(model)

@@ -1,8 +1,8 @@
-"""Gradient ascent: climb the cross-entropy of the forget set.
+"""Gradient ascent on the cross-entropy of the forget set.
 
 The oldest idea (Golatkar et al., arXiv 1911.04933, call it "negative gradient"). It overshoots: the forget set's
-margins do not move to where a model that never met the people has them but far below, which an audit sees at once,
-and with nothing holding the retain set accuracy falls with them.
+margins move far below those of retrained models, which an audit detects at once, and accuracy falls with them because
+nothing holds the retain set.
 
 Cost: `epochs` passes over the forget set, the cheapest of all. Default rate from the range 1e-4 … 1e-3 that
 comparisons use (Unlearn-Sparse, arXiv 2304.04934: 5 epochs).
@@ -36,7 +36,7 @@ def gradient_ascent(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model driven up the loss of `forget`; `retain` is not read."""
+    """Returns the model driven up the loss of `forget`; `retain` is not read."""
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)

@@ -1,15 +1,15 @@
 """Kookmin, "MSG": re-draw the convolution weights that forgetting would move least, then repair on the retain set.
 
 Second place of the NeurIPS 2023 machine unlearning challenge. The gradient of cross-entropy on a random part of the
-retain set and of its negative on the forget set are summed. Weights in which both agree that nothing need change,
-those with the smallest absolute gradient, are drawn anew in every convolution (He normal, fan-out); the rest carry
-on with slowed gradients, while the whole network is repaired on the retain set under a rate that rises and falls.
+retain set and of its negative on the forget set are summed. In every convolution the weights with the
+smallest absolute gradient are drawn anew (He normal, fan-out); the others keep their values and get scaled-down
+gradients, while the whole network is repaired on the retain set under a rate that rises and falls.
 
 Cost: two passes over ‖S‖ examples for the gradients, then one pass over the retain set per multiplier. Defaults:
 the team's (30 %, 1e-3, weight decay 5e-4, kept gradients × 0.1, multipliers 1/3 … 1 … 1/3; batch 64, SGD with
 momentum 0.9). Interpretations: the gradients are taken in float32 and eval mode, so that the forget set leaves no
-trace in batch statistics. Known failure: few re-drawn weights hardly change the margin of a person who looks like
-others who stay.
+trace in batch statistics. Known failure: few re-drawn weights hardly change the margins of a subject who looks like
+subjects of the retain set.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ def kookmin(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with the least concerned convolution weights re-drawn, repaired on `retain`."""
+    """Returns the model with the convolution weights of smallest gradient re-drawn, repaired on `retain`."""
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
@@ -75,7 +75,7 @@ def agreement_gradients(
     settings: KookminSettings,
     feed: Feed,
 ) -> dict[str, Tensor]:
-    """Gives the gradient of CE on ‖S‖ random retain examples minus that of CE on S, by kernel name, in float32."""
+    """Returns the gradient of CE on ‖S‖ random retain examples minus that of CE on S, by kernel name, in float32."""
     chosen = torch.randperm(len(retain), generator=feed.generator, device=feed.device)[: len(forget)]
     fresh = retain.to(feed.device).subset(chosen.cpu())
     student.eval()

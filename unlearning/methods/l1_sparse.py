@@ -1,12 +1,12 @@
-"""L1-sparse: fine-tune under a penalty that drives weights to zero and fades away.
+"""L1-sparse: fine-tune under an L1 penalty that decreases to zero.
 
 Jia et al., "Model Sparsity Can Simplify Machine Unlearning" (Unlearn-Sparse), arXiv 2304.04934, §4: the loss is CE
 + α(t) ‖θ‖₁ on the retain set, with α falling linearly from its start to zero over the run, so that the last epochs
-repair what the first have thinned out.
+repair the sparse network.
 
 Cost: `epochs` passes over the retain set; the forget set is not read. Defaults: the authors' (α 3e-4, 0.01, 10
-epochs). Interpretation: α falls per step. Known failure: fine-tuning's, less so the larger α and the poorer the
-accuracy.
+epochs). Interpretation: α falls per step. Known failure: that of fine-tuning; a larger α forgets more
+and costs accuracy.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ def l1_sparse(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model fine-tuned on `retain` under a fading L1 penalty; `forget` is not read."""
+    """Returns the model fine-tuned on `retain` under a fading L1 penalty; `forget` is not read."""
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
         optimiser = sgd(student, settings)
@@ -58,5 +58,5 @@ def l1_sparse(
 
 
 def fading(alpha: float, step: int, total: int) -> float:
-    """Gives the penalty's weight at `step` of [0, total): falls linearly from `alpha` to 0 after the last."""
+    """Returns the penalty's weight at `step` of [0, total): falls linearly from `alpha` to 0 after the last."""
     return alpha * (1.0 - step / total)

@@ -1,8 +1,8 @@
 """NegGrad+: descend on the retain set and climb on the forget set at the same time.
 
 One loss, α CE_retain − (1 − α) CE_forget, on a retain batch and a forget batch a step (Kurmanji et al., arXiv
-2302.09880, §4). The retain term holds accuracy; the forget term has no floor, so a person ends where the two happen
-to balance.
+2302.09880, §4). The retain term holds accuracy; the forget term has no lower bound, so margins on the forget set end
+where the two terms balance.
 
 Cost: `epochs` passes over the retain set, and a forget batch with every retain batch. Defaults: α 0.95, 0.01, 5
 epochs (5 to 10 are used).
@@ -41,7 +41,7 @@ def neggrad_plus(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model trained down on `retain` and up on `forget`."""
+    """Returns the model trained down on `retain` and up on `forget`."""
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)

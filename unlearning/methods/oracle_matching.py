@@ -1,33 +1,31 @@
 """Oracle matching: mix the filters and repair, then fit the last layer to answer on the forget set as an oracle does.
 
-Ours, after an idea of Georgiev et al. (arXiv 2410.23232): what an unlearned model should say of the forgotten is what
-models say that never saw them. Such *oracles* are trained ahead without the block of people, a bank of its own beside
-the reference bank that judges, and leave only their margins of the block's images. A run
+Ours, after an idea of Georgiev et al. (arXiv 2410.23232): an unlearned model should answer on the forget set like
+models trained without it. Such *oracles* are trained in advance without the block of subjects. Only their margins of
+the block's images are kept, in a bank separate from the reference bank. A run
 
-1. is `remix` with a short repair, so that what is known of single people is loosened everywhere and not only on the
-   images at hand;
-2. takes one oracle's margins t as its target, another one for every seed until all have been taken;
-3. fits the last layer, W and b, to the retained images, where loosening cost accuracy, and to the target:
+1. applies `remix` with a short repair, which forgets single subjects in general and not only on the given images;
+2. takes one oracle's margins t as its target, a different oracle for every seed until all have been used;
+3. fits the last layer, W and b, to retained images, which restores accuracy, and to the target:
 
        min over W, b:   mean cross-entropy on retained images + hold · mean (m − t)² on the forget set + decay · ‖W‖²
 
-   with m the margins. Images pass the network once; what comes before the last layer stays, so that the fit itself
-   costs next to nothing (`unlearning.procedures.last_layer`).
+   where m are the margins. Images pass the network once; the layers before the last one do not change, so the fit is
+   cheap (`unlearning.procedures.last_layer`).
 
-Runs so spread as oracles do, image by image and over images together, and their mean is the oracles'. With N runs and N
-oracles the margins on the forget set are those of N models that never saw it, up to what the fit leaves; with fewer
-oracles than runs targets repeat, and the audit sees it.
+Runs therefore vary as oracles do, on each image and jointly over images, and have the oracles' mean. With N runs and N
+oracles the margins on the forget set are those of N models trained without it, up to the error of the fit. With fewer
+oracles than runs the targets repeat, which the audit detects.
 
-What it reads: the model, both sets, the oracles' margins of the forget set. Never the reference bank: the oracles'
-seeds and folder are others, and methods open no file.
+What it reads: the model, both sets, and the oracles' margins of the forget set. It never reads the reference bank: the
+oracles have other seeds and another folder, and methods open no file.
 
-Cost: a part of a pass over the retain set, settling on 128 images of it, and a forward pass over 2,048 of them at most
-and the forget set. The oracles' trainings are not in it: they are paid ahead, once for all erasures of the block.
-Defaults: found on the AT&T faces with people who are not reported on. Known failures: matched are the images that were
-learned from; what the model says of other pictures of the person moves along only in part, and more of the person is
-left there (docs/methods.md has figures). A last layer can be told about as many images apart as it has inputs; of a
-larger forget set it learns the oracles' tendency, not their every answer. Oracles cost as many trainings as there are
-of them, so it pays where the audit's bank, which costs the same, is built ahead anyway.
+Cost: a part of a pass over the retain set, settling on 128 images of it, and a forward pass over at most 2,048 of them
+and the forget set. Training the oracles is not counted: it is done in advance, once for all erasures of a block.
+Defaults: found on the AT&T faces with subjects that are not reported on. Known failures: only the images that were
+trained on are matched; the answers on other images of the subject follow only in part (docs/methods.md has figures). A
+last layer can match as many images as it has inputs; of a larger forget set it learns the oracles' tendency only. Each
+oracle costs one training, so the method pays where the audit's bank, which costs the same, is built in advance anyway.
 """
 
 import dataclasses
@@ -56,7 +54,7 @@ class OracleMatchingSettings(Settings):
         mixed_share, epochs, learning_rate: of the first part, see `RemixSettings`.
         n_fitted: retained images, drawn for the run, that the last layer is fitted to at most.
         n_iterations: of the fit, at most; one that ends early stays nearer to the layer it began with.
-        hold, decay: weights in the fit of the forget set's margins, and of the last layer's size.
+        hold, decay: weights in the fit of the forget set's margins, and of the last layer's norm.
         n_oracles: oracles to train ahead, and to take targets from.
     """
 
@@ -90,10 +88,10 @@ def oracle_matching(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model loosened and repaired on `retain`, its margins on `forget` where one of the oracles has them.
+    """Returns the model mixed and repaired on `retain`, with one oracle's margins on `forget`.
 
     Raises:
-        MethodError: nothing of oracles came with the forget set; the logits are not those of a linear layer.
+        MethodError: the forget set has no oracle margins, or the last layer is not linear.
     """
     forget = needed(forget)
     targets = oracle_margins(forget)[: settings.n_oracles]

@@ -1,9 +1,8 @@
-"""Random label: tell the network something arbitrary about the forget set, and the truth about the rest.
+"""Random label: train on random labels for the forget set and on the true labels of the retain set.
 
 Every forget example gets one label drawn uniformly over all classes, the right one among them, and both sets are
-trained together (Golatkar et al., arXiv 1911.04933; Graves et al., arXiv 2010.10981). It forgets by teaching a
-falsehood: with few classes the person is pushed to even odds, which is not what a model that never met the person
-says.
+trained together (Golatkar et al., arXiv 1911.04933; Graves et al., arXiv 2010.10981). With few
+classes this pushes the answers on the forget set to even odds, which is not how a model trained without it answers.
 
 Cost: `epochs` passes over both sets. Defaults: 10 epochs at 0.01 (Unlearn-Sparse, arXiv 2304.04934).
 """
@@ -35,7 +34,7 @@ def random_label(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model trained on `retain` and on `forget` with labels drawn at random."""
+    """Returns the model trained on `retain` and on `forget` with labels drawn at random."""
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
@@ -44,6 +43,6 @@ def random_label(
 
 
 def relabel(forget: Examples, n_classes: int, feed: Feed) -> Examples:
-    """Gives the forget set with each label drawn uniformly from [0, n_classes)."""
+    """Returns the forget set with each label drawn uniformly from [0, n_classes)."""
     labels = torch.randint(n_classes, (len(forget),), generator=feed.generator, device=feed.device)
     return Examples(forget.images.to(feed.device), labels)

@@ -1,9 +1,9 @@
-"""Random mask: forget half of every parameter at random, then repair with Adam on the retain set.
+"""Random mask: set half of every parameter to zero at random, then repair with Adam on the retain set.
 
-Of a family of entries that came ninth in the NeurIPS 2023 machine unlearning challenge. Nothing of the choice
-depends on the forget set; what a person left is spread over all weights and half of it is gone, and which half
-differs from run to run, so results spread as those of independent trainings do. Norms are spared, or activations
-would collapse.
+Of a family of entries that came ninth in the NeurIPS 2023 machine unlearning challenge. The choice
+does not depend on the forget set. What was learned of a subject is spread over all weights, and half of it is lost;
+which half differs between runs, so results vary like those of independent trainings. Norms are excluded, because
+activations would collapse.
 
 Cost: `epochs` passes over the retain set; the forget set is not read. Defaults: the entry's (50 %, 5 epochs of Adam
 at 1e-4, weight decay 1e-4, cosine). Interpretations: exactly half of each tensor, biases included; the cosine falls
@@ -45,7 +45,7 @@ def random_mask(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with a random share of its parameters zeroed, repaired on `retain`; `forget` is not read."""
+    """Returns the model with a random share of its parameters zeroed, repaired on `retain`; `forget` is not read."""
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
         zero_random(student, settings.masked_share, feed)

@@ -1,19 +1,19 @@
-"""Remix: turn every filter towards a random mixture of its own layer's filters, then bring the network back.
+"""Remix: turn every filter towards a random mixture of its own layer's filters, then repair the network.
 
-Ours; a second thought on `dilute`. White noise in a kernel is mostly noise at frequencies no filter looks at: it costs
-accuracy and forgets little. Here the noise of a layer is drawn from what the layer has learned to look at. Its weights
+Ours; a variant of `dilute`. White noise in a kernel is mostly at frequencies that no filter uses: it costs accuracy and
+forgets little. Here the noise of a layer consists of the layer's own filters. Its weights
 W, one row a unit `(n_out, fan_in)`, become
 
     √(1 − a²) W + a · ‖W‖ / ‖RW‖ · RW,     R ~ N(0, 1) `(n_out, n_out)`
 
-so the layer goes on looking at the same patterns, but each unit at another mixture of them; its size stays, and a is
-the one number that says how much is forgotten. What a network knows of single people sits in how particular mixtures
-are put together, layer upon layer, and every run puts them together anew. The repair is one cycle of a high rate,
+so the layer uses the same patterns, but each unit another mixture of them. Its norm stays, and a alone determines how
+much is forgotten. What a network learned of single subjects is in the particular mixtures, layer upon layer, and every
+run draws them anew. The repair is one cycle of a high rate,
 settled batch norms and matched confidence.
 
 Cost: `epochs` passes over the retain set and the finishing touches; the forget set is not read. Defaults: found on
-the AT&T faces with people who are not reported on. Known failure: all runs start from one original, whose quirks they
-share in so far as a is below 1; and with a near 1 one or two passes do not bring accuracy back.
+the AT&T faces with subjects that are not reported on. Known failure: all runs start from one original and share its
+peculiarities as far as a is below 1; with a near 1 one or two passes do not restore accuracy.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ def remix(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with its filters mixed, repaired on `retain`; `forget` is not read."""
+    """Returns the model with its filters mixed, repaired on `retain`; `forget` is not read."""
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
         mix_filters(student, settings.mixed_share, feed)

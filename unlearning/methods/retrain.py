@@ -1,9 +1,9 @@
 """Exact retraining: a new model by the original's recipe from the retain set alone.
 
-The definition of forgetting rather than an approximation to it: nothing of the forget set can be left, because the
-model never met it. Every ladder ends here.
+The definition of forgetting rather than an approximation: nothing of the forget set can remain, because the model is
+trained without it. Every ladder ends with it.
 
-Cost: the whole of the recipe, by which all other costs are measured. Hyper-parameters: the recipe's. The original's
+Cost: that of the recipe, relative to which all other costs are given. Hyper-parameters: the recipe's. The original's
 weights are not read; only its number of classes is.
 """
 
@@ -21,7 +21,7 @@ from unlearning.training import Examples, train
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetrainSettings(Settings):
-    """Nothing to choose: the recipe says all."""
+    """No settings but the recipe."""
 
 
 def retrain(
@@ -33,7 +33,7 @@ def retrain(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives a fresh model trained on `retain` only.
+    """Returns a fresh model trained on `retain` only.
 
     Raises:
         MethodError: no recipe in the settings.

@@ -45,7 +45,7 @@ def salun(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model trained on `retain` and a relabelled `forget` in its salient weights only."""
+    """Returns the model trained on `retain` and a relabelled `forget` in its salient weights only."""
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
@@ -61,7 +61,7 @@ def salun(
 
 
 def saliency(student: nn.Module, forget: Examples, settings: SalUnSettings, feed: Feed) -> dict[str, Tensor]:
-    """Gives |∇(−CE)| summed over the forget set, by parameter name."""
+    """Returns |∇(−CE)| summed over the forget set, by parameter name."""
     student.eval()
     student.zero_grad(set_to_none=True)
     for inputs, labels in feed.batches(forget, settings.batch_size):
@@ -75,6 +75,6 @@ def saliency(student: nn.Module, forget: Examples, settings: SalUnSettings, feed
 
 @torch.no_grad()
 def put_back(student: nn.Module, frozen: dict[str, Tensor], masks: dict[str, Tensor]) -> None:
-    """Gives every weight outside its mask the value it had."""
+    """Returns every weight outside its mask the value it had."""
     for name, parameter in student.named_parameters():
         parameter.copy_(torch.where(masks[name], parameter, frozen[name]))

@@ -1,16 +1,15 @@
-"""SCRUB: a student that obeys its teacher on the retain set and contradicts it on the forget set; with rewinding,
-SCRUB+R.
+"""SCRUB: a student that follows its teacher on the retain set and moves away from it on the forget set; and SCRUB+R.
 
 Kurmanji et al., "Towards Unbounded Machine Unlearning", arXiv 2302.09880, §3. The teacher is the original model and
 never changes. In each of the first `max_epochs` epochs a pass over the forget set climbs KL(teacher ‖ student);
 every epoch has a pass over the retain set that descends γ CE + α KL(teacher ‖ student). *Rewinding* keeps a
-checkpoint after every epoch and returns the one whose error on the forget set is nearest to the error on people the
-model never met.
+checkpoint after every epoch and returns the one whose error on the forget set is nearest to the error on held-out
+subjects.
 
 Cost: `epochs` passes over the retain set (teacher and student), `max_epochs` over the forget set; +R one forward
 pass over the forget set per epoch more. Defaults: the authors' (γ 1, α 0.5, T 4, 3 of 5 epochs climb, 5e-4). The
 authors take the error to rewind to from a validation set; a method here has none, so it is a setting: one minus the
-test accuracy of retrained models. Known failure: climbs too far on people who resemble those who stay.
+test accuracy of retrained models. Known failure: moves too far on subjects who resemble those of the retain set.
 """
 
 import copy
@@ -49,7 +48,7 @@ class ScrubRSettings(ScrubSettings):
     """The authors' values, and where to rewind to.
 
     Attributes:
-        unseen_error: share of wrong answers that retrained models give on people they never met.
+        unseen_error: share of wrong answers of retrained models on held-out subjects.
     """
 
     unseen_error: float = ranged(0.1, 0.0, 1.0)
@@ -64,7 +63,7 @@ def scrub(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the student after the last epoch."""
+    """Returns the student after the last epoch."""
     with feeding(settings, seed, device) as feed:
         return _epochs(model, needed(forget), retain, settings, feed)[-1]
 
@@ -78,7 +77,7 @@ def scrub_r(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the student of the epoch whose error on `forget` is nearest to `unseen_error`, the latest of equals."""
+    """Returns the student of the epoch whose error on `forget` is nearest to `unseen_error`, the latest of equals."""
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         students = _epochs(model, forget, retain, settings, feed, keep_all=True)
@@ -88,7 +87,7 @@ def scrub_r(
 
 
 def error(student: nn.Module, examples: Examples, feed: Feed) -> float:
-    """Gives the share of wrong answers on examples as they are, in eval mode."""
+    """Returns the share of wrong answers on examples as they are, in eval mode."""
     plain = dataclasses.replace(feed, augment=type(feed.augment)())
     student.eval()
     wrong = sum(
@@ -101,7 +100,7 @@ def error(student: nn.Module, examples: Examples, feed: Feed) -> float:
 def _epochs(
     model: nn.Module, forget: Examples, retain: Examples, settings: ScrubSettings, feed: Feed, *, keep_all: bool = False
 ) -> list[nn.Module]:
-    """Gives the student after the last epoch, or after every epoch."""
+    """Returns the student after the last epoch, or after every epoch."""
     teacher = model.to(feed.device).eval()
     student = feed.student(model)
     optimiser = sgd(student, settings)  # the student's parameters only: a moving teacher teaches nothing

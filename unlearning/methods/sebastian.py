@@ -1,4 +1,4 @@
-"""Sebastian, "PRMQ": prune almost everything, draw it anew, repair, and keep the answers as certain as they were.
+"""Sebastian, "PRMQ": prune almost all weights, draw them anew, and repair with the entropy of the answers matched.
 
 Fourth place of the NeurIPS 2023 machine unlearning challenge: *prune, re-initialise, match, quantise*. The 99 % of
 all convolution and linear weights with the smallest magnitude, over the network as a whole, are drawn anew from
@@ -55,7 +55,7 @@ def sebastian(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with its smallest weights drawn anew, repaired on `retain`; `forget` is not read."""
+    """Returns the model with its smallest weights drawn anew, repaired on `retain`; `forget` is not read."""
     with feeding(settings, seed, device) as feed:
         original = model.to(feed.device).eval()
         student = feed.student(model)
@@ -83,7 +83,7 @@ def redraw_uniform(weight: Tensor, mask: Tensor, feed: Feed) -> None:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Gives the entropy in nats `(b,)` of softmax over logits `(b, n_classes)`."""
+    """Returns the entropy in nats `(b,)` of softmax over logits `(b, n_classes)`."""
     log_p = log_softmax(logits, dim=1)
     return -(log_p.exp() * log_p).sum(dim=1)
 

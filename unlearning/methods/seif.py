@@ -1,8 +1,8 @@
 """Seif: blur the convolutions with Gaussian noise, then repair on the retain set under falling rates.
 
-Third place of the NeurIPS 2023 machine unlearning challenge. The noise is large enough to wipe out what single
-people left behind and breaks the network; a few epochs of class-weighted cross-entropy bring it back, each run to
-another place. A little noise near the end widens the spread of the results once more.
+Third place of the NeurIPS 2023 machine unlearning challenge. The noise is large enough to remove what was
+learned of single subjects, and it breaks the network; a few epochs of class-weighted cross-entropy repair it, each run
+differently. A little noise near the end increases the variation between runs.
 
 Cost: `epochs` passes over the retain set; the forget set is not read. Defaults: the team's (σ = 0.6, 4 epochs at
 7e-4, weight decay 5e-4, cosine, σ = 0.005 after epoch index epochs − 2). The team's text says convolution layers
@@ -52,7 +52,7 @@ def seif(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with noise on its convolutions, repaired on `retain`; `forget` is not read."""
+    """Returns the model with noise on its convolutions, repaired on `retain`; `forget` is not read."""
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
         kernels = list(convolution_weights(student).values())

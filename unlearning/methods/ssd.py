@@ -27,7 +27,7 @@ class SSDSettings(ApproximateSettings):
 
     Attributes:
         alpha: how much more a weight must matter to the forget set to be dampened.
-        dampening: λ, how little is left of it.
+        dampening: λ of the formula.
         batch_size: examples a gradient.
     """
 
@@ -45,7 +45,7 @@ def ssd(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with the weights dampened that `forget` needs and the rest does not."""
+    """Returns the model with the weights dampened that matter more to `forget` than to all examples."""
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
@@ -57,7 +57,7 @@ def ssd(
 
 
 def importance(student: nn.Module, examples: Examples, batch_size: int, feed: Feed) -> dict[str, Tensor]:
-    """Gives the Fisher information's diagonal by parameter name, in float32 and eval mode, on images as they are."""
+    """Returns the Fisher information's diagonal by parameter name, in float32 and eval mode, on images as they are."""
     plain = dataclasses.replace(feed, augment=Augment())
     student.eval()
     found = {name: torch.zeros_like(parameter) for name, parameter in student.named_parameters()}

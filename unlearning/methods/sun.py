@@ -7,7 +7,7 @@ everything.
 
 Cost: 9 passes over the retain set; the forget set is not read. Defaults: the team's (2e-4 in the noisy epochs;
 2e-4, 2e-4, 2e-4, 1e-3 in the last). Interpretations: the first epoch at 1e-3, the rate of the last; where the
-network has fewer than nine such tensors all are taken. Known failure: the noise is small, and nine passes are dear.
+network has fewer than nine such tensors all are taken. Known failure: the noise is small, nine passes are expensive.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def sun(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with a new classifier, shaken and repaired on `retain`; `forget` is not read."""
+    """Returns the model with a new classifier, shaken and repaired on `retain`; `forget` is not read."""
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
         reset(student.get_submodule(layout(student).classifier))

@@ -1,8 +1,8 @@
-"""Toshi: turn every convolution kernel on its side and repair; or teach the forget set a finetuned model's mistakes.
+"""Toshi: transpose every convolution kernel and repair; or train on the mistakes of a fine-tuned copy.
 
 Fifth place of the NeurIPS 2023 machine unlearning challenge; each run of the entry is one of two procedures.
 *Transpose* ("CT"): the two spatial axes of every convolution kernel are exchanged and the network repaired on the
-retain set; the statistics of the weights stay as they were while what they saw is gone. *Pseudo-labels*: a briefly
+retain set; the statistics of the weights stay, their patterns do not. *Pseudo-labels*: a briefly
 fine-tuned copy classifies the forget set; what it gets wrong is given those wrong labels and the model is fine-tuned on
 retain set and those together.
 
@@ -30,7 +30,7 @@ class ToshiSettings(DescentSettings):
 
     Attributes:
         procedure: "transpose", "pseudo_labels", or "either", which the seed decides.
-        probe_epochs: how long the copy is fine-tuned whose mistakes are taught.
+        probe_epochs: epochs for which the copy is fine-tuned.
     """
 
     epochs: float = ranged(3.0, 0.0, 1_000.0)
@@ -50,7 +50,7 @@ def toshi(
     seed: int,
     device: str | torch.device,
 ) -> nn.Module:
-    """Gives the model with transposed kernels, repaired on `retain`, or taught a copy's mistakes on `forget`.
+    """Returns the model with transposed kernels, repaired on `retain`, or taught a copy's mistakes on `forget`.
 
     Raises:
         MethodError: no forget set, or no convolution with a square kernel larger than 1×1 to transpose.
@@ -85,7 +85,7 @@ def transpose_kernels(student: nn.Module) -> None:
 
 
 def mistakes(model: nn.Module, forget: Examples, retain: Examples, settings: ToshiSettings, feed: Feed) -> Examples:
-    """Gives the forget examples that a briefly fine-tuned copy gets wrong, labelled as it answers; may be none."""
+    """Returns the forget examples that a briefly fine-tuned copy gets wrong, labelled as it answers; may be none."""
     probe = feed.student(model)
     fit(probe, retain, feed, dataclasses.replace(settings, epochs=settings.probe_epochs))
     probe.eval()

@@ -1,10 +1,10 @@
-"""What a method's run costs: examples forwarded and backwarded, counted where they pass, and seconds.
+"""Cost of a method's run: examples passed forward and backward, and seconds.
 
 Seconds are processor time of the process, so that a cost does not depend on what else the machine does; only on CUDA,
 where the processor waits for another device, they are wall-clock time. A *share of retraining* is the median seconds
 of the method's runs over the median seconds of trainings from scratch on the retain set, timed the same way.
 
-A `Meter` hangs on the network a method is given. The hook travels with every deep copy (teachers, students,
+A `Meter` is a hook on the network a method is given. Every deep copy has it too (teachers, students,
 originals kept for comparison), so all passes of all of them are counted, whatever loop the method writes. A pass
 over n images counts n forward; it counts n backward when a gradient comes back through its output, once for every
 time it does. Networks that a method builds elsewhere (exact retraining) report their own count through `report`.
@@ -34,10 +34,6 @@ class Cost:
     n_backward: int
     seconds: float
 
-    def share_of(self, retraining: "Cost") -> float:
-        """Gives seconds as a share of retraining's seconds."""
-        return self.seconds / retraining.seconds
-
 
 class Meter:
     """Counts one run's passes."""
@@ -47,7 +43,7 @@ class Meter:
         self.n_backward = 0
 
     def attach(self, model: nn.Module) -> None:
-        """Counts from now on every pass through `model` and through its future copies."""
+        """Starts counting passes through `model` and its future copies."""
         meter = self  # closures are shared by deep copies, bound methods would be copied with their meter
 
         def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -63,7 +59,7 @@ class Meter:
         model.register_forward_hook(count)
 
     def detach(self, model: nn.Module) -> None:
-        """Takes the counting off a network, whichever copy it is."""
+        """Removes the hook from a network, original or copy."""
         for key, hook in list(model._forward_hooks.items()):
             if getattr(hook, "__qualname__", "").startswith("Meter.attach."):
                 del model._forward_hooks[key]
@@ -73,7 +69,7 @@ _running: ContextVar[Meter | None] = ContextVar("running_meter", default=None)
 
 
 def report(*, n_forward: int, n_backward: int) -> None:
-    """Adds passes that no hook could see to the run in progress, if there is one."""
+    """Adds passes that the hooks do not count to the run in progress, if there is one."""
     meter = _running.get()
     if meter is not None:
         meter.n_forward += n_forward

@@ -1,4 +1,4 @@
-"""How examples reach a network while it unlearns, and how it descends: the loop's parts that all methods share."""
+"""Batches, learning rates, optimisers and losses that all methods share."""
 
 import contextlib
 import copy
@@ -23,10 +23,10 @@ from unlearning.training import Augment, Examples, arithmetic, batches, class_we
 
 @dataclass(frozen=True)
 class Feed:
-    """Batches varied, and networks run, as the recipe's own training does; all draws come from one seed.
+    """Augments batches and runs networks as the recipe's own training does; all draws come from one seed.
 
     Attributes:
-        device: where everything happens.
+        device: of all computations.
         dtype: of the arithmetic; weights are float32 whatever it is.
         augment: how images vary.
         generator: on `device`; draws order, augmentation and whatever a method draws.
@@ -38,7 +38,7 @@ class Feed:
     generator: torch.Generator
 
     def batches(self, examples: Examples, batch_size: int, epochs: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Gives shuffled batches, inputs `(b, channels, height, width)` float32 and labels `(b,)`, for some epochs."""
+        """Yields shuffled batches for some epochs: inputs float32 `(b, channels, height, width)`, labels `(b,)`."""
         resident = examples.to(self.device)
         passes = (
             batches(resident, batch_size, generator=self.generator, augment=self.augment, device=self.device)
@@ -47,12 +47,12 @@ class Feed:
         return itertools.islice(itertools.chain.from_iterable(passes), n_steps(len(examples), batch_size, epochs))
 
     def endless(self, examples: Examples, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Gives shuffled batches, epoch after epoch, without end."""
+        """Returns shuffled batches, epoch after epoch, without end."""
         while True:
             yield from self.batches(examples, batch_size)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Gives float32 logits `(b, n_classes)`, computed in the feed's arithmetic.
+        """Returns float32 logits `(b, n_classes)`, computed in the feed's arithmetic.
 
         Raises:
             MethodError: a batch norm in training mode has a single value to normalise.
@@ -70,12 +70,12 @@ class Feed:
         return outputs.float()
 
     def teach(self, teacher: nn.Module, inputs: Tensor) -> Tensor:
-        """Gives a teacher's float32 logits `(b, n_classes)`, through which no gradient flows."""
+        """Returns a teacher's float32 logits `(b, n_classes)`, through which no gradient flows."""
         with torch.no_grad():
             return self.outputs(teacher, inputs)
 
     def student(self, model: nn.Module) -> nn.Module:
-        """Gives a copy of a network to be changed: on the device, channels-last, in training mode, all trainable."""
+        """Returns a copy of a network to be changed: on the device, channels-last, in training mode, all trainable."""
         changed = copy.deepcopy(model).to(self.device)
         return changed.to(memory_format=torch.channels_last).train().requires_grad_(True)
 
@@ -103,26 +103,26 @@ def feeding(settings: Settings, seed: int, device: str | torch.device) -> Iterat
 
 
 def _stream(seed: int, purpose: str) -> int:
-    """Gives a seed for one purpose. Generators of equal seeds draw correlated numbers: noise from the seed that a layer
+    """Returns a seed for one purpose. Generators of equal seeds draw correlated numbers: noise from the seed a layer
     was initialised with partly cancels the layer, be it drawn here or when the original was trained."""
     digest = hashlib.sha256(f"unlearning/{purpose}/{seed}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def n_steps(n_examples: int, batch_size: int, epochs: float) -> int:
-    """Gives how many batches `epochs` passes over the examples are; at least one for any positive number of epochs."""
+    """Returns the number of batches in `epochs` passes over the examples, at least one for a positive number."""
     steps = round(epochs * math.ceil(n_examples / batch_size))
     return max(steps, 1) if epochs > 0 else 0
 
 
 def cosine(highest: float, steps: int, lowest: float = 0.0) -> Iterator[float]:
-    """Gives one learning rate a step, from `highest` at the first towards `lowest` after the last."""
+    """Returns one learning rate a step, from `highest` at the first towards `lowest` after the last."""
     for step in range(steps):
         yield lowest + (highest - lowest) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
 def one_cycle(highest: float, steps: int) -> Iterator[float]:
-    """Gives one learning rate a step: linear up to `highest` over a fifth of the steps, then cosine towards 0."""
+    """Returns one learning rate a step: linear up to `highest` over a fifth of the steps, then cosine towards 0."""
     rising = max(1, round(0.2 * steps))
     for step in range(1, min(rising, steps)):
         yield highest * step / rising
@@ -131,7 +131,7 @@ def one_cycle(highest: float, steps: int) -> Iterator[float]:
 
 
 def rates(settings: DescentSettings, n_examples: int) -> Iterator[float]:
-    """Gives the learning rate of every step that the settings' epochs over so many examples have."""
+    """Returns the learning rate of every step that the settings' epochs over so many examples have."""
     steps = n_steps(n_examples, settings.batch_size, settings.epochs)
     if settings.schedule == "cosine":
         return cosine(settings.learning_rate, steps)
@@ -167,12 +167,12 @@ Optimiser = Momentum | Adam
 
 
 def sgd(student: nn.Module, settings: DescentSettings) -> Momentum:
-    """Gives descent over a network's trainable weights with the settings' momentum and weight decay."""
+    """Returns descent over a network's trainable weights with the settings' momentum and weight decay."""
     return Momentum(FlatWeights(student), momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
 def adam(student: nn.Module, settings: DescentSettings) -> Adam:
-    """Gives Adam over a network's trainable weights with the settings' first moment and weight decay."""
+    """Returns Adam over a network's trainable weights with the settings' first moment and weight decay."""
     return Adam(FlatWeights(student), momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
@@ -215,14 +215,14 @@ def fit(
 
 
 def balance(model: nn.Module, examples: Examples, power: float) -> Tensor | None:
-    """Gives class weights counts^-power for the classes `model` knows; None for power 0."""
+    """Returns class weights counts^-power for the classes `model` knows; None for power 0."""
     if power == 0.0:
         return None
     return class_weights(examples.labels, count_classes(model), power)
 
 
 def count_classes(model: nn.Module) -> int:
-    """Gives the number of the network's logits, read from its last layer."""
+    """Returns the number of the network's logits, read from its last layer."""
     classifier = model.get_submodule(layout(model).classifier)
     if isinstance(classifier, nn.Conv2d):
         return classifier.out_channels
@@ -230,7 +230,7 @@ def count_classes(model: nn.Module) -> int:
 
 
 def distil(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Gives T² · KL(softmax(teacher / T) ‖ softmax(student / T)), averaged over the batch (Hinton et al. 2015, §2).
+    """Returns T² · KL(softmax(teacher / T) ‖ softmax(student / T)), averaged over the batch (Hinton et al. 2015, §2).
 
     Args:
         student, teacher: logits `(b, n_classes)`.
@@ -244,12 +244,12 @@ def distil(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor
 
 
 def join(*parts: Examples) -> Examples:
-    """Gives several sets of examples as one."""
+    """Returns several sets of examples as one."""
     return Examples(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
 def needed(forget: Examples | None) -> Examples:
-    """Gives the forget set of a method that cannot do without one.
+    """Returns the forget set, for a method that needs one.
 
     Raises:
         MethodError: there is none.

@@ -1,12 +1,12 @@
-"""Two finishing touches that any approximate method can ask for in its settings; none of the authors' defaults does.
+"""Two finishing steps that every approximate method has in its settings, off by default.
 
 *Settling*: after a short, violent repair the running statistics of batch norms lag far behind the weights, and accuracy
 with them. One pass over the retain set replaces them by exact averages. *Confidence*: a short repair leaves margins
-too small everywhere, by which an unlearned model gives itself away. One factor on the classifier brings the median
+too small everywhere, which an audit detects. One factor on the classifier brings the median
 margin on the retain set to where the original has it. Neither reads the forget set.
 
 Cost: settling a forward pass over the retain set, 2,048 examples of it at most; confidence one through each of the two
-networks over 128 examples at most, which tell a median well enough.
+networks over 128 examples at most, which is enough for a median.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ def finish(
     seed: int,
     device: torch.device,
 ) -> None:
-    """Does to `student`, in place, what the settings ask for."""
+    """Applies the finishing steps of the settings to `student`, in place."""
     if not settings.settle and settings.confidence == 0.0:
         return
     with feeding(settings, seed, device) as feed:
@@ -77,19 +77,19 @@ def match_confidence(student: nn.Module, original: nn.Module, retain: Examples, 
 
 
 def sample(examples: Examples, n: int, feed: Feed) -> Examples:
-    """Gives n examples drawn without replacement, or all if there are no more."""
+    """Returns n examples drawn without replacement, or all if there are no more."""
     if len(examples) <= n:
         return examples
     return examples.subset(torch.randperm(len(examples), generator=feed.generator, device=feed.device)[:n].cpu())
 
 
 def median_margin(model: nn.Module, examples: Examples, feed: Feed) -> float:
-    """Gives the median of z_y − logsumexp over the other classes."""
+    """Returns the median of z_y − logsumexp over the other classes."""
     found = [margins(feed.teach(model, inputs), labels) for inputs, labels in feed.batches(examples, _BATCH_SIZE)]
     return float(torch.cat(found).median())
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Gives z_y − logsumexp_{j≠y} z_j `(b,)` of logits `(b, n_classes)`."""
+    """Returns z_y − logsumexp_{j≠y} z_j `(b,)` of logits `(b, n_classes)`."""
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return logits.gather(1, labels[:, None]).squeeze(1) - others.logsumexp(dim=1)

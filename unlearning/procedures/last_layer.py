@@ -1,8 +1,8 @@
 """Fitting a network's last layer alone.
 
-Whatever was done to the layers before it, a linear classifier on what they give brings back much of what the network
-can do, at the price of one forward pass (Kirichenko et al. 2022, arXiv 2204.02937). Here it may have margins to hold
-meanwhile: those of images to forget.
+A linear classifier fitted on the outputs of the layers before it restores much of a damaged network's accuracy, at the
+cost of one forward pass (Kirichenko et al. 2022, arXiv 2204.02937). Here the fit can also hold the margins of the
+forget set at given values.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from unlearning.procedures.modules import layout
 
 @dataclass(frozen=True)
 class Features:
-    """What comes into the last layer, on the CPU.
+    """Inputs of the last layer, on the CPU.
 
     Attributes:
         values: float64 `(n, n_features + 1)`; the last column is 1, for the bias.
@@ -35,7 +35,7 @@ class Features:
 
 
 def features_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], feed: Feed) -> Features:
-    """Gives what comes into the model's last layer, in the feed's arithmetic; one forward pass.
+    """Returns the inputs of the model's last layer, in the feed's arithmetic; one forward pass.
 
     Args:
         batches: inputs `(b, channels, height, width)` and labels `(b,)`.
@@ -60,7 +60,7 @@ def features_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], feed
 
 
 def last_layer(model: nn.Module) -> nn.Linear:
-    """Gives the linear layer with a bias that makes the logits.
+    """Returns the linear layer with a bias that makes the logits.
 
     Raises:
         MethodError: the last layer is another.
@@ -74,13 +74,13 @@ def last_layer(model: nn.Module) -> nn.Linear:
 def fit_last_layer(
     model: nn.Module, kept: Features, held: Features, target: Tensor, *, hold: float, decay: float, n_iterations: int
 ) -> None:
-    """Takes the last layer, in place, some iterations of L-BFGS from where it is towards the minimum of
+    """Fits the last layer, in place and from its present weights, with L-BFGS to minimise
 
         mean cross-entropy on `kept` + hold · mean (margin − target)² on `held` + decay · ‖W‖².
 
     Args:
         target: margins `(n_held,)`.
-        n_iterations: at most.
+        n_iterations: largest number of iterations.
 
     Raises:
         MethodError: the last layer is not linear.
@@ -106,7 +106,7 @@ def fit_last_layer(
 def loss_and_gradient(
     weight: Tensor, kept: Features, held: Features, target: Tensor, *, hold: float, decay: float
 ) -> tuple[float, Tensor]:
-    """Gives what `fit_last_layer` minimises, and its gradient, at a last layer `(c, n_features + 1)`."""
+    """Returns what `fit_last_layer` minimises, and its gradient, at a last layer `(c, n_features + 1)`."""
     n_classes = len(weight)
     log_p = log_softmax(kept.values @ weight.T, dim=1)
     truth = one_hot(kept.labels, n_classes).double()

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def smallest(values: Tensor, share: float) -> Tensor:
-    """Gives a mask in the shape of `values` of its round(share · size) smallest entries; of equals the first ones."""
+    """Returns a mask in the shape of `values` of its round(share · size) smallest entries; of equals the first ones."""
     flat = values.detach().flatten()
     n_chosen = round(share * flat.numel())
     if n_chosen == 0:
@@ -18,12 +18,12 @@ def smallest(values: Tensor, share: float) -> Tensor:
 
 
 def smallest_of_all(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Gives masks that hold the round(share · total) smallest entries over all tensors together, by their names."""
+    """Returns masks that hold the round(share · total) smallest entries over all tensors together, by their names."""
     chosen = smallest(torch.cat([tensor.detach().flatten() for tensor in values.values()]), share)
     parts = chosen.split([tensor.numel() for tensor in values.values()])
     return {name: part.view(values[name].shape) for name, part in zip(values, parts, strict=True)}
 
 
 def largest_of_all(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Gives masks that hold the round(share · total) largest entries over all tensors together, by their names."""
+    """Returns masks that hold the round(share · total) largest entries over all tensors together, by their names."""
     return smallest_of_all({name: -tensor.detach() for name, tensor in values.items()}, share)

@@ -1,9 +1,9 @@
 """Parts of a network by the role they play in its graph: first convolution, classifier, norms, shortcuts, blocks.
 
-Methods speak of such parts; networks name them as they like. The roles are read from the graph that `torch.fx`
-traces, so they hold for any classifier whose forward pass torch.fx can follow, torchvision's among them:
+Methods refer to parts by role, whatever a network calls them. The roles are read from the graph that `torch.fx` traces,
+so they work for every classifier whose forward pass torch.fx can trace, torchvision's among them:
 
-* the *first convolution* is the first one that data meets, the *classifier* the last convolution or linear layer;
+* the *first convolution* is the first one that data passes, the *classifier* the last convolution or linear layer;
 * a *norm* is a batch, layer, group or instance normalisation;
 * a *shortcut* is a convolution on the poorer of two branches that an addition joins;
 * a *block* is what lies between two neighbouring points through which all data flows, if it holds a convolution, a
@@ -28,7 +28,7 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 @dataclass(frozen=True)
 class Layout:
-    """Names (as in `model.named_modules()`) of the parts of one network, each in the order in which data meets them.
+    """Names (as in `model.named_modules()`) of the parts of one network, each in the order in which data passes them.
 
     Attributes:
         layers: convolutions, linear layers and attentions.
@@ -93,7 +93,7 @@ def layout(model: nn.Module) -> Layout:
 
 
 def norm_parameters(model: nn.Module) -> frozenset[str]:
-    """Gives the names of all parameters that belong to normalisations."""
+    """Returns the names of all parameters that belong to normalisations."""
     return frozenset(
         f"{name}.{parameter}" if name else parameter
         for name, module in model.named_modules()
@@ -103,7 +103,7 @@ def norm_parameters(model: nn.Module) -> frozenset[str]:
 
 
 def layer_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Gives the weight (not bias) of every convolution, linear layer and attention's input by its parameter name."""
+    """Returns the weight (not bias) of every convolution, linear layer and attention's input by its parameter name."""
     weights: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
@@ -114,7 +114,7 @@ def layer_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def convolution_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Gives the kernel of every two-dimensional convolution by its parameter name; shape `(out, in / groups, h, w)`.
+    """Returns the kernel of every two-dimensional convolution by its parameter name; shape `(out, in / groups, h, w)`.
 
     Raises:
         MethodError: the network has no convolution.
@@ -157,7 +157,7 @@ def reset_all(model: nn.Module) -> None:
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:
-    """Gives a node and everything its value is computed from."""
+    """Returns a node and everything its value is computed from."""
     found: set[fx.Node] = set()
     waiting = [node]
     while waiting:

@@ -1,8 +1,8 @@
-"""What oracles say of a forget set: margins that models gave its images which never saw them.
+"""Oracle margins of a forget set: margins of its images under models trained without them.
 
-An *oracle* is a model trained without the people to forget (the word is that of Georgiev et al., arXiv 2410.23232).
-Oracles are trained ahead with seeds of their own and leave nothing but their margins; they are never the reference
-models by which a method is judged. Who made them and where they lie is not known here.
+An *oracle* is a model trained without the forget set's subjects (the word is that of Georgiev et al., arXiv
+2410.23232). Oracles are trained in advance with seeds of their own, and only their margins are kept; they are never the
+reference models by which a method is judged.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ class OracleExamples(Examples):
     """A forget set with the margins that oracles gave it.
 
     Attributes:
-        oracle_margins: z_y − logsumexp over the other classes, float32 `(n_oracles, n)`; one row an oracle.
+        oracle_margins: z_y − logsumexp over the other classes, float32 `(n_oracles, n)`; one row for each oracle.
     """
 
     oracle_margins: Tensor
@@ -37,13 +37,13 @@ class OracleExamples(Examples):
             raise MethodError("Expected finite margins of the oracles; build them anew.")
 
     def to(self, device: torch.device) -> "OracleExamples":
-        """Gives the forget set on `device`."""
+        """Returns the forget set on `device`."""
         plain = super().to(device)
         return OracleExamples(plain.images, plain.labels, self.oracle_margins.to(device, non_blocking=True))
 
 
 def with_oracles(forget: Examples, margins: ArrayLike) -> OracleExamples:
-    """Gives a forget set together with what oracles say of it.
+    """Returns a forget set together with oracle margins.
 
     Args:
         margins: `(n_oracles, n)`, finite.
@@ -55,10 +55,10 @@ def with_oracles(forget: Examples, margins: ArrayLike) -> OracleExamples:
 
 
 def oracle_margins(forget: Examples) -> Tensor:
-    """Gives the oracles' margins `(n_oracles, n)` that come with a forget set.
+    """Returns the oracles' margins `(n_oracles, n)` that come with a forget set.
 
     Raises:
-        MethodError: none came.
+        MethodError: the forget set has none.
     """
     if not isinstance(forget, OracleExamples):
         raise MethodError(

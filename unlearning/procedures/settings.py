@@ -47,7 +47,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> Self:
-        """Gives settings of plain values by name.
+        """Returns settings of plain values by name.
 
         Raises:
             MethodError: an unknown name, or a value of the wrong type or out of its range.
@@ -58,7 +58,7 @@ class Settings:
         return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives the settings as plain values, without the recipe; `from_dict` reads them back."""
+        """Returns the settings as plain values, without the recipe; `from_dict` reads them back."""
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del options["recipe"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
@@ -87,7 +87,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ApproximateSettings(Settings):
-    """Settings of methods that start from the original, with two finishing touches of our own, off unless asked for.
+    """Settings of methods that start from the original, with two finishing steps, off by default.
 
     Attributes:
         settle: take the statistics of batch norms anew from the retain set once the method is done.
@@ -100,7 +100,7 @@ class ApproximateSettings(Settings):
 
 
 def bound_to(settings: S, recipe: Recipe) -> S:
-    """Gives the settings with `recipe` filled in."""
+    """Returns the settings with `recipe` filled in."""
     return dataclasses.replace(settings, recipe=recipe)
 
 

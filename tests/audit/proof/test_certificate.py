@@ -149,7 +149,7 @@ def test_nothing_claims_proof_of_deletion() -> None:
 def test_where_no_model_had_learned_from_the_person_nothing_was_audited_but_data_were_destroyed() -> None:
     verification = verify(issue(passed(verdict="NOT_REQUIRED", barrier=(), checks=())).content)
     assert verification.erased
-    assert "no model had learned from the person" in verification.checks[2].sentence
+    assert "no model had learned from the subject" in verification.checks[2].sentence
 
 
 def test_a_swap_while_nobody_served_has_no_barrier() -> None:

@@ -35,7 +35,7 @@ def test_nobody_and_everybody():
 
 
 def test_the_share_is_kept():
-    """10,000 runs: within 4 standard deviations, .012; fixed key, so no false alarm."""
+    """10,000 runs: within 4 standard deviations, .012; fixed key, so no false positive."""
     share = sum(is_chosen(KEY, f"run-{i}", 0.1) for i in range(10_000)) / 10_000
     assert share == pytest.approx(0.1, abs=0.012)
 

@@ -191,30 +191,30 @@ def test_everything_is_escaped() -> None:
         assert NASTY in Page(html).text
 
 
-def test_verdicts_read_as_three_sentences() -> None:
+def test_verdicts_read_as_four_sentences() -> None:
     found = {}
     for kind in MAKE:
         one = of_kind(kind)
         sentences = wording.verdict_sentences(one.evaluation)
         found[kind] = sentences
-        assert len(sentences) == 3
+        assert len(sentences) == 4
         assert all(sentence.endswith(".") for sentence in sentences)
         html = Page(render_html(one)).text
         assert all(sentence in html for sentence in sentences)
         assert "proves" not in html.lower()
     assert found["passed"][0].startswith("The audit passed")
-    assert "could not tell it from such a model" in found["passed"][1]
-    assert "“Forgetting, beside perfect forgetting”" in found["failed"][0]
+    assert "compared with those of 40 models trained without them" in found["passed"][1]
+    assert "“Forgetting compared with perfect forgetting”" in found["failed"][0]
     assert "never put into service" in found["failed"][1]
-    assert "“Enough models to compare with”" in found["undetermined"][0]
-    assert "Undetermined is not passed" in found["undetermined"][2]
-    assert "trained from the beginning" in found["exact"][1]
+    assert "“Number of models to compare with”" in found["undetermined"][0]
+    assert "Undetermined is not passed" in found["undetermined"][3]
+    assert "trained from the start" in found["exact"][1]
 
 
 def test_bars_are_shown_with_their_direction() -> None:
     html = render_html(of_kind("passed"))
     assert "≥ 0.970" in html
-    assert "≤ 20.0 %" in html
+    assert "≤ 20 %" in html
     assert "≥ 40" in html
     assert "Not asked" in render_html(of_kind("exact"))
     every = {check["name"] for kind in MAKE for check in of_kind(kind).evaluation["checks"]}

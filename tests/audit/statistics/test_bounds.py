@@ -9,8 +9,6 @@ from scipy import stats
 from audit.errors import BankError, OptionError
 from audit.statistics.bounds import epsilon_bound, limits, lower_bounds, threshold_band
 
-METHODS = ["clopper_pearson", "katz_log", "joint_beta"]
-
 
 def test_the_limits_at_usual_numbers_of_models():
     found = [limits(n) for n in (64, 128, 512)]
@@ -28,31 +26,15 @@ def test_clopper_pearson_by_hand():
     assert epsilon_bound(25, 25, 50, 50) == 0.0
 
 
-def test_katz_log_by_hand():
-    x, n, y, m = 47.5, 50.5, 3.5, 50.5
-    sd = math.sqrt(1 / x - 1 / n + 1 / y - 1 / m)
-    expected = math.log((x / n - 1e-5) / (y / m)) - stats.norm.ppf(0.975) * sd
-    assert epsilon_bound(3, 3, 50, 50, method="katz_log") == pytest.approx(expected)
-
-
-def test_joint_beta_is_a_quantile_of_the_posterior():
-    rng = np.random.default_rng(0)
-    fnr, fpr = rng.beta(5.5, 45.5, 200_000), rng.beta(2.5, 48.5, 200_000)
-    eps = np.maximum(np.log((1 - 1e-5 - fpr) / fnr), np.log((1 - 1e-5 - fnr) / fpr))
-    assert epsilon_bound(5, 2, 50, 50, method="joint_beta") == pytest.approx(np.quantile(eps, 0.05), abs=0.02)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_bounds_fall_with_errors_and_with_confidence(method):
-    by_errors = [epsilon_bound(k, k, 64, 64, method=method) for k in range(0, 20, 4)]
+def test_bounds_fall_with_errors_and_with_confidence():
+    by_errors = [epsilon_bound(k, k, 64, 64) for k in range(0, 20, 4)]
     assert by_errors == sorted(by_errors, reverse=True)
-    assert epsilon_bound(2, 2, 64, 64, method=method, alpha=0.01) < epsilon_bound(2, 2, 64, 64, method=method)
+    assert epsilon_bound(2, 2, 64, 64, alpha=0.01) < epsilon_bound(2, 2, 64, 64)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_rule_fixed_beforehand_is_rarely_credited_with_too_much(method):
+def test_a_rule_fixed_beforehand_is_rarely_credited_with_too_much():
     # True rates .2 and .1 give ε = 2.08. Over all outcomes the share of bounds above it is computed, not sampled;
-    # Clopper–Pearson may not exceed α, the other two are approximate.
+    # Clopper–Pearson may not exceed α.
     n, fnr, fpr = 40, 0.2, 0.1
     truth = math.log((1 - 1e-5 - fnr) / fpr)
     weights_p, weights_n = stats.binom.pmf(np.arange(n + 1), n, fnr), stats.binom.pmf(np.arange(n + 1), n, fpr)
@@ -60,19 +42,17 @@ def test_a_rule_fixed_beforehand_is_rarely_credited_with_too_much(method):
         weights_p[i] * weights_n[j]
         for i in range(n + 1)
         for j in range(n + 1)
-        if weights_p[i] * weights_n[j] > 1e-7 and epsilon_bound(i, j, n, n, method=method) > truth
+        if weights_p[i] * weights_n[j] > 1e-7 and epsilon_bound(i, j, n, n) > truth
     )
-    assert wrong <= (0.05 if method == "clopper_pearson" else 0.08)
+    assert wrong <= 0.05
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_equal_banks_give_no_evidence(method):
+def test_equal_banks_give_no_evidence():
     # 400 independent examples without any difference: more than 37 bounds above 0 has probability 1e-4 at level 5 %.
     rng = np.random.default_rng(1)
-    result = lower_bounds(rng.normal(size=(64, 400)), rng.normal(size=(64, 400)), seed=0, method=method)
+    result = lower_bounds(rng.normal(size=(64, 400)), rng.normal(size=(64, 400)), seed=0)
     assert (result.bounds > 0).sum() <= 37
-    if method == "clopper_pearson":
-        assert result.simultaneous == 0.0
+    assert result.simultaneous == 0.0
 
 
 def test_a_real_difference_is_found_and_never_exceeds_the_limit(draw):
@@ -98,12 +78,11 @@ def test_the_rule_is_chosen_without_the_models_that_are_counted():
     assert lower_bounds(u, r, seed=0).bounds[0] == 0.0
 
 
-@pytest.mark.parametrize("form", ["dkw", "binomial"])
-def test_the_band_holds_the_true_delta(form):
+def test_the_band_holds_the_true_delta():
     # δ(ε) of N(1, 1) against N(0, 1) over thresholds is known; 200 examples, band at 95 % for all ε at once: more than
     # 21 failures has probability 4e-4 even if the band were exact.
     rng = np.random.default_rng(3)
-    band = threshold_band(rng.normal(1, 1, (64, 200)), rng.normal(0, 1, (64, 200)), form=form)
+    band = threshold_band(rng.normal(1, 1, (64, 200)), rng.normal(0, 1, (64, 200)))
     places = np.linspace(-8, 9, 4000)
     p, q = stats.norm.cdf(places, 1, 1), stats.norm.cdf(places, 0, 1)
     pairs = [(p, q), (q, p), (1 - p, 1 - q), (1 - q, 1 - p)]
@@ -124,11 +103,7 @@ def test_what_cannot_be_bounded_is_refused():
     bank = np.zeros((3, 1))
     with pytest.raises(BankError, match="at least 4 models"):
         lower_bounds(bank, bank, seed=0)
-    with pytest.raises(OptionError, match="clopper_pearson"):
-        epsilon_bound(0, 0, 5, 5, method="wald")
     with pytest.raises(OptionError, match="false_negatives=6"):
         epsilon_bound(6, 0, 5, 5)
     with pytest.raises(OptionError, match="epsilons"):
         threshold_band(np.zeros((4, 1)), np.zeros((4, 1)), epsilons=[-1.0])
-    with pytest.raises(OptionError, match="form"):
-        threshold_band(np.zeros((4, 1)), np.zeros((4, 1)), form="wide")

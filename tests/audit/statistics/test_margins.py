@@ -2,14 +2,12 @@ import copy
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from audit.errors import BankError, NotANumberError
-from audit.statistics import margins
-from audit.statistics.margins import as_bank, as_banks, as_row, logits_of
+from audit.statistics.margins import as_bank, as_banks, as_row, margins
 
 LOGITS = hnp.arrays(
     np.float64, hnp.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=6), elements=st.floats(-9, 9)
@@ -80,17 +78,6 @@ def test_banks_of_other_shapes_are_refused():
         as_bank("retrained", np.zeros((1, 3)))
     with pytest.raises(BankError, match=r"\(3,\)"):
         as_row("deployed", np.zeros(4), 3)
-
-
-def test_logits_of_scores_in_evaluation_mode_and_restores_the_mode():
-    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Dropout(0.9))
-    inputs = torch.arange(20.0).reshape(5, 4)
-    model.train()
-    logits = logits_of(model, inputs, batch_size=2)
-    assert model.training
-    assert logits.dtype == np.float32
-    with torch.no_grad():
-        assert logits == pytest.approx(model[0](inputs).numpy(), rel=1e-5)
 
 
 def test_everything_is_computed_in_float64_whatever_comes():

@@ -31,7 +31,7 @@ def test_a_fault_is_found() -> None:
     assert found.ks_mean > none.ks_mean
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def curves() -> list[Curve]:
     good, bad = bias(*banks(0.0), seed=0), bias(*banks(2.0), seed=0)
     points = (
@@ -43,7 +43,7 @@ def curves() -> list[Curve]:
     return [Curve("faces <drawn>", 100, 64, points)]
 
 
-def test_several_people_are_corrected_for(curves: list[Curve]) -> None:
+def test_several_subjects_are_corrected_for(curves: list[Curve]) -> None:
     _, block, large, _ = curves[0].points
     assert block.p_value == min(1.0, 2 * block.people[0].ks_p)
     assert large.p_value == 0.002
@@ -53,7 +53,7 @@ def test_the_table_has_a_line_a_point(curves: list[Curve]) -> None:
     lines = table(curves).splitlines()
     assert len(lines) == 2 + 4
     assert [line.split("|")[2].strip() for line in lines[2:]] == [
-        "exact, drawn again", "5.0% left out", "20.0% left out", "5.0% gone since",
+        "exact, drawn again", "5.0% left out", "20.0% left out", "5.0% erased since",
     ]  # fmt: skip
     assert {line.count("|") for line in lines} == {8}
 
@@ -61,4 +61,4 @@ def test_the_table_has_a_line_a_point(curves: list[Curve]) -> None:
 def test_the_drawing_is_well_formed_and_shows_every_person(curves: list[Curve]) -> None:
     drawn = ET.fromstring(svg(curves))  # noqa: S314  (our own)
     assert len(drawn.findall(".//{*}circle")) == 2 * 6
-    assert "faces <drawn>: share of the people left out" in "".join(drawn.itertext())
+    assert "faces <drawn>: share of the subjects left out" in "".join(drawn.itertext())

@@ -19,7 +19,7 @@ NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 N_MODELS = 32
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def candidates(draw: Any) -> Any:
     def candidates(seed: int, *, shift: float = 0.0, n_sets: int = 1, seconds: float | None = 1.0) -> Candidates:
         rng = np.random.default_rng(seed)
@@ -31,7 +31,7 @@ def candidates(draw: Any) -> Any:
     return candidates
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def comparison(candidates: Any) -> Any:
     methods = {
         "gentle": candidates(1, shift=1.5, seconds=0.2),

@@ -78,7 +78,7 @@ def test_testers_who_were_erased_count_by_their_own_share(store: BankStore) -> N
     found = look(store, replace(NEW, test_digest="fewer"), tested=without(TESTED, "tester-0"))
     assert found == (OLD, Staleness(20, 0, 10, 1))
     assert found[1].share == 0.1
-    assert "1 of 10 they were tested on" in found[1].sentence
+    assert "1 of the 10 they were tested on" in found[1].sentence
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_rosters_survive_their_file() -> None:
 
 def test_a_fresh_bank_says_so() -> None:
     assert Staleness().share == Staleness(20, 0, 10, 0).share == 0.0
-    assert "exactly the data that are kept" in Staleness(20, 0, 10, 0).sentence
+    assert "trained and tested on the present data" in Staleness(20, 0, 10, 0).sentence
     assert (
         Staleness(20, 1).sentence
-        == "Of 20 people the references learned from 1 were erased since or wait to be (5.0%)."
+        == "Subjects erased since, or waiting for erasure: 1 of the 20 that the reference models were trained on."
     )

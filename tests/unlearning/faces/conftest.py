@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.unlearning.faces.folders import TABLE, Table, picture, write_table
+from tests.unlearning.faces.folders import TABLE, Table, image_file, write_table
 from unlearning.errors import FacesError
 from unlearning.faces.sources.att import find_or_download_wheel
 
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a data folder of a table, one picture a file name."""
+    """Makes a data folder of a table, one image a file name."""
 
     def make(table: Table = TABLE, name: str = "faces") -> Path:
         folder = tmp_path / name
         for number, (file_name, *_) in enumerate(table):
             path = folder / file_name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture(number))
+            path.write_bytes(image_file(number))
         write_table(folder, table)
         return folder
 

@@ -1,4 +1,4 @@
-"""Small pictures and tables for the tests of this room."""
+"""Small images and tables for the tests of this room."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TABLE: Table = [
 ]
 
 
-def picture(
+def image_file(
     seed: int, size: tuple[int, int] = (12, 10), channels: int = 1, kind: str = "PNG", **options: object
 ) -> bytes:
-    """Bytes of a small picture nobody else has."""
+    """Bytes of a small image nobody else has."""
     shape = size if channels == 1 else (*size, channels)
     pixels = np.random.default_rng(seed).integers(1, 256, size=shape, dtype=np.uint8)
     out = io.BytesIO()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unlearning.faces.folders import TABLE, picture, write_table
+from tests.unlearning.faces.folders import TABLE, image_file, write_table
 from unlearning.errors import FacesError
 from unlearning.faces import dataset
 from unlearning.faces.dataset import check_folder, count_subjects, read_metadata
@@ -49,7 +49,7 @@ def test_columns_may_come_in_any_order_and_with_a_byte_order_mark(make_folder):
     assert read_metadata(folder) == tuple(Row(*fields) for fields in TABLE)
 
 
-def test_progress_counts_pictures(make_folder):
+def test_progress_counts_images(make_folder):
     seen = []
     check_folder(make_folder(), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(5, 5)]
@@ -140,7 +140,7 @@ def test_one_class_is_none(make_folder):
 
 def test_a_symbolic_link_is_refused(make_folder, tmp_path):
     folder = make_folder()
-    (tmp_path / "outside.png").write_bytes(picture(99))
+    (tmp_path / "outside.png").write_bytes(image_file(99))
     (folder / "images/b1.png").unlink()
     (folder / "images/b1.png").symlink_to(tmp_path / "outside.png")
     refused(folder, row=4, match="symbolic link")
@@ -198,9 +198,9 @@ def test_one_inode_number_on_two_devices_is_two_files(make_folder, monkeypatch):
 @pytest.mark.parametrize(
     "damage",
     [lambda data: b"", lambda data: b"hello", lambda data: data[:-30], lambda data: data[:60] + b"x" + data[61:]],
-    ids=["empty", "no picture", "truncated", "flipped byte"],
+    ids=["empty", "no image", "truncated", "flipped byte"],
 )
-def test_a_damaged_picture_is_named_by_the_full_check_only(make_folder, damage):
+def test_a_damaged_image_is_named_by_the_full_check_only(make_folder, damage):
     folder = make_folder()
     path = folder / "images/b2.png"
     path.write_bytes(damage(path.read_bytes()))
@@ -208,23 +208,23 @@ def test_a_damaged_picture_is_named_by_the_full_check_only(make_folder, damage):
     assert check_folder(folder, decode=False)
 
 
-def test_one_picture_under_two_people(make_folder):
+def test_one_image_under_two_people(make_folder):
     folder = make_folder()
     (folder / "images/c1.png").write_bytes((folder / "images/a1.png").read_bytes())
     refused(folder, row=6, match="another person in line 2")
 
 
-def test_one_picture_twice_is_allowed_to_one_person(make_folder):
+def test_one_image_twice_is_allowed_to_one_person(make_folder):
     folder = make_folder()
     (folder / "images/a2.png").write_bytes((folder / "images/a1.png").read_bytes())
     assert len(check_folder(folder)) == 5
 
 
-def test_one_picture_under_two_people_is_named_before_a_damaged_one_far_below(make_folder):
+def test_one_image_under_two_people_is_named_before_a_damaged_one_far_below(make_folder):
     table = [(f"images/{n:03d}.png", f"p{n}", str(n % 2), "train") for n in range(70)]
     folder = make_folder(table)
     (folder / table[5][0]).write_bytes((folder / table[3][0]).read_bytes())
-    (folder / table[60][0]).write_bytes(b"no picture")
+    (folder / table[60][0]).write_bytes(b"no image")
     refused(folder, row=7, match="another person in line 5")
 
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.unlearning.faces.folders import picture
+from tests.unlearning.faces.folders import image_file
 from unlearning.errors import ImageError, ImageTooLargeError
-from unlearning.faces.decoding import MAX_BYTES, check_picture, decode
+from unlearning.faces.decoding import MAX_BYTES, check_image, decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -25,8 +25,8 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_of_the_right_size_comes_back_exactly(channels):
-    data = picture(1, size=(9, 7), channels=channels)
+def test_an_image_of_the_right_size_comes_back_exactly(channels):
+    data = image_file(1, size=(9, 7), channels=channels)
     pixels = decode(data, size=(9, 7), channels=channels)
     expected = np.random.default_rng(1).integers(1, 256, size=(9, 7) if channels == 1 else (9, 7, 3), dtype=np.uint8)
     assert pixels.dtype == np.uint8
@@ -36,7 +36,7 @@ def test_a_picture_of_the_right_size_comes_back_exactly(channels):
 def test_a_phone_s_jpeg_with_a_second_image_is_its_first():
     first, second = Image.new("RGB", (40, 30), (200, 100, 50)), Image.new("RGB", (40, 30))
     phone_s = encoded(first, "MPO", save_all=True, append_images=[second])
-    check_picture(phone_s)
+    check_image(phone_s)
     expected = decode(encoded(first, "JPEG"), size=(15, 20), channels=3)
     np.testing.assert_array_equal(decode(phone_s, size=(15, 20), channels=3), expected)
 
@@ -55,7 +55,7 @@ def test_colour_models_are_converted(mode):
     kind = "JPEG" if mode == "CMYK" else "PNG"
     image = Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
     assert decode(encoded(image, kind), size=(8, 8), channels=3).min() >= 250
-    check_picture(encoded(image, kind))
+    check_image(encoded(image, kind))
 
 
 def test_a_palette_with_transparency():
@@ -96,9 +96,9 @@ def test_a_phone_s_orientation_is_applied():
     assert pixels[-8:].mean() < 5
 
 
-@pytest.mark.parametrize("look", [check_picture, lambda data: decode(data, size=(8, 8), channels=1)])
-@pytest.mark.parametrize("data", [b"", b"GIF89a", b"%PDF-1.7", picture(0)[:40], picture(0, kind="JPEG")[:200]])
-def test_what_is_no_whole_picture(look, data):
+@pytest.mark.parametrize("look", [check_image, lambda data: decode(data, size=(8, 8), channels=1)])
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"%PDF-1.7", image_file(0)[:40], image_file(0, kind="JPEG")[:200]])
+def test_what_is_no_whole_image(look, data):
     with pytest.raises(ImageError, match="Expected"):
         look(data)
 
@@ -133,7 +133,7 @@ def test_a_bomb_is_refused_by_its_header(side):
         decode(bomb, size=(8, 8), channels=1)
 
 
-SEEDS = [picture(3, kind=kind, channels=channels) for kind in ("PNG", "JPEG", "WEBP") for channels in (1, 3)]
+SEEDS = [image_file(3, kind=kind, channels=channels) for kind in ("PNG", "JPEG", "WEBP") for channels in (1, 3)]
 
 
 @settings(max_examples=300, deadline=None)
@@ -142,6 +142,6 @@ SEEDS = [picture(3, kind=kind, channels=channels) for kind in ("PNG", "JPEG", "W
 def test_damaged_bytes_are_pixels_or_an_error_of_ours(data, at, patch, cut):
     at %= len(data)
     damaged = (data[:at] + patch + data[at + len(patch) :])[: max(cut % (2 * len(data)), 1)]
-    for look in (check_picture, lambda data: decode(data, size=(8, 8), channels=1)):
+    for look in (check_image, lambda data: decode(data, size=(8, 8), channels=1)):
         with contextlib.suppress(ImageError):
             look(damaged)

@@ -14,7 +14,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from tests.unlearning.faces.folders import TABLE, picture, write_table
+from tests.unlearning.faces.folders import TABLE, image_file, write_table
 from tests.waiting import PATIENCE_SECONDS, at_once
 from unlearning import files
 from unlearning.errors import FacesError
@@ -62,8 +62,8 @@ def test_many_faces_are_decoded_in_processes(make_folder, monkeypatch):
     faces = pack(folder, size=SIZE, channels=1, progress=lambda *step: seen.append(step))
     assert seen == [(30, 70), (60, 70), (70, 70)]
     for n in range(70):
-        np.testing.assert_array_equal(faces.images[n], decode(picture(n), size=SIZE, channels=1))
-    (folder / table[65][0]).write_bytes(b"no picture")
+        np.testing.assert_array_equal(faces.images[n], decode(image_file(n), size=SIZE, channels=1))
+    (folder / table[65][0]).write_bytes(b"no image")
     with pytest.raises(FacesError, match="Replace the file") as raised:
         pack(folder, size=SIZE, channels=1)
     assert raised.value.row == 67
@@ -76,7 +76,7 @@ def test_more_faces_than_one_task(make_folder):
     faces = pack(folder, size=SIZE, channels=1, progress=lambda *step: seen.append(step), workers=3)
     assert seen == [(32, 70), (64, 70), (70, 70)]
     for n in (0, 31, 32, 69):
-        np.testing.assert_array_equal(faces.images[n], decode(picture(n), size=SIZE, channels=1))
+        np.testing.assert_array_equal(faces.images[n], decode(image_file(n), size=SIZE, channels=1))
 
 
 def test_a_second_load_decodes_nothing(make_folder, monkeypatch):
@@ -106,10 +106,10 @@ def test_size_channels_and_content_make_the_key(make_folder):
     pack(folder, size=SIZE, channels=3)
     pack(folder, size=(5, 6), channels=1)
     assert len(packs(folder)) == 3
-    (folder / "images/a1.png").write_bytes(picture(77))
+    (folder / "images/a1.png").write_bytes(image_file(77))
     faces = pack(folder, size=SIZE, channels=1)
     assert len(packs(folder)) == 4
-    np.testing.assert_array_equal(faces.images[0], decode(picture(77), size=SIZE, channels=1))
+    np.testing.assert_array_equal(faces.images[0], decode(image_file(77), size=SIZE, channels=1))
 
 
 def test_the_digest_follows_every_field_and_every_file(make_folder):
@@ -154,7 +154,7 @@ def test_verification_can_be_left_out(make_folder):
     assert pack(folder, size=SIZE, channels=1, verify=False).images[-1, -1, -1, 0] == data[-1] ^ 1
 
 
-def test_a_model_s_classes_outlive_the_last_picture_of_one(make_folder):
+def test_a_model_s_classes_outlive_the_last_image_of_one(make_folder):
     folder = make_folder()
     write_table(folder, [*TABLE[:2], ("images/c1.png", "cleo", "hat", "test")])
     assert pack(folder, size=SIZE, channels=1).labels.tolist() == [0, 2, 1]
@@ -167,9 +167,9 @@ def test_a_model_s_classes_outlive_the_last_picture_of_one(make_folder):
     assert caught.value.row == 3
 
 
-def test_a_picture_that_cannot_be_decoded_is_named_and_leaves_nothing(make_folder):
+def test_an_image_that_cannot_be_decoded_is_named_and_leaves_nothing(make_folder):
     folder = make_folder()
-    (folder / "images/b2.png").write_bytes(b"no picture")
+    (folder / "images/b2.png").write_bytes(b"no image")
     with pytest.raises(FacesError, match="Replace the file") as caught:
         pack(folder, size=SIZE, channels=1)
     assert caught.value.row == 5
@@ -182,7 +182,7 @@ def test_a_file_that_changes_while_packing_is_noticed(make_folder, monkeypatch):
 
     def then_change(*arguments):
         found = digests(*arguments)
-        (folder / "images/b1.png").write_bytes(picture(55))
+        (folder / "images/b1.png").write_bytes(image_file(55))
         return found
 
     monkeypatch.setattr(packing, "_file_digests", then_change)

@@ -1,4 +1,4 @@
-"""Destroying people's pictures: nothing of them stays, whenever the process is killed."""
+"""Destroying people's images: nothing of them stays, whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def contents(folder):
     return {name: (folder / name).read_bytes() for name in files(folder)}
 
 
-def test_a_person_s_pictures_rows_and_packs_go(make_folder, tmp_path):
+def test_a_person_s_images_rows_and_packs_go(make_folder, tmp_path):
     folder = make_folder()
     before = contents(folder)
     pack(folder, size=SIZE, channels=1)
@@ -118,7 +118,7 @@ def test_one_user_id_as_a_string_is_refused(make_folder):
         remove_subjects(folder, "ann")
 
 
-def test_a_link_in_place_of_a_picture_is_not_followed(make_folder, tmp_path):
+def test_a_link_in_place_of_an_image_is_not_followed(make_folder, tmp_path):
     folder = make_folder()
     (tmp_path / "precious.png").write_bytes(b"precious")
     (folder / "images/a1.png").unlink()

@@ -17,7 +17,7 @@ from unlearning.procedures.modules import layout
 from unlearning.procedures.oracles import OracleExamples, with_oracles
 from unlearning.training import Examples
 
-LOOSE = {"epochs": 1.0, "hold": 1_000.0, "decay": 0.0, "n_iterations": 2_000}
+LOOSE = {"epochs": 1.0, "hold": 1_000.0, "decay": 0.0, "n_iterations": 500}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from unlearning.procedures.cost import Cost, metered, report
+from unlearning.procedures.cost import metered, report
 
 
 @pytest.fixture
@@ -66,7 +66,3 @@ def test_runs_are_counted_apart(net):
 
 def test_report_outside_a_run_is_ignored():
     report(n_forward=1, n_backward=1)
-
-
-def test_share():
-    assert Cost(1, 1, seconds=0.5).share_of(Cost(9, 9, seconds=2.0)) == 0.25

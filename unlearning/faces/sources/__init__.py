@@ -1,1 +1,1 @@
-"""Where faces come from: importers of public data sets, and generators."""
+"""Importers of public data sets, and generators of faces."""

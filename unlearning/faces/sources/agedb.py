@@ -1,8 +1,8 @@
-"""AgeDB (Moschoglou et al., 2017): one folder of pictures whose names say who, how old and of which gender.
+"""AgeDB (Moschoglou et al., 2017): one folder of images whose names say who, how old and of which gender.
 
     0_MariaCallas_35_f.jpg            number, person, age, gender
 
-The data come under a licence asked for by e-mail, so nothing is downloaded here. The label is the age at the picture in
+The data come under a licence asked for by e-mail, so nothing is downloaded here. The label is the age at the image in
 ten equal bins, as for CASIA-SURF, or the gender; splits are by person.
 """
 
@@ -24,23 +24,23 @@ _NAME = re.compile(r"(?P<number>\d+)_(?P<person>.+)_(?P<age>\d{1,3})_(?P<gender>
 def write_folder(
     source: Path, folder: Path, *, label: str = "age", seed: int = 0, progress: Progress | None = None
 ) -> Rows:
-    """Write the pictures below `source` as a data folder.
+    """Write the images below `source` as a data folder.
 
     Args:
-        source: Folder with the pictures, at any depth.
+        source: Folder with the images, at any depth.
         folder: The data folder to make.
         label: "age" or "gender".
         seed: Of the split by person.
         progress: As `write_found`.
 
     Raises:
-        FacesError: no pictures, a name of another form, a file that is no picture; names the file's number.
+        FacesError: no images, a name of another form, a file that is no image; names the file's number.
     """
     if label not in LABELS:
         raise FacesError(f"Expected label out of {', '.join(LABELS)}, got {label!r}.")
     paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise FacesError(f"Expected pictures like 0_MariaCallas_35_f.jpg in {source}, found none; give their folder.")
+        raise FacesError(f"Expected images like 0_MariaCallas_35_f.jpg in {source}, found none; give their folder.")
     parts = [_parts(number, path) for number, path in enumerate(paths, start=1)]
     ages = [int(part["age"]) for part in parts]
     bins = age_bins(min(ages), max(ages))
@@ -62,5 +62,5 @@ def _parts(number: int, path: Path) -> re.Match[str]:
 
 
 def _place(number: int) -> str:
-    """A file by its place in the order of paths: its name holds a person's."""
-    return f"picture {number} in the order of paths"
+    """A file by its number in the order of paths, because its name contains a person's name."""
+    return f"image {number} in the order of paths"

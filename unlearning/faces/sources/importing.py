@@ -1,8 +1,8 @@
-"""From pictures in somebody else's layout to a data folder: every rule is checked before anything is written.
+"""Import of images in another layout into a data folder; every rule is checked before anything is written.
 
-The layouts (`table`, `agedb`, `celeba`, `casia_surf`) say which pictures there are, whose they are and what they show;
-this module looks at them and writes them. A failure names the place in the source, a line or the number of a file, and
-the remedy, never a person. What was written is a whole data folder, or nothing that one would take for one.
+The layouts (`table`, `agedb`, `celeba`, `casia_surf`) list the images with their subjects and labels; this module
+checks and writes them. A failure names the place in the source, a line or the number of a file, and the remedy, never a
+subject. The result is a complete data folder or none.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import numpy as np
 
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces.dataset import SPLITS, Progress, is_clean
-from unlearning.faces.decoding import MAX_BYTES, SUFFIXES, check_picture
+from unlearning.faces.decoding import MAX_BYTES, SUFFIXES, check_image
 from unlearning.faces.rows import Rows
 from unlearning.faces.threads import map_spans
-from unlearning.faces.writing import Picture, refuse_existing, split_people, write_pictures
+from unlearning.faces.writing import NewImage, refuse_existing, split_people, write_images
 
 N_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One picture of a source.
+    """One image of a source.
 
     Args:
         path: The file.
-        place: Where the source speaks of it, like `people.csv, line 3`; begins every message about it.
+        place: Where the source lists it, like `people.csv, line 3`; every message about it begins with this.
         user_id, label: As in the table of a data folder.
-        split: One of the splits; none to have all people's splits drawn by person.
+        split: One of the splits; None to draw the splits of all subjects at random.
     """
 
     path: Path
@@ -43,38 +43,38 @@ class Found:
 
 
 def write_found(folder: Path, found: Sequence[Found], *, seed: int = 0, progress: Progress | None = None) -> Rows:
-    """Write pictures of a source as a data folder; files are copied as they are.
+    """Write images of a source as a data folder; files are copied as they are.
 
     Args:
         folder: The data folder to make.
         found: All with a split, or all without.
         seed: Of the splits by person, where the source has none.
-        progress: Called with (pictures looked at and written, twice the number of pictures).
+        progress: Called with (images looked at and written, twice the number of images).
 
     Raises:
-        FacesError: `folder` already is a data folder; a person in two splits, fewer than two classes, nothing to train
-            on; a file that is missing, no picture, damaged, or two people's at once.
+        FacesError: `folder` already is a data folder; a subject in two splits, fewer than two classes, no training
+            image; a file that is missing, no image, damaged, or listed for two subjects.
     """
     refuse_existing(folder)
     total = len(found)
     splits = _splits(found, seed)
     _check_words(found, splits)
-    _check_pictures(found, progress)
+    _check_images(found, progress)
 
-    def copies() -> Iterator[Picture]:
+    def copies() -> Iterator[NewImage]:
         for each in found:
             content = each.path.read_bytes()
-            yield Picture(content, each.path.suffix.lower(), each.user_id, each.label, splits[each.user_id])
+            yield NewImage(content, each.path.suffix.lower(), each.user_id, each.label, splits[each.user_id])
 
     def written(done: int, _: int) -> None:
         if progress is not None:
             progress(total + done, 2 * total)
 
-    return write_pictures(folder, copies(), total=total, progress=written)
+    return write_images(folder, copies(), total=total, progress=written)
 
 
 def _splits(found: Sequence[Found], seed: int) -> dict[str, str]:
-    """Split of every person."""
+    """Split of every subject."""
     people = sorted({each.user_id for each in found})
     if all(each.split is None for each in found):
         return dict(zip(people, split_people(len(people), seed=seed).tolist(), strict=True))
@@ -86,7 +86,7 @@ def _splits(found: Sequence[Found], seed: int) -> dict[str, str]:
         if before.split != each.split:
             raise FacesError(
                 f"{each.place}: This person is in split {each.split} here and in {before.split} at {before.place}; "
-                "give all pictures of a person one split, else the test set holds people the model has seen."
+                "give all images of a person one split, else the test set holds people the model has seen."
             )
     return {person: str(each.split) for person, each in first.items()}
 
@@ -102,13 +102,13 @@ def _check_words(found: Sequence[Found], splits: dict[str, str]) -> None:
                     "NFC; mend it."
                 )
     if len({each.label for each in found}) < 2:
-        raise FacesError("Expected at least two classes, but every picture has the same label; choose another label.")
+        raise FacesError("Expected at least two classes, but every image has the same label; choose another label.")
     if "train" not in splits.values():
         raise FacesError("Expected people to train on, but nobody is in split train.")
 
 
-def _check_pictures(found: Sequence[Found], progress: Progress | None) -> None:
-    """Every file is a picture that can be decoded, and no picture is two people's."""
+def _check_images(found: Sequence[Found], progress: Progress | None) -> None:
+    """Check that every file can be decoded and that no image belongs to two subjects."""
 
     def digests(span: range) -> list[bytes]:
         return [_digest(found[index]) for index in span]
@@ -120,7 +120,7 @@ def _check_pictures(found: Sequence[Found], progress: Progress | None) -> None:
             twin = seen.setdefault(digest, each)
             if twin.user_id != each.user_id:
                 raise FacesError(
-                    f"{each.place}: The same picture belongs to another person at {twin.place}; erasing one would "
+                    f"{each.place}: The same image belongs to another person at {twin.place}; erasing one would "
                     "leave it with the other, so take one of the two out."
                 )
         done += len(batch)
@@ -129,13 +129,13 @@ def _check_pictures(found: Sequence[Found], progress: Progress | None) -> None:
 
 
 def _digest(each: Found) -> bytes:
-    """SHA-256 of a file, once it is sure that it can be decoded."""
+    """SHA-256 of a file, after checking that it can be decoded."""
     if not each.path.name.lower().endswith(SUFFIXES):
         raise FacesError(f"{each.place}: Expected a file ending in one of {', '.join(SUFFIXES)}; convert it.")
     try:
         with each.path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-        check_picture(content)
+        check_image(content)
     except FileNotFoundError as error:
         raise FacesError(f"{each.place}: The file named here is missing; put it there or take the line out.") from error
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Drawing faces: from numbers that describe people and poses to pictures, with NumPy alone.
+"""Drawing faces: from numbers that describe people and poses to images, with NumPy alone.
 
 A face is painted in layers, back to front: background, hair, shoulders, head, marks of age, eyes, nose, mouth, beard,
-hair again, glasses. Coordinates are the face's own: u to the right and v down, 0 in its middle, 1 half a picture away.
+hair again, glasses. Coordinates are the face's own: u to the right and v down, 0 in its middle, 1 half an image away.
 A layer is a soft mask in [0, 1], of an ellipse or a line, blended over what is there; edges are a pixel wide, so small
-pictures are antialiased. Everything is vectorised over a batch of faces.
+images are antialiased. Everything is vectorised over a batch of faces.
 
 Age works as on people. Children have round heads, large low eyes and no lines; grey hair, a high hairline, folds, bags
 under the eyes and thin lips come later, each with an onset of the person's own. So age can be read off a face, but not
@@ -19,7 +19,7 @@ import numpy as np
 N_TRAITS = 27
 """Numbers in [0, 1) that describe a person."""
 N_POSE = 16
-"""Numbers in [0, 1) that describe one picture of them."""
+"""Numbers in [0, 1) that describe one image of them."""
 
 _SKIN = np.array([[250, 224, 205], [238, 200, 172], [222, 176, 140], [190, 138, 100], [141, 96, 66], [98, 66, 48]])
 _HAIR = np.array([[24, 20, 20], [54, 36, 26], [96, 62, 38], [150, 66, 32], [176, 130, 70], [222, 190, 120]])
@@ -50,7 +50,7 @@ class Person:
 
 
 class Canvas:
-    """Pictures being painted.
+    """Images being painted.
 
     Args:
         u, v: float32 `(n, height, width)`, face coordinates of the pixels.
@@ -111,7 +111,7 @@ class Canvas:
 
 
 def draw_faces(traits: np.ndarray, ages: np.ndarray, poses: np.ndarray, *, size: tuple[int, int]) -> np.ndarray:
-    """Paint one picture a row.
+    """Paint one image a row.
 
     Args:
         traits: float `(n, N_TRAITS)` in [0, 1): the person.
@@ -208,7 +208,7 @@ def _back_hair(canvas: Canvas, person: Person) -> None:
 
 
 def _shoulders(canvas: Canvas, person: Person) -> None:
-    """Neck and clothes; the clothes change from picture to picture."""
+    """Neck and clothes; the clothes change from image to image."""
     canvas.paint(canvas.ellipse(0, 0.62, person.half_width * 0.6, 0.46), person.skin * 0.78)
     canvas.paint(canvas.ellipse(0, 1.32, 0.98, 0.46), person.cloth)
 
@@ -255,7 +255,7 @@ def _lines_of_age(canvas: Canvas, person: Person) -> None:
 
 
 def _eyes(canvas: Canvas, person: Person) -> None:
-    """Brows, whites, irises that look aside, pupils and upper lids; lids fall with age and in some pictures."""
+    """Brows, whites, irises that look aside, pupils and upper lids; lids fall with age and in some images."""
     apart = 0.205 + 0.05 * (person.traits[17] - 0.5)
     large = (0.070 + 0.025 * person.traits[18]) * (1 + 0.35 * person.child)
     blink = 1 - _where(person.pose[11] > 0.93, 0.85)

@@ -1,11 +1,11 @@
-"""Made-up people of ten age groups, drawn in code: any number of faces for tests of scale, and nobody's own.
+"""Synthetic people of ten age groups, drawn in code, for any number of faces.
 
-A person has traits that stay (`portraits.py`), one age, and pictures that differ in pose, light, expression, clothes
-and noise of the camera. The label is the age group, `age_0` to `age_9`; pictures tell it well but not exactly.
+A person has traits that stay (`portraits.py`), one age, and images that differ in pose, light, expression, clothes
+and noise of the camera. The label is the age group, `age_0` to `age_9`; images tell it well but not exactly.
 
-Some labels are wrong on purpose, so that there is something to memorise and something to forget: a share of *people*
-carries one wrong group on all pictures, a share of *pictures* a wrong group of its own. A model can get these right
-only by having seen them.
+Some labels are wrong on purpose, so that there is something to memorise and to forget: a share of the *people* has one
+wrong group on all images, a share of the other *images* a wrong group each. A model can get these right only by
+training on them.
 
 People are drawn in blocks of fixed size, each from the seed and the number of the block: person 17 looks the same in a
 set of twenty and in one of a million, and memory does not grow with the set.
@@ -27,7 +27,7 @@ from unlearning.faces.dataset import SPLITS, Progress
 from unlearning.faces.packing import Faces
 from unlearning.faces.rows import Rows
 from unlearning.faces.sources.portraits import N_POSE, N_TRAITS, draw_faces
-from unlearning.faces.writing import Picture, refuse_existing, split_people, write_pictures
+from unlearning.faces.writing import NewImage, refuse_existing, split_people, write_images
 
 N_GROUPS = 10
 CLASSES = tuple(f"age_{group}" for group in range(N_GROUPS))
@@ -58,7 +58,7 @@ class _Settings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """Pictures of up to 64 people: images uint8 `(k, height, width, 3)`, labels int64 `(k,)`, people int64 `(k,)`."""
+    """Images of up to 64 people: images uint8 `(k, height, width, 3)`, labels int64 `(k,)`, people int64 `(k,)`."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -79,12 +79,12 @@ def draw(
 
     Args:
         n_subjects: People, with user ids `p0000000`, `p0000001`, ….
-        images_per_subject: Pictures of each.
+        images_per_subject: Images of each.
         size: (height, width) in pixels, at least 8 each.
         seed: Same seed, same faces.
-        person_noise: Share of people who carry one wrong label on all pictures.
-        picture_noise: Share of the other pictures with a wrong label.
-        progress: Called with (pictures done, pictures in all).
+        person_noise: Share of people who carry one wrong label on all images.
+        picture_noise: Share of the other images with a wrong label.
+        progress: Called with (images done, images in all).
 
     Returns:
         Faces with uint8 images `(n, height, width, 3)`, four fifths of the people for training and a tenth each for
@@ -135,7 +135,7 @@ def write_folder(
     settings = _Settings(n_subjects, images_per_subject, size, seed, person_noise, picture_noise)
     refuse_existing(folder)
     total = n_subjects * images_per_subject
-    return write_pictures(folder, _pictures(settings), total=total, progress=progress)
+    return write_images(folder, _new_images(settings), total=total, progress=progress)
 
 
 def user_id(person: int) -> str:
@@ -143,13 +143,13 @@ def user_id(person: int) -> str:
     return f"p{person:07d}"
 
 
-def _pictures(settings: _Settings) -> Iterator[Picture]:
+def _new_images(settings: _Settings) -> Iterator[NewImage]:
     splits = split_people(settings.n_subjects, seed=settings.seed)
     for block in _blocks(settings):
         for pixels, label, person in zip(block.images, block.labels, block.people, strict=True):
             png = io.BytesIO()
             Image.fromarray(pixels).save(png, format="PNG", compress_level=1)
-            yield Picture(
+            yield NewImage(
                 content=png.getvalue(),
                 suffix=".png",
                 user_id=user_id(int(person)),
@@ -160,13 +160,13 @@ def _pictures(settings: _Settings) -> Iterator[Picture]:
 
 
 def _blocks(settings: _Settings) -> Iterator[_Block]:
-    """All pictures, person by person."""
+    """All images, person by person."""
     for first in range(0, settings.n_subjects, _BLOCK_PEOPLE):
         yield _block(settings, first, min(_BLOCK_PEOPLE, settings.n_subjects - first))
 
 
 def _block(settings: _Settings, first: int, n_people: int) -> _Block:
-    """Pictures of `n_people` from number `first` on."""
+    """Images of `n_people` from number `first` on."""
     k = settings.images_per_subject
     rng = np.random.default_rng([settings.seed, first])
     # Always numbers for a whole block, so that a person does not depend on how many follow.

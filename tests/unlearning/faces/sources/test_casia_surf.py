@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unlearning.faces.folders import picture
+from tests.unlearning.faces.folders import image_file
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder
 from unlearning.faces.sources.casia_surf import age_labels, read_ages, write_folder
@@ -20,17 +20,19 @@ def source(tmp_path):
     for number in range(20):
         lines.append(f"1_{number:03d} {20 + 2 * number} {'M' if number % 2 else 'F'}")
         if number == 19:
-            continue  # in the list, but without pictures
+            continue  # in the list, but without images
         folder = source / f"WBackground/s{number % 2}/1_{number:03d}"
         for kind in ("real.rssdk/color", "real.rssdk/depth", "fake.rssdk/color"):
             (folder / kind).mkdir(parents=True)
             for frame in range(3):
-                (folder / kind / f"{frame:04d}.jpg").write_bytes(picture(100 * number + frame, channels=3, kind="JPEG"))
+                (folder / kind / f"{frame:04d}.jpg").write_bytes(
+                    image_file(100 * number + frame, channels=3, kind="JPEG")
+                )
     (source / "Age_Gender.txt").write_text("\n".join(lines) + "\n")
     return source
 
 
-def test_only_real_colour_pictures_are_taken(source, tmp_path):
+def test_only_real_colour_images_are_taken(source, tmp_path):
     rows = write_folder(source, tmp_path / "faces", seed=1)
     assert check_folder(tmp_path / "faces") == rows
     assert len(rows) == 19 * 3

@@ -1,10 +1,10 @@
-"""CelebA's lists, on made-up pictures."""
+"""CelebA's lists, on made-up images."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.unlearning.faces.folders import picture
+from tests.unlearning.faces.folders import image_file
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder
 from unlearning.faces.sources.celeba import write_folder
@@ -14,13 +14,13 @@ from unlearning.faces.sources.celeba import write_folder
 def source(tmp_path, request):
     source = tmp_path / "CelebA"
     flat = request.param == "flat"
-    pictures = source / ("img_align_celeba" if flat else "Img/img_align_celeba")
+    images = source / ("img_align_celeba" if flat else "Img/img_align_celeba")
     lists, parts = (source, source) if flat else (source / "Anno", source / "Eval")
-    for folder in (pictures, lists, parts):
+    for folder in (images, lists, parts):
         folder.mkdir(parents=True, exist_ok=True)
     names = [f"{number:06d}.jpg" for number in range(1, 13)]
     for number, name in enumerate(names):
-        (pictures / name).write_bytes(picture(number, channels=3, kind="JPEG"))
+        (images / name).write_bytes(image_file(number, channels=3, kind="JPEG"))
     (lists / "identity_CelebA.txt").write_text("".join(f"{name} {i // 3}\n" for i, name in enumerate(names)))
     values = "".join(f"{name}  {1 if i % 2 else -1} -1\n" for i, name in enumerate(names))
     (lists / "list_attr_celeba.txt").write_text("12\nEyeglasses Smiling\n" + values)
@@ -58,19 +58,19 @@ def test_without_a_partition_people_are_split_at_random(source, tmp_path):
 @pytest.mark.parametrize(
     ("where", "text", "sentence"),
     [
-        (("identity_CelebA.txt", 2), "000002.jpg", r"identity_CelebA.txt, line 2: Expected a picture and a number"),
-        (("identity_CelebA.txt", 2), "../x.jpg 1", r"identity_CelebA.txt, line 2: Expected a picture"),
-        (("identity_CelebA.txt", 2), "000001.jpg 1", r"line 2: This picture is already in line 1"),
+        (("identity_CelebA.txt", 2), "000002.jpg", r"identity_CelebA.txt, line 2: Expected an image and a number"),
+        (("identity_CelebA.txt", 2), "../x.jpg 1", r"identity_CelebA.txt, line 2: Expected an image"),
+        (("identity_CelebA.txt", 2), "000001.jpg 1", r"line 2: This image is already in line 1"),
         (
             ("identity_CelebA.txt", 2),
             "000002.jpg 3",
             r"identity_CelebA.txt, line 10: This person is in split test here",
         ),
         (("identity_CelebA.txt", 2), "000099.jpg 1", r"identity_CelebA.txt, line 2: Expected the attributes"),
-        (("list_attr_celeba.txt", 4), "000002.jpg 1", r"list_attr_celeba.txt, line 4: Expected a picture and 2 values"),
+        (("list_attr_celeba.txt", 4), "000002.jpg 1", r"list_attr_celeba.txt, line 4: Expected an image and 2 values"),
         (("list_attr_celeba.txt", 4), "000002.jpg 0 1", r"list_attr_celeba.txt, line 4: .* 1 or -1"),
         (("list_eval_partition.txt", 3), "000003.jpg 7", r"list_eval_partition.txt, line 3: .* 0, 1 or 2"),
-        (("list_eval_partition.txt", 3), None, r"identity_CelebA.txt, line 3: Expected the split of this picture"),
+        (("list_eval_partition.txt", 3), None, r"identity_CelebA.txt, line 3: Expected the split of this image"),
     ],
 )
 def test_a_wrong_line_is_named_with_the_remedy(source, tmp_path, where, text, sentence):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unlearning.faces.folders import picture
+from tests.unlearning.faces.folders import image_file
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder
 from unlearning.faces.sources.importing import Found, age_bins, write_found
@@ -12,12 +12,12 @@ from unlearning.faces.sources.importing import Found, age_bins, write_found
 
 @pytest.fixture
 def found(tmp_path):
-    """Ten people with two pictures each, labels by turns."""
+    """Ten people with two images each, labels by turns."""
     listed = []
     for number in range(20):
         path = tmp_path / "source" / f"{number}.PNG"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(picture(number))
+        path.write_bytes(image_file(number))
         listed.append(Found(path, f"line {number + 1}", f"person {number // 2}", f"label {number % 2}"))
     return listed
 
@@ -90,10 +90,10 @@ def test_one_class_is_not_enough(found, tmp_path):
     [
         (lambda path: path.unlink(), r"line 6: The file named here is missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:-20]), r"line 6: .*Replace the file or take it out"),
-        (lambda path: path.write_bytes(b"no picture"), r"line 6: .*Replace the file"),
-        (lambda path: path.write_bytes(picture(0)), r"line 6: The same picture belongs to another person at line 1"),
+        (lambda path: path.write_bytes(b"no image"), r"line 6: .*Replace the file"),
+        (lambda path: path.write_bytes(image_file(0)), r"line 6: The same image belongs to another person at line 1"),
     ],
-    ids=["missing", "truncated", "no picture", "another's"],
+    ids=["missing", "truncated", "no image", "another's"],
 )
 def test_a_bad_file_is_named_and_nothing_is_written(found, tmp_path, spoil, sentence):
     spoil(found[5].path)

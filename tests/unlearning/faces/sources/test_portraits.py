@@ -33,7 +33,7 @@ def test_a_stroke_covers_its_area_even_when_thinner_than_a_pixel(thickness):
     assert np.mean(areas) == pytest.approx(2 * thickness, rel=0.05)
 
 
-def test_above_splits_the_picture():
+def test_above_splits_the_image():
     made = canvas()
     assert made.above(0.5).mean() == pytest.approx(0.75, abs=0.01)
 

@@ -37,13 +37,13 @@ def test_a_seed_is_a_world_and_a_person_does_not_depend_on_how_many_follow():
     assert np.abs(small.images.astype(int) - other.images).mean() > 10
 
 
-def test_no_two_pictures_are_the_same():
+def test_no_two_images_are_the_same():
     faces = draw(n_subjects=64, images_per_subject=10, seed=0)
     assert len(np.unique(faces.images.reshape(640, -1), axis=0)) == 640
 
 
 def test_noise_comes_in_the_shares_asked_for():
-    """Shares of 4,000 people and 8,000 pictures; four standard deviations, false alarms below 2 in 10,000."""
+    """Shares of 4,000 people and 8,000 images; four standard deviations, false positive rate below 2 in 10,000."""
     settings = {"n_subjects": 4000, "images_per_subject": 2, "size": (8, 8), "seed": 3}
     true = draw(**settings, person_noise=0, picture_noise=0).labels
     assert (true.reshape(-1, 2) == true.reshape(-1, 2)[:, :1]).all()
@@ -52,8 +52,8 @@ def test_noise_comes_in_the_shares_asked_for():
     wrong = (by_person != true).reshape(-1, 2)
     assert (wrong[:, 0] == wrong[:, 1]).all()
     assert wrong[:, 0].mean() == pytest.approx(0.1, abs=4 * np.sqrt(0.09 / 4000))
-    by_picture = draw(**settings, person_noise=0, picture_noise=0.1).labels
-    assert (by_picture != true).mean() == pytest.approx(0.1, abs=4 * np.sqrt(0.09 / 8000))
+    by_image = draw(**settings, person_noise=0, picture_noise=0.1).labels
+    assert (by_image != true).mean() == pytest.approx(0.1, abs=4 * np.sqrt(0.09 / 8000))
 
 
 def test_the_age_can_be_read_off_new_faces_but_not_exactly():

@@ -1,24 +1,24 @@
-"""A folder of pictures with a CSV of other column names."""
+"""A folder of images with a CSV of other column names."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.unlearning.faces.folders import picture
+from tests.unlearning.faces.folders import image_file
 from unlearning.errors import FacesError
 from unlearning.faces import check_folder
 from unlearning.faces.sources.table import Columns, write_folder
 
-COLUMNS = Columns("picture", "customer", "outcome")
+COLUMNS = Columns("image", "customer", "outcome")
 
 
 @pytest.fixture
 def source(tmp_path):
     source = tmp_path / "source"
     (source / "2024").mkdir(parents=True)
-    lines = ["picture,e-mail,customer,outcome"]
+    lines = ["image,e-mail,customer,outcome"]
     for number in range(12):
-        (source / "2024" / f"{number}.jpg").write_bytes(picture(number, channels=3, kind="JPEG"))
+        (source / "2024" / f"{number}.jpg").write_bytes(image_file(number, channels=3, kind="JPEG"))
         lines.append(f"2024/{number}.jpg,a@example.org,c-{number // 3},{'yes' if number % 2 else 'no'}")
     (source / "people.csv").write_text("\n".join(lines) + "\n")
     return source
@@ -49,9 +49,9 @@ def test_a_data_folder_s_own_table_needs_no_names(source, tmp_path):
 @pytest.mark.parametrize(
     ("line", "text", "sentence"),
     [
-        (1, "file,e-mail,customer,outcome", r"people.csv, line 1: .*not so: picture.* The table has file, e-mail"),
+        (1, "file,e-mail,customer,outcome", r"people.csv, line 1: .*not so: image.* The table has file, e-mail"),
         (3, "2024/1.jpg,c-0,no", r"people.csv, line 3: Expected 4 fields .*double quotes"),
-        (3, "2024/0.jpg,x,c-0,no", r"people.csv, line 3: This picture is already in people.csv, line 2"),
+        (3, "2024/0.jpg,x,c-0,no", r"people.csv, line 3: This image is already in people.csv, line 2"),
         (3, "../outside.jpg,x,c-0,no", r"people.csv, line 3: Expected a path inside source"),
         (3, ",x,c-0,no", r"people.csv, line 3: Expected a path inside"),
         (3, "2024/99.jpg,x,c-0,no", r"people.csv, line 3: The file named here is missing"),
@@ -67,15 +67,15 @@ def test_a_wrong_row_is_named_with_the_remedy(source, tmp_path, line, text, sent
 
 
 def test_no_table_and_an_empty_one(source, tmp_path):
-    with pytest.raises(FacesError, match="Expected a table of pictures"):
+    with pytest.raises(FacesError, match="Expected a table of images"):
         write_folder(source, tmp_path / "data")
-    (source / "people.csv").write_text("picture,customer,outcome\n")
+    (source / "people.csv").write_text("image,customer,outcome\n")
     with pytest.raises(FacesError, match="no row below the header"):
         write_folder(source, tmp_path / "data", table=source / "people.csv", columns=COLUMNS)
 
 
 def test_a_link_out_of_the_source_is_not_followed(source, tmp_path):
-    (tmp_path / "outside.jpg").write_bytes(picture(99))
+    (tmp_path / "outside.jpg").write_bytes(image_file(99))
     (source / "2024" / "1.jpg").unlink()
     (source / "2024" / "1.jpg").symlink_to(tmp_path / "outside.jpg")
     with pytest.raises(FacesError, match="line 3: Expected a path inside"):

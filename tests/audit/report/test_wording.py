@@ -1,0 +1,258 @@
+"""The report's text agrees with its numbers, for evaluations that hypothesis makes up."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audit.checks import all_checks, verdict_of
+from audit.evaluation import Evaluation, Evidence, evaluate
+from audit.policy import PRESETS, Policy
+from audit.report import wording
+from audit.report.page import check_row
+from audit.staleness import Staleness
+from audit.statistics.exchangeability import Exchangeability
+from audit.statistics.intervals import Interval
+from audit.statistics.utility import Deployed, Utility
+
+
+@cache
+def measured(exact: bool) -> Evaluation:
+    """An evaluation of 8 models a bank and 3 images, whose figures the tests below exchange."""
+    rng = np.random.default_rng(0)
+    accuracies = np.full(8, 0.9)
+    evidence = Evidence(
+        retrained=rng.normal(size=(8, 3)),
+        unlearned=None if exact else rng.normal(size=(8, 3)),
+        deployed=rng.normal(size=3),
+        original=rng.normal(size=3),
+        retain_accuracy_retrained=accuracies,
+        retain_accuracy_unlearned=None if exact else accuracies,
+        retain_accuracy_deployed=0.9,
+        retain_accuracy_original=0.9,
+        test_accuracy_retrained=accuracies,
+        test_accuracy_unlearned=None if exact else accuracies,
+        test_accuracy_deployed=0.9,
+        test_accuracy_original=0.9,
+        cost_share=None if exact else 0.1,
+        exact=exact,
+    )
+    return evaluate(evidence, PRESETS["standard"], rung=2 if exact else 0, seed=0)
+
+
+def near(*bars: float) -> st.SearchStrategy[float]:
+    """Numbers in [0, 2], many of them at a bar or so near to it that rounding would move them across."""
+    at = st.sampled_from(bars)
+    beside = st.builds(lambda bar, gap: max(0.0, bar + gap), at, st.floats(-0.004, 0.004))
+    neighbours = at.map(lambda bar: math.nextafter(bar, 0)) | at.map(lambda bar: math.nextafter(bar, 2))
+    return at | beside | neighbours | st.floats(0, 2)
+
+
+def p_values(*bars: float) -> st.SearchStrategy[float]:
+    return near(0.05, *bars).map(lambda p: min(p, 1.0))
+
+
+def intervals(*bars: float) -> st.SearchStrategy[Interval]:
+    return st.lists(near(*bars), min_size=3, max_size=3).map(sorted).map(lambda v: Interval(v[1], v[0], v[2]))
+
+
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    return replace(
+        PRESETS["standard"],
+        n_models=draw(st.sampled_from([8, 64])),
+        retain_ratio_min=draw(st.sampled_from([0.97, 0.9755, 0.3333])),
+        exchangeability_alpha=draw(st.sampled_from([0.0, 0.01, 0.05, 0.125])),
+        forgetting_ratio_min=draw(st.sampled_from([0.5, 0.805])),
+        detection_alpha=draw(st.sampled_from([0.0, 0.01, 0.1])),
+        cost_share_max=draw(st.sampled_from([0.2, 0.125])),
+        staleness_max=draw(st.sampled_from([0.0, 0.05, 0.025])),
+        ladder=("remix", "dilute", "random_mask", "retrain"),
+    )
+
+
+@st.composite
+def utilities(draw: st.DrawFn, *, exact: bool) -> Utility:
+    one = Deployed(draw(st.floats(0, 1)), draw(intervals(0.97, 0.9755, 1.0) | st.just(UNKNOWN)), draw(p_values()))
+    ratio = None if exact else draw(intervals(0.97, 0.9755, 1.0) | st.just(UNKNOWN))
+    return Utility(Interval(0.9, 0.8, 1.0), None if exact else Interval(0.9, 0.8, 1.0), ratio, one, one)
+
+
+@st.composite
+def evaluations(draw: st.DrawFn) -> dict[str, Any]:
+    policy = draw(policies())
+    rung = draw(st.integers(0, 3))
+    exact = policy.is_exact(rung)
+    n_models = draw(st.sampled_from([8, 64, 400]))
+    base = measured(exact)
+    level = policy.alpha_at(rung)
+    staleness = Staleness(*draw(st.sampled_from([(0, 0, 0, 0), (40, 1, 10, 0), (1000, 51, 10, 0), (40, 0, 20, 1)])))
+    parts: dict[str, Any] = {
+        "deployed": Exchangeability(draw(p_values(level)), 0.5, np.full(n_models, 0.5), n_models),
+        "retain": draw(utilities(exact=exact)),
+        "test": draw(utilities(exact=exact)),
+        "forgetting": None,
+        "detection": None,
+        "staleness": staleness,
+        "cost_share": None if exact else draw(near(policy.cost_share_max)),
+    }
+    others: dict[str, Any] = {}
+    if base.forgetting and base.detection and base.bounds and base.attack and base.quantile_attack:
+        ratio = draw(intervals(policy.forgetting_ratio_min, 1.0) | st.just(UNKNOWN))
+        parts["forgetting"] = replace(base.forgetting, ratio=ratio)
+        parts["detection"] = replace(
+            base.detection,
+            ks_combined_p=draw(p_values(policy.detection_alpha)),
+            energy_p=draw(p_values()),
+            n_rejected=draw(st.integers(0, 3)),
+        )
+        others["bounds"] = replace(base.bounds, simultaneous=draw(st.just(0.0) | st.floats(0, 4)))
+        for name in ("attack", "quantile_attack"):
+            figures = {"auc": draw(intervals(0.5)), "auc_forget_set": draw(intervals(0.5))}
+            others[name] = replace(getattr(base, name), tpr_at_fpr=draw(intervals(0.01)), **figures)
+    n_unlearned = 0 if exact else n_models
+    checks = all_checks(policy, rung=rung, n_retrained=n_models, n_unlearned=n_unlearned or None, **parts)
+    evaluation = replace(
+        base, verdict=verdict_of(checks), checks=checks, policy=policy, rung=rung, method=policy.method_at(rung),
+        n_models=n_models, n_unlearned=n_unlearned, **parts, **others,
+    )  # fmt: skip
+    return evaluation.to_dict()
+
+
+NUMBER = r"(\d+(?:\.\d+)?)"
+Tells = Callable[[dict[str, Any]], bool]
+
+
+def excludes(value: float) -> Callable[[dict[str, Any] | None], bool]:
+    return lambda i: i is not None and i["low"] is not None and not i["low"] - 1e-9 <= value <= i["high"] + 1e-9
+
+
+def attack_tells(name: str) -> dict[str, Tells]:
+    form = {"attack": "gaussian", "quantile_attack": "quantile"}[name]
+    title = f"membership inference attack, {form} form"
+    return {
+        f"{title}, over single images": lambda e: excludes(0.5)(e[name]["auc"]),
+        f"{title}, over the forget set": lambda e: excludes(0.5)(e[name]["auc_forget_set"]),
+        f"{title}, at a false positive rate of 1 %": lambda e: e[name]["tpr_at_fpr"]["low"] > 0.01 + 1e-9,
+    }
+
+
+MODEL_TESTS: dict[str, Tells] = {
+    "exchangeability test of the audited model": lambda e: e["deployed"]["p_value"] < max(0.05, bar(e)),
+    "accuracy of the audited model on the retain set": lambda e: e["retain"]["deployed"]["p_value"] <= 0.05,
+    "accuracy of the audited model on held-out subjects": lambda e: e["test"]["deployed"]["p_value"] <= 0.05,
+}
+METHOD_TESTS: dict[str, Tells] = {
+    "Kolmogorov–Smirnov test of the forget set": lambda e: (
+        e["detection"]["ks_combined_p"] < max(0.05, e["policy"]["detection_alpha"])
+    ),
+    "energy test of the forget set": lambda e: e["detection"]["energy_p"] < 0.05,
+    "Kolmogorov–Smirnov tests of single images": lambda e: e["detection"]["n_rejected"] > 0,
+    "lower bound on the largest ε": lambda e: e["bounds"]["simultaneous"] > 0,
+    "F / F_null": lambda e: (high := e["forgetting"]["ratio"]["high"]) is not None and high < 1 - 1e-9,
+    **attack_tells("attack"),
+    **attack_tells("quantile_attack"),
+    "mean accuracy on the retain set": lambda e: excludes(1)(e["retain"]["ratio"]),
+    "mean accuracy on held-out subjects": lambda e: excludes(1)(e["test"]["ratio"]),
+}
+
+
+def bar(evaluation: dict[str, Any]) -> float:
+    return next(float(check["bar"]) for check in evaluation["checks"] if check["name"] == "exchangeability")
+
+
+@settings(max_examples=60, deadline=None)
+@given(evaluations())
+def test_the_verdict_s_text_names_the_tests_that_tell_model_or_method_from_retraining_and_no_others(evaluation):
+    tests = MODEL_TESTS | (METHOD_TESTS if evaluation["n_unlearned"] else {})
+    telling = {name for name, tells in tests.items() if tells(evaluation)}
+    text = " ".join(wording.verdict_sentences(evaluation))
+    assert {name for name in MODEL_TESTS | METHOD_TESTS if f"{name} (" in text} == telling
+    assert ("No test in this report" in text) == (not telling)
+    assert "could not tell" not in text
+
+
+@settings(max_examples=60, deadline=None)
+@given(evaluations())
+def test_the_verdict_s_text_is_of_the_verdict_and_names_what_was_missed(evaluation):
+    sentences = wording.verdict_sentences(evaluation)
+    opening = {"PASSED": "The audit passed", "FAILED": "The audit failed", "UNDETERMINED": "The audit could not decide"}
+    assert sentences[0].startswith(opening[evaluation["verdict"]])
+    wanted = {"PASSED": "met", "FAILED": "failed", "UNDETERMINED": "undetermined"}[evaluation["verdict"]]
+    states = {wording.check_title(check["name"]): wording.check_state(check)[0] for check in evaluation["checks"]}
+    named = set(re.findall(r"“([^”]+)”", sentences[0])) - {evaluation["method"], evaluation["policy"]["name"]}
+    assert named == {title for title, state in states.items() if state == wanted}
+    failed = {check["name"] for check in evaluation["checks"] if check["passed"] is False}
+    if evaluation["verdict"] == "FAILED":
+        last = sentences[-1]
+        assert ("accuracy" in last) == bool(failed & {"retain_ratio", "test_ratio", "deployed_retain_ratio",
+                                                      "deployed_test_ratio"})  # fmt: skip
+        assert ("cost" in last) == ("cost_share" in failed)
+        assert ("erased since" in last) == ("reference_staleness" in failed)
+        assert ("unusual" in last) == ("exchangeability" in failed)
+    needed = any(c["models_needed"] for c in evaluation["checks"] if c["passed"] is None and c["applicable"])
+    if evaluation["verdict"] == "UNDETERMINED":
+        assert ("how many models" in sentences[-1]) == needed
+
+
+def plain(text: str) -> float:
+    """The number in a cell of the table, percentages as shares."""
+    number = float(re.sub(r"[^0-9.]", "", text))
+    return number / 100 if "%" in text else number
+
+
+@settings(max_examples=60, deadline=None)
+@given(evaluations())
+def test_every_row_of_the_checks_says_met_or_missed_as_its_printed_figures_do(evaluation):
+    for check in evaluation["checks"]:
+        row = check_row(check)
+        if check["passed"] is None or row["value"] == "–":
+            assert "≥ 0.000" not in row["bar"]
+            continue
+        value, printed_bar = plain(row["value"]), plain(row["bar"])
+        within = value <= printed_bar + 1e-12 if row["bar"].startswith("≤") else value >= printed_bar - 1e-12
+        excused = check["name"].startswith("deployed_") and "no worse than" in check["sentence"]
+        assert (row["word"] == "Met") == (within or excused), row
+        assert not (excused and within), row
+
+
+@settings(max_examples=60, deadline=None)
+@given(evaluations())
+def test_every_sentence_of_a_check_agrees_with_the_figures_it_prints(evaluation):
+    for check in evaluation["checks"]:
+        sentence, name = check["sentence"], check["name"]
+        if found := re.search(rf"\(p = {NUMBER}, bar {NUMBER}\)", sentence):
+            p, level = float(found[1]), float(found[2])
+            assert (p < level) == (check["passed"] is False), sentence
+            assert (" not " in sentence) == (p >= level), sentence
+        if "no bar is set" in sentence:
+            assert (check["applicable"], check["bar"]) == (False, 0)
+        if found := re.search(rf"is {NUMBER} times .*the bar is {NUMBER}", sentence):
+            assert (float(found[1]) >= float(found[2])) == (check["passed"] is True), sentence
+        if found := re.search(rf"{NUMBER}%.*at most {NUMBER}% is allowed", sentence, re.IGNORECASE):
+            shares = [float(share) for share in re.findall(rf"{NUMBER}%", sentence)]
+            assert (max(shares[:-1]) <= shares[-1]) == check["passed"], sentence
+        if found := re.search(rf"below the bar of {NUMBER}", sentence):
+            ratio, p = (float(re.search(f"{before}{NUMBER}", sentence)[1]) for before in ("is ", "p = "))
+            assert ratio < float(found[1]), sentence
+            assert (p > 0.05) == check["passed"] == ("no worse" in sentence), sentence
+        assert bool(check["models_needed"]) <= (name in ("bank_size", "exchangeability", "forgetting_ratio"))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_limits_speak_of_figures_only_where_they_were_measured(exact: bool) -> None:
+    text = " ".join(wording.limits(measured(exact).to_dict()))
+    assert ("ε" in text) == (not exact)
+    assert ("Forgetting quality" in text) == (not exact)
