@@ -125,6 +125,11 @@ class Settings(BaseSettings):
     max_client_queue: int = Field(
         0, ge=0, description="Of these, images of one client before it gets 429; 0: as many as all."
     )
+    speedups: str = Field(
+        "all",
+        description="Speed-ups of the serving processes that rest on private parts of libraries: all, none, or their "
+        "names with commas (packed_weights).",
+    )
     temperature: float = Field(
         1.0, gt=0, le=100, description="What logits are divided by before they become probabilities; 1: as trained."
     )
