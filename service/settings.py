@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     speedups: str = Field(
         "all",
         description="Speed-ups of the serving processes that rest on private parts of libraries: all, none, or their "
-        "names with commas (packed_weights).",
+        "names with commas (packed_weights, early_refusal, fair_connections).",
     )
     temperature: float = Field(
         1.0, gt=0, le=100, description="What logits are divided by before they become probabilities; 1: as trained."
@@ -214,9 +214,9 @@ class Settings(BaseSettings):
         return self.local_folder / "commit.word"
 
     @property
-    def on_the_way_path(self) -> Path:
-        """Shared by the serving processes of this machine: the oldest generation each has on its way."""
-        return self.local_folder / "on-the-way.words"
+    def in_flight_path(self) -> Path:
+        """Shared by the serving processes of this machine: the oldest generation each has in flight."""
+        return self.local_folder / "in-flight.words"
 
     @property
     def local_folder(self) -> Path:

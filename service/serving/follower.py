@@ -153,7 +153,7 @@ class Follower:
             current = self._slot.current
         if current is None or current.generation == self._acknowledged:
             return
-        if self._slot.has_left_older_than(current.generation):
+        if self._slot.has_finished_older_than(current.generation):
             self._write(
                 staged_generation=current.generation,
                 acknowledged_generation=current.generation,

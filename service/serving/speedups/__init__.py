@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from typing import Final
 
+import structlog
+
 from service.errors import StartupError
 from service.settings import Settings
 
+log = structlog.get_logger()
+
 PACKED_WEIGHTS: Final = "packed_weights"
-SPEEDUPS: Final = (PACKED_WEIGHTS,)
+EARLY_REFUSAL: Final = "early_refusal"
+FAIR_CONNECTIONS: Final = "fair_connections"
+SPEEDUPS: Final = (PACKED_WEIGHTS, EARLY_REFUSAL, FAIR_CONNECTIONS)
 
 
 def is_on(name: str, settings: Settings) -> bool:
@@ -31,3 +37,8 @@ def is_on(name: str, settings: Settings) -> bool:
             f"got {', '.join(sorted(wanted - set(SPEEDUPS)))!a}."
         )
     return name in wanted
+
+
+def unavailable(name: str, error: Exception) -> None:
+    """Say that the service goes on without a speed-up, because what it rests on is missing or changed."""
+    log.warning("speedup.unavailable", name=name, error=type(error).__name__)

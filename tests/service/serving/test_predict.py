@@ -52,7 +52,7 @@ def process(context, digest):
 
 @pytest.fixture
 def client(process, new_key):
-    with TestClient(process.door(process.app, "")) as client:
+    with TestClient(process.fast_path(process.app, "")) as client:
         client.headers["Authorization"] = f"Bearer {new_key(api_keys.PREDICT)}"
         yield client
 
@@ -157,7 +157,7 @@ def test_without_a_model_it_says_try_later(context, new_key, assert_problem):
     process = ServingProcess.of(context)
     process.start()
     try:
-        with TestClient(process.door(process.app, "")) as client:
+        with TestClient(process.fast_path(process.app, "")) as client:
             client.headers["Authorization"] = f"Bearer {new_key(api_keys.PREDICT)}"
             body = assert_problem(client.post("/predictions", content=picture(1), headers=PNG), 503)
             assert "train one first" in body["detail"]
@@ -189,7 +189,7 @@ def test_a_process_with_enough_to_do_refuses_more(context, digest, new_key, asse
     process = ServingProcess.of(busy)
     process.start()
     try:
-        with TestClient(process.door(process.app, "")) as client:
+        with TestClient(process.fast_path(process.app, "")) as client:
             client.headers["Authorization"] = f"Bearer {new_key(api_keys.PREDICT)}"
 
             gate, answers = threading.Event(), []
@@ -282,7 +282,7 @@ def serving(context, **changes):
     process = ServingProcess.of(replace(context, settings=context.settings.model_copy(update=changes)))
     process.start()
     try:
-        with TestClient(process.door(process.app, "")) as client:
+        with TestClient(process.fast_path(process.app, "")) as client:
             yield process, client
     finally:
         process.stop()
@@ -335,7 +335,7 @@ def test_both_ways_give_the_same_answer(process, client, path, body, headers):
 def test_a_call_with_several_images_holds_up_no_swap(context, process, client, digest):
     other = add_version(context, 2)
     assert client.post("/predictions/batch", **form(picture(1), picture(2))).status_code == 200
-    assert process.slot.has_left_older_than(1)
+    assert process.slot.has_finished_older_than(1)
     assert deploy(context, other, timeout_seconds=30).generation == 2
 
 
