@@ -1,6 +1,6 @@
 """One frozen settings object, read from the environment at start-up and passed down.
 
-Nothing else in the project reads `EXPUNGE_…` variables.
+Nothing else in the service reads environment variables (`tests/service/test_environment.py` has the exceptions).
 """
 
 from __future__ import annotations
