@@ -15,7 +15,6 @@ import atexit
 import json
 import logging
 import sys
-import time
 from collections.abc import MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -47,7 +46,7 @@ def set_up_logs(
         structlog.contextvars.merge_contextvars,
         _name_call,
         structlog.processors.add_log_level,
-        _Stamp(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
         place_of_error,
         redact,
     ]
@@ -112,21 +111,6 @@ class _Lossy:
         with suppress(OSError):
             self._stream.write(text)
             self._stream.flush()
-
-
-class _Stamp:
-    """Structlog processor: when, in UTC and ISO 8601. All but the fraction is the same for a second's lines."""
-
-    _last = (-1, "")  # second and its text, read and written together: lines come from several threads
-
-    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        microseconds = time.time_ns() // 1000
-        second, fraction = divmod(microseconds, 1_000_000)
-        last = self._last
-        if second != last[0]:
-            last = self._last = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
-        event["timestamp"] = f"{last[1]}.{fraction:06d}Z"
-        return event
 
 
 def _name_call(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

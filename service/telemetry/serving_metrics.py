@@ -74,7 +74,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Watch:
-    """What a serving process tells of its work."""
+    """Counts and times what a serving process does."""
 
     def image(self, n_bytes: int, decode_seconds: float) -> None:
         """An image was decoded."""
@@ -82,7 +82,7 @@ class Watch:
         DECODE.observe(decode_seconds)
 
     def batch(self, n_images: int) -> None:
-        """These many are computed together."""
+        """A batch of so many images is computed."""
         BATCH_SIZE.observe(n_images)
 
     def prediction(self, class_index: int, confidence: float) -> None:
@@ -122,7 +122,7 @@ class Watch:
 
 
 class Unwatched(Watch):
-    """Tells nothing, for `EXPUNGE_METRICS=false`."""
+    """Counts nothing, for `EXPUNGE_METRICS=false`."""
 
     def image(self, n_bytes: int, decode_seconds: float) -> None: ...
     def batch(self, n_images: int) -> None: ...
