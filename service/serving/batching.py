@@ -1,13 +1,14 @@
-"""Batching while busy: one inference thread a process computes what gathered, and waits for no clock.
+"""Adaptive batching: one inference thread a process computes whatever has gathered, without a timer.
 
-While a batch is computed the next one gathers by itself, so batches grow with the load. A batch starts when it is full
-or when some turns of the event loop brought no further image: whoever was answered a moment ago and asks again at once
-gets in, instead of making up a second group that takes turns with the first, both of half the size. What that waits for
-is only work which the loop has in its hands already, and on one core a process nothing is lost by it: threads that take
-turns at the core would compute no sooner. A lone request waits for these turns alone, 15 µs each.
+The next batch gathers while one is computed, so batches grow with the load. A batch starts when it is full, or when a
+few turns of the event loop brought no further image. Those turns let in clients that were just answered and ask again
+at once; otherwise they would form a second group that takes turns with the first, both in batches of half the size. The
+wait covers only work that the event loop already has, so nothing is lost where a process has one core: two threads
+sharing it would compute no sooner. A lone request waits for these turns alone, 15 µs each.
 
-Images come decoded: a bad one has failed before it got here and spoils no batch. The images of one call stay together:
-one engine answers them all. A batch with another number of results than images fails whole, and alone.
+Images come decoded, so a bad one fails before it gets here and spoils no batch. The images of one call stay together
+and are answered by one engine. If the engine gives another number of results than there were images, that batch fails
+as a whole, and no other.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from service.serving.engine import Engine
 from service.serving.slot import InFlight, ModelSlot
 
 MAX_BATCH = 32  # images; larger batches are no cheaper an image, and the first of them waits longer
-QUIET_TURNS = 4  # from an answer to the same client's next image: written, read, parsed and decoded in one turn each
+QUIET_TURNS = 4  # between an answer and the same client's next image: one turn each to write, read, parse and decode
 
 
 class InputChangedError(Exception):
@@ -75,13 +76,13 @@ Job = Callable[[], object]
 
 
 class MicroBatcher:
-    """The inference thread, what waits for it, and jobs that have to run on it.
+    """The inference thread, the images that wait for it, and jobs that have to run on it.
 
     Args:
         slot: gives the engine, once a batch.
         max_queue: calls that may wait; more are refused.
         max_batch: images computed together at most, and images a call may have.
-        on_batch: told the size of each batch, on the inference thread.
+        on_batch: called with the size of each batch, on the inference thread.
     """
 
     def __init__(

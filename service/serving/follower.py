@@ -1,9 +1,9 @@
-"""A serving process's side of a swap: its row, its lease, and loading what the pointer names.
+"""A serving process's side of a swap: its row, its lease, and loading the model that the pointer names.
 
-Two threads. The *heartbeat* renews the lease and then reads the pointer; it is a thread of its own, since a load slower
-than the lease would otherwise fence the process. The *follower* stages what is being staged, lets the slot change
-engines when it is committed, and acknowledges when the last older response has been sent. Once an engine is staged it
-watches the commit word too, so that an idle process swaps within milliseconds.
+There are two threads. The *heartbeat* renews the lease and then reads the pointer; it has a thread of its own because a
+load that takes longer than the lease would otherwise fence the process. The *follower* loads the model that is being
+staged, lets the slot change engines when it is committed, and acknowledges when the last older response has been sent.
+While an engine is staged it also watches the commit word, so that an idle process swaps within milliseconds.
 """
 
 from __future__ import annotations

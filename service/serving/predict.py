@@ -176,19 +176,19 @@ class Predictor:
         try:
             if not images.opens_fast(content):
                 return await self._in_thread(lambda: decode(open_()))
-            picture = open_()
-            if picture.width * picture.height <= _FEW_PIXELS:
-                return decode(picture)
-            return await self._in_thread(lambda: decode(picture))
+            image = open_()
+            if image.width * image.height <= _FEW_PIXELS:
+                return decode(image)
+            return await self._in_thread(lambda: decode(image))
         except InvalidInputError as error:
             return error
 
     async def _in_thread(self, work: Callable[[], Pixels]) -> Pixels:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
-    def _decode_now(self, picture: Image.Image, n_bytes: int, engine: Engine) -> Pixels:
+    def _decode_now(self, image: Image.Image, n_bytes: int, engine: Engine) -> Pixels:
         started = time.perf_counter()
-        pixels = images.pixels(picture, size=engine.image_size, channels=engine.channels)
+        pixels = images.pixels(image, size=engine.image_size, channels=engine.channels)
         self._watch.image(n_bytes, time.perf_counter() - started)
         return pixels
 

@@ -44,7 +44,7 @@ class ImageProblem(BaseModel):
     type: str = Field(examples=["urn:expunge:problem:invalid-input"])
     title: str = Field(examples=["Invalid input"])
     status: int = Field(examples=[422])
-    detail: str = Field(examples=["Expected a whole picture, got a damaged or truncated one."])
+    detail: str = Field(examples=["Expected a whole image, got a damaged or truncated one."])
 
 
 class ImageAnswer(BaseModel):

@@ -1,4 +1,4 @@
-"""The place of the model in a serving process: which engine answers, and whether this process may answer at all.
+"""The model slot of a serving process: which engine answers, and whether this process may answer at all.
 
 The engine is chosen once a batch, on the inference thread. A request is in flight with that engine's generation until
 the last byte of its response was handed to the network; the slot counts these, so that a generation is acknowledged

@@ -233,7 +233,7 @@ def test_a_bad_image_among_good_ones_fails_alone(client):
     assert [each["problem"] and each["problem"]["status"] for each in body["predictions"]] == [None, 415, 422, None]
     assert body["predictions"][1]["problem"] == {
         "type": "urn:expunge:problem:unsupported-image", "title": "Unsupported image", "status": 415,
-        "detail": "Expected a JPEG, PNG or WebP picture, got other bytes.",
+        "detail": "Expected a JPEG, PNG or WebP image, got other bytes.",
     }  # fmt: skip
 
 
