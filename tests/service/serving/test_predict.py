@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from service.keys import api_keys
 from service.models.deployment import activate_first, commit, deploy, stage
 from service.serving import images
+from service.serving.connections import PatientProtocol
 from service.serving.predict import MOST_IMAGES
 from service.serving.process import ServingProcess
 from tests.service.versions import CLASSES, add_version, picture, pixels_of, reference_probabilities
@@ -286,6 +287,17 @@ def serving(context, **changes):
             yield process, client
     finally:
         process.stop()
+
+
+def test_answers_are_the_same_without_speed_ups(context, digest, new_key):
+    answers, headers = {}, {**PNG, "Authorization": f"Bearer {new_key(api_keys.PREDICT)}"}
+    for speedups in ("all", "none"):
+        with serving(context, speedups=speedups) as (process, client):
+            assert (process.protocol("") is PatientProtocol) == (speedups == "none")
+            answers[speedups] = client.post("/predictions", content=picture(3), headers=headers).json()
+    fast, plain = (np.array(list(answers[each].pop("probabilities").values())) for each in ("all", "none"))
+    np.testing.assert_allclose(fast, plain, atol=0.03)
+    assert [answers[each]["label"] for each in answers] == [CLASSES[int(plain.argmax())]] * 2
 
 
 def test_a_temperature_makes_probabilities_milder_and_changes_no_label(context, digest, new_key):
