@@ -42,15 +42,17 @@ if _is_serving_process():
 
     from service.context import Context
     from service.http.body_limit import OneLinePaths
-    from service.serving.connections import be_patient_within_limits, share_connections, shed_by
+    from service.serving import connections
     from service.serving.process import ServingProcess
+    from service.serving.speedups import FAIR_CONNECTIONS, is_on
+    from service.serving.speedups.fair_connections import share_connections
     from service.telemetry.logs import set_up_logs
 
     torch.set_num_threads(1)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    be_patient_within_limits()
     set_up_logs(_settings.log_format, level=_settings.log_level)
     _process = ServingProcess.of(Context.open(_settings), place=bentoml.server_context.worker_index or 0)
+    connections.use(_process.protocol("/v1"))
     _api = _process.app
 else:
     _api = FastAPI(title="Expunge")
@@ -73,8 +75,17 @@ _scraped = [Route("/metrics", _metrics)] if _settings.metrics else []
 _operations = Starlette(routes=[*_scraped, Mount("/v1", app=_unmatched)])
 
 
+class _PredictionsFirst(bentoml.Service[Any]):
+    """A service whose serving processes answer predictions before everything that BentoML puts around an app."""
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        app = super().to_asgi(is_main)
+        return _process.fast_path(app, "/v1") if _is_serving_process() else app
+
+
 @bentoml.service(
     name="expunge",
+    service_class=_PredictionsFirst,
     workers=_settings.api_workers,
     threads=1,
     traffic={"timeout": _TIMEOUT_SECONDS},
@@ -90,8 +101,8 @@ class Expunge:
     @bentoml.on_startup
     async def start(self) -> None:
         """Load the active model and warm up; requests are answered afterwards."""
-        share_connections(asyncio.get_running_loop())
-        shed_by(_process.shedding("/v1"))
+        if is_on(FAIR_CONNECTIONS, _settings):
+            share_connections(asyncio.get_running_loop(), lambda: connections.PatientProtocol.n_open)
         await run_in_threadpool(_process.start)
 
     @bentoml.on_shutdown
@@ -104,15 +115,5 @@ class Expunge:
         return _process.follower.why_not_ready() is None
 
 
-class _BehindTheDoor(bentoml.Service):
-    """The service with the short way to predictions before everything that BentoML puts around an app."""
-
-    __slots__ = ()
-
-    def to_asgi(self, is_main: bool = True) -> Any:
-        return _process.door(super().to_asgi(is_main), "/v1")
-
-
 if _is_serving_process():
     Expunge.add_asgi_middleware(OneLinePaths)  # type: ignore[attr-defined]  # a bentoml.Service by now
-    Expunge.__class__ = _BehindTheDoor  # type: ignore[method-assign]

@@ -1,6 +1,6 @@
 """One frozen settings object, read from the environment at start-up and passed down.
 
-Nothing else in the project reads `EXPUNGE_…` variables.
+Nothing else in the service reads environment variables (`tests/service/test_environment.py` has the exceptions).
 """
 
 from __future__ import annotations
@@ -125,6 +125,11 @@ class Settings(BaseSettings):
     max_client_queue: int = Field(
         0, ge=0, description="Of these, images of one client before it gets 429; 0: as many as all."
     )
+    speedups: str = Field(
+        "all",
+        description="Speed-ups of the serving processes that rest on private parts of libraries: all, none, or their "
+        "names with commas (packed_weights, early_refusal, fair_connections).",
+    )
     temperature: float = Field(
         1.0, gt=0, le=100, description="What logits are divided by before they become probabilities; 1: as trained."
     )
@@ -209,9 +214,9 @@ class Settings(BaseSettings):
         return self.local_folder / "commit.word"
 
     @property
-    def on_the_way_path(self) -> Path:
-        """Shared by the serving processes of this machine: the oldest generation each has on its way."""
-        return self.local_folder / "on-the-way.words"
+    def in_flight_path(self) -> Path:
+        """Shared by the serving processes of this machine: the oldest generation each has in flight."""
+        return self.local_folder / "in-flight.words"
 
     @property
     def local_folder(self) -> Path:

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from benchmarks.contenders.model import Model, answer
 from service.serving.batching import MicroBatcher
 from service.serving.engine import Engine
-from service.serving.slot import Passage
+from service.serving.slot import InFlight
 
 
 class FixedSlot:
@@ -22,10 +22,10 @@ class FixedSlot:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def board(self, _: Iterable[Passage]) -> Engine:
+    def engine_for(self, _: Iterable[InFlight]) -> Engine:
         return self._engine
 
-    def let_older_go_first(self, _: int) -> None:
+    def wait_for_older(self, _: int) -> None:
         """There is no other."""
 
 
@@ -49,5 +49,5 @@ app = FastAPI(lifespan=lifespan)
 @app.post("/predict", response_model=None)
 async def predict(request: Request) -> JSONResponse:
     image = parts["model"].decode(await request.body())
-    prediction = await parts["batcher"].predict(image, Passage())
+    prediction = await parts["batcher"].predict(image, InFlight())
     return JSONResponse(answer(prediction.probabilities))

@@ -1,1 +1,1 @@
-"""Clients' URLs are told what became of their requests."""
+"""Callbacks: tell clients' URLs what became of their requests."""

@@ -2,7 +2,8 @@
 
 Public is what IANA's registries of special-purpose addresses (RFC 6890) leave: of IPv6 only global unicast (2000::/3),
 which leaves out loopback, link-local, unique local, multicast, IPv4-mapped and NAT64 addresses, and in it not Teredo
-and 6to4, which lead to an IPv4 address.
+and 6to4, which lead to an IPv4 address. `ipaddress`'s `is_global` would let multicast pass, and differs from one patch
+release of Python to the next.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ A body holds the request's id and what became of it: no user id, no commitment, 
 The signature (`v1a`) is Ed25519 with the service's signing key, the one that `GET /v1/keys` gives: receivers have one
 key to trust. What is signed here starts with `msg_`, what is signed elsewhere (envelopes, checkpoints, manifests) never
 does, so no signature passes for another kind. The key is the same for all receivers, so a receiver could replay an
-event to another one; that one knows no such request.
+event to another one; that one knows no such request. The package standardwebhooks (1.1.0) signs with shared secrets
+only (`v1`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A call that two readers could read in two ways is refused: one of them would take what the other leaves out.
+"""Refuses calls that can be read in two ways: of two readers one would take what the other leaves out.
 
 A name twice in a JSON object, one header in two lines, a parameter given twice: RFC 8259 and RFC 9110 leave it to each
 program which of them counts. Whoever files `{"user_ids": ["a"], "user_ids": ["b"]}` may mean either person or both, and

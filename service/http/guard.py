@@ -50,7 +50,8 @@ class _Known:
 class KnownKeys:
     """Looks keys up and remembers the good ones for `REMEMBER_SECONDS`, so that predictions need no database read.
 
-    While one look-up of a key is under way, whoever comes with the same key waits for that one.
+    While one look-up of a key is under way, whoever comes with the same key waits for that one. `cachetools.TTLCache`
+    would not do: it counts from the insertion, which is after the read, and a clock set back would make entries fresh.
     """
 
     def __init__(self, engine: sa.Engine, now: Callable[[], datetime], *, most: int = 1024) -> None:

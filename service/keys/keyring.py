@@ -21,7 +21,6 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from audit.proof.envelope import public_keys_pem
 from service.errors import StartupError
 from service.keys.signing import SigningKeys, write_once
 
@@ -67,10 +66,6 @@ class Keyring:
     def public_key(self) -> Ed25519PublicKey:
         """Public half of the key that signs now."""
         return self.signing_key.public_key()
-
-    def public_pem(self) -> bytes:
-        """The same as PEM."""
-        return public_keys_pem([self.public_key]).encode()
 
     @property
     def public_keys(self) -> tuple[Ed25519PublicKey, ...]:

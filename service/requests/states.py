@@ -148,11 +148,6 @@ def annotate(session: Session, request: ErasureRequest, *, now: datetime, note: 
     _swap(session, request, request.state, fields, now=now, note=note)
 
 
-def linked_requests(session: Session, request_id: str) -> list[ErasureRequest]:
-    """Open requests that follow this one, oldest first."""
-    return _followers(session, [request_id])
-
-
 def _followers(session: Session, request_ids: Sequence[str]) -> list[ErasureRequest]:
     query = (
         select(ErasureRequest)

@@ -1,13 +1,14 @@
-"""Batching while busy: one inference thread a process computes what gathered, and waits for no clock.
+"""Adaptive batching: one inference thread a process computes whatever has gathered, without a timer.
 
-While a batch is computed the next one gathers by itself, so batches grow with the load. A batch starts when it is full
-or when some turns of the event loop brought no further image: whoever was answered a moment ago and asks again at once
-gets in, instead of making up a second group that takes turns with the first, both of half the size. What that waits for
-is only work which the loop has in its hands already, and on one core a process nothing is lost by it: threads that take
-turns at the core would compute no sooner. A lone request waits for these turns alone, 15 µs each.
+The next batch gathers while one is computed, so batches grow with the load. A batch starts when it is full, or when a
+few turns of the event loop brought no further image. Those turns let in clients that were just answered and ask again
+at once; otherwise they would form a second group that takes turns with the first, both in batches of half the size. The
+wait covers only work that the event loop already has, so nothing is lost where a process has one core: two threads
+sharing it would compute no sooner. A lone request waits for these turns alone, 15 µs each.
 
-Images come decoded: a bad one has failed before it got here and spoils no batch. The images of one call stay together:
-one engine answers them all. A batch with another number of results than images fails whole, and alone.
+Images come decoded, so a bad one fails before it gets here and spoils no batch. The images of one call stay together
+and are answered by one engine. If the engine gives another number of results than there were images, that batch fails
+as a whole, and no other.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from numpy.typing import NDArray
 
 from service.errors import EngineError, TryLaterError
 from service.serving.engine import Engine
-from service.serving.slot import ModelSlot, Passage
+from service.serving.slot import InFlight, ModelSlot
 
 MAX_BATCH = 32  # images; larger batches are no cheaper an image, and the first of them waits longer
-QUIET_TURNS = 4  # from an answer to the same client's next image: written, read, parsed and decoded in one turn each
+QUIET_TURNS = 4  # between an answer and the same client's next image: one turn each to write, read, parse and decode
 
 
 class InputChangedError(Exception):
@@ -65,7 +66,7 @@ class _Waiting:
     """Images of one call in the queue, and what became of them."""
 
     images: Sequence[NDArray[np.uint8]]
-    passage: Passage
+    request: InFlight
     answer: asyncio.Future[list[Prediction]]
     since: float
     outcome: list[Prediction] | Exception | None = None
@@ -75,13 +76,13 @@ Job = Callable[[], object]
 
 
 class MicroBatcher:
-    """The inference thread, what waits for it, and jobs that have to run on it.
+    """The inference thread, the images that wait for it, and jobs that have to run on it.
 
     Args:
         slot: gives the engine, once a batch.
         max_queue: calls that may wait; more are refused.
         max_batch: images computed together at most, and images a call may have.
-        on_batch: told the size of each batch, on the inference thread.
+        on_batch: called with the size of each batch, on the inference thread.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class MicroBatcher:
         self._max_batch = max_batch
         self._on_batch = on_batch
         self._gathered: deque[_Waiting] = deque()
-        self._is_computing = False  # a batch is on the inference thread, or on its way there or back
+        self._is_computing = False  # a batch is on the inference thread, or goes there or back
         self._looks_in: asyncio.AbstractEventLoop | None = None  # where the next turn looks whether to start
         self._n_quiet = 0  # turns since the last image
         self._queue: queue.SimpleQueue[list[_Waiting] | Job | None] = queue.SimpleQueue()  # None ends the thread
@@ -114,17 +115,17 @@ class MicroBatcher:
         self._queue.put(None)
         self._thread.join()
 
-    async def predict(self, image: NDArray[np.uint8], passage: Passage) -> Prediction:
+    async def predict(self, image: NDArray[np.uint8], request: InFlight) -> Prediction:
         """Answer for an image `(height, width, channels)`, uint8, on behalf of a request.
 
         Raises:
             TryLaterError: the queue is full, or this process does not answer now.
             InputChangedError: the model does not take images of this shape any more.
         """
-        (prediction,) = await self.predict_together([image], passage)
+        (prediction,) = await self.predict_together([image], request)
         return prediction
 
-    async def predict_together(self, images: Sequence[NDArray[np.uint8]], passage: Passage) -> list[Prediction]:
+    async def predict_together(self, images: Sequence[NDArray[np.uint8]], request: InFlight) -> list[Prediction]:
         """Answers for at most `max_batch` images of one request, in their order, all by one engine.
 
         Raises:
@@ -134,7 +135,7 @@ class MicroBatcher:
             raise TryLaterError(f"Expected fewer than {self._max_queue} images to wait here; send this one again.")
         loop = asyncio.get_running_loop()
         answer = loop.create_future()
-        self._gathered.append(_Waiting(images, passage, answer, time.perf_counter()))
+        self._gathered.append(_Waiting(images, request, answer, time.perf_counter()))
         self._look(loop)
         return await answer
 
@@ -220,7 +221,7 @@ class MicroBatcher:
             self._look(loop)
 
     def _predict(self, batch: list[_Waiting]) -> None:
-        engine, began = self._slot.board([waiting.passage for waiting in batch]), time.perf_counter()
+        engine, began = self._slot.engine_for([waiting.request for waiting in batch]), time.perf_counter()
         fitting = []
         for waiting in batch:
             if all(image.shape == engine.input_shape for image in waiting.images):
@@ -234,7 +235,7 @@ class MicroBatcher:
         probabilities = engine.predict(np.stack(images))
         if len(probabilities) != len(images):
             raise EngineError(f"Expected a result for each of {len(images)} images, got {len(probabilities)}.")
-        self._slot.let_older_go_first(engine.generation)
+        self._slot.wait_for_older(engine.generation)
         computed = time.perf_counter() - began
         rows = zip(probabilities, probabilities.argmax(1).tolist(), strict=True)
         for waiting in fitting:

@@ -14,7 +14,8 @@ from torch.fx import Graph
 
 from service.models.building import build_model
 from service.models.registry import CheckedWeights
-from service.serving.folding import fold_norms, pack
+from service.serving.folding import fold_norms
+from service.serving.speedups.packed_weights import pack
 from unlearning.devices import resolve_device, resolve_dtype
 from unlearning.models import to_inputs
 
@@ -63,6 +64,7 @@ class Engine:
         *,
         backend: Backend = "torch",
         temperature: float = 1.0,
+        packed: bool = True,
     ) -> Engine:
         """Engine of a model version, in the arithmetic the device is good at.
 
@@ -70,6 +72,7 @@ class Engine:
             device: as `unlearning.devices.resolve_device`; OpenVINO serves on the CPU.
             alone: runs a short job while no other engine of this process computes; see `fold_norms`.
             temperature: logits are divided by it before they become probabilities.
+            packed: whether weights are laid out for the CPU when they are loaded; see `speedups.packed_weights`.
 
         Raises:
             WeightsError: the bytes are no safetensors file, or of another architecture than the manifest says.
@@ -81,7 +84,7 @@ class Engine:
 
             model: Model = OpenVinoModel(weights, dtype)
         else:
-            model = TorchModel(weights, where, dtype, alone)
+            model = TorchModel(weights, where, dtype, alone, packed=packed)
         manifest = weights.manifest
         return cls(
             generation, weights.digest, manifest.classes, manifest.image_size, manifest.channels, dtype, temperature,
@@ -113,10 +116,12 @@ class TorchModel:
         device: torch.device,
         dtype: torch.dtype,
         alone: Callable[[Callable[[], Graph]], Graph],
+        *,
+        packed: bool,
     ) -> None:
         self._device, self._dtype, manifest = device, dtype, weights.manifest
         self._model = fold_norms(build_model(weights), alone).to(device, dtype).to(memory_format=torch.channels_last)
-        if device.type == "cpu":
+        if packed and device.type == "cpu":
             shape = (PACKED_FOR, manifest.channels, *manifest.image_size)
             self._model = pack(self._model, to_inputs(torch.zeros(shape, dtype=torch.uint8), dtype))
         self._stream: torch.cuda.Stream | None = None

@@ -1,9 +1,8 @@
-"""The short way to predictions: past every router and every middleware that other calls go through.
+"""Predictions answered before the layers that BentoML, Starlette and FastAPI put around every call.
 
-BentoML, Starlette and FastAPI put their layers around each call; together they took longer than decoding the image. The
-door stands before all of them, sends `POST …/predictions` to its handler and everything else to the app behind. Around
-the handler stands what stands around every call of the API, and the same code: id and log line, metrics, traces, the
-limit on bodies, the count of responses on their way.
+Measured with `python benchmarks/speedups.py fast_path`: a prediction takes 0.50 ms of processor time behind them and
+0.30 on this path, without its model, which takes 0.9 in batches of 32. Around the handlers stands the same code as
+around every call of the API: id and log line, metrics, traces, the limit on bodies, the count of requests in flight.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ def respond(handler: Handler) -> ASGIApp:
     return app
 
 
-class Door:
-    """ASGI app: the short way for the paths it knows, the app behind for all else.
+class FastPath:
+    """ASGI app: answers posts to some paths itself, and leaves all else to the app behind it.
 
     Args:
         app: everything else.
-        short_ways: app and described route of each path that is posted to.
+        fast_routes: app and described route of each path that it answers.
     """
 
-    def __init__(self, app: ASGIApp, short_ways: Mapping[str, tuple[ASGIApp, BaseRoute]]) -> None:
+    def __init__(self, app: ASGIApp, fast_routes: Mapping[str, tuple[ASGIApp, BaseRoute]]) -> None:
         self._app = app
-        self._short_ways = short_ways
+        self._fast_routes = fast_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
-            found = self._short_ways.get(scope["path"])
+            found = self._fast_routes.get(scope["path"])
             if found is not None:
                 app, scope["route"] = found
                 await app(scope, receive, send)

@@ -1,9 +1,9 @@
-"""A serving process's side of a swap: its row, its lease, and loading what the pointer names.
+"""A serving process's side of a swap: its row, its lease, and loading the model that the pointer names.
 
-Two threads. The *heartbeat* renews the lease and then reads the pointer; it is a thread of its own, since a load slower
-than the lease would otherwise fence the process. The *follower* stages what is being staged, lets the slot change
-engines when it is committed, and acknowledges when the last older response has been sent. Once an engine is staged it
-watches the commit word too, so that an idle process swaps within milliseconds.
+There are two threads. The *heartbeat* renews the lease and then reads the pointer; it has a thread of its own because a
+load that takes longer than the lease would otherwise fence the process. The *follower* loads the model that is being
+staged, lets the slot change engines when it is committed, and acknowledges when the last older response has been sent.
+While an engine is staged it also watches the commit word, so that an idle process swaps within milliseconds.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from service.models.deployment import failure_prefix
 from service.serving.batching import MicroBatcher
 from service.serving.engine import Engine
 from service.serving.slot import Lease, ModelSlot, Moment
+from service.serving.speedups import PACKED_WEIGHTS, is_on
 from service.store.engine import session
 from service.store.process_marks import has_ended, mark_of, this_host
 from service.store.tables import Deployment, ServingWorker
@@ -152,7 +153,7 @@ class Follower:
             current = self._slot.current
         if current is None or current.generation == self._acknowledged:
             return
-        if self._slot.has_left_older_than(current.generation):
+        if self._slot.has_finished_older_than(current.generation):
             self._write(
                 staged_generation=current.generation,
                 acknowledged_generation=current.generation,
@@ -190,7 +191,7 @@ class Follower:
         settings, weights = self._context.settings, registry.load_checked(self._context, digest)
         return Engine.load(
             weights, generation, settings.device, lambda job: self._batcher.on_inference_thread(job).result(),
-            backend=settings.backend, temperature=settings.temperature,
+            backend=settings.backend, temperature=settings.temperature, packed=is_on(PACKED_WEIGHTS, settings),
         )  # fmt: skip
 
     def _fail(self, sentence: str) -> None:

@@ -1,8 +1,8 @@
-"""What each serving process of this machine has on its way, so that a swap looks like one to callers.
+"""The oldest generation that each serving process of this machine has in flight, so that a swap looks like one.
 
 A process changes generations between two of its batches, so another one may be in the middle of an old batch while it
 has its first new answer. Callers would see new and old answers mixed for as long as a batch takes. So each process
-writes down the oldest generation it has on its way, and holds the first answers of a new generation back until the
+writes down the oldest generation it has in flight, and holds the first answers of a new generation back until the
 others have none of an older one, a batch's time at most.
 
 This is a courtesy: nothing relies on it, the barrier least of all, and a process that does not say anything any more is
@@ -19,7 +19,7 @@ _CELLS = 256
 _GENERATION_BITS = 32
 
 
-class OnTheWay:
+class InFlightGenerations:
     """The mapped cells of all processes.
 
     Args:
@@ -45,13 +45,13 @@ class OnTheWay:
         self.write(0)
 
     def write(self, generation: int) -> None:
-        """The oldest generation that this process has on its way; 0 for none."""
+        """Write down the oldest generation that this process has in flight; 0 for none."""
         if generation != self._written:
             self._cells[self._place] = self._sign | generation
             self._written = generation
 
     def others_have_older_than(self, generation: int) -> bool:
-        """Whether another process that lives has something older on its way."""
+        """Whether another process that lives has something older in flight."""
         for place, cell in enumerate(self._cells.tolist()):
             if cell and place != self._place:
                 theirs = cell & ((1 << _GENERATION_BITS) - 1)

@@ -1,11 +1,11 @@
-"""Face images in, labels with probabilities and the model version that gave them out.
+"""Predictions: admission, decoding, the batcher, and the response.
 
-The order of work guards the process: number of images waiting, key, size of the body, format and pixels of the image,
-and only then decoding. What is refused for want of room is refused before anything was read. A response belongs to the
-generation that computed it until its last byte was sent (`slot.py`).
+The order of work protects the process: number of images waiting, key, size of the body, format and pixels of the image,
+and only then decoding. What is refused because the queue is full is refused before anything was read. A request is in
+flight with the generation that computed its answer until the last byte was sent (`slot.py`).
 
-The handlers take a request and give a response, whatever happens, so that neither of the two ways to them (`door.py`)
-has to know errors.
+The handlers take a request and give a response, whatever happens, so that neither of the two ways to them
+(`fast_path.py`) has to handle errors.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from service.http.problems import problem_for, request_id_of
 from service.keys.api_keys import PREDICT, Client
 from service.serving import images
 from service.serving.batching import MAX_BATCH, InputChangedError, MicroBatcher, Prediction
-from service.serving.departures import passage_of
 from service.serving.engine import Engine
+from service.serving.response_gate import in_flight_of
 from service.serving.responses import prediction_json, predictions_json, server_timing
 from service.serving.slot import ModelSlot
 from service.serving.uploads import many_images, one_image
@@ -46,8 +46,8 @@ _ANSWER_SECONDS = 15.0  # whoever waits longer is told to come again
 Pixels = NDArray[np.uint8]
 
 
-class Desk:
-    """Takes images up to the number that may wait, decodes them, asks the batcher, and answers."""
+class Predictor:
+    """Admits images up to the number that may wait, decodes them, has them computed, and answers."""
 
     def __init__(
         self, slot: ModelSlot, batcher: MicroBatcher, keys: KnownKeys, settings: Settings, watch: Watch
@@ -57,18 +57,18 @@ class Desk:
         self._keys = keys
         self._settings = settings
         self._watch = watch
-        self._n_inside = 0
+        self._n_admitted = 0
         self._n_of_client: Counter[str] = Counter()
         self._decoders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
 
     @property
     def n_free(self) -> int:
         """How many more images may wait."""
-        return max(0, self._settings.max_queue - self._n_inside)
+        return max(0, self._settings.max_queue - self._n_admitted)
 
     @property
-    def full(self) -> TryLaterError:
-        """What is said to whoever comes then."""
+    def queue_full(self) -> TryLaterError:
+        """The error when no more may."""
         return TryLaterError(f"Expected fewer than {self._settings.max_queue} images to wait here; send it again.")
 
     async def answer_one(self, request: Request) -> Response:
@@ -81,7 +81,7 @@ class Desk:
 
     async def _answer(self, request: Request, work: Callable[[Request, Client], Awaitable[Response]]) -> Response:
         try:
-            self._find_room()
+            self._check_queue()
             client = (await client_of(request, self._keys)).demand(PREDICT)
             return await work(request, client)
         except ClientDisconnect:
@@ -94,7 +94,7 @@ class Desk:
 
     async def _one(self, request: Request, client: Client) -> Response:
         top = _top(request)
-        with self._places(client, 1):
+        with self._admitted(client, 1):
             content = await one_image(request, max_bytes=self._settings.max_image_bytes)
             ((prediction,), seconds) = await self._predict(request, [content])
         if not isinstance(prediction, Prediction):
@@ -104,9 +104,9 @@ class Desk:
 
     async def _many(self, request: Request, client: Client) -> Response:
         top = _top(request)
-        with self._places(client, 1):
+        with self._admitted(client, 1):
             contents = await many_images(request, most=MOST_IMAGES, max_bytes=self._settings.max_image_bytes)
-            with self._places(client, len(contents) - 1):
+            with self._admitted(client, len(contents) - 1):
                 found, seconds = await self._predict(request, contents)
         for each in found:
             if isinstance(each, Prediction):
@@ -115,28 +115,28 @@ class Desk:
                 self._watch.rejection(each.title)
         return _json(predictions_json(found, request_id_of(request), top), found, seconds)
 
-    def _find_room(self, n: int = 1) -> None:
+    def _check_queue(self, n: int = 1) -> None:
         if n > self.n_free:
-            raise self.full
+            raise self.queue_full
 
     @contextmanager
-    def _places(self, client: Client, n: int) -> Iterator[None]:
-        """Places for `n` images, kept until the block ends.
+    def _admitted(self, client: Client, n: int) -> Iterator[None]:
+        """Admit `n` images until the block ends.
 
         Raises:
             TryLaterError: too many images wait here.
             TooManyAtOnceError: too many of this client.
         """
-        self._find_room(n)
+        self._check_queue(n)
         most = self._settings.max_client_queue
         if most and self._n_of_client[client.id] + n > most:
             raise TooManyAtOnceError(f"Expected at most {most} images of one client to wait here; send fewer at once.")
-        self._n_inside += n
+        self._n_admitted += n
         self._n_of_client[client.id] += n
         try:
             yield
         finally:
-            self._n_inside -= n
+            self._n_admitted -= n
             self._n_of_client[client.id] -= n
             if not self._n_of_client[client.id]:
                 del self._n_of_client[client.id]
@@ -152,7 +152,7 @@ class Desk:
             good = [each for each in decoded if not isinstance(each, ExpungeError)]
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    predicted = await self._batcher.predict_together(good, passage_of(request.scope)) if good else []
+                    predicted = await self._batcher.predict_together(good, in_flight_of(request.scope)) if good else []
             except InputChangedError:
                 continue
             except TimeoutError:
@@ -176,19 +176,19 @@ class Desk:
         try:
             if not images.opens_fast(content):
                 return await self._in_thread(lambda: decode(open_()))
-            picture = open_()
-            if picture.width * picture.height <= _FEW_PIXELS:
-                return decode(picture)
-            return await self._in_thread(lambda: decode(picture))
+            image = open_()
+            if image.width * image.height <= _FEW_PIXELS:
+                return decode(image)
+            return await self._in_thread(lambda: decode(image))
         except InvalidInputError as error:
             return error
 
     async def _in_thread(self, work: Callable[[], Pixels]) -> Pixels:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
-    def _decode_now(self, picture: Image.Image, n_bytes: int, engine: Engine) -> Pixels:
+    def _decode_now(self, image: Image.Image, n_bytes: int, engine: Engine) -> Pixels:
         started = time.perf_counter()
-        pixels = images.pixels(picture, size=engine.image_size, channels=engine.channels)
+        pixels = images.pixels(image, size=engine.image_size, channels=engine.channels)
         self._watch.image(n_bytes, time.perf_counter() - started)
         return pixels
 

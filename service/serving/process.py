@@ -25,14 +25,16 @@ from service.http.request_log import RequestLog
 from service.models.commit_word import CommitWord
 from service.requests.head_count import people_held
 from service.serving.batching import MicroBatcher
-from service.serving.departures import Departures
-from service.serving.fast_path import Door, respond
+from service.serving.connections import PatientProtocol
+from service.serving.fast_path import FastPath, respond
 from service.serving.follower import Follower
-from service.serving.in_flight import OnTheWay
-from service.serving.load_shedding import Shedding
-from service.serving.predict import Desk
+from service.serving.in_flight import InFlightGenerations
+from service.serving.predict import Predictor
+from service.serving.response_gate import ResponseGate
 from service.serving.routes import prediction_routes
 from service.serving.slot import Lease, ModelSlot
+from service.serving.speedups import EARLY_REFUSAL, is_on
+from service.serving.speedups.early_refusal import Shedding, protocol_with
 from service.telemetry import serving_metrics
 from service.telemetry.tracing import TraceCalls, Traces
 
@@ -47,7 +49,7 @@ class ServingProcess:
     context: Context
     app: FastAPI
     predictions: APIRouter
-    desk: Desk
+    predictor: Predictor
     slot: ModelSlot
     batcher: MicroBatcher
     follower: Follower
@@ -71,42 +73,49 @@ class ServingProcess:
                 "run pip install 'expunge[openvino]', or unset it."
             )
         word, lease = CommitWord(settings.commit_word_path), Lease(settings.lease_seconds)
-        slot = ModelSlot(word, lease, OnTheWay(settings.on_the_way_path, place, os.getpid()))
+        slot = ModelSlot(word, lease, InFlightGenerations(settings.in_flight_path, place, os.getpid()))
         watch = serving_metrics.Watch() if settings.metrics else serving_metrics.Unwatched()
         batcher = MicroBatcher(slot, max_queue=settings.max_queue, on_batch=watch.batch)
         follower = Follower(context, slot, lease, word, batcher, on_swap=watch.swap)
         traces = Traces.open(settings, "serving")
         app = create_api(context, n_subjects=lambda: people_held(context), on_answer=watch.answer)
-        desk = Desk(slot, batcher, app.state.keys, settings, watch)
-        process = cls(context, app, prediction_routes(desk), desk, slot, batcher, follower, watch, traces)
+        predictor = Predictor(slot, batcher, app.state.keys, settings, watch)
+        process = cls(context, app, prediction_routes(predictor), predictor, slot, batcher, follower, watch, traces)
         process._complete_app()
         return process
 
-    def door(self, app: ASGIApp, prefix: str) -> ASGIApp:
-        """The app behind the short way to predictions; see `service.serving.fast_path`.
+    def fast_path(self, app: ASGIApp, prefix: str) -> ASGIApp:
+        """The app with predictions answered before it; see `service.serving.fast_path`.
 
         Args:
             app: answers everything else.
             prefix: under which the API lies there, such as `/v1`.
         """
-        short_ways = {
+        fast_routes = {
             prefix + route.path: (self._surrounded(respond(route.get_route_handler())), route)
             for route in self.predictions.routes
             if isinstance(route, APIRoute)
         }
-        return Door(app, short_ways)
+        return FastPath(app, fast_routes)
 
-    def shedding(self, prefix: str) -> Shedding:
-        """Refuses predictions while as many images wait as may; see `service.serving.load_shedding`."""
-        route, error = "/predictions", self.desk.full
-        return Shedding(
+    def protocol(self, prefix: str) -> type[PatientProtocol]:
+        """Class of this process's connections.
+
+        Args:
+            prefix: as of `fast_path`.
+        """
+        if not is_on(EARLY_REFUSAL, self.context.settings):
+            return PatientProtocol
+        route, error = "/predictions", self.predictor.queue_full
+        shedding = Shedding(
             prefix + route,
-            lambda: self.desk.n_free,
+            lambda: self.predictor.n_free,
             error,
             most_bytes=self.context.settings.max_image_bytes,
             new_id=self.context.new_id,
             on_refusals=lambda n: self.watch.refusals(route, error.title, n),
         )
+        return protocol_with(shedding)
 
     def _complete_app(self) -> None:
         self.app.include_router(self.predictions)
@@ -125,7 +134,7 @@ class ServingProcess:
 
     def _inner_layers(self) -> list[Middleware]:
         most_bytes = max(self.context.settings.max_image_bytes + FORM_OVERHEAD_BYTES, MAX_BODY_BYTES)
-        return [Middleware(Departures, slot=self.slot), Middleware(BodyLimit, most_bytes=most_bytes)]
+        return [Middleware(ResponseGate, slot=self.slot), Middleware(BodyLimit, most_bytes=most_bytes)]
 
     def start(self) -> None:
         """Start the threads, load and warm up what is active; afterwards the process may still not be ready."""

@@ -1,4 +1,4 @@
-"""The prediction routes as OpenAPI describes them; the work is the desk's (`predictions.py`)."""
+"""The prediction routes as OpenAPI describes them; `predict.py` answers them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.api.routes import problems
 from service.http.guard import require
 from service.keys.api_keys import PREDICT, Client
 from service.serving import images
-from service.serving.predict import MOST_IMAGES, Desk
+from service.serving.predict import MOST_IMAGES, Predictor
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -44,7 +44,7 @@ class ImageProblem(BaseModel):
     type: str = Field(examples=["urn:expunge:problem:invalid-input"])
     title: str = Field(examples=["Invalid input"])
     status: int = Field(examples=[422])
-    detail: str = Field(examples=["Expected a whole picture, got a damaged or truncated one."])
+    detail: str = Field(examples=["Expected a whole image, got a damaged or truncated one."])
 
 
 class ImageAnswer(BaseModel):
@@ -97,8 +97,8 @@ Top = Annotated[
 ]
 
 
-def prediction_routes(desk: Desk) -> APIRouter:
-    """The routes of one serving process. FastAPI describes them and finds them; the desk reads the request itself."""
+def prediction_routes(predictor: Predictor) -> APIRouter:
+    """The routes of one serving process, described and found by FastAPI; the predictor reads the request itself."""
     router = APIRouter()
     errors = problems(413, 429)
     errors[415] = {**errors[413], "description": "Not a JPEG, PNG or WebP image, or not the kind of body expected"}
@@ -120,8 +120,8 @@ def prediction_routes(desk: Desk) -> APIRouter:
         """
 
     for path, handler, describe, answer, body in (
-        ("/predictions", desk.answer_one, predict, PredictionAnswer, _ONE),
-        ("/predictions/batch", desk.answer_many, predict_batch, PredictionsAnswer, _MANY),
+        ("/predictions", predictor.answer_one, predict, PredictionAnswer, _ONE),
+        ("/predictions/batch", predictor.answer_many, predict_batch, PredictionsAnswer, _MANY),
     ):
         router.add_api_route(
             path, describe, methods=["POST"], response_model=answer, openapi_extra=body, responses=responses,
@@ -133,8 +133,8 @@ def prediction_routes(desk: Desk) -> APIRouter:
 def _handled_by(handler: Handler) -> type[APIRoute]:
     """Class of a route whose function only describes it."""
 
-    class DeskRoute(APIRoute):
+    class HandledRoute(APIRoute):
         def get_route_handler(self) -> Handler:  # type: ignore[override]  # a request in, a response out, no more
             return handler
 
-    return DeskRoute
+    return HandledRoute

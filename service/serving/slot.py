@@ -1,8 +1,8 @@
-"""The place of the model in a serving process: which engine answers, and whether this process may answer at all.
+"""The model slot of a serving process: which engine answers, and whether this process may answer at all.
 
-The engine is chosen once a batch, on the inference thread. A response belongs to the engine that computed it until its
-last byte was handed to the network; the slot counts these, so that a generation is acknowledged only when nothing of an
-older one is on its way.
+The engine is chosen once a batch, on the inference thread. A request is in flight with that engine's generation until
+the last byte of its response was handed to the network; the slot counts these, so that a generation is acknowledged
+only when no request of an older one is in flight.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.models.commit_word import CommitWord
 
 if TYPE_CHECKING:
     from service.serving.engine import Engine
-    from service.serving.in_flight import OnTheWay
+    from service.serving.in_flight import InFlightGenerations
 
 _FENCED = "This process could not renew its lease and does not answer until it has; try another or wait."
 _NO_MODEL = "No model was activated yet; train one first."
@@ -86,8 +86,8 @@ class Lease:
 
 
 @dataclass(eq=False)
-class Passage:
-    """One request's way through the process: which engine answered it, in which term of the lease."""
+class InFlight:
+    """One request: which generation answers it, in which term of the lease, and whether it is over."""
 
     generation: int = -1  # none yet
     term: int = -1
@@ -95,20 +95,20 @@ class Passage:
 
 
 class ModelSlot:
-    """The engine that answers, the one staged beside it, and the responses on their way.
+    """The engine that answers, the one staged beside it, and the requests in flight.
 
-    `board` runs on the inference thread only; everything else from any thread.
+    `engine_for` runs on the inference thread only; everything else from any thread.
     """
 
-    def __init__(self, word: CommitWord, lease: Lease, processes: OnTheWay | None = None) -> None:
+    def __init__(self, word: CommitWord, lease: Lease, processes: InFlightGenerations | None = None) -> None:
         self._word = word
         self._lease = lease
-        self._processes = processes  # what all of this machine have on their way; none: nobody to wait for
+        self._processes = processes  # what all of this machine have in flight; none: nobody to wait for
         self._answered = 0  # the generation that all here had come to when this process last answered
         self._current: Engine | None = None
         self._staged: Engine | None = None
         self._floor = 0  # highest generation known to be committed; never sinks
-        self._on_the_way: Counter[int] = Counter()  # generation → responses computed and not yet sent
+        self._in_flight: Counter[int] = Counter()  # generation → responses computed and not yet sent
         self._lock = Lock()
 
     @property
@@ -136,8 +136,8 @@ class ModelSlot:
         with self._lock:
             self._staged = engine
 
-    def board(self, passages: Iterable[Passage]) -> Engine:
-        """The engine for a batch of requests, which from now on are on their way with its generation.
+    def engine_for(self, requests: Iterable[InFlight]) -> Engine:
+        """The engine for a batch of requests, which from now on are in flight with its generation.
 
         Raises:
             TryLaterError: this process may not answer now; see `why_not_ready`.
@@ -150,16 +150,16 @@ class ModelSlot:
                 self._tell(self._current.generation)  # before the choice, so that nobody overlooks it
             try:
                 engine = self._choose()
-                for passage in passages:
-                    if not passage.over:
-                        self._step_off(passage)  # it may board again, if its first batch did not answer it
-                        passage.generation, passage.term = engine.generation, term
-                        self._on_the_way[engine.generation] += 1
+                for request in requests:
+                    if not request.over:
+                        self._forget(request)  # of an earlier batch that did not answer it
+                        request.generation, request.term = engine.generation, term
+                        self._in_flight[engine.generation] += 1
             finally:
                 self._tell()
         return engine
 
-    def let_older_go_first(self, generation: int) -> None:
+    def wait_for_older(self, generation: int) -> None:
         """On the inference thread, before answers are handed out: wait while other processes have older ones.
 
         Only the first answers of a generation wait, and not longer than a batch takes.
@@ -176,21 +176,21 @@ class ModelSlot:
         with self._lock, suppress(TryLaterError):
             self._choose()
 
-    def may_send(self, passage: Passage) -> bool:
-        """Whether a computed response may leave: always, unless this process was fenced since it was computed."""
-        return passage.generation < 0 or self._lease.covers(passage.term)
+    def may_send(self, request: InFlight) -> bool:
+        """Whether a computed response may be sent: always, unless this process was fenced since it was computed."""
+        return request.generation < 0 or self._lease.covers(request.term)
 
-    def leave(self, passage: Passage) -> None:
+    def finish(self, request: InFlight) -> None:
         """The request is over: its response was sent, or never will be."""
         with self._lock:
-            if not passage.over and self._step_off(passage):
+            if not request.over and self._forget(request):
                 self._tell()
-            passage.over = True
+            request.over = True
 
-    def has_left_older_than(self, generation: int) -> bool:
-        """Whether every response from now on, also those on their way, is of this generation or a later one."""
+    def has_finished_older_than(self, generation: int) -> bool:
+        """Whether every response from now on, also those in flight, is of this generation or a later one."""
         with self._lock:
-            current, oldest = self._current, min(self._on_the_way, default=generation)
+            current, oldest = self._current, min(self._in_flight, default=generation)
             return current is not None and min(current.generation, oldest) >= generation
 
     def why_not_ready(self) -> str | None:
@@ -206,19 +206,19 @@ class ModelSlot:
         return None
 
     def _tell(self, least: int | None = None) -> None:
-        """With the lock: write down the oldest generation on its way, or one that may be in a moment."""
+        """With the lock: write down the oldest generation in flight, or one that may be in a moment."""
         if self._processes is not None:
-            oldest = min(self._on_the_way, default=0)
+            oldest = min(self._in_flight, default=0)
             self._processes.write(oldest or least or 0)
 
-    def _step_off(self, passage: Passage) -> bool:
+    def _forget(self, request: InFlight) -> bool:
         """With the lock: the request does not count for its generation any more; whether it was the last of it."""
-        if passage.generation < 0:
+        if request.generation < 0:
             return False
-        self._on_the_way[passage.generation] -= 1
-        if self._on_the_way[passage.generation]:
+        self._in_flight[request.generation] -= 1
+        if self._in_flight[request.generation]:
             return False
-        del self._on_the_way[passage.generation]
+        del self._in_flight[request.generation]
         return True
 
     def _choose(self) -> Engine:

@@ -1,4 +1,4 @@
-"""The image files of a prediction call, out of whichever body carries them: one raw, or one or several in a form."""
+"""Reads the image files of a prediction call: one image as the body itself, or one or several in a form."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _kind(request: Request) -> str:
 async def _files(request: Request, *, most: int, max_bytes: int) -> list[bytes]:
     """Files of the form's field, at least one and at most `most`."""
     parser = MultiPartParser(request.headers, request.stream(), max_files=most, max_fields=8)
-    parser.spool_max_size = max_bytes + FORM_OVERHEAD_BYTES  # a face never touches the disk
+    parser.spool_max_size = max_bytes + FORM_OVERHEAD_BYTES  # a face never touches the disk, as by `request.form()`
     wanted = "one file" if most == 1 else f"one to {most} files"
     try:
         form = await parser.parse()

@@ -15,7 +15,7 @@ from service.settings import Settings
 FAIL_POINTS: Final = (
     "claimed",  # the run is committed, its workflow not started
     "unlearning.start",
-    "unlearning.packed",  # pictures packed, no plan
+    "unlearning.packed",  # images packed, no plan
     "unlearning.planned",  # the plan is in its file, the step not recorded
     "unlearning.references",  # half of the reference models
     "unlearning.references_built",
@@ -44,7 +44,7 @@ FAIL_POINTS: Final = (
     "deploying.end",
     "purging.start",
     "purging.begun",  # what there is to destroy is recorded, nothing destroyed
-    "purging.overwritten",  # a file of packed pictures is zeros
+    "purging.overwritten",  # a file of packed images is zeros
     "purging.pack_destroyed",
     "purging.copy_destroyed",  # of one of the person's images, which are all there
     "purging.image_destroyed",  # the first of the person's files, the others there

@@ -21,7 +21,8 @@ def mark_of(pid: int) -> str | None:
     """What tells a running process from all others: the kernel's boot, the process namespace, the start in ticks since.
 
     Neither a number that another process got later nor one of another container or machine gives the same. None if
-    there is no such process, a zombie has ended too, or if this system does not say.
+    there is no such process, a zombie has ended too, or if this system does not say. (`psutil` tells a start in seconds
+    of the wall clock, which changes when the clock is set.)
     """
     try:
         if os.readlink("/proc/self") != str(os.getpid()):  # a /proc of another namespace

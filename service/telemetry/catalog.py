@@ -1,4 +1,7 @@
-"""Every metric there is. The objects of `metrics.py` and `console/metrics.py` and the table in the docs are made of it.
+"""Every metric there is, declared once.
+
+`serving_metrics.py` and `console/metrics.py` take names, kinds, labels and help from here, and so does the table in the
+docs. A new metric is an entry here, the line that counts it in one of the two, and the table written anew.
 
 Names have one prefix, base units and `_total` on counters. No label holds an id, a raw path or a name: routes are
 templates, and a class stands by its place in the manifest, since a class may be a person.

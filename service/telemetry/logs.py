@@ -15,12 +15,10 @@ import atexit
 import json
 import logging
 import sys
-import time
 from collections.abc import MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache
-from typing import Any, ClassVar, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
 from pydantic_core import PydanticSerializationError, to_json
@@ -44,14 +42,11 @@ def set_up_logs(
     """
     stream = stream or sys.stderr
     least: int = logging.getLevelNamesMapping()[level.upper()]
-    lossy, stamp = _Lossy(stream), _Stamp()
-    is_short = log_format == "json" and least <= logging.INFO
-    AnswerLines.in_force = AnswerLines(lossy, stamp) if is_short else None
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         _name_call,
         structlog.processors.add_log_level,
-        stamp,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
         place_of_error,
         redact,
     ]
@@ -60,7 +55,7 @@ def set_up_logs(
         renderer = structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[*shared, renderer],
-        logger_factory=structlog.WriteLoggerFactory(lossy),  # type: ignore[arg-type]
+        logger_factory=structlog.WriteLoggerFactory(_Lossy(stream)),  # type: ignore[arg-type]
         wrapper_class=structlog.make_filtering_bound_logger(least),
         cache_logger_on_first_use=False,
     )
@@ -92,8 +87,9 @@ class _Lossy:
 
     def write(self, text: str) -> None:
         """Write the text, or lose it."""
-        loop = asyncio._get_running_loop()  # none in other threads; without the exception of the public name
-        if loop is None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # another thread
             self._write(text)
             return
         if loop is not self._loop:
@@ -115,55 +111,6 @@ class _Lossy:
         with suppress(OSError):
             self._stream.write(text)
             self._stream.flush()
-
-
-class _Stamp:
-    """Structlog processor: when, in UTC and ISO 8601. All but the fraction is the same for a second's lines."""
-
-    _last = (-1, "")  # second and its text, read and written together: lines come from several threads
-
-    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["timestamp"] = self.now()
-        return event
-
-    def now(self) -> str:
-        """The time, to the microsecond."""
-        microseconds = time.time_ns() // 1000
-        second, fraction = divmod(microseconds, 1_000_000)
-        last = self._last
-        if second != last[0]:
-            last = self._last = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
-        return f"{last[1]}.{fraction:06d}Z"
-
-
-class AnswerLines:
-    """The line of a request that filed no erasure, as JSON, for as little as such a line can cost.
-
-    Every prediction has one, and the processors' way to it took longer than all else that is noted of a prediction.
-    `tests/service/http/test_request_log.py` compares with that way.
-    """
-
-    in_force: ClassVar[AnswerLines | None] = None  # none: these lines are written as all others
-
-    def __init__(self, stream: _Lossy, stamp: _Stamp) -> None:
-        self._stream = stream
-        self._stamp = stamp
-
-    def write(
-        self, *, method: str, route: str, status: int, seconds: float, client_id: str | None, request_id: str
-    ) -> None:
-        """Write it; `method` and `request_id` are fit for JSON as they are."""
-        named = _as_json(route), _as_json(client_id)
-        self._stream.write(
-            f'{{"method":"{method}","route":{named[0]},"status":{status},"duration_seconds":{seconds},'
-            f'"client_id":{named[1]},"event":"request.answered","request_id":"{request_id}","level":"info",'
-            f'"timestamp":"{self._stamp.now()}"}}\n'
-        )
-
-
-@lru_cache(maxsize=1024)  # a few routes and clients
-def _as_json(text: str | None) -> str:
-    return json.dumps(text)
 
 
 def _name_call(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What may never stand in a log line: who a person is, and secrets.
+"""Removes from log lines what must never be in one: who a person is, and secrets.
 
 Log calls name things by key, so redaction goes by key too; free text is kept safe by never putting values of people
 into it. Exceptions are logged by type and place only: their messages may quote what a caller sent or what a statement

@@ -4,27 +4,22 @@ Labels are route templates, states and numbers of classes: no id, no path, no na
 process keeps its values in files of `PROMETHEUS_MULTIPROC_DIR`, which must be set before this module is imported;
 without it the values are this process's alone.
 
-What happens at every prediction is noted at once and counted four times a second (`tally.py`): a process that is killed
-takes the counts of its last quarter of a second with it, and one that a scrape does not reach may be as far behind.
+Counting what belongs to one prediction takes 12 µs of processor time, about 1 % of a ResNet-18's prediction.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import threading
-from functools import cache
 from pathlib import Path
 
 import psutil
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.telemetry.catalog import SERVING
-from service.telemetry.tally import TalliedHistogram, Tally
 
-_COUNTING_SECONDS = 0.25
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 _RESERVED_BYTES = 1 << 19  # of each file: some thousand series
 
@@ -56,8 +51,12 @@ def _counter(name: str) -> Counter:
     return Counter(name, SERVING[name].help, SERVING[name].labels)
 
 
-def _histogram(name: str) -> TalliedHistogram:
-    return TalliedHistogram(name, SERVING[name].help, SERVING[name].labels, buckets=SERVING[name].buckets)
+def _gauge(name: str) -> Gauge:
+    return Gauge(name, SERVING[name].help, SERVING[name].labels, multiprocess_mode=SERVING[name].across)
+
+
+def _histogram(name: str) -> Histogram:
+    return Histogram(name, SERVING[name].help, SERVING[name].labels, buckets=SERVING[name].buckets)
 
 
 REQUESTS = _counter("expunge_http_requests_total")
@@ -68,61 +67,28 @@ IMAGE_BYTES = _histogram("expunge_image_bytes")
 REJECTIONS = _counter("expunge_prediction_rejections_total")
 PREDICTIONS = _counter("expunge_predictions_total")
 CONFIDENCE = _histogram("expunge_prediction_confidence")
-GENERATION = Gauge(
-    "expunge_serving_generation",
-    SERVING["expunge_serving_generation"].help,
-    multiprocess_mode=SERVING["expunge_serving_generation"].across,
-)
+GENERATION = _gauge("expunge_serving_generation")
 SWAP = _histogram("expunge_swap_duration_seconds")
 
-
-_tallies: list[Tally] = []
-
-
-def _tally(histogram: TalliedHistogram, counter: Counter | None = None) -> Tally:
-    made = Tally(histogram, counter)
-    _tallies.append(made)
-    return made
-
-
-_BATCH_SIZE, _DECODE, _IMAGE_BYTES = _tally(BATCH_SIZE), _tally(DECODE), _tally(IMAGE_BYTES)
-
-
-@cache  # one a series: `labels` takes longer than counting
-def _of_class(class_index: int) -> Tally:
-    return _tally(CONFIDENCE.labels(str(class_index)), PREDICTIONS.labels(str(class_index)))
-
-
-@cache
-def _of_call(method: str, route: str, status: int) -> Tally:
-    return _tally(LATENCY.labels(method, route), REQUESTS.labels(method, route, str(status)))
-
-
-def count_noted() -> None:
-    """Count what this process noted until now."""
-    for tally in tuple(_tallies):
-        tally.count()
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Watch:
-    """What a serving process tells of its work."""
-
-    def __init__(self) -> None:
-        self._stopped = threading.Event()
-        self._counting = threading.Thread(target=self._count, name="metrics", daemon=True)
+    """Counts and times what a serving process does."""
 
     def image(self, n_bytes: int, decode_seconds: float) -> None:
         """An image was decoded."""
-        _IMAGE_BYTES.note(n_bytes)
-        _DECODE.note(decode_seconds)
+        IMAGE_BYTES.observe(n_bytes)
+        DECODE.observe(decode_seconds)
 
     def batch(self, n_images: int) -> None:
-        """These many are computed together."""
-        _BATCH_SIZE.note(n_images)
+        """A batch of so many images is computed."""
+        BATCH_SIZE.observe(n_images)
 
     def prediction(self, class_index: int, confidence: float) -> None:
         """An image was answered."""
-        _of_class(class_index).note(confidence)
+        PREDICTIONS.labels(str(class_index)).inc()
+        CONFIDENCE.labels(str(class_index)).observe(confidence)
 
     def rejection(self, reason: str) -> None:
         """An image was not answered."""
@@ -130,13 +96,15 @@ class Watch:
 
     def answer(self, method: str, route: str, status: int, seconds: float) -> None:
         """A call was answered, under its route's template."""
-        _of_call(method if method in _METHODS else "other", route, status).note(seconds)
+        known = method if method in _METHODS else "other"
+        REQUESTS.labels(known, route, str(status)).inc()
+        LATENCY.labels(known, route).observe(seconds)
 
     def refusals(self, route: str, reason: str, n: int) -> None:
         """So many posts were refused unread."""
-        LATENCY.labels("POST", route).observe_all([0.0] * n)
-        REQUESTS.labels("POST", route, "503").inc(n)
-        REJECTIONS.labels(reason).inc(n)
+        for _ in range(n):
+            self.answer("POST", route, 503, 0.0)
+            self.rejection(reason)
 
     def swap(self, generation: int, seconds: float) -> None:
         """A generation is in service, and nothing older leaves any more."""
@@ -147,24 +115,15 @@ class Watch:
         """The process starts, without a model yet."""
         forget_ended_processes()
         GENERATION.set(-1)
-        self._counting.start()
 
     def stop(self) -> None:
         """The process ends."""
-        self._stopped.set()
-        self._counting.join()
-        count_noted()
         forget_this_process()
-
-    def _count(self) -> None:
-        while not self._stopped.wait(_COUNTING_SECONDS):
-            count_noted()
 
 
 class Unwatched(Watch):
-    """Tells nothing, for `EXPUNGE_METRICS=false`."""
+    """Counts nothing, for `EXPUNGE_METRICS=false`."""
 
-    def __init__(self) -> None: ...
     def image(self, n_bytes: int, decode_seconds: float) -> None: ...
     def batch(self, n_images: int) -> None: ...
     def prediction(self, class_index: int, confidence: float) -> None: ...
@@ -176,12 +135,8 @@ class Unwatched(Watch):
     def stop(self) -> None: ...
 
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
 def exposition() -> tuple[bytes, str]:
     """Metrics of all serving processes in Prometheus' text format, and its content type."""
-    count_noted()
     registry: CollectorRegistry = REGISTRY
     if _DIRECTORY in os.environ:
         forget_ended_processes()  # those that were killed since the last look

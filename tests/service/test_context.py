@@ -13,7 +13,7 @@ def test_opening_makes_home_keys_and_database_once(settings):
     first = Context.open(settings)
     again = Context.open(settings)
     assert first.keyring.subject_hash("s31") == again.keyring.subject_hash("s31")
-    assert first.keyring.public_pem() == again.keyring.public_pem()
+    assert first.keyring.public_key == again.keyring.public_key
     with reading(again.engine) as s:
         assert s.exec(select(ErasureRequest)).all() == []
     for context in (first, again):

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidSignature
 
+from audit.proof.envelope import public_keys_pem
 from service.callbacks import delivery
 from service.callbacks.addresses import OutboundError
 from service.callbacks.delivery import Deliverer, deliver_due, wait_after
@@ -396,7 +397,7 @@ def documented(
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Names of the receiver in the documentation, and the port it listens on."""
     (code,) = re.findall(r"```python\n(.+?)```", DOCUMENT.read_text(), re.DOTALL)
-    (tmp_path / "expunge.pem").write_bytes(context.keyring.public_pem())
+    (tmp_path / "expunge.pem").write_text(public_keys_pem([context.keyring.public_key]))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "receiver"}
     exec(compile(code, str(DOCUMENT), "exec"), names)  # noqa: S102  (the page is ours)

@@ -7,8 +7,8 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from service.http.body_limit import BodyLimit, OneLinePaths
-from service.serving.departures import Departures, passage_of
-from service.serving.slot import Passage
+from service.serving.response_gate import ResponseGate, in_flight_of
+from service.serving.slot import InFlight
 
 SCOPE = {"type": "http", "method": "POST", "path": "/", "headers": [], "expunge.request_id": "r"}
 
@@ -82,7 +82,7 @@ def test_other_kinds_pass_through(kind):
         calls.append(scope["type"])
 
     run(BodyLimit(app, most_bytes=1), scope={"type": kind})
-    run(Departures(app, slot=SimpleNamespace()), scope={"type": kind})
+    run(ResponseGate(app, slot=SimpleNamespace()), scope={"type": kind})
     assert calls == [kind, kind]
 
 
@@ -90,28 +90,28 @@ class Slot:
     """Remembers when requests left, relative to what was sent."""
 
     def __init__(self, *, may_send: bool = True) -> None:
-        self.left: list[Passage] = []
+        self.left: list[InFlight] = []
         self._may_send = may_send
 
-    def may_send(self, passage: Passage) -> bool:
+    def may_send(self, request: InFlight) -> bool:
         return self._may_send
 
-    def leave(self, passage: Passage) -> None:
-        self.left.append(passage)
+    def finish(self, request: InFlight) -> None:
+        self.left.append(request)
 
 
 def test_a_request_leaves_after_its_last_byte():
-    slot, passages = Slot(), []
+    slot, requests = Slot(), []
 
     async def app(scope, receive, send):
-        passages.append(passage_of(scope))
+        requests.append(in_flight_of(scope))
         await send({"type": "http.response.start", "status": 200, "headers": []})
         assert not slot.left
         await send({"type": "http.response.body", "body": b"x"})
         assert not slot.left
 
-    assert len(run(Departures(app, slot=slot))) == 2
-    assert slot.left == passages
+    assert len(run(ResponseGate(app, slot=slot))) == 2
+    assert slot.left == requests
 
 
 def test_a_request_that_breaks_off_leaves_too():
@@ -121,12 +121,12 @@ def test_a_request_that_breaks_off_leaves_too():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(Departures(app, slot=slot))
+        run(ResponseGate(app, slot=slot))
     assert len(slot.left) == 1
 
 
 def test_a_response_that_must_not_leave_becomes_a_503():
-    sent = run(Departures(echo, slot=Slot(may_send=False)), bodies=(b"old answer",))
+    sent = run(ResponseGate(echo, slot=Slot(may_send=False)), bodies=(b"old answer",))
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert sent[0]["status"] == 503
     assert (b"retry-after", b"1") in sent[0]["headers"]

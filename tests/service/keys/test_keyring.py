@@ -14,7 +14,7 @@ from tests.waiting import at_once
 def test_keys_are_made_once_and_read_again(tmp_path: Path) -> None:
     first, second = Keyring.open(tmp_path / "keys"), Keyring.open(tmp_path / "keys")
     assert first.subject_hash("s31") == second.subject_hash("s31")
-    assert first.public_pem() == second.public_pem()
+    assert first.public_key == second.public_key
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "keys").iterdir()} == {0o600}
 
 
@@ -22,7 +22,7 @@ def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
     rings: list[Keyring] = []
     at_once(*[lambda: rings.append(Keyring.open(tmp_path / "keys"))] * 16)
     assert len(rings) == 16
-    assert len({ring.public_pem() for ring in rings}) == 1
+    assert len({ring.public_key.public_bytes_raw() for ring in rings}) == 1
     assert len({ring.block_hash("s31") for ring in rings}) == 1
 
 

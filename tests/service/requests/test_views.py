@@ -8,6 +8,7 @@ import pytest
 from sqlmodel import col, select
 
 from audit.proof import log
+from audit.proof.envelope import public_keys_pem
 from service.api import models, proofs
 from service.context import Context
 from service.errors import InvalidInputError, NotFoundError
@@ -219,7 +220,7 @@ def test_proofs_of_what_is_not_there_are_refused(context: Context) -> None:
 
 def test_public_keys_verify_what_the_service_signs(context: Context) -> None:
     (key,) = proofs.public_keys(context).keys
-    assert key.pem == context.keyring.public_pem().decode()
+    assert key.pem == public_keys_pem([context.keyring.public_key])
     assert len(key.key_id) == 64
 
 

@@ -10,7 +10,7 @@ import pytest
 from service.errors import EngineError, TryLaterError
 from service.models.commit_word import CommitWord
 from service.serving.batching import InputChangedError, MicroBatcher
-from service.serving.slot import Lease, ModelSlot, Passage
+from service.serving.slot import InFlight, Lease, ModelSlot
 from tests.waiting import PATIENCE_SECONDS, play, until
 
 SHAPE = (2, 2, 1)
@@ -69,13 +69,13 @@ async def hold(batcher: MicroBatcher, gate: Gate) -> asyncio.Task:
     """A request whose batch is being computed until the gate opens."""
     gate.entered.clear()
     gate.open.clear()
-    first = asyncio.ensure_future(batcher.predict(image(0), Passage()))
+    first = asyncio.ensure_future(batcher.predict(image(0), InFlight()))
     await until(gate.entered.is_set, "the batch to be computed")
     return first
 
 
 def test_a_lone_request_is_answered_at_once(batcher, gate):
-    answer = play(batcher.predict(image(7), Passage()))
+    answer = play(batcher.predict(image(7), InFlight()))
     assert answer.probabilities.tolist() == [7, 7]
     assert (answer.batch_size, answer.engine) == (1, gate)
 
@@ -83,7 +83,7 @@ def test_a_lone_request_is_answered_at_once(batcher, gate):
 def test_what_waits_while_it_computes_becomes_the_next_batch(batcher, gate):
     async def scene() -> list[float]:
         first = await hold(batcher, gate)
-        others = [asyncio.ensure_future(batcher.predict(image(i), Passage())) for i in range(1, 20)]
+        others = [asyncio.ensure_future(batcher.predict(image(i), InFlight())) for i in range(1, 20)]
         await asyncio.sleep(0)
         gate.open.set()
         return [float((await each).probabilities[0]) for each in [first, *others]]
@@ -97,7 +97,7 @@ def test_who_asks_again_at_once_gets_into_the_next_batch(batcher, gate):
 
     async def client(value: int) -> None:
         for _ in range(3):
-            assert (await batcher.predict(image(value), Passage())).probabilities[0] == value
+            assert (await batcher.predict(image(value), InFlight())).probabilities[0] == value
 
     async def scene() -> None:
         first = await hold(batcher, gate)
@@ -118,7 +118,7 @@ def test_images_of_one_call_stay_together(batcher, gate):
         first = await hold(batcher, gate)
         calls = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10], list(range(11, 19)), [19]]
         others = [
-            asyncio.ensure_future(batcher.predict_together([image(i) for i in call], Passage())) for call in calls
+            asyncio.ensure_future(batcher.predict_together([image(i) for i in call], InFlight())) for call in calls
         ]
         await asyncio.sleep(0)
         gate.open.set()
@@ -130,7 +130,7 @@ def test_images_of_one_call_stay_together(batcher, gate):
 
 
 def test_a_call_larger_than_a_batch_is_a_batch(batcher, gate):
-    found = play(batcher.predict_together([image(i) for i in range(20)], Passage()))
+    found = play(batcher.predict_together([image(i) for i in range(20)], InFlight()))
     assert [float(each.probabilities[0]) for each in found] == list(range(20))
     assert gate.sizes == [20]
 
@@ -138,7 +138,7 @@ def test_a_call_larger_than_a_batch_is_a_batch(batcher, gate):
 def test_times_are_told(batcher, gate):
     async def scene():
         first = await hold(batcher, gate)
-        second = asyncio.ensure_future(batcher.predict(image(1), Passage()))
+        second = asyncio.ensure_future(batcher.predict(image(1), InFlight()))
         await asyncio.sleep(0)
         waits = time.perf_counter()
         await until(lambda: time.perf_counter() > waits, "the clock to tick")
@@ -158,10 +158,10 @@ def test_a_full_queue_refuses(slot, gate):
 
     async def scene() -> None:
         first = await hold(batcher, gate)
-        waiting = [asyncio.ensure_future(batcher.predict(image(1), Passage())) for _ in range(3)]
+        waiting = [asyncio.ensure_future(batcher.predict(image(1), InFlight())) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(TryLaterError, match="fewer than 3 images"):
-            await batcher.predict(image(1), Passage())
+            await batcher.predict(image(1), InFlight())
         gate.open.set()
         await asyncio.gather(first, *waiting)
 
@@ -172,8 +172,8 @@ def test_a_full_queue_refuses(slot, gate):
 def test_an_image_of_another_shape_fails_alone(batcher, gate):
     async def scene() -> None:
         first = await hold(batcher, gate)
-        good = asyncio.ensure_future(batcher.predict(image(3), Passage()))
-        other = asyncio.ensure_future(batcher.predict(np.zeros((4, 4, 1), np.uint8), Passage()))
+        good = asyncio.ensure_future(batcher.predict(image(3), InFlight()))
+        other = asyncio.ensure_future(batcher.predict(np.zeros((4, 4, 1), np.uint8), InFlight()))
         await asyncio.sleep(0)
         gate.open.set()
         await first
@@ -188,9 +188,9 @@ def test_a_failing_batch_fails_its_requests_and_the_next_one_works(batcher, gate
     async def scene() -> None:
         gate.error = RuntimeError("no memory")
         with pytest.raises(RuntimeError, match="no memory"):
-            await batcher.predict(image(1), Passage())
+            await batcher.predict(image(1), InFlight())
         gate.error = None
-        assert (await batcher.predict(image(2), Passage())).probabilities[0] == 2
+        assert (await batcher.predict(image(2), InFlight())).probabilities[0] == 2
 
     play(scene())
 
@@ -198,18 +198,18 @@ def test_a_failing_batch_fails_its_requests_and_the_next_one_works(batcher, gate
 def test_a_process_that_may_not_answer_says_so(slot, batcher):
     slot.raise_floor(2)
     with pytest.raises(TryLaterError, match="generation 2"):
-        play(batcher.predict(image(1), Passage()))
+        play(batcher.predict(image(1), InFlight()))
 
 
 def test_a_cancelled_request_is_not_computed(batcher, gate):
     async def scene() -> None:
         first = await hold(batcher, gate)
-        doomed = asyncio.ensure_future(batcher.predict(image(1), Passage()))
+        doomed = asyncio.ensure_future(batcher.predict(image(1), InFlight()))
         await asyncio.sleep(0)
         doomed.cancel()
         gate.open.set()
         await first
-        await batcher.predict(image(2), Passage())
+        await batcher.predict(image(2), InFlight())
 
     play(scene())
     assert gate.sizes == [1, 1]
@@ -220,7 +220,7 @@ def test_a_request_cancelled_while_it_is_computed_harms_nobody(batcher, gate):
         first = await hold(batcher, gate)
         first.cancel()
         gate.open.set()
-        assert (await batcher.predict(image(2), Passage())).probabilities[0] == 2
+        assert (await batcher.predict(image(2), InFlight())).probabilities[0] == 2
 
     play(scene())
 
@@ -233,10 +233,10 @@ def test_jobs_run_on_the_inference_thread_between_batches(batcher, gate):
 
     async def scene() -> None:
         first = await hold(batcher, gate)
-        second = asyncio.ensure_future(batcher.predict(image(1), Passage()))
+        second = asyncio.ensure_future(batcher.predict(image(1), InFlight()))
         await asyncio.sleep(0)
         job = batcher.on_inference_thread(lambda: list(gate.sizes))
-        third = asyncio.ensure_future(batcher.predict(image(2), Passage()))
+        third = asyncio.ensure_future(batcher.predict(image(2), InFlight()))
         await asyncio.sleep(0)
         gate.open.set()
         await asyncio.gather(first, second, third)
@@ -249,7 +249,7 @@ def test_sizes_of_batches_are_told(slot, gate):
     told: list[int] = []
     batcher = MicroBatcher(slot, max_queue=10, on_batch=told.append)
     batcher.start()
-    play(batcher.predict(image(1), Passage()))
+    play(batcher.predict(image(1), InFlight()))
     batcher.stop()
     assert told == [1]
 
@@ -260,7 +260,7 @@ def test_stopping_finishes_what_waits(slot, gate):
 
     async def scene() -> list[float]:
         first = await hold(batcher, gate)
-        second = asyncio.ensure_future(batcher.predict(image(5), Passage()))
+        second = asyncio.ensure_future(batcher.predict(image(5), InFlight()))
         await asyncio.sleep(0)
         stopping = asyncio.get_running_loop().run_in_executor(None, batcher.stop)
         gate.open.set()
@@ -274,12 +274,12 @@ def test_a_closed_loop_does_not_end_the_inference_thread(slot, gate):
     batcher = MicroBatcher(slot, max_queue=10)
     batcher.start()
 
-    async def leave() -> None:
+    async def go_away() -> None:
         (await hold(batcher, gate)).cancel()
 
-    play(leave())
+    play(go_away())
     gate.open.set()
-    assert play(batcher.predict(image(2), Passage())).probabilities[0] == 2
+    assert play(batcher.predict(image(2), InFlight())).probabilities[0] == 2
     batcher.stop()
 
 
@@ -287,10 +287,10 @@ def test_the_naive_twin_gives_the_same_answers(batcher):
     """Many at once through batches of any size against one at a time."""
 
     async def scene() -> list[float]:
-        answers = await asyncio.gather(*(batcher.predict(image(i), Passage()) for i in range(90)))
+        answers = await asyncio.gather(*(batcher.predict(image(i), InFlight()) for i in range(90)))
         return [float(each.probabilities[0]) for each in answers]
 
-    assert play(scene()) == [play(batcher.predict(image(i), Passage())).probabilities[0] for i in range(90)]
+    assert play(scene()) == [play(batcher.predict(image(i), InFlight())).probabilities[0] for i in range(90)]
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 2, 4, 9])
@@ -300,13 +300,13 @@ def test_a_batch_with_another_number_of_results_fails_alone(batcher, gate, monke
 
     async def scene() -> list[object]:
         first = await hold(batcher, gate)
-        others = [asyncio.ensure_future(batcher.predict(image(i), Passage())) for i in range(1, 4)]
+        others = [asyncio.ensure_future(batcher.predict(image(i), InFlight())) for i in range(1, 4)]
         await asyncio.sleep(0)
         monkeypatch.setattr(gate, "predict", lambda images: np.zeros((n_rows, 2), np.float32))
         gate.open.set()
         spoilt = await asyncio.gather(first, *others, return_exceptions=True)
         monkeypatch.setattr(gate, "predict", right)
-        return [*spoilt, await batcher.predict(image(7), Passage())]
+        return [*spoilt, await batcher.predict(image(7), InFlight())]
 
     first, *others, later = play(scene())
     assert first.probabilities.tolist() == [0, 0]

@@ -19,7 +19,7 @@ from service.models.commit_word import CommitWord
 from service.models.deployment import abort, activate_first, commit, deploy, stage
 from service.serving.batching import MicroBatcher
 from service.serving.follower import Follower
-from service.serving.slot import Lease, ModelSlot, Moment, Passage
+from service.serving.slot import InFlight, Lease, ModelSlot, Moment
 from service.store.engine import session
 from service.store.process_marks import mark_of, this_host
 from service.store.tables import ServingWorker
@@ -45,13 +45,13 @@ class Process:
 
     def generation(self) -> int | str:
         """What a prediction is answered with now, or why it is not."""
-        passage = Passage()
+        request = InFlight()
         try:
-            return asyncio.run(self.batcher.predict(pixels_of(1), passage)).engine.generation
+            return asyncio.run(self.batcher.predict(pixels_of(1), request)).engine.generation
         except TryLaterError as error:
             return error.detail
         finally:
-            self.slot.leave(passage)
+            self.slot.finish(request)
 
     def close(self) -> None:
         self.batcher.stop()
@@ -143,7 +143,7 @@ def test_answers_are_those_of_the_version_they_name(context, process, digests):
     for digest in digests:
         commit(context, stage(context, digest))
         found.steps()
-        predictions = [asyncio.run(found.batcher.predict(image, Passage())) for image in images]
+        predictions = [asyncio.run(found.batcher.predict(image, InFlight())) for image in images]
         assert {each.engine.digest for each in predictions} == {digest}
         expected = reference_probabilities(context, digest, images)
         np.testing.assert_allclose([each.probabilities for each in predictions], expected, atol=0.03)
@@ -153,13 +153,13 @@ def test_it_acknowledges_only_when_the_last_older_response_has_left(context, pro
     activate_first(context, digests[0])
     found = process()
     found.steps()
-    slow = Passage()
+    slow = InFlight()
     asyncio.run(found.batcher.predict(pixels_of(1), slow))
     commit(context, stage(context, digests[1]))
     found.steps()
     assert found.generation() == 2
     assert row_of(context, found).acknowledged_generation == 1
-    found.slot.leave(slow)
+    found.slot.finish(slow)
     found.steps()
     assert row_of(context, found).acknowledged_generation == 2
 
@@ -239,7 +239,7 @@ def test_a_frozen_process_refuses_what_it_computed_and_answers_with_the_new_vers
     activate_first(context, digests[0])
     found = process()
     found.steps()
-    frozen = Passage()
+    frozen = InFlight()
     asyncio.run(found.batcher.predict(pixels_of(1), frozen))
     clock.advance(seconds=60)  # stopped in the middle of its response
     barrier = deploy(context, digests[1])
@@ -252,7 +252,7 @@ def test_a_frozen_process_refuses_what_it_computed_and_answers_with_the_new_vers
     found.follower.step()
     assert found.generation() == 2
     assert row_of(context, found).acknowledged_generation == 1
-    found.slot.leave(frozen)  # refused, and counted as gone
+    found.slot.finish(frozen)  # refused, and counted as gone
     found.steps()
     assert row_of(context, found).acknowledged_generation == 2
 
@@ -328,9 +328,9 @@ def test_the_threads_do_it_all_by_themselves(context, digests):
 
     async def traffic() -> None:
         while not stop.is_set():
-            passage, began = Passage(), time.monotonic()
-            prediction = await batcher.predict(pixels_of(2), passage)
-            slot.leave(passage)
+            request, began = InFlight(), time.monotonic()
+            prediction = await batcher.predict(pixels_of(2), request)
+            slot.finish(request)
             answers.append((began, prediction.engine.generation))
 
     thread = threading.Thread(target=lambda: asyncio.run(traffic()), daemon=True)

@@ -10,19 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from service.serving.in_flight import OnTheWay
+from service.serving.in_flight import InFlightGenerations
 from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[tuple[OnTheWay, OnTheWay]]:
-    mine, theirs = (OnTheWay(tmp_path / "words", place, os.getpid()) for place in (1, 2))
+def two(tmp_path: Path) -> Iterator[tuple[InFlightGenerations, InFlightGenerations]]:
+    mine, theirs = (InFlightGenerations(tmp_path / "words", place, os.getpid()) for place in (1, 2))
     yield mine, theirs
     mine.close()
     theirs.close()
 
 
-def test_older_answers_of_others_are_seen_and_nothing_else(two: tuple[OnTheWay, OnTheWay]) -> None:
+def test_older_answers_of_others_are_seen_and_nothing_else(
+    two: tuple[InFlightGenerations, InFlightGenerations],
+) -> None:
     mine, theirs = two
     assert not mine.others_have_older_than(5)
     mine.write(3)
@@ -33,15 +35,17 @@ def test_older_answers_of_others_are_seen_and_nothing_else(two: tuple[OnTheWay, 
 
 
 def test_a_process_that_ended_holds_nobody(tmp_path: Path) -> None:
-    program = "import sys; from pathlib import Path; from service.serving.in_flight import OnTheWay; import os; "
-    program += f"OnTheWay(Path({str(tmp_path / 'words')!r}), 2, os.getpid()).write(4); print(os.getpid())"
+    program = (
+        "import sys; from pathlib import Path; from service.serving.in_flight import InFlightGenerations; import os; "
+    )
+    program += f"InFlightGenerations(Path({str(tmp_path / 'words')!r}), 2, os.getpid()).write(4); print(os.getpid())"
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
     )
-    mine = OnTheWay(tmp_path / "words", 1, os.getpid())
+    mine = InFlightGenerations(tmp_path / "words", 1, os.getpid())
     assert not mine.others_have_older_than(5)
-    alive = OnTheWay(tmp_path / "words", 2, os.getppid())
+    alive = InFlightGenerations(tmp_path / "words", 2, os.getppid())
     alive.write(4)
     assert mine.others_have_older_than(5)
     assert int(done.stdout) != os.getppid()
@@ -51,7 +55,10 @@ def test_a_process_that_ended_holds_nobody(tmp_path: Path) -> None:
 
 
 def test_places_beyond_the_last_begin_anew(tmp_path: Path) -> None:
-    mine, theirs = OnTheWay(tmp_path / "words", 1, os.getpid()), OnTheWay(tmp_path / "words", 258, os.getpid())
+    mine, theirs = (
+        InFlightGenerations(tmp_path / "words", 1, os.getpid()),
+        InFlightGenerations(tmp_path / "words", 258, os.getpid()),
+    )
     theirs.write(1)
     assert mine.others_have_older_than(2)
     mine.close()

@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from service.keys import api_keys
 from service.models.deployment import activate_first, commit, deploy, stage
 from service.serving import images
+from service.serving.connections import PatientProtocol
 from service.serving.predict import MOST_IMAGES
 from service.serving.process import ServingProcess
 from tests.service.versions import CLASSES, add_version, picture, pixels_of, reference_probabilities
@@ -52,7 +53,7 @@ def process(context, digest):
 
 @pytest.fixture
 def client(process, new_key):
-    with TestClient(process.door(process.app, "")) as client:
+    with TestClient(process.fast_path(process.app, "")) as client:
         client.headers["Authorization"] = f"Bearer {new_key(api_keys.PREDICT)}"
         yield client
 
@@ -157,7 +158,7 @@ def test_without_a_model_it_says_try_later(context, new_key, assert_problem):
     process = ServingProcess.of(context)
     process.start()
     try:
-        with TestClient(process.door(process.app, "")) as client:
+        with TestClient(process.fast_path(process.app, "")) as client:
             client.headers["Authorization"] = f"Bearer {new_key(api_keys.PREDICT)}"
             body = assert_problem(client.post("/predictions", content=picture(1), headers=PNG), 503)
             assert "train one first" in body["detail"]
@@ -189,7 +190,7 @@ def test_a_process_with_enough_to_do_refuses_more(context, digest, new_key, asse
     process = ServingProcess.of(busy)
     process.start()
     try:
-        with TestClient(process.door(process.app, "")) as client:
+        with TestClient(process.fast_path(process.app, "")) as client:
             client.headers["Authorization"] = f"Bearer {new_key(api_keys.PREDICT)}"
 
             gate, answers = threading.Event(), []
@@ -233,7 +234,7 @@ def test_a_bad_image_among_good_ones_fails_alone(client):
     assert [each["problem"] and each["problem"]["status"] for each in body["predictions"]] == [None, 415, 422, None]
     assert body["predictions"][1]["problem"] == {
         "type": "urn:expunge:problem:unsupported-image", "title": "Unsupported image", "status": 415,
-        "detail": "Expected a JPEG, PNG or WebP picture, got other bytes.",
+        "detail": "Expected a JPEG, PNG or WebP image, got other bytes.",
     }  # fmt: skip
 
 
@@ -282,10 +283,21 @@ def serving(context, **changes):
     process = ServingProcess.of(replace(context, settings=context.settings.model_copy(update=changes)))
     process.start()
     try:
-        with TestClient(process.door(process.app, "")) as client:
+        with TestClient(process.fast_path(process.app, "")) as client:
             yield process, client
     finally:
         process.stop()
+
+
+def test_answers_are_the_same_without_speed_ups(context, digest, new_key):
+    answers, headers = {}, {**PNG, "Authorization": f"Bearer {new_key(api_keys.PREDICT)}"}
+    for speedups in ("all", "none"):
+        with serving(context, speedups=speedups) as (process, client):
+            assert (process.protocol("") is PatientProtocol) == (speedups == "none")
+            answers[speedups] = client.post("/predictions", content=picture(3), headers=headers).json()
+    fast, plain = (np.array(list(answers[each].pop("probabilities").values())) for each in ("all", "none"))
+    np.testing.assert_allclose(fast, plain, atol=0.03)
+    assert [answers[each]["label"] for each in answers] == [CLASSES[int(plain.argmax())]] * 2
 
 
 def test_a_temperature_makes_probabilities_milder_and_changes_no_label(context, digest, new_key):
@@ -335,7 +347,7 @@ def test_both_ways_give_the_same_answer(process, client, path, body, headers):
 def test_a_call_with_several_images_holds_up_no_swap(context, process, client, digest):
     other = add_version(context, 2)
     assert client.post("/predictions/batch", **form(picture(1), picture(2))).status_code == 200
-    assert process.slot.has_left_older_than(1)
+    assert process.slot.has_finished_older_than(1)
     assert deploy(context, other, timeout_seconds=PATIENCE_SECONDS).generation == 2
 
 

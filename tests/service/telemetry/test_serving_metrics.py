@@ -141,7 +141,7 @@ def test_several_processes_are_one_sum_and_their_killed_are_forgotten(tmp_path):
     """Four processes at once, one of them killed: counts of all four, and only the living ones' generation."""
     program = """if True:
         import sys
-        from service import metrics
+        from service.telemetry import serving_metrics as metrics
         watch = metrics.Watch()
         watch.start()
         watch.swap(int(sys.argv[1]), 0.5)
@@ -190,7 +190,7 @@ def test_ended_processes_leave_counts_but_no_state(tmp_path, tidies):
     """Two processes one after the other share a folder; the first ends with or without time to say so."""
     program = """if True:
         import os, sys
-        from service import metrics
+        from service.telemetry import serving_metrics as metrics
         metrics.forget_ended_processes()
         metrics.Watch().swap(int(sys.argv[1]), 0.2)
         if sys.argv[2] == "end":
@@ -220,9 +220,8 @@ def test_a_process_that_finds_no_room_for_its_counts_leaves_the_others_theirs(tm
     program = """if True:
         import resource, sys
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-        from service import metrics
+        from service.telemetry import serving_metrics as metrics
         metrics.REJECTIONS.labels("Queue full").inc()
-        metrics.count_noted()
         print(metrics.exposition()[0].decode())
     """
 

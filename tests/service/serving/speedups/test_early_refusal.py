@@ -10,12 +10,13 @@ from typing import Any
 
 import h11
 import pytest
+import structlog
 import uvicorn
 
 from service.errors import TryLaterError
 from service.http.problems import problem_of
-from service.serving.connections import PatientProtocol
-from service.serving.load_shedding import Shedding
+from service.serving.speedups import early_refusal
+from service.serving.speedups.early_refusal import Shedding, protocol_with
 from tests.waiting import play, until
 
 PATH = "/v1/predictions"
@@ -23,7 +24,7 @@ KEEP_ALIVE_SECONDS = 40
 SENTENCE = "Expected fewer images to wait here; send this one again."
 
 
-class House:
+class Server:
     """A server that is full or not, and counts what it refused."""
 
     def __init__(self) -> None:
@@ -64,45 +65,38 @@ class House:
 
 
 @asynccontextmanager
-async def open_house() -> AsyncIterator[House]:
-    house = House()
+async def running_server() -> AsyncIterator[Server]:
+    server = Server()
 
-    class Shed(PatientProtocol):
-        shedding = house.shedding
-
+    class Shed(protocol_with(server.shedding)):  # type: ignore[misc]
         def data_received(self, data: bytes) -> None:
-            house.n_received += len(data)
+            server.n_received += len(data)
             super().data_received(data)
 
     config = uvicorn.Config(
-        house.app,
-        port=0,
-        interface="asgi3",
-        http=Shed,
-        lifespan="off",
-        log_config=None,
+        server.app, port=0, interface="asgi3", http=Shed, lifespan="off", log_config=None,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-    )
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve())
-    await until(lambda: server.started, "the server to start")
-    house.port = server.servers[0].sockets[0].getsockname()[1]
+    )  # fmt: skip
+    listening = uvicorn.Server(config)
+    task = asyncio.create_task(listening._serve())
+    await until(lambda: listening.started, "the server to start")
+    server.port = listening.servers[0].sockets[0].getsockname()[1]
     try:
-        yield house
+        yield server
     finally:
-        server.should_exit = True
+        listening.should_exit = True
         await task
 
 
-def request(body: bytes = b"picture", *, path: str = PATH, more: str = "") -> bytes:
+def request(body: bytes = b"image", *, path: str = PATH, more: str = "") -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{more}\r\n".encode() + body
 
 
-class Caller:
+class Connection:
     """One connection; answers are parsed by h11, so their framing is checked too."""
 
-    def __init__(self, house: House, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._house, self.reader, self.writer = house, reader, writer
+    def __init__(self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._server, self.reader, self.writer = server, reader, writer
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         conn, body = h11.Connection(h11.CLIENT), b""
@@ -128,68 +122,68 @@ class Caller:
 
     async def send(self, part: bytes) -> None:
         """Send something and wait until the server has got it."""
-        expected = self._house.n_received + len(part)
+        expected = self._server.n_received + len(part)
         self.writer.write(part)
-        await until(lambda: self._house.n_received == expected, "the server to receive what was sent")
+        await until(lambda: self._server.n_received == expected, "the server to receive what was sent")
 
 
-def visit(talk: Callable[[House, Caller], Awaitable[None]]) -> None:
+def connected(talk: Callable[[Server, Connection], Awaitable[None]]) -> None:
     async def run() -> None:
-        async with open_house() as house:
-            reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
-            await talk(house, Caller(house, reader, writer))
+        async with running_server() as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            await talk(server, Connection(server, reader, writer))
             writer.close()
 
     play(run())
 
 
-def test_a_full_house_refuses_as_the_routes_would() -> None:
-    async def talk(house: House, caller: Caller) -> None:
-        status, headers, body = await caller.post(request(more="X-Request-ID: mine\r\n"))
+def test_a_full_server_refuses_as_the_routes_would() -> None:
+    async def talk(server: Server, connection: Connection) -> None:
+        status, headers, body = await connection.post(request(more="X-Request-ID: mine\r\n"))
         assert (status, headers["retry-after"], headers["x-request-id"]) == (503, "1", "mine")
         assert headers["content-type"] == "application/problem+json"
         assert json.loads(body) == json.loads(bytes(problem_of(TryLaterError(SENTENCE), "mine").body))
-        assert (await caller.post(request()))[1]["x-request-id"] == "made"
-        assert house.n_refused == 2
-        assert house.seen == []
+        assert (await connection.post(request()))[1]["x-request-id"] == "made"
+        assert server.n_refused == 2
+        assert server.seen == []
 
-    visit(talk)
+    connected(talk)
 
 
 def test_who_was_let_in_a_moment_ago_counts_though_it_has_no_place_yet() -> None:
     async def scene() -> None:
-        house = House()
-        house.full, house.n_free = False, 2
+        server = Server()
+        server.full, server.n_free = False, 2
         head = request()
-        assert [house.shedding.refusal(head) is None for _ in range(4)] == [True, True, False, False]
-        await until(lambda: house.n_refused == 2, "the refusals to be told")
+        assert [server.shedding.refusal(head) is None for _ in range(4)] == [True, True, False, False]
+        await until(lambda: server.n_refused == 2, "the refusals to be told")
         await asyncio.sleep(0)
-        assert house.shedding.refusal(head) is None
+        assert server.shedding.refusal(head) is None
 
     play(scene())
 
 
 def test_the_connection_serves_on_when_there_is_room_again() -> None:
-    async def talk(house: House, caller: Caller) -> None:
-        assert (await caller.post(request()))[0] == 503
-        house.full = False
-        assert (await caller.post(request(b"let in")))[0] == 200
-        house.full = True
-        assert (await caller.post(request()))[0] == 503
-        assert house.seen == [b"let in"]
+    async def talk(server: Server, connection: Connection) -> None:
+        assert (await connection.post(request()))[0] == 503
+        server.full = False
+        assert (await connection.post(request(b"let in")))[0] == 200
+        server.full = True
+        assert (await connection.post(request()))[0] == 503
+        assert server.seen == [b"let in"]
 
-    visit(talk)
+    connected(talk)
 
 
 def test_a_body_in_pieces_is_taken_in_unread() -> None:
-    async def talk(house: House, caller: Caller) -> None:
+    async def talk(server: Server, connection: Connection) -> None:
         whole = request(b"p" * 5000)
-        assert (await caller.post(whole[:200], whole[200:3000], whole[3000:]))[0] == 503
-        house.full = False
-        assert (await caller.post(request(b"next")))[0] == 200
-        assert house.seen == [b"next"]
+        assert (await connection.post(whole[:200], whole[200:3000], whole[3000:]))[0] == 503
+        server.full = False
+        assert (await connection.post(request(b"next")))[0] == 200
+        assert server.seen == [b"next"]
 
-    visit(talk)
+    connected(talk)
 
 
 @pytest.mark.parametrize(
@@ -205,48 +199,64 @@ def test_a_body_in_pieces_is_taken_in_unread() -> None:
     ids=["another path", "a large body", "a head in pieces", "the last request", "two at once", "chunks"],
 )
 def test_all_else_goes_the_usual_way(parts: tuple[bytes, ...]) -> None:
-    async def talk(house: House, caller: Caller) -> None:
-        assert (await caller.post(*parts))[0] == 200
-        assert house.n_refused == 0
+    async def talk(server: Server, connection: Connection) -> None:
+        assert (await connection.post(*parts))[0] == 200
+        assert server.n_refused == 0
 
-    visit(talk)
+    connected(talk)
 
 
 def test_a_body_that_looks_like_a_request_is_a_body() -> None:
-    async def talk(house: House, caller: Caller) -> None:
+    async def talk(server: Server, connection: Connection) -> None:
         inner = request()
         outer = request(inner, path="/other")
         head = outer[: -len(inner)]
-        assert (await caller.post(head, inner))[0] == 200
-        assert house.n_refused == 0
-        assert house.seen == [inner]
+        assert (await connection.post(head, inner))[0] == 200
+        assert server.n_refused == 0
+        assert server.seen == [inner]
 
-    visit(talk)
+    connected(talk)
 
 
 def test_what_follows_an_early_answer_is_still_the_body() -> None:
-    async def talk(house: House, caller: Caller) -> None:
+    async def talk(server: Server, connection: Connection) -> None:
         inner = request()
         outer = request(inner, path="/early")
-        assert (await caller.post(outer[: -len(inner)]))[0] == 200
-        await caller.send(inner)
-        house.full = False
-        assert (await caller.post(request(b"next")))[0] == 200
-        assert (house.n_refused, house.seen) == (0, [b"next"])
+        assert (await connection.post(outer[: -len(inner)]))[0] == 200
+        await connection.send(inner)
+        server.full = False
+        assert (await connection.post(request(b"next")))[0] == 200
+        assert (server.n_refused, server.seen) == (0, [b"next"])
 
-    visit(talk)
+    connected(talk)
 
 
 def test_a_connection_that_is_only_refused_is_kept_while_it_is_used() -> None:
-    async def talk(_: House, caller: Caller) -> None:
+    async def talk(_: Server, connection: Connection) -> None:
         loop, ahead = asyncio.get_running_loop(), 0.0
         clock = loop.time
         loop.time = lambda: clock() + ahead
         while ahead < 1.5 * KEEP_ALIVE_SECONDS:
-            assert (await caller.post(request()))[0] == 503
+            assert (await connection.post(request()))[0] == 503
             ahead += KEEP_ALIVE_SECONDS / 4
 
-    visit(talk)
+    connected(talk)
+
+
+def test_without_uvicorn_s_private_state_every_request_goes_the_usual_way_and_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(early_refusal, "_PRIVATE", ("cycle", "gone_in_a_later_version"))
+
+    async def talk(server: Server, connection: Connection) -> None:
+        for _ in range(2):
+            assert (await connection.post(request()))[0] == 200
+        assert server.n_refused == 0
+
+    with structlog.testing.capture_logs() as lines:
+        connected(talk)
+    (line,) = [each for each in lines if each["event"] == "speedup.unavailable"]
+    assert (line["name"], line["error"]) == ("early_refusal", "AttributeError")
 
 
 def test_a_head_with_two_lengths_is_left_to_the_parser() -> None:

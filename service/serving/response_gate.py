@@ -1,4 +1,4 @@
-"""The slot is told when a response has left, and stops one that must not leave any more."""
+"""Responses that may not be sent any more are stopped, and the slot is told when a request is over."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import TryLaterError
 from service.http.problems import problem_of
-from service.serving.slot import ModelSlot, Passage
+from service.serving.slot import InFlight, ModelSlot
 
-_PASSAGE = "expunge.passage"
+_IN_FLIGHT = "expunge.in_flight"
 
 
-class Departures:
-    """ASGI middleware: tells the slot when a response has left, and stops one that must not leave any more."""
+class ResponseGate:
+    """ASGI middleware: stops responses that the slot does not let be sent, and tells it when a request is over."""
 
     def __init__(self, app: ASGIApp, *, slot: ModelSlot) -> None:
         self.app = app
@@ -24,14 +24,14 @@ class Departures:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        passage = scope[_PASSAGE] = Passage()
+        request = scope[_IN_FLIGHT] = InFlight()
         is_stopped = False
 
         async def send_if_allowed(message: Message) -> None:
             nonlocal is_stopped
             if is_stopped:
                 return
-            if message["type"] == "http.response.start" and not self._slot.may_send(passage):
+            if message["type"] == "http.response.start" and not self._slot.may_send(request):
                 is_stopped = True
                 later = TryLaterError("This process was suspended while it answered; send the image again.")
                 await problem_of(later, scope.get("expunge.request_id", ""))(scope, receive, send)
@@ -41,10 +41,10 @@ class Departures:
         try:
             await self.app(scope, receive, send_if_allowed)
         finally:
-            self._slot.leave(passage)  # every byte was handed to the network, or none will be
+            self._slot.finish(request)  # every byte was handed to the network, or none will be
 
 
-def passage_of(scope: Any) -> Passage:
-    """The request's way through the process, begun by `Departures`."""
-    passage: Passage = scope[_PASSAGE]
-    return passage
+def in_flight_of(scope: Any) -> InFlight:
+    """What the slot knows of a request; made by `ResponseGate`."""
+    request: InFlight = scope[_IN_FLIGHT]
+    return request
