@@ -181,7 +181,7 @@ def test_banks_show_how_far_they_are_and_what_they_are_worth(
         s.add(ReferenceBlock(block="two", state="stale", n_models=64, n_next=7, n_gone=1, staleness=0.025, **block))
         s.commit()
     page = signed_in(api_keys.AUDIT).get("/banks").text
-    for words in ("9 of 64", "64 of 64, its successor has 7", "1 of 40", "2.5 %; at most 5 % may judge", "building"):
+    for words in ("9 of 64", "64 of 64, its successor has 7", "1 of 40", "2.5 %; at most 5 % allowed", "building"):
         assert words in page, words
 
 
