@@ -140,10 +140,10 @@ def references_validate(
 
 @references_app.command("status")
 def references_status() -> None:
-    """Every block: its bank's state, models, age, staleness, size and cost.
+    """List all blocks: the state of the bank, models, age, staleness, size and cost.
 
-    fresh: trained on the data as they are. stale: people were erased since, within the policy's bar. outdated: beyond
-    it. building, missing: nothing yet that may judge.
+    fresh: trained on the present data. stale: people were erased since, within the policy's limit. outdated: beyond
+    the limit. building, missing: no usable bank yet.
     """
     from audit.policy import load_policy
     from service.banks.overview import overview

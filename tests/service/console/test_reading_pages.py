@@ -133,7 +133,7 @@ def test_the_nearest_deadline_comes_first_and_filters_narrow(
     assert listed("?state=completed") == []
     found = browser.get(f"/?id=%20{ids[1][:13]}")
     assert found.headers["location"] == f"/requests/{ids[1]}"
-    assert "No request fits" in browser.get("/?id=%25").text
+    assert "No request matches" in browser.get("/?id=%25").text
     assert browser.get("/?state=lost").status_code == 422
     assert 'class="under late"' in browser.get("/").text
 
