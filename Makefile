@@ -1,4 +1,4 @@
-# Expunge: `make demo` runs the main job from nothing, `make test` the tests.
+# Expunge: `make demo` runs the whole procedure from nothing, `make test` the tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-demo: $(VENV)/installed  ## serve, erase, certify and swap on real faces, from nothing
+demo: $(VENV)/installed  ## the whole procedure on real faces: serve, erase, certify, swap
 	@$(BIN)/expunge demo
 
 serve: $(VENV)/installed  ## the service and the worker, until Ctrl-C
@@ -25,7 +25,7 @@ test: $(VENV)/developed  ## the tests
 faults: $(VENV)/developed  ## hundreds of kills, full disks, lost volumes, failing stores; then a table
 	$(BIN)/python -m tests.faults
 
-fuzz: $(VENV)/developed  ## a hundred thousand damaged pictures through the decoder
+fuzz: $(VENV)/developed  ## a hundred thousand damaged images through the decoder
 	$(BIN)/python -m tests.fuzz
 
 fuzz-api: $(VENV)/developed  ## thousands of generated calls of the API, and its model with crashes
@@ -55,11 +55,11 @@ docs: $(VENV)/developed  ## the documentation as pages, in build/docs
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
 
-benchmarks: $(VENV)/developed  ## the numbers in the README, quickly
+benchmarks: $(VENV)/developed  ## the figures in the README, quickly
 	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e '.[dev,benchmarks]'
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
-findings:  ## do the libraries still do what we found out? FINDINGS='findings/fsspec-*' for a part; needs no environment
+findings:  ## do our dependencies still behave as docs/parts.md says? FINDINGS='findings/fsspec-*' for a part; needs no environment
 	@changed=0; for script in $(FINDINGS); do \
 	  $$script >/tmp/finding.$$$$ 2>&1; case $$? in \
 	    0) echo "as found       $$script" ;; \

@@ -16,18 +16,20 @@ PREFIX = "/v1"
 _HEAD = """\
 # HTTP API
 
-All routes lie under `/v1`; the running service describes them at `/v1/openapi.json`. Send
-`Authorization: Bearer <API key>`. Every error is `application/problem+json` (RFC 9457) in the shape of
-[Problem](#problem), with a `detail` that says what was expected, what came and what to do. Moments are RFC 3339 in
-UTC. Every field of an answer is always there; what is not known is null.
+All routes are under `/v1`; the running service describes them at `/v1/openapi.json`. Send
+`Authorization: Bearer <API key>`. Every error is `application/problem+json` (RFC 9457) with the fields of
+[Problem](#problem); its `detail` says what was expected, what came and what to do. Times are RFC 3339 in
+UTC. Every answer has all its fields; unknown values are null.
 
-A call has one meaning or is refused with 422, and nothing is stored. Refused are: a name twice in an object of a body,
+A call that could be read in two ways is refused with 422, and nothing is stored: a name twice in an object of the body,
 at any depth; a header in two lines (`Authorization`, `Content-Type`, `Content-Length`, `Content-Encoding`,
 `Idempotency-Key`), or an `Idempotency-Key` with a comma, which is how proxies join two; a query parameter twice, unless
 it is a list, or one that the route does not have; a body that is not UTF-8, begins with a byte order mark or has a
-`Content-Encoding`; a field that the route does not have. User ids are texts as in the data: `1` is not `"1"`, and
-another spelling of an id (Unicode form, blanks, invisible characters) is refused. What is not HTTP, such as two
-different lengths of one body, the server answers itself, with 400 and a line of text.
+`Content-Encoding`; a field that the route does not have. User ids are strings as in the data: `1` is not `"1"`, and
+another spelling of an id (Unicode form, blanks, invisible characters) is refused. Input that is not HTTP, such as two
+different lengths of one body, is answered by the server itself, with 400 and a line of text.
+
+The [glossary](glossary.md) defines the terms.
 """
 
 Json = Mapping[str, Any]

@@ -38,7 +38,7 @@ app = typer.Typer(
 
     1. `expunge data check` – a folder with metadata.csv and images, in the home's `data`
     2. `expunge train` – the production model
-    3. `expunge references build` – models that never saw a person, to judge forgetting by (optional, ahead of time)
+    3. `expunge references build` – reference models, which audits compare with (optional, ahead of requests)
     4. `expunge keys create` – a key for each client
     5. `expunge serve` and `expunge worker` – the two processes; `expunge up` starts both
 
@@ -72,7 +72,7 @@ def options(
         typer.Option("--version", is_eager=True, callback=_tell_version, help="Say which versions these are, and end."),
     ] = False,
 ) -> None:
-    """What goes before a command."""
+    """Options before a command."""
 
 
 def main() -> None:
@@ -104,8 +104,8 @@ def train(
         )
     console.print(
         f"Generation {done.generation}, model version {done.digest[:16]}…, trained in {done.seconds:.1f} s: right on "
-        f"{done.train_accuracy:.1%} of the images it learned from, on {done.test_accuracy:.1%} of those of people it "
-        "never saw."
+        f"{done.train_accuracy:.1%} of the images it learned from, on {done.test_accuracy:.1%} of those of held-out "
+        "subjects."
     )
     say_unnamed(context.settings.data_folder, partial(console.print, markup=False, soft_wrap=True))
 
@@ -164,7 +164,7 @@ def up() -> None:
 
 
 def _print_usage(settings: Settings, key: str) -> None:
-    url, picture = f"http://{settings.host}:{settings.port}", next(settings.data_folder.glob("**/*.png"), "face.png")
+    url, image = f"http://{settings.host}:{settings.port}", next(settings.data_folder.glob("**/*.png"), "face.png")
     body = json.dumps({"user_ids": ["s31"]})
     curl = f"curl -H 'Authorization: Bearer {key}'"
     lines = (
@@ -173,7 +173,7 @@ def _print_usage(settings: Settings, key: str) -> None:
         f"Console at   http://{settings.console_host}:{settings.console_port}/      (any user; password: the key)",
         f"API key      {key}",
         "",
-        f"Predict:     {curl} -H 'Content-Type: image/png' --data-binary @{picture} {url}/v1/predictions",
+        f"Predict:     {curl} -H 'Content-Type: image/png' --data-binary @{image} {url}/v1/predictions",
         f"Erase:       {curl} -H 'Content-Type: application/json' -d '{body}' {url}/v1/erasure-requests",
         f"Status:      {curl} {url}/v1/erasure-requests",
         "",
@@ -197,7 +197,7 @@ def erase(user_ids: list[str], key: KeyOption, url: UrlOption = SERVICE_URL) -> 
 
 @app.command()
 def status(request_id: str, key: KeyOption, url: UrlOption = SERVICE_URL) -> None:
-    """Where a request is."""
+    """Show the state of a request."""
     console.print_json(json.dumps(_call("GET", f"{url}/v1/erasure-requests/{request_id}", key)))
 
 
@@ -216,7 +216,7 @@ def _call(method: str, url: str, key: str, **content: Any) -> dict[str, Any]:
 
 @app.command()
 def demo() -> None:
-    """The main job, end to end, on real faces: serve, erase person s31, certify, swap."""
+    """The whole procedure on real faces: serve, erase person s31, certify, swap."""
     from service.commands.demo import run_demo
 
     run_demo(Settings(), console)

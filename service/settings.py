@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="EXPUNGE_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     home: Path = Field(Path("var/expunge"), description="Folder of everything the service owns: data, weights, banks.")
-    local: str = Field("", description="Folder of this machine alone where several share the home; empty: the home.")
+    local: str = Field(
+        "", description="Folder of this machine alone, if several machines share the home; empty: the home."
+    )
     storage_url: str = Field(
         "",
         description="fsspec URL of a store that machines share for weights and banks, such as s3://bucket/folder; "
@@ -51,14 +53,14 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N.")
     backend: Literal["torch", "openvino"] = Field(
-        "torch", description="What computes predictions; openvino needs the extra openvino, and serves on the CPU."
+        "torch", description="Inference engine; openvino needs the extra `openvino` and serves on the CPU."
     )
     jobs: int = Field(0, ge=0, description="Training processes in parallel; 0: as many as cores.")
     training_gpu_share: float = Field(
         0.7,
         gt=0,
         le=1,
-        description="Part of a GPU's memory for all training processes together; too many jobs get too little each.",
+        description="Share of a GPU's memory for all training processes together; each job gets an equal part.",
     )
 
     cluster: str = Field(
@@ -68,18 +70,21 @@ class Settings(BaseSettings):
     )
     rebuild_references: Literal["known", "all", "off"] = Field(
         "known",
-        description="What the idle worker trains: stale banks anew, also banks of blocks without one, nothing.",
+        description="What the idle worker rebuilds: stale banks (known), also missing ones (all), or nothing (off).",
     )
 
     hold_seconds: float = Field(
         0.0, ge=0, le=_CENTURY_SECONDS, description="Hold window in which a request may still be cancelled."
     )
     batch_window_seconds: float = Field(
-        0.0, ge=0, le=_CENTURY_SECONDS, description="How long the first waiting request waits for company."
+        0.0,
+        ge=0,
+        le=_CENTURY_SECONDS,
+        description="How long the first waiting request waits for others to share its run.",
     )
-    batch_size: int = Field(1000, ge=1, description="Most requests in one run.")
+    batch_size: int = Field(1000, ge=1, description="Maximum number of requests in one run.")
     mass_deletion_share: float = Field(
-        0.2, gt=0, le=1, description="A call that names more than this share of the subjects holds for a human."
+        0.2, gt=0, le=1, description="A call that names more than this share of the subjects waits for a human."
     )
     mass_deletion_hours: float = Field(
         0.0,
@@ -97,18 +102,21 @@ class Settings(BaseSettings):
         description="How long the answer to a call with an Idempotency-Key is kept, in days.",
     )
     callback_allow: str = Field(
-        "", description="Host names, addresses and networks, with commas, callbacks may go to though not public."
+        "",
+        description="Host names, addresses and networks, separated by commas, that callbacks may go to although they "
+        "are not public.",
     )
     callback_ca_file: str = Field(
         "", description="PEM file of certificate authorities trusted with callbacks, besides the system's."
     )
     callback_days: float = Field(3.0, gt=0, le=30, description="How long a callback is tried again, in days.")
     report_photographs: bool = Field(
-        False, description="Also write audit reports with the photographs, in the run's folder until its purge."
+        False,
+        description="Also write audit reports that show the images; they are kept in the run's folder until its purge.",
     )
     keep_evidence: bool = Field(
         True,
-        description="Whether figures of single photographs outlive the purge, in reports and certificates.",
+        description="Whether figures of single images are kept after the purge, in reports and certificates.",
     )
     signing_key_days: float = Field(
         365.0,
@@ -131,7 +139,7 @@ class Settings(BaseSettings):
         "names with commas (packed_weights, early_refusal, fair_connections).",
     )
     temperature: float = Field(
-        1.0, gt=0, le=100, description="What logits are divided by before they become probabilities; 1: as trained."
+        1.0, gt=0, le=100, description="Divisor of the logits before the softmax (temperature scaling); 1: as trained."
     )
     lease_seconds: float = Field(
         10.0, gt=0, le=_CENTURY_SECONDS, description="A serving process without a heartbeat this long fences itself."
@@ -140,12 +148,12 @@ class Settings(BaseSettings):
         120.0, gt=0, le=_CENTURY_SECONDS, description="Longest wait for all serving processes to swap."
     )
     poll_seconds: float = Field(
-        0.1, gt=0, le=_CENTURY_SECONDS, description="How often the queue and the active generation are looked at."
+        0.1, gt=0, le=_CENTURY_SECONDS, description="Interval at which the queue and the active generation are polled."
     )
     fail_at: str = Field("", description="For tests: the worker kills itself once at this point of the pipeline.")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines.")
-    log_level: Literal["info", "warning", "error"] = Field("info", description="The least a log line must matter.")
-    metrics: bool = Field(True, description="Whether the serving processes count and time what they do.")
+    log_level: Literal["info", "warning", "error"] = Field("info", description="The lowest level that is logged.")
+    metrics: bool = Field(True, description="Whether the serving processes keep metrics.")
     otlp_endpoint: str = Field(
         "",
         description="OTLP/HTTP collector of traces, such as http://127.0.0.1:4318; empty: none. Needs the extra otel.",

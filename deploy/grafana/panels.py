@@ -43,15 +43,15 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
             width=4,
         ),
         Panel(
-            "Wait for a human",
-            "Open requests that a machine must not decide; their legal clocks run on.",
+            "Waiting for a human",
+            "Open requests that need a human decision; their legal clocks run on.",
             "short",
             {"requests": 'sum(expunge_requests{job=~"$job", state="needs_attention"})'},
             kind="stat",
             width=4,
         ),
         Panel(
-            "To the next deadline",
+            "Time to the next deadline",
             "Time left to the nearest deadline of an open request; no value while none is open.",
             "s",
             {"time left": 'min(expunge_next_deadline_timestamp_seconds{job=~"$job"} - time())'},
@@ -60,7 +60,7 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
         ),
         Panel(
             "Open requests",
-            "Requests on their way, by state. A state that only grows is where to look.",
+            "Open requests by state. A state that only grows points to the problem.",
             "short",
             {"{{state}}": 'sum by (state) (expunge_requests{job=~"$job", state!~"completed|cancelled|rejected"})'},
             width=12,
@@ -79,7 +79,7 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
             },
         ),
         Panel(
-            "Mean stay in each state",
+            "Mean time in each state",
             "Over all requests that have left the state. Unlearning includes building a bank that was not there.",
             "s",
             {
@@ -104,13 +104,13 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
         ),
         Panel(
             "Blocks by their bank",
-            "Fresh and stale banks may judge; outdated and missing ones make a request wait. See BankStale.",
+            "Fresh and stale banks can be used; requests wait for outdated and missing ones. See BankStale.",
             "short",
             {"{{state}}": 'sum by (state) (expunge_bank_blocks{job=~"$job"})'},
         ),
         Panel(
             "Callbacks",
-            "Deliveries by state. Pending ones are tried again for days; given up ones reached nobody.",
+            "Deliveries by state. Pending ones are tried again for days; given up ones were not delivered.",
             "short",
             {"{{state}}": 'sum by (state) (expunge_callbacks{job=~"$job"})'},
         ),
@@ -118,7 +118,7 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
     "Forgetting quality": (
         Panel(
             "Forgetting ratio",
-            "F over F between two halves of the retrained models, in each method's latest audit, and the bar.",
+            "F over F between two halves of the retrained models, in each method's latest audit, and the threshold.",
             "percentunit",
             {
                 "{{method}}": 'max by (method) (expunge_audit_check_value{job=~"$job", check="forgetting_ratio"})',
@@ -127,8 +127,8 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
         ),
         Panel(
             "Exchangeability",
-            "p-value of the deployed candidate among models that never saw the person, latest audit of each method; a "
-            "small one means it can be told apart.",
+            "p-value of the deployed candidate among models trained without the person, latest audit of each method; a "
+            "small one means that the test can distinguish it.",
             "none",
             {
                 "{{method}}": 'max by (method) (expunge_audit_check_value{job=~"$job", check="exchangeability"})',
@@ -137,8 +137,8 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
             decimals=2,
         ),
         Panel(
-            "Accuracy kept",
-            "Accuracy of the candidate as a share of retrained models', on people kept and on people never seen.",
+            "Utility",
+            "Accuracy of the candidate as a share of retrained models', on the retain set and on held-out subjects.",
             "percentunit",
             {
                 "{{method}} {{check}}": "max by (method, check) "
@@ -147,7 +147,7 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
         ),
         Panel(
             "Audits",
-            "All audits by verdict. Those that did not pass never serve; the next method of the ladder is tried.",
+            "All audits by verdict. A candidate that failed is not deployed; the next method of the ladder is tried.",
             "short",
             {"{{method}} {{verdict}}": 'sum by (method, verdict) (expunge_audits_total{job=~"$job"}) > 0'},
         ),
@@ -242,7 +242,7 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
             },
         ),
         Panel(
-            "Images turned away",
+            "Images refused",
             "Images a second that were not answered, by the reason the caller was told.",
             "reqps",
             {

@@ -1,4 +1,4 @@
-"""The dashboard as a picture, from what Prometheus answered to its queries; for the docs, where no Grafana runs."""
+"""The dashboard as an image, drawn from Prometheus' answers to its queries; for the docs, where no Grafana runs."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ Insider = Annotated[Client, Depends(require(PREDICT, AUDIT, ADMIN))]
 TreeSize = Annotated[int | None, Query(ge=0, le=LARGEST, description="Default: all entries.")]
 
 _DESCRIPTION = """\
-File requests to forget people, follow them, and fetch what proves their end.
+File erasure requests, follow their state, and fetch their certificates.
 
 Send `Authorization: Bearer <API key>`. Every error is `application/problem+json` (RFC 9457). Calls that file requests
 take an `Idempotency-Key`: the same key and body give the same answer, so a call may be repeated until it is answered.
@@ -192,7 +192,7 @@ def _add_requests(app: FastAPI, context: Context, n_subjects: Callable[[], int])
 
     @app.get("/erasure-requests/{request_id}", tags=["requests"], responses=detail | problems(404))
     def read_request(client: Reader, request_id: str) -> RequestDetail:
-        """Where a request stands, and how it came there."""
+        """The state of a request, and its history."""
         return views.request_detail(context, client, request_id)
 
     @app.delete("/erasure-requests/{request_id}", tags=["requests"], responses=problems(404, 409))
@@ -211,7 +211,7 @@ def _add_decisions(app: FastAPI, context: Context) -> None:
 
     @app.post("/erasure-requests/{request_id}/extend", tags=["decisions"], responses=errors)
     def extend_request(client: Admin, request_id: str, extension: Extension) -> RequestDetail:
-        """Put the deadline off to three months after receipt, once, before it has passed."""
+        """Extend the deadline to three months after receipt; once, and before it has passed."""
         return decisions.extend(context, client, request_id, extension)
 
     @app.post("/erasure-requests/{request_id}/approve", tags=["decisions"], responses=errors)
@@ -226,7 +226,7 @@ def _add_decisions(app: FastAPI, context: Context) -> None:
 
     @app.post("/erasure-batches/{batch_id}/approve", tags=["decisions"], responses=errors)
     def approve_batch(client: Admin, batch_id: str, decision: Decision) -> BatchDecided:
-        """Approve what is held of a mass deletion."""
+        """Approve the requests of a batch that wait because of a mass deletion."""
         return decisions.approve_batch(context, client, batch_id, decision)
 
     @app.post("/erasure-batches/{batch_id}/reject", tags=["decisions"], responses=errors)

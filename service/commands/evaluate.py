@@ -60,7 +60,7 @@ def evaluate(
         )  # fmt: skip
     release_processes()
     page, _ = write(comparison, out)
-    table = Table("method", "score", "F / F_null", "retain", "test", "turned away", "cost")
+    table = Table("method", "score", "F / F_null", "retain", "test", "rejected", "cost")
     for row in comparison.rows:
         table.add_row(
             row.name, number(row.experiments.score.value), number(row.ratio.value, digits=2),

@@ -55,7 +55,7 @@ TuningPeople = Annotated[
     list[str],
     typer.Option(
         help="User id of the home's data to tune on, several with commas are forgotten together; repeat for further "
-        "forget sets. None: the tuning people of a world.",
+        "forget sets. None: the tuning people of a public data set.",
         metavar="ID[,ID…]",
     ),
 ]

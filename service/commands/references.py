@@ -1,4 +1,4 @@
-"""`expunge references …`: banks of models that never saw a person."""
+"""`expunge references …`: banks of models trained without a block of subjects."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
     from service.banks.build import OnProgress
 
-references_app = typer.Typer(no_args_is_help=True, help="Reference banks: models that never saw a person.")
+references_app = typer.Typer(
+    no_args_is_help=True, help="Reference banks: margins of models trained without a block of subjects."
+)
 
 
 @references_app.command("build")
 def references_build(
     subjects: Annotated[
-        list[str] | None, typer.Argument(help="User ids whose banks to build; none: everybody's.")
+        list[str] | None, typer.Argument(help="User ids whose banks to build; none: those of all blocks.")
     ] = None,
 ) -> None:
     """Build reference banks ahead, so that a request need not wait for them.
@@ -138,10 +140,10 @@ def references_validate(
 
 @references_app.command("status")
 def references_status() -> None:
-    """Every block: its bank's state, models, age, staleness, size and cost.
+    """List all blocks: the state of the bank, models, age, staleness, size and cost.
 
-    fresh: trained on the data as they are. stale: people were erased since, within the policy's bar. outdated: beyond
-    it. building, missing: nothing yet that may judge.
+    fresh: trained on the present data. stale: people were erased since, within the policy's limit. outdated: beyond
+    the limit. building, missing: no usable bank yet.
     """
     from audit.policy import load_policy
     from service.banks.overview import overview

@@ -17,7 +17,7 @@ def rerun(run_id: Annotated[str, typer.Argument(help="An open run, from the cons
 
     Status 0: the weights are equal. 1: they are not. 2: it was not made again.
 
-    Only until the purge: then the photographs, the weights the run began from and its files are gone, and nobody can
+    Only until the purge: then the images, the weights the run began from and its files are gone, and nobody can
     make it again. The outcome is logged; it does not stop the run. A share of the runs is made twice anyway.
     """
     with stating() as findings:

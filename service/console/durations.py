@@ -26,7 +26,7 @@ def request_durations(s: Session) -> Durations:
 
 
 def stage_durations(s: Session) -> Durations:
-    """Each stay of a request in a state, once it has left it; notes and extensions on the way do not end a stay."""
+    """Each stay of a request in a state, once it has left it; notes and extensions in between do not end a stay."""
     from_state, to_state = col(RequestEvent.from_state), col(RequestEvent.to_state)
     request, number = col(RequestEvent.request_id), col(RequestEvent.id)
     entered = func.lag(col(RequestEvent.at)).over(partition_by=request, order_by=number)

@@ -82,7 +82,7 @@ def _add_doors(router: APIRouter, sessions: Sessions, pages: Pages) -> None:
     """Signing in and out."""
 
     @router.get("/sign-in")
-    def door(request: Request, next: str = "/", over: bool = False) -> Response:
+    def sign_in_page(request: Request, next: str = "/", over: bool = False) -> Response:
         return pages.page(request, None, "sign_in.html", target=next, over=over, refused="")
 
     @router.post("/sign-in")

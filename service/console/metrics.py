@@ -51,7 +51,7 @@ Labelled = Mapping[tuple[str, ...], float | None]
 
 
 class DatabaseCollector(Collector):
-    """Queue, deadlines, stages, audits, banks, callbacks and heartbeats as database and disk have them now."""
+    """Queue, deadlines, durations, audits, banks, callbacks and heartbeats as database and disk have them now."""
 
     def __init__(self, context: Context, *, steady: Callable[[], float] = time.monotonic) -> None:
         self._context = context

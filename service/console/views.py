@@ -194,22 +194,22 @@ def check_row(check: Mapping[str, Any]) -> dict[str, str]:
 
 
 def bars(policy: Policy) -> list[tuple[str, str, str]]:
-    """A policy's bars: what, the bar, and what it means."""
+    """A policy's thresholds: what, the threshold, and what it means."""
     level = "reported only" if not policy.detection_alpha else f"p ≥ {policy.detection_alpha:g}"
     return [
-        ("Models compared with", f"≥ {policy.n_models}", "models trained without the person"),
-        ("Accuracy on people kept", f"≥ {policy.retain_ratio_min:.0%}", "of the retrained models'"),
-        ("Accuracy on people never seen", f"≥ {policy.test_ratio_min:.0%}", "of the retrained models'"),
-        ("Deployed model not unusual", f"p ≥ {policy.exchangeability_alpha:g}", "exact test; higher on later rungs"),
-        ("Forgetting, beside perfect forgetting", f"≥ {policy.forgetting_ratio_min:g}", "F ÷ F of retrained models"),
-        ("No difference detected on the images", level, "combined Kolmogorov–Smirnov test"),
-        ("People erased since a bank was trained", f"≤ {policy.staleness_max:.0%}", "of those its models learned from"),
-        ("Cost, beside retraining", f"≤ {policy.cost_share_max:.0%}", "seconds of one run"),
+        ("Reference models", f"≥ {policy.n_models}", "models trained without the person"),
+        ("Accuracy on the retain set", f"≥ {policy.retain_ratio_min:.0%}", "of the retrained models'"),
+        ("Accuracy on held-out subjects", f"≥ {policy.test_ratio_min:.0%}", "of the retrained models'"),
+        ("Exchangeability", f"p ≥ {policy.exchangeability_alpha:g}", "of the deployed model; higher on later rungs"),
+        ("Forgetting quality", f"≥ {policy.forgetting_ratio_min:g}", "F / F_null; 1 is perfect forgetting"),
+        ("Difference on the forget set", level, "combined Kolmogorov–Smirnov test"),
+        ("Staleness of the bank", f"≤ {policy.staleness_max:.0%}", "subjects erased since it was trained"),
+        ("Cost", f"≤ {policy.cost_share_max:.0%}", "of retraining's time, one run"),
     ]
 
 
 def stages(stage: str, *, finished: bool) -> list[tuple[str, str]]:
-    """The way of a run: each stage is done, now, or ahead."""
+    """The phases of a run, each done, now, or ahead."""
     at = STAGES.index(stage) if stage in STAGES else -1
     return [
         (name, "done" if i < at or (finished and i == at) else "now" if i == at else "ahead")

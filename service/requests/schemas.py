@@ -141,10 +141,10 @@ class Filing(Call):
     ground: Ground = Field("unspecified", description="Why, in the words of GDPR Article 17(1).")
     requested_at: Moment | None = Field(None, description="When the person asked; null: now. Never in the future.")
     callback_url: CallbackUrl | None = Field(
-        None, description="Told of every change of state, by request id only. Must not contain a user id."
+        None, description="Receives every change of state, with the request id only. Must not contain a user id."
     )
     legal_hold: bool = Field(
-        False, description="The data must be kept for now: the request waits for a human, its clock runs."
+        False, description="The data must be kept for now: the request waits for a human, and its legal clock runs on."
     )
 
 
@@ -154,7 +154,7 @@ class Receipt(Answer):
     id: str = Field(examples=[f"{EXAMPLE_ID}-0001"])
     state: State
     linked_request_id: str | None = Field(description="The open request of the same person that this one follows.")
-    commitment: str = Field(description="What the certificate will call the person.")
+    commitment: str = Field(description="The person's name in the certificate.")
     commitment_salt: str | None = Field(
         description="Hex. With it whoever knows the user id can check the commitment. Keep it: it is destroyed with "
         "the user id when the request ends, and null from then on, also in the answer to a repeated call."
@@ -181,7 +181,7 @@ class Event(Answer):
 
 
 class Callback(Answer):
-    """One event on its way to `callback_url`."""
+    """The delivery of one event to `callback_url`."""
 
     state: str
     status: str = Field(description="pending, delivered, disabled (the receiver answered 410) or given_up.")
@@ -191,7 +191,7 @@ class Callback(Answer):
 
 
 class RequestSummary(Answer):
-    """Where one person's erasure stands."""
+    """The state of one person's erasure request."""
 
     id: str = Field(examples=[f"{EXAMPLE_ID}-0001"])
     batch_id: str = Field(examples=[EXAMPLE_ID])
@@ -224,7 +224,7 @@ class RequestSummary(Answer):
 class RequestDetail(RequestSummary):
     """A request with its history, oldest first."""
 
-    progress: str = Field(description="What its run is doing just now, for people; empty when none is open.")
+    progress: str = Field(description="What its run is doing now, for people to read; empty when no run is open.")
     callbacks: list[Callback]
     events: list[Event]
 

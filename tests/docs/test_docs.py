@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from audit.proof.certificate import openssl_recipe
 from docs.generate_settings import settings_table
 from service.cli import app
+from service.commands.data import Layout
+from service.telemetry.catalog import metrics_page
 from tests.faults.parts import PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +23,17 @@ def test_the_settings_table_is_the_settings() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == settings_table(), (
         "run python docs/generate_settings.py > docs/settings.md"
     )
+
+
+def test_the_metrics_table_is_the_catalog() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text() == metrics_page(), (
+        "run python -m service.telemetry.catalog > docs/metrics.md"
+    )
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_every_layout_of_a_data_set_is_explained(layout: Layout) -> None:
+    assert f"| `{layout}` |" in (ROOT / "docs" / "own-data.md").read_text()
 
 
 def test_the_openssl_commands_are_those_of_the_code() -> None:

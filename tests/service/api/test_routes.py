@@ -278,7 +278,7 @@ def test_a_person_s_id_is_in_no_answer_and_no_log_line(
     for response in [*seen, crashed, client.delete(place)]:
         assert CANARY not in response.text
         assert CANARY not in str(response.headers)
-    assert "RuntimeError at test_api.py" in log_stream.getvalue()
+    assert "RuntimeError at test_routes.py" in log_stream.getvalue()
     assert CANARY not in log_stream.getvalue()
 
 

@@ -133,7 +133,7 @@ def test_the_nearest_deadline_comes_first_and_filters_narrow(
     assert listed("?state=completed") == []
     found = browser.get(f"/?id=%20{ids[1][:13]}")
     assert found.headers["location"] == f"/requests/{ids[1]}"
-    assert "No request fits" in browser.get("/?id=%25").text
+    assert "No request matches" in browser.get("/?id=%25").text
     assert browser.get("/?state=lost").status_code == 422
     assert 'class="under late"' in browser.get("/").text
 
@@ -181,7 +181,7 @@ def test_banks_show_how_far_they_are_and_what_they_are_worth(
         s.add(ReferenceBlock(block="two", state="stale", n_models=64, n_next=7, n_gone=1, staleness=0.025, **block))
         s.commit()
     page = signed_in(api_keys.AUDIT).get("/banks").text
-    for words in ("9 of 64", "64 of 64, its successor has 7", "1 of 40", "2.5 %; at most 5 % may judge", "building"):
+    for words in ("9 of 64", "64 of 64, its successor has 7", "1 of 40", "2.5 %; at most 5 % allowed", "building"):
         assert words in page, words
 
 
