@@ -20,7 +20,7 @@ from service.cli import app
 from service.context import Context
 from service.erasure import completion
 from service.erasure.candidates import unlearn
-from service.erasure.references import are_oracles_there, bank_plan, gather, oracle_bank_plan, oracle_margins
+from service.erasure.references import bank_plan, gather, oracle_bank, oracle_bank_plan, oracle_margins
 from service.studies.experiments import Experiment, draw_oracles, evaluate, store_of, workload
 from service.studies.forget_setup import set_stage
 from service.training import data
@@ -215,7 +215,7 @@ def test_stale_oracles_that_an_open_run_names_stay(context: Context, stale: str)
     plan = work.make_plan()
     assert oracle_bank_plan(work).staleness.share > 0
     rebuild(context, STALE_POLICY, missing_too=False)
-    assert are_oracles_there(work)
+    assert oracle_bank(work) is not None
     assert unlearn(tiny.workspace(context, stale, STALE_POLICY), 0) is None
     assert tiny.workspace(context, stale).plan == plan
 
