@@ -22,7 +22,7 @@ from service.erasure.certificates import Issuer
 from service.erasure.evidence import kept
 from service.erasure.plan import as_rows
 from service.erasure.purge_record import Facts
-from service.erasure.references import are_oracles_there, bank_plan, gather, noting, oracle_margins
+from service.erasure.references import bank_plan, gather, noting, oracle_bank, oracle_margins
 from service.erasure.workspace import Workspace
 from service.models import registry, rosters
 from service.models.building import build_model
@@ -58,7 +58,7 @@ def unlearn(work: Workspace, step: int) -> str | None:
     """
     method = steps(work.policy)[step]
     attempt = _open_attempt(work, step, method)
-    if attempt.verdict is not None:  # ended before a repetition of this step
+    if attempt.verdict is not None:  # ended when the step was tried before
         return None if attempt.candidate_digest else " ".join(attempt.reasons)
     work.context.reached("unlearning.attempt")
     try:
@@ -71,7 +71,7 @@ def unlearn(work: Workspace, step: int) -> str | None:
 
 def _make_models(work: Workspace, step: int, method: str) -> None:
     context, folder = work.context, work.folder
-    if METHODS[method].needs_oracles and not are_oracles_there(work):
+    if METHODS[method].needs_oracles and oracle_bank(work) is None:
         gather(work)
     spec = spec_of(work, method)
     if folder.read(f"step-{step}") is None:

@@ -102,6 +102,13 @@ def watched(step: Callable[Concatenate[Pipeline, Workspace, P], R]) -> Callable[
     return watched_step
 
 
+def durable(
+    **options: Any,
+) -> Callable[[Callable[Concatenate[Pipeline, Workspace, P], R]], Callable[Concatenate[Pipeline, str, P], R]]:
+    """`DBOS.step` with these options of a step that is `discreet` and `watched`."""
+    return lambda step: DBOS.step(**options)(discreet(watched(step)))
+
+
 @DBOS.dbos_class()
 class Pipeline(DBOSConfiguredInstance):
     """The durable workflow of one model line."""
@@ -151,9 +158,7 @@ class Pipeline(DBOSConfiguredInstance):
         """
         return load_run(self.context, run_id).stage
 
-    @DBOS.step(**STEP)
-    @discreet
-    @watched
+    @durable(**STEP)
     def plan(self, work: Workspace) -> bool | str:
         """Find the rows to be forgotten and the bank that judges.
 
@@ -165,17 +170,13 @@ class Pipeline(DBOSConfiguredInstance):
         work.context.reached("unlearning.planned")
         return plan.obstacle or plan.must_unlearn
 
-    @DBOS.step(**STEP)
-    @discreet
-    @watched
+    @durable(**STEP)
     def gather_references(self, work: Workspace) -> None:
         """Complete the bank of reference models and the oracles; what was not built ahead is built now."""
         gather(work)
         work.context.reached("unlearning.references_built")
 
-    @DBOS.step(**STEP)
-    @discreet
-    @watched
+    @durable(**STEP)
     def unlearn(self, work: Workspace, step: int) -> str | None:
         """Make a candidate by this step's method, chosen before any audit, and the bank of its other seeds.
 
@@ -187,9 +188,7 @@ class Pipeline(DBOSConfiguredInstance):
         work.context.reached("unlearning.end")
         return reason
 
-    @DBOS.step(**STEP)
-    @discreet
-    @watched
+    @durable(**STEP)
     def audit(self, work: Workspace, step: int) -> bool:
         """Judge the candidate; gives whether it passed. One that failed gets its certificate here and never serves."""
         advance(work.context, work.run_id, "auditing")
@@ -198,9 +197,7 @@ class Pipeline(DBOSConfiguredInstance):
         work.context.reached("auditing.end")
         return passed
 
-    @DBOS.step(**STEP)
-    @discreet
-    @watched
+    @durable(**STEP)
     def rerun(self, work: Workspace) -> str | None:
         """In a share of the runs, make the passed candidate again; gives the reason to stop if it differs."""
         work.context.reached("rerun.start")
@@ -208,9 +205,7 @@ class Pipeline(DBOSConfiguredInstance):
         work.context.reached("rerun.end")
         return mismatch
 
-    @DBOS.step(**STEP)
-    @discreet
-    @watched
+    @durable(**STEP)
     def deploy(self, work: Workspace) -> None:
         """Swap the certified weights in. Afterwards every serving process answers with them or refuses to answer."""
         advance(work.context, work.run_id, "deploying")
@@ -218,9 +213,7 @@ class Pipeline(DBOSConfiguredInstance):
         candidates.deploy(work)
         work.context.reached("deploying.end")
 
-    @DBOS.step(**PATIENT)
-    @discreet
-    @watched
+    @durable(**PATIENT)
     def purge(self, work: Workspace) -> None:
         """Destroy the subjects' images, packed rows and cached columns, and all weights that remember them."""
         advance(work.context, work.run_id, "purging")
@@ -228,9 +221,7 @@ class Pipeline(DBOSConfiguredInstance):
         completion.purge(work)
         work.context.reached("purging.end")
 
-    @DBOS.step(**PATIENT)
-    @discreet
-    @watched
+    @durable(**PATIENT)
     def complete(self, work: Workspace) -> None:
         """Sign and log certificates, delete the user ids and complete the requests, in one transaction; then tidy."""
         completion.complete(work)
@@ -239,9 +230,7 @@ class Pipeline(DBOSConfiguredInstance):
         work.context.reached("completing.tidied")
         log.info("run.completed")
 
-    @DBOS.step(**STEP)
-    @discreet
-    @watched
+    @durable(**STEP)
     def ask_for_help(self, work: Workspace, reason: str) -> str:
         """Hand the run to a human. Its requests wait and keep their deadlines; the line is free for other runs."""
         abandon(work.context, work.run_id, reason)

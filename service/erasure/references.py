@@ -80,18 +80,14 @@ def oracle_margins(work: Workspace) -> NDArray[np.float32]:
     Raises:
         FileNotFoundError: some of the oracles are missing.
     """
-    n_oracles, bank = work.plan.oracles.get("n", 0), _oracle_bank(work)
+    n_oracles, bank = work.plan.oracles.get("n", 0), oracle_bank(work)
     if bank is None:
         raise FileNotFoundError(f"Expected {n_oracles} complete oracles, found fewer; the run's step is repeated.")
     return margins_of(bank, example_ids(work.faces, work.plan.forget), n_oracles)
 
 
-def are_oracles_there(work: Workspace) -> bool:
-    """Whether `oracle_margins` can be read."""
-    return _oracle_bank(work) is not None
-
-
-def _oracle_bank(work: Workspace) -> Bank | None:
+def oracle_bank(work: Workspace) -> Bank | None:
+    """The oracles of the run; none if some are missing, or if no method of the ladder reads any."""
     if not work.plan.oracles:
         return None
     store = BankStore(work.context.settings.banks_folder)

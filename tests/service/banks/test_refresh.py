@@ -339,9 +339,9 @@ def test_the_real_child_builds_what_is_stale(tiny_context, stale, started):
 
 ENDLESS = replace(POLICY, n_models=100_000)  # no child ever finishes a bank of so many
 PARENT = """
-from service import rebuilding
+from service.banks import refresh
 from service.settings import Settings
-child = rebuilding._start(Settings())
+child = refresh._start(Settings())
 print("child", child.pid, flush=True)
 child.wait()
 """
