@@ -57,6 +57,15 @@ def test_the_seeds_of_the_steps_follow_from_the_run_s(tiny_context, run_id):
     assert seeds == [seed_of(tiny.run_of(tiny_context, run_id), step) for step in range(20)]
 
 
+def test_the_seed_of_a_step_stays_what_it_was_and_fits_the_database(tiny_context, run_id):
+    """A run may go on under another version of this program, and its certificate's seed makes its weights again."""
+    run = tiny.run_of(tiny_context, run_id)
+    run.seed = 7
+    assert [seed_of(run, step) for step in range(3)] == [1_000_010, 2_000_013, 3_000_016]
+    run.seed = 2**31 - 1
+    assert [seed_of(run, step) for step in range(3)] == [1_000_002, 2_000_005, 3_000_008]
+
+
 def test_the_candidate_is_one_trial_of_the_seed_fixed_before(tiny_context, run_id):
     unlearn(tiny.workspace(tiny_context, run_id), tiny.FINETUNE)
     (attempt,) = tiny.attempts(tiny_context)
@@ -382,6 +391,8 @@ def test_the_audit_is_given_what_was_measured(tiny_context, run_id, evaluated, s
     assert attempt.figures["margin_means"]["original"] == pytest.approx(before.margins.mean())
     assert attempt.figures["margin_means"]["deployed"] == pytest.approx(np.mean(evidence.deployed))
     assert attempt.figures["margin_means"]["retrained"] == pytest.approx(np.mean(evidence.retrained))
+    deviation = np.std(np.mean(evidence.retrained, axis=1), ddof=1)
+    assert attempt.figures["margin_means"]["retrained_deviation"] == pytest.approx(deviation)
     if step == tiny.FINETUNE:
         unlearned = unlearned_bank(tiny_context, run_id)
         same(evidence.unlearned, columns_of(unlearned, ids))

@@ -160,7 +160,7 @@ def test_completion_certifies_and_frees_the_line(tiny_context, pair, run_id, clo
     finish(tiny_context, run_id)
     request, run = tiny.request_of(tiny_context, request_id), tiny.run_of(tiny_context, run_id)
     assert (request.state, request.outcome, request.user_id) == ("completed", "erased", None)
-    assert (run.stage, run.finished_at) == ("completed", clock())
+    assert (run.stage, run.stage_note, run.finished_at) == ("completed", "", clock())
     (record,) = tiny.certificates(tiny_context)
     assert (record.id, record.request_id) == (request.certificate_id, request.id)
     weights = registry.path(tiny_context.settings, run.candidate_digest)
@@ -252,9 +252,10 @@ def test_a_request_that_follows_shares_outcome_and_certificate(tiny_context, pai
 
 def test_tidying_leaves_no_file_of_the_run_and_no_user_id_in_the_database(tiny_context, pair, run_id):
     finish(tiny_context, run_id)
-    tidy(tiny.workspace(tiny_context, run_id))
-    tidy(tiny.workspace(tiny_context, run_id))
     settings = tiny_context.settings
+    RunFolder(settings, run_id).write("left", {})
+    tidy(tiny.workspace(tiny_context, run_id))
+    tidy(tiny.workspace(tiny_context, run_id))
     assert list(settings.runs_folder.iterdir()) == []
     for path in settings.home.glob("expunge.db*"):
         assert pair[0].encode() not in path.read_bytes(), path
