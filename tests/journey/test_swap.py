@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from service import auth, deployment, registry
@@ -217,8 +220,21 @@ def test_a_process_frozen_through_a_swap_refuses_the_old_version_on_waking(
     service: Service, traffic: Traffic, swap: Callable[[], tuple[Barrier, float]]
 ) -> None:
     victim, survivor = sorted(service.pids())
-    os.kill(victim, signal.SIGSTOP)
+
+    def is_frozen_outside_of_a_transaction() -> bool:
+        """SQLite's lock of a process that is frozen within one stops everybody."""
+        os.kill(victim, signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(victim).status() == psutil.STATUS_STOPPED, "the process to stop")
+        try:
+            with closing(sqlite3.connect(service.context.settings.home / "expunge.db", timeout=0)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            os.kill(victim, signal.SIGCONT)
+            return False
+        return True
+
     try:
+        wait_until(is_frozen_outside_of_a_transaction, "the process to be frozen")
         barrier, at = swap()
         assert {row.pid: row.kind for row in barrier.processes} == {survivor: "acknowledged", victim: "fenced"}
     finally:
