@@ -86,7 +86,7 @@ def test_a_person_is_erased_while_predictions_go_on(running: Callable[..., Servi
     (receipt,) = service.file(person)
     generations: list[int] = []
     while service.request(receipt["id"])["state"] != "completed":
-        service.launch.check()
+        service.processes.check()
         for picture in pictures:
             answer = service.client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
             assert answer.status_code == 200, answer.text
@@ -127,7 +127,7 @@ def test_requests_wait_while_the_data_folder_is_away_and_go_on_when_it_is_back(
         with reading(context.engine) as s:
             return bool((lease := s.get(WorkerLease, LINE)) and lease.n_subjects)
 
-    service.launch.wait_until(has_counted, "the worker to count the people", 120)
+    service.processes.wait_until(has_counted, "the worker to count the people", 120)
     context.engine.dispose()
     folder.rename(folder.with_name("away"))
     receipts = service.file(tested, "nobody-we-know")
@@ -135,7 +135,7 @@ def test_requests_wait_while_the_data_folder_is_away_and_go_on_when_it_is_back(
     assert {request["state"] for request in waiting} == {"needs_attention"}
     assert {request["attention_reason"] for request in waiting} == {MISSING}
     folder.with_name("away").rename(folder)
-    service.launch.wait_until(
+    service.processes.wait_until(
         lambda: all(service.request(receipt["id"])["state"] == "completed" for receipt in receipts),
         "both to complete",
         120,
@@ -158,10 +158,10 @@ def test_a_killed_worker_s_request_completes_exactly_once(running: Callable[...,
     person = train_person(service)
     (receipt,) = service.file(person)
     for following in (*KILLED_AT[1:], ""):
-        worker = service.launch.worker
+        worker = service.processes.worker
         assert worker is not None
         assert worker.wait(240) == -signal.SIGKILL
-        service.launch.start_worker(EXPUNGE_FAIL_AT=following, EXPUNGE_RERUN_SHARE="1")
+        service.processes.start_worker(EXPUNGE_FAIL_AT=following, EXPUNGE_RERUN_SHARE="1")
     service.completed(receipt["id"])
     check_erased(service, receipt["id"], person)
     certificate = service.client.get(f"/v1/certificates/{service.request(receipt['id'])['certificate_id']}").json()
@@ -172,7 +172,7 @@ def test_a_candidate_that_does_not_come_out_again_is_not_deployed(running: Calla
     """The worker dies before it makes the candidate again; then somebody changes the seed it says it used."""
     service = running(EXPUNGE_FAIL_AT="rerun.start", EXPUNGE_RERUN_SHARE="1")
     (receipt,) = service.file(train_person(service))
-    worker = service.launch.worker
+    worker = service.processes.worker
     assert worker is not None
     assert worker.wait(240) == -signal.SIGKILL
     context = Context.open(service.settings)
@@ -181,7 +181,7 @@ def test_a_candidate_that_does_not_come_out_again_is_not_deployed(running: Calla
         attempt.seed += 1
         s.add(attempt)
         s.commit()
-    service.launch.start_worker(EXPUNGE_RERUN_SHARE="1")
+    service.processes.start_worker(EXPUNGE_RERUN_SHARE="1")
     request = service.completed(receipt["id"])
     assert request["state"] == "needs_attention"
     assert "other weights; nothing was deployed" in request["attention_reason"]

@@ -57,4 +57,4 @@ def test_no_generated_call_breaks_the_service_or_its_word(running: Callable[...,
     covered = re.search(r"API Links: +(\d+) covered", done.stdout)
     assert covered is not None
     assert int(covered[1]) >= 2
-    service.launch.check()
+    service.processes.check()

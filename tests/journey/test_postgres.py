@@ -57,10 +57,10 @@ def test_a_person_is_erased_on_postgresql_though_the_worker_is_killed(running: C
     service = running(EXPUNGE_FAIL_AT="auditing.end")
     person = train_person(service)
     (receipt,) = service.file(person)
-    worker = service.launch.worker
+    worker = service.processes.worker
     assert worker is not None
     assert worker.wait(240) == -signal.SIGKILL
-    service.launch.start_worker()
+    service.processes.start_worker()
     service.completed(receipt["id"])
     check_erased(service, receipt["id"], person)
     assert not list(service.settings.home.glob("*.db*"))

@@ -145,7 +145,7 @@ def test_a_request_s_short_way_to_its_line_leads_to_the_same_line(
         return list(found.items())
 
     short = line()
-    monkeypatch.setattr(logs._AnswerLines, "in_force", None)
+    monkeypatch.setattr(logs.AnswerLines, "in_force", None)
     assert line() == short
 
 

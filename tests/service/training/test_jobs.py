@@ -54,7 +54,7 @@ def test_a_trial_is_a_training_and_the_audit_s_margins(scene):
 
     twin = train(recipe_from_dict(tiny.RECIPE), examples(scene.retain), n_classes=2, seed=7, device="cpu")
     z = {name: logits(twin.model, examples(getattr(scene, name)).images) for name in ("scored", "retain", "test")}
-    expected = audit.statistics.margins(z["scored"], faces.labels[scene.scored])
+    expected = audit.margins(z["scored"], faces.labels[scene.scored])
     np.testing.assert_array_equal(outcome.margins, expected.astype(np.float32))
     for name in ("retain", "test"):
         assert getattr(outcome, f"{name}_accuracy") == np.mean(z[name].argmax(1) == faces.labels[getattr(scene, name)])
