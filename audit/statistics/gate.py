@@ -24,9 +24,9 @@ What it cannot know: with N = 8 the false positive rate is α on average over ba
 One model shows nothing of a method's spread over runs, and a subject of whom nothing was learned (d′ near 0) passes
 under every model; `power` says so beside each verdict.
 
-How the statistic and the shares were chosen. A pilot compared statistics on the AT&T subjects s31 and s7, and the lowest
-third comes from there: figures on these two are no independent evidence for it. The shares were set before anything was
-measured with this module, from the pilot's split of four to one between the upper and the lower side.
+How the statistic and the shares were chosen. A pilot compared statistics on the AT&T subjects s31 and s7, and the
+lowest third comes from there: figures on these two are no independent evidence for it. The shares were set before
+anything was measured with this module, from the pilot's split of four to one between the upper and the lower side.
 """
 
 from __future__ import annotations
