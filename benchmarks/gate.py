@@ -12,8 +12,8 @@ models than that:
   all subjects, with the exact binomial interval for as many trials as there are OUT models, and the range over
   subjects;
 * power: the share of IN models, which forgot nothing, that such banks reject, by d′ of the subject (T under IN above T
-  under OUT, in standard deviations, from all models at hand), and for each subject with a d′ of 1 or more, beside the
-  power that the gate itself states;
+  under OUT, in standard deviations of OUT, from all models at hand), and for each AT&T subject with a d′ of 1 or more,
+  beside the power that the gate itself states;
 * the same with the spread pooled over the other blocks;
 * models that learned from a quarter, a half or three quarters of the block's images (`--between`).
 
@@ -120,9 +120,7 @@ def _learned(subject: Margins) -> float:
     if len(subject.in_) < 2:
         return np.nan
     out, in_ = tail_mean(subject.out), tail_mean(subject.in_)
-    n, m = len(out), len(in_)
-    variance = ((n - 1) * out.var(ddof=1) + (m - 1) * in_.var(ddof=1)) / (n + m - 2)
-    return float((in_.mean() - out.mean()) / np.sqrt(variance))
+    return float((in_.mean() - out.mean()) / out.std(ddof=1))
 
 
 def pooled_of_others(subjects: Sequence[Margins], n_references: int) -> dict[int, PooledSpread | None]:
