@@ -9,7 +9,7 @@ margins makes the number nearly normal over models. Then
 
 has Student's t distribution with N − 1 degrees of freedom if the N references and the candidate are draws of one
 normal distribution (the prediction of one further observation, e.g. Hahn & Meeker, *Statistical Intervals*, 1991,
-section 4.7). Unlike a permutation test it has no floor of 1/(N + 1), so that eight references are enough for 5 %. With
+chapter 4). Unlike a permutation test it has no floor of 1/(N + 1), so that eight references are enough for 5 %. With
 the spread of other blocks at hand, s² is shrunk towards it and the degrees grow (Smyth, "Linear models and empirical
 Bayes methods", 2004, sections 3 and 6: the moderated t; `pooled_spread` estimates the prior by its moments).
 
@@ -148,7 +148,13 @@ def gate(
     pooled: PooledSpread | None = None,
     alpha: float = ALPHA,
 ) -> Gate:
-    """Judge one candidate by its margins; see the module's text for test, sources and limits.
+    """Judge one candidate by its margins: is it a draw from the models trained without the forget set?
+
+    A predictive t test of `tail_mean` (Hahn & Meeker, *Statistical Intervals*, 1991, chapter 4); its upper side, its
+    lower side and the mean rank share α. With `pooled` it is a moderated t (Smyth, *Statistical Applications in
+    Genetics and Molecular Biology* 3(1), 2004). The permutation p-values beside it are exact under exchangeability. d′
+    is Glass's Δ (Hedges & Olkin 1985), the evidence ratio's interval a jackknife (Efron 1982). The module's text says
+    how statistic and shares of α were chosen, and what no such test can know.
 
     Args:
         candidate: margins `(n_views, n_images)` of the forget set.
@@ -389,7 +395,7 @@ def _log_density(statistic: float, banks: Array, pooled: PooledSpread | None) ->
 
 
 def _jackknife_error(statistic: float, bank: Array, pooled: PooledSpread | None) -> float:
-    """Standard error of the log density over the models of a bank (Efron 1982, eq. 3.4); ∞ where it has none."""
+    """Standard error of the log density over the models of a bank (Efron 1982, chapter 3); ∞ where it has none."""
     n = len(bank)
     rest = np.stack([np.delete(bank, i) for i in range(n)])  # (n, n − 1)
     if n < 3 or any(_are_equal(values) for values in rest):
