@@ -2,9 +2,13 @@
 
 A model that forgot an image may still know it mirrored or turned a little, so a test of forgetting looks at all of
 them. The views are deterministic and computed at the size the model sees: as it is, mirrored, shifted by a twentieth
-of the shorter side each way, turned by 6° each way, lighter, darker, and slightly blurred. Where a view needs pixels
-from outside the image the border is repeated. Light changes multiply, as exposure does; adding a constant would be
-invisible to a network that subtracts the local mean.
+of the shorter side each way, turned by 6° each way, lighter, and darker. Where a view needs pixels from outside the
+image the border is repeated. Light changes multiply, as exposure does; adding a constant would be invisible to a
+network that subtracts the local mean.
+
+A view under which a model answers alike whether it knows the subject or not only adds noise. A blur over 3×3 pixels was
+such a view: `att_small` looks at differences within 3×3 pixels, and its margins of tuning subjects were −4.7 with and
+without them. So there is none.
 
 Margins are kept by what they were computed from: whoever keeps margins of views keeps `VERSION` in the key.
 """
@@ -97,14 +101,6 @@ def _lit(fifths: int) -> Callable[[np.ndarray], np.ndarray]:
     return view
 
 
-def _blurred(images: np.ndarray) -> np.ndarray:
-    """Each pixel the mean of its 3×3 neighbourhood with weights 1, 2, 1 in both directions."""
-    padded = np.pad(images.astype(np.uint16), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
-    total = rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]
-    return ((total + 8) // 16).astype(np.uint8)
-
-
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "as it is": _as_it_is,
     "mirrored": _mirrored,
@@ -116,6 +112,5 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "turned right": _turned(-DEGREES),
     "lighter": _lit(_LIGHTER),
     "darker": _lit(_DARKER),
-    "blurred": _blurred,
 }
 """By name, in the order of their rows."""
