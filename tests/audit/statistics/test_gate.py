@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -52,9 +53,9 @@ def one_number(values: np.ndarray) -> np.ndarray:
 
 
 def tail_mean_twin(margins: np.ndarray) -> float:
-    heap = sorted(float(value) for view in margins for value in view)
-    n_lowest = max(1, -(-len(heap) // 3))
-    return sum(heap[:n_lowest]) / n_lowest
+    medians = sorted(statistics.median(float(view[k]) for view in margins) for k in range(len(margins[0])))
+    n_lowest = max(1, -(-len(medians) // 3))
+    return sum(medians[:n_lowest]) / n_lowest
 
 
 def gate_twin(candidate: np.ndarray, references: np.ndarray, alpha: float) -> tuple[float, float, float, bool]:
@@ -83,8 +84,8 @@ def gate_twin(candidate: np.ndarray, references: np.ndarray, alpha: float) -> tu
 @settings(max_examples=80, deadline=None)
 @given(MARGINS, st.sampled_from([0.05, 0.5]))
 def test_it_is_what_loops_say(rows: np.ndarray, alpha: float) -> None:
-    statistics = [tail_mean_twin(row) for row in rows[1:]]
-    if max(statistics) - min(statistics) < 1e-6:
+    values = [tail_mean_twin(row) for row in rows[1:]]
+    if max(values) - min(values) < 1e-6:
         return
     found = gate(rows[0], rows[1:], alpha=alpha)
     p_value, p_over, rank_p, passed = gate_twin(rows[0], rows[1:], alpha)
@@ -95,7 +96,7 @@ def test_it_is_what_loops_say(rows: np.ndarray, alpha: float) -> None:
 
 
 @given(hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 7)), elements=st.floats(-50, 50)))
-def test_the_statistic_is_the_mean_of_the_lowest_third(margins: np.ndarray) -> None:
+def test_the_statistic_is_the_mean_of_the_images_with_the_lowest_medians(margins: np.ndarray) -> None:
     assert tail_mean(margins) == pytest.approx(tail_mean_twin(margins))
 
 
@@ -103,6 +104,15 @@ def test_the_statistic_is_the_mean_of_the_lowest_third(margins: np.ndarray) -> N
 def test_a_third_is_rounded_up(n: int, n_lowest: int) -> None:
     assert pytest.approx(1 / 3) == TAIL
     assert tail_mean(np.arange(n, dtype=float)[None]) == pytest.approx(np.arange(n_lowest).mean())
+
+
+def test_one_strange_view_decides_nothing() -> None:
+    rng = np.random.default_rng(14)
+    rows = bank(rng, 9, shape=(9, 6))
+    strange = rows.copy()
+    strange[:, 4] -= 100 * rng.random((9, 6))
+    assert np.abs(tail_mean(strange) - tail_mean(rows)).max() < 1
+    assert gate(strange[0], strange[1:]).passed == gate(rows[0], rows[1:]).passed
 
 
 # Closed forms
