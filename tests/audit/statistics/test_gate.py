@@ -300,6 +300,17 @@ def test_each_bar_lies_where_its_p_value_equals_its_share() -> None:
         assert not gate([[law.reference_mean + sign * (edge + 1e-6)]], references).passed
 
 
+def test_the_mean_rank_has_its_own_share() -> None:
+    """A mean rank that is unusual at 3.5 % but not at 0.5 % does not reject."""
+    rng = np.random.default_rng(15)
+    references = rng.normal(size=(16, 1, 30)) + np.r_[np.full(10, -20.0), np.full(20, 5.0)]
+    easy, middle = np.r_[np.zeros(10), np.ones(20)], references.mean(axis=0)
+    found = [gate(middle + shift * easy, references) for shift in np.linspace(0, 3, 100)]
+    between = [one for one in found if one.alpha_rank < one.mean_rank_p < one.alpha_upper < one.p_value]
+    assert between
+    assert all(one.passed for one in between)
+
+
 # The permutation test beside it
 
 
@@ -321,6 +332,13 @@ def test_it_is_the_exact_one_by_brute_force() -> None:
     rows = bank(np.random.default_rng(9), 40)
     p_values = sorted(gate(rows[i], np.delete(rows, i, axis=0)).permutation_p or 0.0 for i in range(40))
     assert p_values == pytest.approx([(k + 1) / 40 for k in range(40)])
+
+
+def test_a_tie_counts_for_the_candidate_in_both_directions() -> None:
+    values = np.arange(40.0)
+    found = gate([[3.0]], one_number(values))
+    assert found.permutation_p == pytest.approx((1 + 37) / 41)
+    assert found.permutation_p_over == pytest.approx((1 + 4) / 41)
 
 
 def test_below_39_references_there_is_none() -> None:
@@ -552,6 +570,18 @@ def test_blocks_that_do_not_differ_are_worth_at_most_their_own_degrees() -> None
     from scipy.special import digamma
 
     assert math.log(found.variance) == pytest.approx(-digamma(1) + math.log(1) + digamma(5) - math.log(5))
+
+
+def test_blocks_that_hardly_differ_are_worth_no_more_either() -> None:
+    """Log variances a little more apart than by chance would give thousands of degrees."""
+    rng = np.random.default_rng(903)
+    for _ in range(50):
+        banks = [one_number(rng.normal(size=8)) for _ in range(6)]
+        found = pooled_spread(banks)
+        assert 0 < found.n_degrees <= 6 * 7
+    exact = np.sqrt(np.exp(np.array([-1.0, 1.0, 0.0]) * math.sqrt(1.001 * math.pi**2 / 6)))  # ψ′(1) = π²/6, d = 2
+    found = pooled_spread(one_number(np.array([-1.0, 0.0, 1.0]) * spread) for spread in exact)
+    assert found.n_degrees == 6
 
 
 def test_a_shrunk_spread_in_a_case_by_hand() -> None:
