@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from audit.proof.certificate import verify
     from audit.statistics.epsilon import epsilons
     from audit.statistics.forgetting import competition_score, forgetting_quality, forgetting_ratio
+    from audit.statistics.gate import Gate, PooledSpread, gate, pooled_spread
     from audit.statistics.margins import margins
 
 __all__ = [
@@ -20,14 +21,18 @@ __all__ = [
     "Check",
     "Evaluation",
     "Evidence",
+    "Gate",
     "Policy",
+    "PooledSpread",
     "competition_score",
     "epsilons",
     "evaluate",
     "forgetting_quality",
     "forgetting_ratio",
+    "gate",
     "load_policy",
     "margins",
+    "pooled_spread",
     "verify",
 ]
 
@@ -36,14 +41,18 @@ _MODULES = {
     "Check": "checks",
     "Evaluation": "evaluation",
     "Evidence": "evaluation",
+    "Gate": "statistics.gate",
     "Policy": "policy",
+    "PooledSpread": "statistics.gate",
     "competition_score": "statistics.forgetting",
     "epsilons": "statistics.epsilon",
     "evaluate": "evaluation",
     "forgetting_quality": "statistics.forgetting",
     "forgetting_ratio": "statistics.forgetting",
+    "gate": "statistics.gate",
     "load_policy": "policy",
     "margins": "statistics.margins",
+    "pooled_spread": "statistics.gate",
     "verify": "proof.certificate",
 }
 

@@ -217,6 +217,7 @@ def ranked_intervals(
     band: tuple[float, float] | None,
     axis: str,
     name: str,
+    title: str = "Methods and their scores",
 ) -> str:
     """One figure with its interval in each row, on an axis that starts at 0.
 
@@ -227,6 +228,7 @@ def ranked_intervals(
         band: (low, high) shaded through all rows.
         axis: what the figures are.
         name: of the drawing, for its ids.
+        title: for screen readers.
     """
     top, step, left = 16.0, 30.0, 232.0
     bottom = top + step * len(names)
@@ -245,7 +247,7 @@ def ranked_intervals(
             parts.append(_diamond(x(value), y, f"mark {kind}") if kind == "original" else mark)
     parts += [_rule(x.start, bottom, x.stop, bottom, "baseline"), _axis(x, bottom + 4, axis)]
     told = "; ".join(f"{label} {value:.3f}" for label, (value, _, _) in zip(names, figures, strict=True))
-    return _svg(name, int(bottom) + 50, "Methods and their scores", f"From the first row to the last: {told}.", parts)
+    return _svg(name, int(bottom) + 50, title, f"From the first row to the last: {told}.", parts)
 
 
 def _svg(name: str, height: int, title: str, description: str, parts: Sequence[str], *, width: int = WIDTH) -> str:

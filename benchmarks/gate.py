@@ -1,0 +1,362 @@
+"""The gate on faces: how often it rejects a retrained model, and how often one that forgot nothing.
+
+    python benchmarks/gate.py [--set att|drawn] [--subject ID ...] [--models N] [--originals N] [--between N]
+                              [--folder FOLDER] [--jobs N] [--figures-only] [--choose] [--quick]
+
+For every block of subjects models are trained without it (OUT), and some with everybody (IN), and scored on the views
+of `unlearning.faces.views`: the AT&T faces with recipe `att_small`, each of 32 subjects a block, and drawn faces with
+`synthetic_small`, 160 training subjects in 20 blocks. Prints, for N = 4, 8, 16, 64 references as far as there are more
+models than that:
+
+* false positive rate: each OUT model is the candidate and is judged by N others drawn at random, several times; over
+  all subjects, with the exact binomial interval for as many trials as there are OUT models, and the range over
+  subjects;
+* power: the share of IN models, which forgot nothing, that such banks reject, by d′ of the subject (T under IN above T
+  under OUT, in standard deviations of OUT, from all models at hand), and for each AT&T subject with a d′ of 1 or more,
+  beside the power that the gate itself states;
+* the same with the spread pooled over the other blocks;
+* models that learned from a quarter, a half or three quarters of the block's images (`--between`).
+
+Margins are kept in the folder: a run that was stopped goes on, and more models are added to those that are there. The
+AT&T faces need 32 × N + N trainings of a processor second each, the drawn ones 20 × N + N. `--figures-only` trains
+nothing. `--choose` compares statistics on the subjects that methods are tuned on and on drawn ones. Figures also go to
+`figures.json` in the folder, power to `SET-power.svg`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: one core a process
+# The project's root instead of this folder: `audit.py` here would hide the package `audit`.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import platform  # noqa: E402
+import tempfile  # noqa: E402
+from collections.abc import Callable, Iterator, Sequence  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+from scipy import stats  # noqa: E402
+
+from audit.evaluation import as_json  # noqa: E402
+from audit.report import drawings  # noqa: E402
+from audit.statistics.gate import ALPHA, UPPER_SHARE, Gate, PooledSpread, gate, pooled_spread, tail_mean  # noqa: E402
+from audit.statistics.intervals import clopper_pearson  # noqa: E402
+from benchmarks.gates.models import SETS, Margins, Set, margins_of, opened, planned, train_all  # noqa: E402
+from benchmarks.pictures import standalone  # noqa: E402
+
+SIZES = (4, 8, 16, 64)
+CLASSES = ((3.0, np.inf), (2.0, 3.0), (1.0, 2.0), (-np.inf, 1.0))
+N_DRAWS = {4: 6, 8: 6, 16: 6, 64: 6}  # of references for each candidate
+MOST_CANDIDATES = 20  # of each kind for each subject
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rates of one subject at one number of references."""
+
+    subject: str
+    d: float
+    n_candidates: int
+    false_positives: float
+    upper: float
+    """Of these, by a T too high; `lower` by one too low, `rank` by the mean rank."""
+    lower: float
+    rank: float
+    power: float
+    stated_power: float
+    between: dict[str, float]
+
+
+def judge(subject: Margins, n_references: int, pooled: PooledSpread | None, rng: np.random.Generator) -> Judged:
+    """Every OUT model and every IN model in the candidate's place, against references drawn among the other OUT."""
+    draws = N_DRAWS[n_references]
+    everything = np.arange(len(subject.out))
+    d = _learned(subject)
+    retrained = []
+    for candidate in rng.permutation(everything)[:MOST_CANDIDATES]:
+        for _ in range(draws):
+            chosen = rng.permutation(np.delete(everything, candidate))[:n_references]
+            retrained.append(gate(subject.out[candidate], subject.out[chosen], pooled=pooled))
+    originals, stated = [], []
+    for candidate in range(min(len(subject.in_), MOST_CANDIDATES)):
+        for k in range(draws):
+            chosen = rng.permutation(everything)[:n_references]
+            others = np.delete(subject.in_, candidate, axis=0) if k == 0 and len(subject.in_) > 2 else None
+            found = gate(subject.in_[candidate], subject.out[chosen], originals=others, pooled=pooled)
+            originals.append(not found.passed)
+            stated += [] if found.power is None else [found.power]
+    between = {}
+    for kind, models in subject.between.items():
+        banks = (subject.out[rng.permutation(everything)[:n_references]] for _ in range(draws * len(models)))
+        rejected = [not gate(models[i % len(models)], bank, pooled=pooled).passed for i, bank in enumerate(banks)]
+        between[kind] = float(np.mean(rejected))
+    return Judged(
+        subject.subject,
+        d,
+        min(len(subject.out), MOST_CANDIDATES),
+        _share(retrained, lambda g: not g.passed),
+        _share(retrained, lambda g: g.p_value < g.alpha_upper),
+        _share(retrained, lambda g: g.p_over < g.alpha_lower),
+        _share(retrained, lambda g: g.mean_rank_p < g.alpha_rank),
+        float(np.mean(originals)) if originals else np.nan,
+        float(np.mean(stated)) if stated else np.nan,
+        between,
+    )
+
+
+def _share(judged: Sequence[Gate], event: Callable[[Gate], bool]) -> float:
+    return float(np.mean([event(one) for one in judged]))
+
+
+def _learned(subject: Margins) -> float:
+    """d′ of the subject, from all models."""
+    if len(subject.in_) < 2:
+        return np.nan
+    return _shift(tail_mean(subject.out), tail_mean(subject.in_))
+
+
+def pooled_of_others(subjects: Sequence[Margins], n_references: int) -> dict[int, PooledSpread | None]:
+    """For each block the spread over the other blocks, from as many models as a bank of this size has."""
+    blocks = sorted({subject.block for subject in subjects})
+    found: dict[int, PooledSpread | None] = {}
+    for block in blocks:
+        others = [subject.out[:n_references] for subject in subjects if subject.block != block]
+        found[block] = pooled_spread(others) if len(others) > 2 else None
+    return found
+
+
+def measure(subjects: Sequence[Margins]) -> Iterator[tuple[int, str, list[Judged]]]:
+    """For each number of references, alone and pooled, every subject's rates."""
+    for n_references in SIZES:
+        enough = [subject for subject in subjects if len(subject.out) > n_references]
+        if not enough:
+            continue
+        pools = pooled_of_others(enough, n_references)
+        for way in ("alone", "pooled"):
+            rng = np.random.default_rng(n_references)
+            rows = []
+            for i, subject in enumerate(enough):
+                pooled = pools[subject.block] if way == "pooled" else None
+                if way == "pooled" and pooled is None:
+                    continue
+                rows.append(judge(subject, n_references, pooled, rng))
+                if (i + 1) % 40 == 0:
+                    print(f"  N = {n_references}, spread {way}: {i + 1} of {len(enough)} subjects judged", flush=True)
+            if rows:
+                yield n_references, way, rows
+
+
+def summary(set_: Set, n_references: int, way: str, rows: Sequence[Judged]) -> dict[str, Any]:
+    """Figures over subjects. Subjects of one block are judged by the same models, which counts for the interval."""
+    rates = np.array([row.false_positives for row in rows])
+    blocks = {set_.block_of(row.subject) for row in rows}
+    n_trials = int(np.mean([row.n_candidates for row in rows]) * len(blocks))
+    low, high = clopper_pearson(round(float(rates.mean()) * n_trials), n_trials, alpha=0.05)
+    classes = []
+    for bottom, top in CLASSES:
+        inside = [row for row in rows if bottom <= row.d < top]
+        classes.append(
+            {
+                "d": [bottom, top],
+                "n_subjects": len(inside),
+                "power": float(np.mean([row.power for row in inside])) if inside else None,
+                "stated": float(np.mean([row.stated_power for row in inside])) if inside else None,
+                "between": {
+                    kind: float(np.mean([row.between[kind] for row in inside if kind in row.between]))
+                    for kind in sorted({kind for row in inside for kind in row.between})
+                },
+            }
+        )
+    return {
+        "n_references": n_references,
+        "spread": way,
+        "n_subjects": len(rows),
+        "false_positive_rate": float(rates.mean()),
+        "n_retrained": n_trials,
+        "interval": [float(low), float(high)],
+        "over_subjects": [float(rates.min()), float(np.median(rates)), float(rates.max())],
+        "sides": {side: float(np.mean([getattr(row, side) for row in rows])) for side in ("upper", "lower", "rank")},
+        "classes": classes,
+        "subjects": [vars(row) for row in rows],
+    }
+
+
+def show(figures: dict[str, Any]) -> None:
+    low, high = figures["interval"]
+    least, median, most = figures["over_subjects"]
+    sides = ", ".join(f"{side} {share:.3f}" for side, share in figures["sides"].items())
+    print(
+        f"N = {figures['n_references']}, spread {figures['spread']}, {figures['n_subjects']} subjects: false positive "
+        f"rate {figures['false_positive_rate']:.3f} ({low:.3f} to {high:.3f} for {figures['n_retrained']} retrained "
+        f"models; subjects {least:.3f} to {most:.3f}, median {median:.3f}; {sides})"
+    )
+    for found in figures["classes"]:
+        if found["n_subjects"]:
+            bottom, top = found["d"]
+            between = "".join(f", {kind} {share:.2f}" for kind, share in found["between"].items())
+            print(
+                f"  d′ {bottom:g} to {top:g}: power {found['power']:.2f} (stated {found['stated']:.2f}) over "
+                f"{found['n_subjects']} subjects{between}"
+            )
+
+
+def named(figures: dict[str, Any]) -> None:
+    """The subjects of whom something was learned, one by one."""
+    for row in sorted(figures["subjects"], key=lambda row: -row["d"]):
+        if row["d"] >= 1:
+            print(
+                f"    {row['subject']}: d′ {row['d']:.1f}, power {row['power']:.2f} (stated "
+                f"{row['stated_power']:.2f}), false positive rate {row['false_positives']:.3f}"
+            )
+
+
+def drawing(name: str, all_figures: Sequence[dict[str, Any]]) -> str:
+    """Power by class of d′ and number of references; lines: the least and the most of a subject."""
+    names, values, kinds = [], [], []
+    for figures in all_figures:
+        for found in figures["classes"]:
+            bottom, top = found["d"]
+            powers = [row["power"] for row in figures["subjects"] if bottom <= row["d"] < top]
+            if powers:
+                span = (
+                    f"d′ ≥ {bottom:g}"
+                    if np.isinf(top)
+                    else f"d′ < {top:g}"
+                    if np.isinf(bottom)
+                    else f"{bottom:g}–{top:g}"
+                )
+                names.append(f"N = {figures['n_references']}, {figures['spread']}, {span}")
+                values.append((float(np.mean(powers)), min(powers), max(powers)))
+                kinds.append("retrained" if figures["spread"] == "alone" else "unlearned")
+    axis = "share of models that forgot nothing that is rejected"
+    return drawings.ranked_intervals(
+        names,
+        values,
+        kinds,
+        band=None,
+        axis=axis,
+        name=f"gate-{name}",
+        title="Power of the gate on models that forgot nothing",
+    )
+
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def _lowest(values: np.ndarray) -> np.ndarray:
+    """Mean of the lowest third over the last axis."""
+    return np.sort(values, axis=-1)[..., : -(-values.shape[-1] // 3)].mean(axis=-1)
+
+
+STATISTICS: dict[str, Statistic] = {
+    "mean of all margins": lambda m: m.mean(axis=(-1, -2)),
+    "lowest third of all margins in one heap": lambda m: _lowest(m.reshape(*m.shape[:-2], -1)),
+    "lowest third of the images' means over views": lambda m: _lowest(m.mean(axis=-2)),
+    "lowest third of the images' medians over views": lambda m: _lowest(np.median(m, axis=-2)),
+    "mean over views of each view's lowest third": lambda m: _lowest(m).mean(axis=-1),
+    "lowest third of the images as they are": lambda m: _lowest(m[..., 0, :]),
+    "−log of the mean log loss": lambda m: -np.log(np.logaddexp(0, -m).mean(axis=(-1, -2))),
+}
+
+
+def choose(set_: Set, subjects: Sequence[Margins], n_references: int = 8) -> None:
+    """Upper side only: false positive rate and power of each statistic over the tuning subjects.
+
+    Classes are by the mean of the statistics' d′, so that none of them says who is counted.
+    """
+    subjects = [subject for subject in subjects if subject.subject in set_.tuning and len(subject.out) > n_references]
+    if not subjects:
+        print(f"  no tuning subject has more than {n_references} models yet")
+        return
+    level = ALPHA * UPPER_SHARE
+    learned = np.array([[_shift(f(one.out), f(one.in_)) for one in subjects] for f in STATISTICS.values()])
+    d = learned.mean(axis=0)
+    for (name, statistic), own in zip(STATISTICS.items(), learned, strict=True):
+        rng = np.random.default_rng(0)
+        rates = []
+        for subject in subjects:
+            out, in_ = statistic(subject.out), statistic(subject.in_)
+            found = []
+            for _ in range(50):
+                order = rng.permutation(len(out))
+                bank, rest = out[order[:n_references]], out[order[n_references:]]
+                scale = bank.std(ddof=1) * np.sqrt(1 + 1 / n_references)
+                critical = bank.mean() + stats.t.isf(level, n_references - 1) * scale
+                found.append((np.mean(rest > critical), np.mean(in_ > critical)))
+            rates.append(np.mean(found, axis=0))
+        table = np.array(rates)
+        classes = []
+        for bottom, top in CLASSES:
+            inside = (d >= bottom) & (d < top)
+            if inside.any():
+                classes.append(f"d′ {bottom:g} to {top:g} ({inside.sum()}) {table[inside, 1].mean():.2f}")
+        print(
+            f"  {name:47} mean d′ {own.mean():.2f}, false positives {table[:, 0].mean():.3f} of {level:.3f}, "
+            f"power: {'; '.join(classes)}"
+        )
+
+
+def _shift(out: np.ndarray, in_: np.ndarray) -> float:
+    """How far IN lies above OUT in standard deviations of OUT."""
+    return float((in_.mean() - out.mean()) / out.std(ddof=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", action="append", choices=list(SETS), help="default both")
+    parser.add_argument("--subject", action="append", metavar="ID", help="only blocks of these subjects")
+    parser.add_argument("--models", type=int, default=20, help="without each block")
+    parser.add_argument("--originals", type=int, default=20, help="with everybody")
+    parser.add_argument("--between", type=int, default=0, help="with a part of a block's images, of each kind")
+    parser.add_argument("--folder", type=Path, default=Path("build/gate"), help="where margins are kept")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--figures-only", action="store_true", help="train nothing")
+    parser.add_argument("--choose", action="store_true", help="compare statistics on subjects for tuning")
+    parser.add_argument("--quick", action="store_true", help="three subjects, nine models: shows that it runs")
+    options = parser.parse_args()
+    if options.quick:
+        options.set, options.subject, options.models, options.originals = ["att"], ["s2", "s10", "s34"], 9, 4
+        options.between = 1
+    with tempfile.TemporaryDirectory() as temporary:
+        run(options, Path(temporary) if options.quick else options.folder)
+
+
+def run(options: argparse.Namespace, home: Path) -> None:
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {options.jobs} processes, load {os.getloadavg()[0]:.1f}")
+    all_figures: dict[str, Any] = {}
+    for name in options.set or list(SETS):
+        set_ = opened(name, home)
+        print(f"{name}: {len(set_.blocks)} blocks, recipe {set_.recipe}")
+        blocks = None
+        if options.subject:
+            blocks = {i for i, block in enumerate(set_.blocks) if set(block) & set(options.subject)}
+        if not options.figures_only:
+            n_in, n_out, n_between = options.originals, options.models, options.between
+            models = list(planned(set_, n_in=n_in, n_out=n_out, n_between=n_between, blocks=blocks))
+            spent = train_all(models, home, options.jobs)
+            print(f"  {spent:.0f} processor seconds of training and scoring")
+        subjects = [s for s in margins_of(set_, home) if blocks is None or s.block in blocks]
+        if options.choose:
+            choose(set_, subjects)
+            continue
+        found = all_figures[name] = []
+        for n_references, way, rows in measure(subjects):
+            found.append(summary(set_, n_references, way, rows))
+            show(found[-1])
+            if name == "att" and n_references == 8:
+                named(found[-1])
+        if found:
+            (home / f"{name}-power.svg").write_text(standalone(drawing(name, found)), encoding="utf-8")
+    if all_figures:
+        (home / "figures.json").write_text(json.dumps(as_json(all_figures), indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
