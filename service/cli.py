@@ -130,6 +130,7 @@ def serve() -> None:
 @app.command()
 def worker() -> None:
     """Start the unlearning worker with the operators' console; one per service."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: further threads of OpenBLAS would spin
     from audit.policy import load_policy
     from service.telemetry.logs import set_up_logs
     from service.worker import run_worker

@@ -75,7 +75,7 @@ def run_trials(
 
 def run_apart(spec: TrialSpec, seed: int, settings: Settings, keep_weights: Path) -> Outcome:
     """One trial in a process started for it alone, so that nothing earlier trials left there can matter."""
-    with ProcessPoolExecutor(max_workers=1) as executor:
+    with ProcessPoolExecutor(max_workers=1, env={"OMP_NUM_THREADS": "1"}) as executor:
         with _children_yield():
             bound = settings.device, settings.training_gpu_share
             future = executor.submit(_in_child, run_trial, (spec, seed, keep_weights), os.getpid(), bound)
