@@ -55,7 +55,16 @@ class Settings(BaseSettings):
     backend: Literal["torch", "openvino"] = Field(
         "torch", description="Inference engine; openvino needs the extra `openvino` and serves on the CPU."
     )
-    jobs: int = Field(0, ge=0, description="Training processes in parallel; 0: as many as cores.")
+    jobs: int = Field(
+        0,
+        ge=0,
+        description="Training processes in parallel; 0: as many as cores, affinity and the container's quota allow.",
+    )
+    training_priority: Literal["auto", "idle", "normal"] = Field(
+        "auto",
+        description="Processor time of training processes. idle: only what nothing else on the machine wants; normal: "
+        "like any other program; auto: idle while predictions are served from this home on this machine, else normal.",
+    )
     training_gpu_share: float = Field(
         0.7,
         gt=0,
@@ -225,6 +234,11 @@ class Settings(BaseSettings):
     def in_flight_path(self) -> Path:
         """Shared by the serving processes of this machine: the oldest generation each has in flight."""
         return self.local_folder / "in-flight.words"
+
+    @property
+    def serving_mark_path(self) -> Path:
+        """File that serving processes of this machine hold a lock on."""
+        return self.local_folder / "serving.lock"
 
     @property
     def local_folder(self) -> Path:

@@ -43,7 +43,7 @@ from service.store.engine import reading, session, write_ahead
 from service.store.tables import Deployment, ErasureRequest, OpenLine, Run
 from service.telemetry.redact import describe
 from service.telemetry.tracing import Traces
-from service.training.jobs import yield_processor
+from service.training.jobs import yield_processor, yields
 
 log = structlog.get_logger()
 
@@ -119,7 +119,9 @@ def work(context: Context, policy: Policy, stop: threading.Event, rng: random.Ra
     """
     settings = context.settings
     with LineLease(context), Listener(context), Deliverer(context), Rebuilder(context) as rebuilder:
-        if settings.jobs == 1:  # training is done in this process; else its children yield, and this one never waits
+        if settings.jobs == 1 and yields(
+            settings
+        ):  # training is done in this process; else its children yield, and this one never waits
             yield_processor()
         traces = Traces.open(settings, "worker")
         pipeline, waiting = Pipeline(context, policy, traces), Waiting(context, rng or random.Random())

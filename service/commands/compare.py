@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands.screen import console, progress_bar
+from service.commands.screen import console, progress_bar, tell_of_priority
 from service.settings import Settings
 
 
@@ -53,6 +53,7 @@ def compare(
         fields = [Field(Context.open(settings), sets)]
     else:
         fields = [Field(open_world(name, settings), dict(WORLDS[name].reported)) for name in world]
+    tell_of_priority(settings)
     with progress_bar() as bar:
         task = bar.add_task("models", total=None)
         done = study(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from service.commands.screen import console, progress_bar
+from service.commands.screen import console, progress_bar, tell_of_priority
 from service.settings import Settings
 
 
@@ -51,6 +51,7 @@ def evaluate(
     kind: Any = setup.value.replace("-", "_")
     experiment = Experiment(tuple(methods), tuple(person), kind, n_models=n_models, n_experiments=experiments)
     console.print(workload(context, experiment, set_stage(context, experiment.people)).sentence())
+    tell_of_priority(context.settings)
     with progress_bar() as bar:
         drawing, judging = bar.add_task("models", total=None), bar.add_task("figures", total=None)
         comparison = run_evaluation(

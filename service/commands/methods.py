@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands.screen import console, progress_bar
+from service.commands.screen import console, progress_bar, tell_of_priority
 from service.settings import Settings
 
 
@@ -90,6 +90,7 @@ def tune(
         context = open_world(world, settings)
         sets, where = WORLDS[world].tuning, f" --world {world}"
     search = Search(method, sets, n_trials=trials, n_models=n_models, n_confirm=n_models)
+    tell_of_priority(settings)
     with progress_bar() as bar:
         task = bar.add_task(f"{method}: trials", total=trials)
         found = run_search(

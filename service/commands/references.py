@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from service.commands.screen import console, progress_bar
+from service.commands.screen import console, progress_bar, tell_of_priority
 from service.errors import StartupError
 from service.settings import Settings
 
@@ -57,6 +57,7 @@ def references_build(
         plan = plan_bank(context, recipe, images, forget={subject}, absent=absent, n_models=policy.n_models)
         plans[plan.key.digest] = plan
     store, n_oracles = BankStore(settings.banks_folder), n_asked_for(settings, policy)
+    tell_of_priority(context.settings)
     with progress_bar() as bar:
 
         def advance(task: TaskID, before: int, done: int, _: int) -> None:
@@ -91,6 +92,8 @@ def references_refresh(
         become_child(child_of)
     context = Context.open(Settings())
     policy = load_policy(context.settings.policy)
+    if child_of is None:
+        tell_of_priority(context.settings)
     with progress_bar() as bar:
         task = bar.add_task("looking at the banks", total=None)
 
@@ -123,6 +126,7 @@ def references_validate(
 
     context = Context.open(Settings())
     sizes = Sizes(people, models)
+    tell_of_priority(context.settings)
     with progress_bar() as bar:
         task = bar.add_task("validating", total=None)
 

@@ -8,11 +8,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, NoReturn, TextIO
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 DOES_NOT_HOLD: Final = 1
 NOT_CHECKED: Final = 2  # also the status of a command that was not understood
@@ -26,6 +29,19 @@ def progress_bar() -> Progress:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(), console=console,
     )  # fmt: skip
+
+
+def tell_of_priority(settings: Settings) -> None:
+    """Say beforehand if training will wait for whatever else the machine does."""
+    from service.training.jobs import yields
+
+    if yields(settings):
+        console.print(
+            "Predictions are served from this home on this machine: training waits for a free core. "
+            "EXPUNGE_TRAINING_PRIORITY=normal takes its share of the processor."
+            if settings.training_priority == "auto"
+            else "EXPUNGE_TRAINING_PRIORITY is idle: training waits for a free core."
+        )
 
 
 def be_printable() -> None:

@@ -35,6 +35,7 @@ from service.serving.routes import prediction_routes
 from service.serving.slot import Lease, ModelSlot
 from service.serving.speedups import EARLY_REFUSAL, is_on
 from service.serving.speedups.early_refusal import Shedding, protocol_with
+from service.store.serving_mark import ServingMark
 from service.telemetry import serving_metrics
 from service.telemetry.tracing import TraceCalls, Traces
 
@@ -55,6 +56,7 @@ class ServingProcess:
     follower: Follower
     watch: serving_metrics.Watch
     traces: Traces
+    mark: ServingMark
 
     @classmethod
     def of(cls, context: Context, place: int = 0) -> ServingProcess:
@@ -80,7 +82,10 @@ class ServingProcess:
         traces = Traces.open(settings, "serving")
         app = create_api(context, n_subjects=lambda: people_held(context), on_answer=watch.answer)
         predictor = Predictor(slot, batcher, app.state.keys, settings, watch)
-        process = cls(context, app, prediction_routes(predictor), predictor, slot, batcher, follower, watch, traces)
+        mark = ServingMark(settings.serving_mark_path)
+        process = cls(
+            context, app, prediction_routes(predictor), predictor, slot, batcher, follower, watch, traces, mark
+        )
         process._complete_app()
         return process
 
@@ -138,6 +143,7 @@ class ServingProcess:
 
     def start(self) -> None:
         """Start the threads, load and warm up what is active; afterwards the process may still not be ready."""
+        self.mark.hold()
         self.watch.start()
         self.batcher.start()
         self.follower.start()
@@ -151,6 +157,7 @@ class ServingProcess:
         self.batcher.stop()
         self.watch.stop()
         self.traces.close()
+        self.mark.release()
 
 
 def _add_health(app: FastAPI, follower: Follower) -> None:

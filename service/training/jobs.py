@@ -1,8 +1,9 @@
 """One trial: a model trained or unlearned in a child process and scored. Banks are many trials, a candidate is one.
 
-Trials run through joblib in processes of one thread each, at the lowest priority, or on a Ray cluster
-(`service.training.ray_cluster`); the caller sees their results as they finish. A trial carries row numbers of the
-packed arrays, never user ids, and ends with the process that asked for it.
+Trials run through joblib in processes of one thread each, or on a Ray cluster (`service.training.ray_cluster`); the
+caller sees their results as they finish. Where predictions are served they take only what serving leaves of the
+processor (`EXPUNGE_TRAINING_PRIORITY`). A trial carries row numbers of the packed arrays, never user ids, and ends with
+the process that asked for it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 import audit
 from audit.errors import NotANumberError
 from service.settings import Settings
+from service.store.serving_mark import is_served
 from service.training.ray_cluster import disconnect, on_cluster
 from service.training.spec import Rows, TrialSpec, intact, open_images
 from unlearning.devices import bound_memory, resolve_device
@@ -76,9 +78,9 @@ def run_trials(
 def run_apart(spec: TrialSpec, seed: int, settings: Settings, keep_weights: Path) -> Outcome:
     """One trial in a process started for it alone, so that nothing earlier trials left there can matter."""
     with ProcessPoolExecutor(max_workers=1, env={"OMP_NUM_THREADS": "1"}) as executor:
-        with _children_yield():
+        with _children_yield(settings):
             bound = settings.device, settings.training_gpu_share
-            future = executor.submit(_in_child, run_trial, (spec, seed, keep_weights), os.getpid(), bound)
+            future = executor.submit(_in_child, run_trial, (spec, seed, keep_weights), os.getpid(), bound, settings)
         outcome: Outcome = future.result()
     return outcome
 
@@ -91,13 +93,13 @@ def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settin
     if settings.cluster:
         yield from on_cluster(task, calls, settings)
         return
-    jobs = settings.jobs or os.cpu_count() or 1
+    jobs = settings.jobs or joblib.cpu_count()  # no more than affinity and the container's quota allow
     parent, bound = os.getpid(), (settings.device, settings.training_gpu_share / jobs)
     parallel = joblib.Parallel(
         n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered", max_nbytes=None
     )  # no file outside of the home
-    with _children_yield():
-        outcomes = parallel(joblib.delayed(_in_child)(task, call, parent, bound) for call in calls)
+    with _children_yield(settings):
+        outcomes = parallel(joblib.delayed(_in_child)(task, call, parent, bound, settings) for call in calls)
     yield from outcomes
 
 
@@ -126,12 +128,16 @@ def score_unlearned(spec: TrialSpec, method: str, model: torch.nn.Module) -> tup
         raise MethodError(f"{method} diverged: answers that are not numbers; lower its learning rates.") from error
 
 
-def _in_child(task: Callable[..., T], call: tuple[Any, ...], parent: int, bound: tuple[str, float]) -> T:
+def _in_child(
+    task: Callable[..., T], call: tuple[Any, ...], parent: int, bound: tuple[str, float], settings: Settings
+) -> T:
     """The task's result; `bound` is a device and the share of its memory that this process may take."""
     if os.getpid() == parent:  # with one job there is no child, and nobody to end with
         torch.set_num_threads(1)
     else:
         _prepare_process(parent)
+        if yields(settings):  # asked for each trial: serving may have begun since the last one
+            _go_last_here()
     device, share = bound
     bound_memory(resolve_device(device), share)
     return task(*call)
@@ -179,6 +185,12 @@ def release_processes() -> None:
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
+def yields(settings: Settings) -> bool:
+    """Whether training takes only what nothing else wants of the processor."""
+    priority = settings.training_priority
+    return priority == "idle" or (priority == "auto" and is_served(settings.serving_mark_path))
+
+
 def yield_processor() -> None:
     """Let serving go first where the kernel weighs whole sessions: `nice` acts only within one."""
     autogroup = Path("/proc/self/autogroup")
@@ -188,10 +200,12 @@ def yield_processor() -> None:
 
 
 @contextmanager
-def _children_yield() -> Iterator[None]:
-    """Let what is started within go last from its first moment: it loads PyTorch before it can say so itself."""
+def _children_yield(settings: Settings) -> Iterator[None]:
+    """If training yields, let what is started within go last from its first moment: PyTorch's import takes seconds."""
     before = {child.pid for child in psutil.Process().children()}
     yield
+    if not yields(settings):
+        return
     for child in psutil.Process().children():
         if child.pid not in before:
             _go_last(child.pid)
@@ -205,22 +219,27 @@ def _go_last(pid: int) -> None:
 
 
 @lru_cache(maxsize=1)
+def _go_last_here() -> None:
+    """Once a child, and for good: an ordinary user may not take it back.
+
+    The lowest priority alone gives it little of the processor, but lets it keep what it has for some milliseconds, in
+    which a request that has just come waits; `SCHED_IDLE` does not.
+    """
+    os.nice(19 - os.nice(0))
+    yield_processor()
+    _go_last(os.getpid())
+
+
+@lru_cache(maxsize=1)
 def _prepare_process(parent: int) -> None:
-    """Once a child: one thread, lowest priority, and an end when the process that asked for it is gone.
+    """Once a child: one thread, a session of its own, and an end when the process that asked for it is gone.
 
-    It computes only while nobody else would (`SCHED_IDLE`): the lowest priority alone gives it little of the processor,
-    but lets it keep what it has for some milliseconds, in which a request that has just come waits.
-
-    It is a session of its own: where the kernel weighs whole sessions, one with the worker would take the worker down
-    to its priority, and a worker that waits for the processor while it holds the database's lock stops the serving
-    processes' heartbeats.
+    Where the kernel weighs whole sessions, one with the worker would take the worker down to the child's priority, and
+    a worker that waits for the processor while it holds the database's lock stops the serving processes' heartbeats.
     """
     torch.set_num_threads(1)
     with suppress(PermissionError):  # it leads one already
         os.setsid()
-    os.nice(19 - os.nice(0))
-    yield_processor()
-    _go_last(os.getpid())
 
     def watch() -> None:
         while os.getppid() == parent:

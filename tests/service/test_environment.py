@@ -15,7 +15,7 @@ ELSEWHERE = {"BaseSettings", "load_dotenv", "dotenv_values"}
 ALLOWED = {
     "service/settings.py": "the settings themselves",
     "service/launch.py": "children get this process's environment, with the settings in it",
-    "service/cli.py": "EXPUNGE_URL and EXPUNGE_KEY are options of client commands, which have no settings; OMP_NUM_THREADS",
+    "service/cli.py": "options of client commands, which have no settings; OMP_NUM_THREADS before NumPy",
     "service/app.py": "OMP_NUM_THREADS has to be set before torch is imported",
     "service/telemetry/serving_metrics.py": "PROMETHEUS_MULTIPROC_DIR, which BentoML sets for prometheus_client",
 }

@@ -19,6 +19,7 @@ from service.errors import DataFolderError
 from service.models import registry
 from service.models.building import build_model
 from service.models.deployment import pointer
+from service.store.serving_mark import ServingMark
 from service.training.jobs import _children_yield, release_processes, run_trial, run_trials, score, score_unlearned
 from service.training.spec import open_images
 from tests.processes import is_alive
@@ -128,13 +129,27 @@ def test_images_that_changed_are_refused(spec):
         open_images(replace(spec.images, manifest_digest="0" * 64))
 
 
-def test_children_go_last_from_the_moment_they_start():
-    with _children_yield():
+@pytest.mark.parametrize(
+    ("priority", "served", "policy"),
+    [
+        ("auto", False, os.SCHED_OTHER),
+        ("auto", True, os.SCHED_IDLE),
+        ("normal", True, os.SCHED_OTHER),
+        ("idle", False, os.SCHED_IDLE),
+    ],
+)
+def test_children_go_last_from_the_moment_they_start_where_predictions_are_served(tmp_path, priority, served, policy):
+    settings = tiny.settings_of(tmp_path, training_priority=priority)
+    mark = ServingMark(settings.serving_mark_path)
+    if served:
+        mark.hold()
+    with _children_yield(settings):
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
+        assert os.sched_getscheduler(child.pid) == policy
         assert os.sched_getscheduler(0) == os.SCHED_OTHER
     finally:
+        mark.release()
         child.communicate(b"\n", timeout=PATIENCE_SECONDS)
 
 
@@ -152,7 +167,7 @@ def test_releasing_ends_the_children():
 def parent(spec, tmp_path):
     """Another process that runs trials in children; see `orphan_trials`."""
     (tmp_path / "spec.pickle").write_bytes(pickle.dumps(spec))
-    settings = tiny.settings_of(tmp_path, jobs=2).model_dump_json()
+    settings = tiny.settings_of(tmp_path, jobs=2, training_priority="idle").model_dump_json()
     command = [sys.executable, "-m", "tests.service.orphan_trials", str(tmp_path / "spec.pickle"), settings]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     yield process
