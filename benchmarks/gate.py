@@ -122,23 +122,24 @@ def _learned(subject: Margins) -> float:
     return _shift(tail_mean(subject.out), tail_mean(subject.in_))
 
 
-def pooled_of_others(subjects: Sequence[Margins], n_references: int) -> dict[int, PooledSpread | None]:
-    """For each block the spread over the other blocks, from as many models as a bank of this size has."""
-    blocks = sorted({subject.block for subject in subjects})
+def pooled_of_others(
+    subjects: Sequence[Margins], everybody: Sequence[Margins], n_references: int
+) -> dict[int, PooledSpread | None]:
+    """For each subject's block the spread over all other blocks, from no more models than a bank of this size has."""
     found: dict[int, PooledSpread | None] = {}
-    for block in blocks:
-        others = [subject.out[:n_references] for subject in subjects if subject.block != block]
+    for block in sorted({subject.block for subject in subjects}):
+        others = [one.out[:n_references] for one in everybody if one.block != block and len(one.out) > 2]
         found[block] = pooled_spread(others) if len(others) > 2 else None
     return found
 
 
-def measure(subjects: Sequence[Margins]) -> Iterator[tuple[int, str, list[Judged]]]:
+def measure(subjects: Sequence[Margins], everybody: Sequence[Margins]) -> Iterator[tuple[int, str, list[Judged]]]:
     """For each number of references, alone and pooled, every subject's rates."""
     for n_references in SIZES:
         enough = [subject for subject in subjects if len(subject.out) > n_references]
         if not enough:
             continue
-        pools = pooled_of_others(enough, n_references)
+        pools = pooled_of_others(enough, everybody, n_references)
         for way in ("alone", "pooled"):
             rng = np.random.default_rng(n_references)
             rows = []
@@ -342,12 +343,13 @@ def run(options: argparse.Namespace, home: Path) -> None:
             models = list(planned(set_, n_in=n_in, n_out=n_out, n_between=n_between, blocks=blocks))
             spent = train_all(models, home, options.jobs)
             print(f"  {spent:.0f} processor seconds of training and scoring")
-        subjects = [s for s in margins_of(set_, home) if blocks is None or s.block in blocks]
+        everybody = margins_of(set_, home)
+        subjects = [one for one in everybody if blocks is None or one.block in blocks]
         if options.choose:
             choose(set_, subjects)
             continue
         found = all_figures[name] = []
-        for n_references, way, rows in measure(subjects):
+        for n_references, way, rows in measure(subjects, everybody):
             found.append(summary(set_, n_references, way, rows))
             show(found[-1])
             if name == "att" and n_references == 8:

@@ -66,7 +66,7 @@ def test_rates_of_what_is_known_come_out(small: Set) -> None:
         for subject in people:
             out, in_ = rng.normal(size=(20, 2, 3)), rng.normal(size=(6, 2, 3)) + 30
             subjects.append(Margins(subject, block, out, in_, {"between-50": rng.normal(size=(2, 2, 3)) + 30}))
-    pools = pooled_of_others(subjects, 8)
+    pools = pooled_of_others(subjects, subjects, 8)
     assert set(pools) == {0, 1, 2, 3}
     rows = [judge(subject, 8, pools[subject.block], rng) for subject in subjects]
     found = summary(small, 8, "pooled", rows)
