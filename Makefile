@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 FINDINGS := $(sort $(wildcard findings/*.sh))
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -19,8 +20,8 @@ demo: $(VENV)/installed  ## the whole procedure on real faces: serve, erase, cer
 serve: $(VENV)/installed  ## the service and the worker, until Ctrl-C
 	@$(BIN)/expunge up
 
-test: $(VENV)/developed  ## the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/developed  ## the tests, in TEST_JOBS processes
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 faults: $(VENV)/developed  ## hundreds of kills, full disks, lost volumes, failing stores; then a table
 	$(BIN)/python -m tests.faults
