@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch: the service's processes have one core each too
+os.environ.setdefault("EXPUNGE_TRAINING_PRIORITY", "normal")  # tests run side by side: no processor is ever idle
 
 import pytest
 from hypothesis import HealthCheck, settings

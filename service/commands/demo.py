@@ -36,7 +36,16 @@ from unlearning.faces.sources import att
 
 PERSON = "s31"
 PATIENCE_SECONDS = 1200.0
-_OF_THE_MACHINE = ("api_workers", "device", "backend", "jobs", "training_gpu_share", "log_format", "log_level")
+_OF_THE_MACHINE = (
+    "api_workers",
+    "device",
+    "backend",
+    "jobs",
+    "training_gpu_share",
+    "training_priority",
+    "log_format",
+    "log_level",
+)
 
 
 def run_demo(settings: Settings, console: Console) -> None:

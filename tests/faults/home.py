@@ -45,7 +45,7 @@ def make_home(folder: Path, *, n_subjects: int, seed: int, **changes: Any) -> Se
     usual: dict[str, Any] = {
         "recipe": str(folder / "recipe.json"), "policy": str(folder / "policy.json"), "port": ports[0],
         "console_port": ports[1], "jobs": 1, "device": "cpu", "log_format": "json", "poll_seconds": 0.05,
-        "lease_seconds": 10.0, "rebuild_references": "off", "api_workers": 2,
+        "lease_seconds": 10.0, "rebuild_references": "off", "api_workers": 2, "training_priority": "normal",
     }  # fmt: skip
     settings = Settings(home=folder, **(usual | changes))
     synthetic.write_folder(
