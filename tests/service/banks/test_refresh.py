@@ -139,9 +139,9 @@ def test_a_stale_bank_judges_and_the_certificate_says_so(tiny_context, built, mo
     assert check["value"] == pytest.approx(1 / 38)
     assert check["bar"] == 0.05
     assert check["passed"] is True
-    assert "Of 38 people the references learned from 1 were erased since" in check["sentence"]
+    assert "Subjects erased since, or waiting for erasure: 1 of the 38" in check["sentence"]
     report = (tiny_context.settings.reports_folder / run_id / "step-1.html").read_text()
-    assert "Of 38 people the references learned from 1 were erased since" in report
+    assert "Subjects erased since, or waiting for erasure: 1 of the 38" in report
 
 
 def test_a_stale_bank_that_was_damaged_after_the_plan_is_replaced_by_an_exact_one(tiny_context, built, monkeypatch):

@@ -453,6 +453,6 @@ def test_where_nobody_knows_whom_the_parent_learned_from_nobody_knows_it_of_the_
         attempt.verdict = "PASSED"
         s.add(attempt)
         s.commit()
-    deploy(tiny_context, run_id)
+    deploy(tiny.workspace(tiny_context, run_id))
     with session(tiny_context.engine) as s:
         assert rosters.read(s, deployment.pointer(tiny_context).committed_digest) == {}

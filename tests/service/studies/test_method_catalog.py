@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
+from service.commands.screen import console
 from service.studies.method_catalog import describe, documented_cost, entries
 from unlearning.errors import MethodError
 from unlearning.methods import METHODS
@@ -43,9 +44,10 @@ def test_unknown_method() -> None:
         describe("hope", RECIPES["att_small"])
 
 
-def test_the_command() -> None:
+def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "width", 200)  # whatever stands for a terminal here
     run = CliRunner().invoke
-    table = run(app, ["methods"], env={"COLUMNS": "200"})
+    table = run(app, ["methods"])
     assert table.exit_code == 0
     assert all(name in table.output for name in METHODS)
     plain = json.loads(run(app, ["methods", "--json"]).output)
