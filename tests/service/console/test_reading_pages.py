@@ -74,7 +74,8 @@ def test_a_page_is_whole_has_no_inline_code_and_asks_nobody_else(
 def test_a_request_tells_its_way(signed_in: Callable[..., Browser], request_id: str) -> None:
     page = signed_in(api_keys.AUDIT).get(f"/requests/{request_id}").text
     for words in (
-        "Reference models", "3 of 64", 'value="3"', "Remix", "failed", "&lt;script&gt;", "Cost compared with retraining",
+        "Reference models", "3 of 64", 'value="3"', "Remix", "failed", "&lt;script&gt;",
+        "Cost compared with retraining",
         "/runs/run-1/reports/0", "2. Random mask", "3 to 5. Exact retraining", "only if needed", "pending",
         "?a=&lt;b&gt;",
     ):  # fmt: skip
