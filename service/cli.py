@@ -37,7 +37,7 @@ app = typer.Typer(
 
     A first tour: `expunge demo`. Your own data, step by step:
 
-    1. `expunge data check` – a folder with metadata.csv and images, in the home's `data`
+    1. `expunge data import` – your images and their table, into the home's `data`; `expunge data check` – its rules
     2. `expunge train` – the production model
     3. `expunge references build` – reference models, which audits compare with (optional, ahead of requests)
     4. `expunge keys create` – a key for each client
