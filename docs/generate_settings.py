@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args, get_origin
+
 from service.settings import Settings
 
 
@@ -17,7 +19,9 @@ def settings_table() -> str:
     ]
     for name, field in Settings.model_fields.items():
         default = "" if field.default == "" else f"`{field.default}`"
-        lines.append(f"| `EXPUNGE_{name.upper()}` | {default} | {field.description} |")
+        allowed = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        values = f" One of {', '.join(f'`{value}`' for value in allowed)}." if allowed else ""
+        lines.append(f"| `EXPUNGE_{name.upper()}` | {default} | {field.description}{values} |")
     return "\n".join(lines) + "\n"
 
 

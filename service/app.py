@@ -20,9 +20,7 @@ import bentoml
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from service.settings import Settings
@@ -58,34 +56,26 @@ else:
     _api = FastAPI(title="Expunge")
 
 
-async def _metrics(_: Request) -> Response:
-    from service.telemetry.serving_metrics import exposition
-
-    content, media_type = await run_in_threadpool(exposition)
-    return Response(content, media_type=media_type)
-
-
 async def _unmatched(scope: Scope, receive: Receive, send: Send) -> None:
     """Paths below `/v1` that no route has: the API answers them in its own shape of errors."""
     scope.pop("route", None)
     await _api(scope, receive, send)
 
 
-_scraped = [Route("/metrics", _metrics)] if _settings.metrics else []
-_operations = Starlette(routes=[*_scraped, Mount("/v1", app=_unmatched)])
+_rest = Starlette(routes=[Mount("/v1", app=_unmatched)])
 
 
-class _PredictionsFirst(bentoml.Service[Any]):
-    """A service whose serving processes answer predictions before everything that BentoML puts around an app."""
+class _OwnPort(bentoml.Service[Any]):
+    """A service whose serving processes answer before everything that BentoML puts around an app; see `Port`."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
         app = super().to_asgi(is_main)
-        return _process.fast_path(app, "/v1") if _is_serving_process() else app
+        return _process.port(app, "/v1") if _is_serving_process() else app
 
 
 @bentoml.service(
     name="expunge",
-    service_class=_PredictionsFirst,
+    service_class=_OwnPort,
     workers=_settings.api_workers,
     threads=1,
     traffic={"timeout": _TIMEOUT_SECONDS},
@@ -93,7 +83,7 @@ class _PredictionsFirst(bentoml.Service[Any]):
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": [".*"]},
 )
-@bentoml.asgi_app(_operations, path="/")
+@bentoml.asgi_app(_rest, path="/")
 @bentoml.asgi_app(_api, path="/v1")
 class Expunge:
     """Classifies faces, and takes requests to forget people."""
@@ -109,10 +99,6 @@ class Expunge:
     async def stop(self) -> None:
         """After the last response: finish and take the process's row away."""
         await run_in_threadpool(_process.stop)
-
-    async def __is_ready__(self) -> bool:
-        """For `/readyz`; `/v1/health/ready` says why not."""
-        return _process.follower.why_not_ready() is None
 
 
 if _is_serving_process():

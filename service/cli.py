@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import signal
 import sys
 import time
@@ -36,7 +37,7 @@ app = typer.Typer(
 
     A first tour: `expunge demo`. Your own data, step by step:
 
-    1. `expunge data check` – a folder with metadata.csv and images, in the home's `data`
+    1. `expunge data import` – your images and their table, into the home's `data`; `expunge data check` – its rules
     2. `expunge train` – the production model
     3. `expunge references build` – reference models, which audits compare with (optional, ahead of requests)
     4. `expunge keys create` – a key for each client
@@ -147,14 +148,17 @@ def up() -> None:
     from service.launch import Processes
 
     settings = Settings()
-    key = prepare_home(settings, console)
+    secret = prepare_home(settings, console)
+    if secret is not None:
+        console.print("No key yet: made one with all scopes, operator; it is not shown again:")
+        print(f"export EXPUNGE_KEY={secret}", flush=True)
     with Processes(settings) as processes:
         processes.start_serving()
         processes.start_worker()
         from service.commands.demo import wait_ready
 
         wait_ready(processes, settings)
-        _print_usage(settings, key)
+        _print_usage(settings)
         stop: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda n, _: stop.append(n))
@@ -164,18 +168,27 @@ def up() -> None:
         console.print("Stopping …")
 
 
-def _print_usage(settings: Settings, key: str) -> None:
-    url, image = f"http://{settings.host}:{settings.port}", next(settings.data_folder.glob("**/*.png"), "face.png")
-    body = json.dumps({"user_ids": ["s31"]})
-    curl = f"curl -H 'Authorization: Bearer {key}'"
+def _print_usage(settings: Settings) -> None:
+    """Where everything is, and calls to try; no key, no person and no image's name, for a journal may keep it."""
+    from unlearning.faces.dataset import METADATA
+    from unlearning.faces.decoding import SUFFIXES
+
+    url, folder = f"http://{settings.host}:{settings.port}", settings.data_folder.resolve()
+    curl = 'curl -H "Authorization: Bearer $EXPUNGE_KEY"'
+    is_image = " -o ".join(f"-iname '*{suffix}'" for suffix in SUFFIXES)
+    image = f"$(find {shlex.quote(str(folder))} {is_image} | head -n 1)"
     lines = (
         "",
         f"Serving at   {url}/v1      (OpenAPI: {url}/v1/openapi.json)",
-        f"Console at   http://{settings.console_host}:{settings.console_port}/      (any user; password: the key)",
-        f"API key      {key}",
+        f"Console at   http://{settings.console_host}:{settings.console_port}/      (sign in with an API key)",
         "",
-        f"Predict:     {curl} -H 'Content-Type: image/png' --data-binary @{image} {url}/v1/predictions",
-        f"Erase:       {curl} -H 'Content-Type: application/json' -d '{body}' {url}/v1/erasure-requests",
+        "EXPUNGE_KEY is the secret of a key, shown when it was made; `expunge keys create` makes another.",
+        f"PERSON is a user_id of {folder / METADATA}.",
+        "",
+        f"Predict:     {curl} -H 'Content-Type: application/octet-stream' --data-binary \"@{image}\" "
+        f"{url}/v1/predictions",
+        f"Erase:       {curl} -H 'Content-Type: application/json' -d '{json.dumps({'user_ids': ['PERSON']})}' "
+        f"{url}/v1/erasure-requests",
         f"Status:      {curl} {url}/v1/erasure-requests",
         "",
         "Ctrl-C stops both.",

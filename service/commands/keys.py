@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.commands.screen import console
 from service.settings import Settings
@@ -59,14 +59,16 @@ def keys_list() -> None:
     from service.store.engine import reading
 
     context = Context.open(Settings())
-    table = Table("id", "name", "scopes", "created", "expires", "revoked", "old secret until", "most open")
     with reading(context.engine) as s:
         rows = api_keys.list_keys(s)
+    whole = Column("id", no_wrap=True, min_width=max((len(row.id) for row in rows), default=0))  # to be copied
+    names = ("name", "scopes", "created", "expires", "revoked", "old secret until", "most open")
+    table = Table(whole, *(Column(name, overflow="fold") for name in names))
     for row in rows:
         moments = (row.created_at, row.expires_at, row.revoked_at, row.previous_until)
         times = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in moments)
         table.add_row(row.id, row.name, " ".join(row.scopes), *times, str(row.most_open or ""))
-    console.print(table)
+    console.print(table, crop=False)
 
 
 @keys_app.command("rotate")

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -23,10 +32,29 @@ NOT_CHECKED: Final = 2  # also the status of a command that was not understood
 console = Console(highlight=False)
 
 
+class _Count(MofNCompleteColumn):
+    """How far a task is; nothing while nobody knows of how many."""
+
+    def render(self, task: Task) -> Text:
+        """Done and all."""
+        return Text("") if task.total is None else super().render(task)
+
+
+class _Bars(Progress):
+    """Bars of which those stay that came to count something: not that of a task that failed before."""
+
+    def stop(self) -> None:
+        """End the display."""
+        for task in self.tasks:
+            if task.total is None:
+                self.update(task.id, visible=False)
+        super().stop()
+
+
 def progress_bar() -> Progress:
     """A bar that says what is done, how far it is and how long it will take."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+    return _Bars(
+        TextColumn("{task.description}"), BarColumn(), _Count(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(), console=console,
     )  # fmt: skip
 

@@ -10,9 +10,13 @@ import asyncio
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.http.content_policy import POLICY
+from service.http.problems import problem
+
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 65_536
 LAST_SECONDS = 0.25  # for a request that was sent before its client could know that we end
+_NO_HTTP = problem(400, "Bad request", "Expected a request in HTTP/1.1.", request_id="")  # none: it gets no log line
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -72,6 +76,16 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._is_last:
             self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP in the shape of every error, and close."""
+        body = bytes(_NO_HTTP.body)
+        head = (
+            f"HTTP/1.1 400 Bad Request\r\ncontent-type: {_NO_HTTP.media_type}\r\ncontent-length: {len(body)}\r\n"
+            f"content-security-policy: {POLICY}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def _wait_for_head(self) -> None:
         self._end = self.loop.call_later(self._head_seconds, self.transport.close)

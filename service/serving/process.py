@@ -19,6 +19,7 @@ from service.api.routes import create_api, problems
 from service.context import Context
 from service.errors import StartupError, TryLaterError
 from service.http.body_limit import FORM_OVERHEAD_BYTES, BodyLimit
+from service.http.content_policy import ContentPolicy
 from service.http.guard import MAX_BODY_BYTES
 from service.http.problems import problem_of, request_id_of
 from service.http.request_log import RequestLog
@@ -29,6 +30,7 @@ from service.serving.connections import PatientProtocol
 from service.serving.fast_path import FastPath, respond
 from service.serving.follower import Follower
 from service.serving.in_flight import InFlightGenerations
+from service.serving.port import Port, create_beside
 from service.serving.predict import Predictor
 from service.serving.response_gate import ResponseGate
 from service.serving.routes import prediction_routes
@@ -102,6 +104,17 @@ class ServingProcess:
             if isinstance(route, APIRoute)
         }
         return FastPath(app, fast_routes)
+
+    def port(self, app: ASGIApp, prefix: str) -> ASGIApp:
+        """Everything that the serving port answers; see `service.serving.port`.
+
+        Args:
+            app: answers calls of the API that are no predictions.
+            prefix: as of `fast_path`.
+        """
+        has_metrics, new_id = self.context.settings.metrics, self.context.new_id
+        beside = create_beside(prefix, has_metrics=has_metrics, new_id=new_id)
+        return ContentPolicy(Port(self.fast_path(app, prefix), prefix, beside))
 
     def protocol(self, prefix: str) -> type[PatientProtocol]:
         """Class of this process's connections.

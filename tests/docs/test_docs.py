@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from audit.proof.certificate import openssl_recipe
 from docs.generate_settings import settings_table
 from service.cli import app
 from service.commands.data import Layout
+from service.settings import Settings
 from service.telemetry.catalog import metrics_page
 from tests.faults.parts import PARTS
 
@@ -23,6 +25,13 @@ def test_the_settings_table_is_the_settings() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == settings_table(), (
         "run python docs/generate_settings.py > docs/settings.md"
     )
+
+
+@pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if get_args(field.annotation)])
+def test_the_settings_table_names_the_values_that_are_allowed(name: str) -> None:
+    (row,) = [line for line in settings_table().splitlines() if f"`EXPUNGE_{name.upper()}`" in line]
+    values = [value for value in get_args(Settings.model_fields[name].annotation) if isinstance(value, str)]
+    assert [value for value in values if f"`{value}`" not in row.split("|")[3]] == []
 
 
 def test_the_metrics_table_is_the_catalog() -> None:

@@ -298,6 +298,22 @@ def test_a_request_is_filed_followed_and_verified_and_another_cancelled(
     visit.errors = [each for each in visit.errors if "404" not in each]  # the browser's own line about /nowhere
 
 
+def test_no_page_of_either_port_asks_another_machine(signed_in: Page, visit: Visit, service: Service) -> None:
+    """The end of `visit` looks at the hosts; what a page would load is named here, with the page."""
+    serving = f"http://127.0.0.1:{service.settings.port}"
+    asked: list[str] = []
+    signed_in.on("request", lambda request: asked.append(request.url))
+    pages = [
+        serving + path for path in ("/", "/docs.json", "/static_content/index.css", "/nowhere", "/v1/openapi.json")
+    ]
+    pages += [visit.url + path for path in ("/", "/file", "/runs", "/models", "/banks", "/methods", "/nowhere")]
+    for url in pages:
+        asked.clear()
+        signed_in.goto(url, wait_until="networkidle")
+        assert {urlsplit(each).hostname for each in asked} == {"127.0.0.1"}, url
+    visit.errors = [each for each in visit.errors if "404" not in each]  # the browser's own lines about /nowhere
+
+
 def test_the_keyboard_reaches_everything(signed_in: Page, visit: Visit) -> None:
     page = signed_in
     page.keyboard.press("Tab")

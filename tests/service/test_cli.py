@@ -29,6 +29,11 @@ def test_every_command_has_help(command: str) -> None:
     assert len(result.output) > 200
 
 
+def test_the_tour_begins_where_own_images_are_imported() -> None:
+    tour = CliRunner().invoke(app, ["--help"]).output
+    assert tour.index("expunge data import") < tour.index("expunge data check") < tour.index("expunge train")
+
+
 def expunge(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The real program."""
     import os

@@ -26,6 +26,7 @@ from collections.abc import Callable
 import structlog
 
 from service.errors import TryLaterError
+from service.http.content_policy import POLICY
 from service.http.problems import problem_of
 from service.serving.connections import PatientProtocol
 from service.serving.speedups import EARLY_REFUSAL, unavailable
@@ -150,6 +151,7 @@ class Shedding:
         self._head = (
             f"HTTP/1.1 {response.status_code} Service Unavailable\r\n"
             f"content-type: {response.headers['content-type']}\r\nretry-after: {response.headers['retry-after']}\r\n"
+            f"content-security-policy: {POLICY}\r\n"
         ).encode()
 
     def refusal(self, data: bytes) -> tuple[bytes, int] | None:
