@@ -84,7 +84,7 @@ def data_import(
     Layouts: **table**, any folder with a CSV; **casia-surf**, Age_Gender.txt and WBackground; **agedb**, names like
     0_MariaCallas_35_f.jpg; **celeba**, identity_CelebA.txt, list_attr_celeba.txt and img_align_celeba.
     """
-    from unlearning.faces.dataset import SPLITS
+    from unlearning.faces.dataset import SPLITS, left_by_macos
     from unlearning.faces.sources import agedb, casia_surf, celeba
     from unlearning.faces.sources import table as table_layout
 
@@ -109,6 +109,10 @@ def data_import(
     console.print(
         f"{len(rows)} images in {settings.data_folder}, {len({row.label for row in rows})} classes; people: "
         + ", ".join(f"{n} {split}" for split, n in people.items())
+    )
+    _say_left_by_macos(
+        sum(left_by_macos(path.relative_to(source).as_posix()) for path in source.rglob("*") if path.is_file()),
+        console.print,
     )
 
 
@@ -139,15 +143,19 @@ def data_check() -> None:
 
 def say_unnamed(folder: Path, say: Callable[[str], None]) -> None:
     """Say which files of the data folder no row names: on a terminal by name, elsewhere, as in a log, how many."""
-    from unlearning.faces.dataset import read_rows
+    from unlearning.faces.dataset import left_by_macos, read_rows
     from unlearning.faces.unnamed import find_unnamed
 
     names: list[str] = []
-    n_unnamed = 0
+    n_unnamed = n_of_macos = 0
     for file in find_unnamed(folder, read_rows(folder)):
+        if left_by_macos(file.name):
+            n_of_macos += 1
+            continue
         n_unnamed += 1
         if len(names) < MOST_NAMES:
             names.append(file.name)
+    _say_left_by_macos(n_of_macos, say)
     if not n_unnamed:
         return
     say(
@@ -162,3 +170,11 @@ def say_unnamed(folder: Path, say: Callable[[str], None]) -> None:
         say(f"  {name if name.isprintable() else ascii(name)[1:-1]}")
     if n_unnamed > len(names):
         say(f"  … and {n_unnamed - len(names)} more")
+
+
+def _say_left_by_macos(n: int, say: Callable[[str], None]) -> None:
+    if n:
+        say(
+            f"{n} {'file' if n == 1 else 'files'} of macOS (named ._… or in __MACOSX) {'was' if n == 1 else 'were'} "
+            "skipped; they may hold previews of images: remove them."
+        )

@@ -95,7 +95,7 @@ class Predictor:
     async def _one(self, request: Request, client: Client) -> Response:
         top = _top(request)
         with self._admitted(client, 1):
-            content = await one_image(request, max_bytes=self._settings.max_image_bytes)
+            content = await one_image(request)
             ((prediction,), seconds) = await self._predict(request, [content])
         if not isinstance(prediction, Prediction):
             raise prediction
@@ -105,7 +105,7 @@ class Predictor:
     async def _many(self, request: Request, client: Client) -> Response:
         top = _top(request)
         with self._admitted(client, 1):
-            contents = await many_images(request, most=MOST_IMAGES, max_bytes=self._settings.max_image_bytes)
+            contents = await many_images(request, most=MOST_IMAGES)
             with self._admitted(client, len(contents) - 1):
                 found, seconds = await self._predict(request, contents)
         for each in found:

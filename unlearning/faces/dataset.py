@@ -19,7 +19,7 @@ import csv
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from unlearning.faces.threads import map_spans
 METADATA = "metadata.csv"
 COLUMNS = ("file_name", "user_id", "label", "split")
 SPLITS = ("train", "validation", "test")
+
+MOST_LISTED = 20  # files that cannot be used, in one message
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -86,7 +88,7 @@ def check_folder(
         Rows in the order of the table.
 
     Raises:
-        FacesError: the first broken rule, with its line.
+        FacesError: the first broken rule, with its line; of images that cannot be decoded all, up to `MOST_LISTED`.
     """
     rows = read_metadata(folder, classes_known=classes_known)
     _check_nobody_erased(rows, erased)
@@ -221,6 +223,27 @@ def is_clean(value: str) -> bool:
     return value == value.strip() and value.isprintable() and unicodedata.is_normalized("NFC", value)
 
 
+def left_by_macos(name: str) -> bool:
+    """Whether a file, by its path relative to a folder, is one that macOS adds when it copies or packs: no image."""
+    parts = name.split("/")
+    return "__MACOSX" in parts or parts[-1].startswith("._")
+
+
+def raise_all(errors: Sequence[FacesError], n: int) -> None:
+    """Raise the errors of single files as one, if there are any.
+
+    Args:
+        errors: The first ones, at least `MOST_LISTED` if there are so many.
+        n: How many there are.
+    """
+    if n == 1:
+        raise errors[0]
+    if n:
+        listed = [f"\n  {error}" for error in errors[:MOST_LISTED]]
+        more = f"\n  … and {n - len(listed)} more" if n > len(listed) else ""
+        raise FacesError(f"{n} files cannot be used:{''.join(listed)}{more}")
+
+
 def _check_name(row: Row) -> None:
     """A relative path in normal form, inside the folder, with the suffix of an image."""
     parts = row.file_name.split("/")
@@ -304,20 +327,25 @@ def _check_own(folder: Path, rows: Rows, inodes: np.ndarray) -> None:
 def _check_images(folder: Path, rows: Rows, progress: Progress | None) -> None:
     """Check that every file can be decoded and that no image belongs to two subjects."""
 
-    def digests_of(span: range) -> bytes:
-        return b"".join(_check_image(folder, rows[index]) for index in span)
+    def digests_of(span: range) -> list[bytes | FacesError]:
+        return [_check_image(folder, rows[index]) for index in span]
 
-    digests, done = np.empty((len(rows), 32), np.uint8), 0
-    try:
-        for found in map_spans(digests_of, len(rows)):
-            digests[done : done + len(found) // 32] = np.frombuffer(found, np.uint8).reshape(-1, 32)
-            done += len(found) // 32
-            if progress is not None:
-                progress(done, len(rows))
-    except FacesError:
-        _check_owners(rows, digests[:done])  # what is wrong further up comes first
-        raise
-    _check_owners(rows, digests)
+    digests, done, n_sound = np.empty((len(rows), 32), np.uint8), 0, len(rows)
+    errors: list[FacesError] = []
+    n_errors = 0
+    for batch in map_spans(digests_of, len(rows)):
+        for each in batch:
+            if isinstance(each, FacesError):
+                n_sound = min(n_sound, done)
+                n_errors += 1
+                errors += [each] if n_errors <= MOST_LISTED else []
+            else:
+                digests[done] = np.frombuffer(each, np.uint8)
+            done += 1
+        if progress is not None:
+            progress(done, len(rows))
+    _check_owners(rows, digests[:n_sound])  # what is wrong further up comes first
+    raise_all(errors, n_errors)
 
 
 def _check_owners(rows: Rows, digests: np.ndarray) -> None:
@@ -334,11 +362,13 @@ def _check_owners(rows: Rows, digests: np.ndarray) -> None:
             )
 
 
-def _check_image(folder: Path, row: Row) -> bytes:
-    """SHA-256 of a row's file, after checking that it can be decoded."""
-    data = read_image(folder, row)
+def _check_image(folder: Path, row: Row) -> bytes | FacesError:
+    """SHA-256 of a row's file, or why it cannot be read or decoded."""
     try:
+        data = read_image(folder, row)
         check_image(data)
+    except FacesError as error:
+        return error
     except ImageError as error:
-        raise FacesError(f"{error} Replace the file or take the line out.", row=row.line) from error
+        return FacesError(f"{error} Replace the file or take the line out.", row=row.line)
     return sha256(data).digest()

@@ -25,7 +25,7 @@ import PIL
 from unlearning import files
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces.dataset import SPLITS, Progress, check_folder, read_image, read_rows
-from unlearning.faces.decoding import decode
+from unlearning.faces.decoding import RULES, decode
 from unlearning.faces.exclusion import last_removal, opening
 from unlearning.faces.memory import give_back_memory
 from unlearning.faces.processes import map_calls
@@ -212,7 +212,8 @@ def _packed(
     digests = _file_digests(folder, rows, workers)
     manifest = manifest_digest(rows, digests)
     _, height, width, channels = shape
-    key = sha256(f"{manifest} {height}x{width}x{channels} Pillow {PIL.__version__} pack 2".encode()).hexdigest()
+    decoder = f"Pillow {PIL.__version__} pack {RULES}"
+    key = sha256(f"{manifest} {height}x{width}x{channels} {decoder}".encode()).hexdigest()
     place = cache / f"{_FINISHED}{key[:32]}"
     images = _load(place, shape, verify)
     if images is not None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.commands import data
 from tests.service import tiny
+from tests.service.versions import picture
 
 
 @pytest.fixture
@@ -26,6 +27,36 @@ def check(tiny_context, monkeypatch):
 
 def test_a_folder_of_nothing_else_has_nothing_to_tell(check):
     assert "no row names" not in check(terminal=True)
+
+
+def test_what_macos_left_is_counted_and_not_named(tiny_context, check):
+    folder = tiny_context.settings.data_folder
+    (folder / "__MACOSX").mkdir()
+    for name in ("._metadata.csv", "__MACOSX/._metadata.csv", "__MACOSX/x"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    said = " ".join(check(terminal=True).split())
+    assert "3 files of macOS (named ._… or in __MACOSX) were skipped" in said
+    assert "no row names" not in said
+    assert "metadata" not in said
+
+
+def test_an_import_counts_what_macos_left(tmp_path, monkeypatch):
+    monkeypatch.setenv("EXPUNGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(data, "console", Console(highlight=False, no_color=True))
+    source = tmp_path / "source"
+    (source / "__MACOSX").mkdir(parents=True)
+    lines = ["file_name,user_id,label", "__MACOSX/._0.png,s0,a"]
+    for number in range(20):
+        (source / f"{number}.png").write_bytes(picture(number))
+        lines.append(f"{number}.png,s{number},{'ab'[number % 2]}")
+    (source / "__MACOSX/._0.png").write_bytes(b"\0\5\x16\7")
+    (source / "._1.png").write_bytes(b"\0\5\x16\7")
+    (source / "metadata.csv").write_text("\n".join(lines))
+    result = CliRunner().invoke(app, ["data", "import", str(source)])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "20 images in" in said
+    assert "2 files of macOS (named ._… or in __MACOSX) were skipped" in said
 
 
 def test_files_that_no_row_names_are_named_in_a_terminal_only(tiny_context, check):

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from PIL import Image
 from service.errors import InvalidInputError, TooLargeError, UnsupportedImageError
 from service.serving import images
 from tests.service.versions import picture, pixels_of
-from unlearning.errors import ImageError
-from unlearning.faces import decoding
+from unlearning.errors import FacesError, ImageError
+from unlearning.faces import check_folder, decoding, pack
+from unlearning.faces.dataset import read_rows
 from unlearning.faces.decoding import MOST_COMPRESSED, decode
+from unlearning.faces.sources import table
 
 CAPS = {"max_bytes": 10_000_000, "max_pixels": 25_000_000}
 
@@ -74,6 +77,93 @@ def test_orientation_is_undone():
     found = pixels(content, size=(16, 16), channels=3)
     assert found[:4].mean() > 240
     assert found[-4:].mean() < 15
+
+
+def with_orientation(image: Image.Image, kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(image, kind, exif=exif)
+
+
+RGB = Image.fromarray(np.random.default_rng(8).integers(0, 256, (20, 14, 3), dtype=np.uint8))
+RGBA = Image.fromarray(np.random.default_rng(8).integers(0, 256, (20, 14, 4), dtype=np.uint8))
+MALFORMED_EXIF = b"II*\0" + struct.pack("<IH", 8, 2) + b"".join(
+    [struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0), struct.pack("<HHI4s", 0x011A, 2, 1, b"abc\0"), bytes(4)]
+)  # fmt: skip
+TAKEN = {
+    "grey JPEG": saved(RGB.convert("L"), "JPEG"),
+    "progressive JPEG": saved(RGB, "JPEG", progressive=True),
+    "CMYK JPEG": saved(RGB.convert("CMYK"), "JPEG"),
+    "JPEG with a second image": saved(RGB, "MPO", save_all=True, append_images=[RGB.rotate(180)]),
+    "JPEG with a profile": saved(RGB, "JPEG", icc_profile=b"no profile"),
+    "palette": saved(RGB.convert("P"), "PNG"),
+    "palette with transparency": saved(RGB.convert("P"), "PNG", transparency=bytes(range(256))),
+    "one bit": saved(RGB.convert("1"), "PNG"),
+    "RGBA": saved(RGBA, "PNG"),
+    "LA": saved(RGBA.convert("LA"), "PNG"),
+    "RGBA WebP": saved(RGBA, "WEBP", lossless=True),
+    "animated PNG": saved(RGB, "PNG", save_all=True, append_images=[RGB.rotate(180)]),
+    "animated WebP": saved(RGB, "WEBP", save_all=True, append_images=[RGB.rotate(180)]),
+    "one pixel": saved(RGB.crop((0, 0, 1, 1)), "PNG"),
+    "a line": saved(RGB.resize((3000, 1)), "PNG"),
+    **{f"orientation, {kind}": with_orientation(RGB, kind) for kind in decoding.FORMATS},
+    **{f"malformed EXIF, {kind}": saved(RGB, kind, exif=b"Exif\0\0" + MALFORMED_EXIF) for kind in decoding.FORMATS},
+    **{f"no EXIF, {kind}": saved(RGB, kind, exif=b"Exif\0\0junkjunk") for kind in decoding.FORMATS},
+}
+REFUSED = {
+    "empty": b"",
+    "text": b"hello",
+    "GIF": saved(RGB, "GIF"),
+    "animated GIF": saved(RGB, "GIF", save_all=True, append_images=[RGB.rotate(180)]),
+    "TIFF": saved(RGB, "TIFF"),
+    "16-bit grey": saved(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "PNG"),
+    "truncated": saved(RGB, "PNG")[:-30],
+    "truncated JPEG": saved(RGB, "JPEG")[:-100],
+    "a wrong checksum": saved(RGB, "PNG")[:-1] + b"\0",
+    "too many pixels": saved(Image.new("1", (5_001, 5_000)), "PNG"),
+}
+
+
+def imported(content: bytes, folder: Path) -> Path:
+    """The data folder that an import makes of a file."""
+    source = folder / "source"
+    source.mkdir()
+    (source / "one.png").write_bytes(content)
+    (source / "two.png").write_bytes(picture(1))
+    (source / "metadata.csv").write_text("file_name,user_id,label\none.png,ann,a\ntwo.png,ann,b\n")
+    table.write_folder(source, folder / "data")
+    return folder / "data"
+
+
+def by_hand(content: bytes, folder: Path) -> Path:
+    """A data folder with a file that nothing looked at."""
+    made = imported(picture(2), folder)
+    place = next(row for row in read_rows(made) if row.label == "a").file_name
+    (made / place).write_bytes(content)
+    return made
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("content", TAKEN.values(), ids=TAKEN)
+def test_import_check_training_and_serving_take_the_same_images(tmp_path, content, channels):
+    folder = imported(content, tmp_path)
+    rows = check_folder(folder)
+    faces = pack(folder, size=(12, 16), channels=channels)
+    (place,) = [index for index, row in enumerate(rows) if row.label == "a"]
+    np.testing.assert_array_equal(faces.images[place], pixels(content, size=(12, 16), channels=channels))
+
+
+@pytest.mark.parametrize("content", REFUSED.values(), ids=REFUSED)
+def test_import_check_training_and_serving_refuse_the_same_files(tmp_path, content):
+    with pytest.raises(FacesError, match="line 2"):
+        imported(content, tmp_path)
+    (tmp_path / "by_hand").mkdir()
+    folder = by_hand(content, tmp_path / "by_hand")
+    for look in (check_folder, lambda folder: pack(folder, size=(12, 16), channels=3)):
+        with pytest.raises(FacesError, match="line"):
+            look(folder)
+    with pytest.raises((InvalidInputError, TooLargeError, UnsupportedImageError)):
+        pixels(content, size=(12, 16), channels=3)
 
 
 def test_an_empty_body_is_named():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unlearning.faces.folders import TABLE, image_file, write_table
 from unlearning.errors import FacesError
 from unlearning.faces import dataset
-from unlearning.faces.dataset import check_folder, count_subjects, read_metadata
+from unlearning.faces.dataset import MOST_LISTED, check_folder, count_subjects, read_metadata
 from unlearning.faces.rows import Row
 
 
@@ -206,6 +206,24 @@ def test_a_damaged_image_is_named_by_the_full_check_only(make_folder, damage):
     path.write_bytes(damage(path.read_bytes()))
     refused(folder, row=5, match="Replace the file or take the line out")
     assert check_folder(folder, decode=False)
+
+
+@pytest.mark.parametrize("n_more", [0, 3])
+def test_all_damaged_images_are_named_up_to_a_number(make_folder, n_more):
+    table = [(f"images/{n:03d}.png", f"p{n}", str(n % 2), "train") for n in range(120)]
+    folder = make_folder(table)
+    damaged = range(40, 40 + 2 * (MOST_LISTED + n_more), 2)
+    for n in damaged:
+        (folder / table[n][0]).write_bytes(b"no image")
+    with pytest.raises(FacesError) as caught:
+        check_folder(folder)
+    first, *lines = str(caught.value).split("\n")
+    assert first == f"{len(damaged)} files cannot be used:"
+    assert [line.partition(":")[0] for line in lines[:MOST_LISTED]] == [
+        f"  metadata.csv, line {n + 2}" for n in damaged[:MOST_LISTED]
+    ]
+    assert lines[MOST_LISTED:] == ([f"  … and {n_more} more"] if n_more else [])
+    assert "p40" not in str(caught.value)
 
 
 def test_one_image_under_two_people(make_folder):

@@ -112,6 +112,14 @@ def test_size_channels_and_content_make_the_key(make_folder):
     np.testing.assert_array_equal(faces.images[0], decode(image_file(77), size=SIZE, channels=1))
 
 
+def test_other_rules_of_decoding_make_another_pack(make_folder, monkeypatch):
+    folder = make_folder()
+    pack(folder, size=SIZE, channels=1)
+    monkeypatch.setattr(packing, "RULES", packing.RULES + 1)
+    pack(folder, size=SIZE, channels=1)
+    assert len(packs(folder)) == 2
+
+
 def test_the_digest_follows_every_field_and_every_file(make_folder):
     digests = {pack(make_folder(), size=SIZE, channels=1).manifest_digest}
     changes = [

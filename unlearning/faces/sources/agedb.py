@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import Progress
+from unlearning.faces.dataset import Progress, left_by_macos
 from unlearning.faces.decoding import SUFFIXES
 from unlearning.faces.rows import Rows
 from unlearning.faces.sources.importing import Found, age_bins, write_found
@@ -38,7 +38,11 @@ def write_folder(
     """
     if label not in LABELS:
         raise FacesError(f"Expected label out of {', '.join(LABELS)}, got {label!r}.")
-    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not left_by_macos(path.relative_to(source).as_posix())
+    )
     if not paths:
         raise FacesError(f"Expected images like 0_MariaCallas_35_f.jpg in {source}, found none; give their folder.")
     parts = [_parts(number, path) for number, path in enumerate(paths, start=1)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import Progress
+from unlearning.faces.dataset import Progress, left_by_macos
 from unlearning.faces.rows import Rows
 from unlearning.faces.sources.importing import Found, age_bins, write_found
 from unlearning.faces.writing import refuse_existing
@@ -40,7 +40,7 @@ def write_folder(source: Path, folder: Path, *, seed: int = 0, progress: Progres
     """
     refuse_existing(folder)
     ages = read_ages(source / AGES)
-    paths = sorted(source.glob(_PATTERN))
+    paths = sorted(path for path in source.glob(_PATTERN) if not left_by_macos(path.name))
     if not paths:
         raise FacesError(f"Expected images at {source / _PATTERN}, found none; give the folder above WBackground.")
     people = [path.parents[2].name for path in paths]

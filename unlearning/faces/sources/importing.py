@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from unlearning.errors import FacesError, ImageError
-from unlearning.faces.dataset import SPLITS, Progress, is_clean
+from unlearning.faces.dataset import MOST_LISTED, SPLITS, Progress, is_clean, raise_all
 from unlearning.faces.decoding import MAX_BYTES, SUFFIXES, check_image
 from unlearning.faces.rows import Rows
 from unlearning.faces.threads import map_spans
@@ -53,7 +53,8 @@ def write_found(folder: Path, found: Sequence[Found], *, seed: int = 0, progress
 
     Raises:
         FacesError: `folder` already is a data folder; a subject in two splits, fewer than two classes, no training
-            image; a file that is missing, no image, damaged, or listed for two subjects.
+            image; files that are missing, no image or damaged, all of them up to `MOST_LISTED`; a file that is listed
+            for two subjects.
     """
     refuse_existing(folder)
     total = len(found)
@@ -110,13 +111,20 @@ def _check_words(found: Sequence[Found], splits: dict[str, str]) -> None:
 def _check_images(found: Sequence[Found], progress: Progress | None) -> None:
     """Check that every file can be decoded and that no image belongs to two subjects."""
 
-    def digests(span: range) -> list[bytes]:
+    def digests(span: range) -> list[bytes | FacesError]:
         return [_digest(found[index]) for index in span]
 
     seen: dict[bytes, Found] = {}
-    done = 0
+    errors: list[FacesError] = []
+    done = n_errors = 0
     for batch in map_spans(digests, len(found)):
         for each, digest in zip(found[done : done + len(batch)], batch, strict=True):
+            if isinstance(digest, FacesError):
+                n_errors += 1
+                errors += [digest] if n_errors <= MOST_LISTED else []
+                continue
+            if n_errors:
+                continue  # what is wrong further up comes first
             twin = seen.setdefault(digest, each)
             if twin.user_id != each.user_id:
                 raise FacesError(
@@ -126,22 +134,23 @@ def _check_images(found: Sequence[Found], progress: Progress | None) -> None:
         done += len(batch)
         if progress is not None:
             progress(done, 2 * len(found))
+    raise_all(errors, n_errors)
 
 
-def _digest(each: Found) -> bytes:
-    """SHA-256 of a file, after checking that it can be decoded."""
+def _digest(each: Found) -> bytes | FacesError:
+    """SHA-256 of a file, or why it cannot be read or decoded."""
     if not each.path.name.lower().endswith(SUFFIXES):
-        raise FacesError(f"{each.place}: Expected a file ending in one of {', '.join(SUFFIXES)}; convert it.")
+        return FacesError(f"{each.place}: Expected a file ending in one of {', '.join(SUFFIXES)}; convert it.")
     try:
         with each.path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         check_image(content)
-    except FileNotFoundError as error:
-        raise FacesError(f"{each.place}: The file named here is missing; put it there or take the line out.") from error
+    except FileNotFoundError:
+        return FacesError(f"{each.place}: The file named here is missing; put it there or take the line out.")
     except OSError as error:
-        raise FacesError(f"{each.place}: The file named here cannot be read ({error.strerror}).") from error
+        return FacesError(f"{each.place}: The file named here cannot be read ({error.strerror}).")
     except ImageError as error:
-        raise FacesError(f"{each.place}: {error} Replace the file or take it out.") from error
+        return FacesError(f"{each.place}: {error} Replace the file or take it out.")
     return sha256(content).digest()
 
 

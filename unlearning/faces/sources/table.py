@@ -3,7 +3,7 @@
     image,customer,outcome          read with Columns("image", "customer", "outcome")
     2024/0001.jpg,c-17,approved
 
-Other columns are not imported.
+Other columns are not imported, nor are rows of files that macOS adds (`._…`, `__MACOSX`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import METADATA, Progress
+from unlearning.faces.dataset import METADATA, Progress, left_by_macos
 from unlearning.faces.rows import Rows
 from unlearning.faces.sources.importing import Found, read_lines, write_found
 
@@ -86,6 +86,8 @@ def read_table(table: Path, source: Path, columns: Columns) -> list[Found]:
                     "commas into double quotes."
                 )
             name, person, label, *split = (values[position] for position in at)
+            if left_by_macos(name):
+                continue
             twin = names.setdefault(name, place)
             if twin != place:
                 raise FacesError(f"{place}: This image is already in {twin}; take one of the two out.")

@@ -37,6 +37,15 @@ def test_the_gender_may_be_the_label(source, tmp_path):
     assert {(row.user_id, row.label) for row in rows} >= {("MariaCallas", "f"), ("Bob", "m")}
 
 
+def test_what_macos_left_is_skipped(source, tmp_path):
+    rows = write_folder(source, tmp_path / "before")
+    (source / "__MACOSX").mkdir()
+    for name in ("._0_MariaCallas_20_f.jpg", "__MACOSX/._1_Ann_30_f.jpg", "__MACOSX/photo.jpg"):
+        (source / name).write_bytes(b"\0\5\x16\7")
+    after = write_folder(source, tmp_path / "data")
+    assert [(row.user_id, row.label) for row in after] == [(row.user_id, row.label) for row in rows]
+
+
 def test_another_label_or_name_or_no_image(source, tmp_path):
     with pytest.raises(FacesError, match="label out of age, gender"):
         write_folder(source, tmp_path / "data", label="height")

@@ -33,6 +33,7 @@ def source(tmp_path):
 
 
 def test_only_real_colour_images_are_taken(source, tmp_path):
+    (source / "WBackground/s0/1_000/real.rssdk/color/._0000.jpg").write_bytes(b"\0\5\x16\7")  # macOS leaves these
     rows = write_folder(source, tmp_path / "faces", seed=1)
     assert check_folder(tmp_path / "faces") == rows
     assert len(rows) == 19 * 3

@@ -103,6 +103,18 @@ def test_a_bad_file_is_named_and_nothing_is_written(found, tmp_path, spoil, sent
     assert not (tmp_path / "data").exists()
 
 
+def test_all_bad_files_are_named_at_once(found, tmp_path):
+    found[3].path.write_bytes(b"no image")
+    found[7].path.unlink()
+    found[11].path.write_bytes(image_file(11)[:-20])
+    with pytest.raises(FacesError) as caught:
+        write_found(tmp_path / "data", found)
+    first, *lines = str(caught.value).split("\n")
+    assert first == "3 files cannot be used:"
+    assert [line.partition(":")[0] for line in lines] == ["  line 4", "  line 8", "  line 12"]
+    assert not (tmp_path / "data").exists()
+
+
 def test_another_format_is_refused_with_the_remedy(found, tmp_path):
     with pytest.raises(FacesError, match=r"line 1: Expected a file ending in one of .*convert it"):
         write_found(tmp_path / "data", changed(found, 0, path=tmp_path / "x.bmp"))

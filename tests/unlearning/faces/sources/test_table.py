@@ -38,6 +38,17 @@ def test_named_columns_are_taken_and_others_stay_behind(source, tmp_path):
     assert "example.org" not in (tmp_path / "data" / "metadata.csv").read_text()
 
 
+def test_what_macos_left_is_skipped(source, tmp_path):
+    before = write_folder(source, tmp_path / "before", table=source / "people.csv", columns=COLUMNS)
+    (source / "__MACOSX/2024").mkdir(parents=True)
+    with (source / "people.csv").open("a") as lines:
+        for name in ("2024/._0.jpg", "__MACOSX/2024/._0.jpg"):
+            (source / name).write_bytes(b"\0\5\x16\7")
+            lines.write(f"{name},a@example.org,c-0,no\n")
+    after = write_folder(source, tmp_path / "data", table=source / "people.csv", columns=COLUMNS)
+    assert [(row.user_id, row.label) for row in after] == [(row.user_id, row.label) for row in before]
+
+
 def test_a_data_folder_s_own_table_needs_no_names(source, tmp_path):
     first = write_folder(source, tmp_path / "data", table=source / "people.csv", columns=COLUMNS)
     again = write_folder(tmp_path / "data", tmp_path / "again", columns=Columns(split="split"))
