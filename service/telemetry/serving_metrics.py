@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,16 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from service.errors import (
+    ExpungeError,
+    InvalidInputError,
+    NotAllowedError,
+    NotAuthenticatedError,
+    TooLargeError,
+    TooManyAtOnceError,
+    TryLaterError,
+    UnsupportedImageError,
+)
 from service.telemetry.catalog import SERVING
 
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
@@ -70,6 +81,18 @@ CONFIDENCE = _histogram("expunge_prediction_confidence")
 GENERATION = _gauge("expunge_serving_generation")
 SWAP = _histogram("expunge_swap_duration_seconds")
 
+DISCONNECTED = "Disconnected"
+_REASONS = (
+    DISCONNECTED,
+    *(
+        error.title
+        for error in (
+            ExpungeError, InvalidInputError, NotAllowedError, NotAuthenticatedError, TooLargeError, TooManyAtOnceError,
+            TryLaterError, UnsupportedImageError,
+        )
+    ),
+)  # fmt: skip
+_FAULTS = (500, 503)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -111,9 +134,22 @@ class Watch:
         GENERATION.set(generation)
         SWAP.observe(seconds)
 
-    def start(self) -> None:
-        """The process starts, without a model yet."""
+    def start(self, routes: Iterable[tuple[str, str, int]] = ()) -> None:
+        """The process starts, without a model yet.
+
+        Prometheus sees no increase in a series that begins above zero, so whatever labels are known get their zero now:
+        otherwise the first burst of errors would be in no rate.
+
+        Args:
+            routes: method, template and status of success of each.
+        """
         forget_ended_processes()
+        for method, route, success in routes:
+            LATENCY.labels(method, route)
+            for status in (success, *_FAULTS):
+                REQUESTS.labels(method, route, str(status))
+        for reason in _REASONS:
+            REJECTIONS.labels(reason)
         GENERATION.set(-1)
 
     def stop(self) -> None:
@@ -131,7 +167,7 @@ class Unwatched(Watch):
     def answer(self, method: str, route: str, status: int, seconds: float) -> None: ...
     def refusals(self, route: str, reason: str, n: int) -> None: ...
     def swap(self, generation: int, seconds: float) -> None: ...
-    def start(self) -> None: ...
+    def start(self, routes: Iterable[tuple[str, str, int]] = ()) -> None: ...
     def stop(self) -> None: ...
 
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import string
 import subprocess
 import sys
 import time
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -25,6 +27,8 @@ from tests.waiting import PATIENCE_SECONDS, line_of, wait_until
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
+
+ROOT = Path(__file__).parents[3]
 
 
 def samples() -> dict[tuple[str, ...], float]:
@@ -105,6 +109,51 @@ def test_a_thousand_random_paths_add_no_series(client):
         path = "".join(rng.choices(letters, k=rng.randint(1, 40))).replace("%", "%25")
         assert client.get(f"{rng.choice(prefixes)}x{path}").status_code == 404
     assert samples().keys() == before
+
+
+def test_the_first_burst_of_errors_is_an_increase(context, tmp_path):
+    """Prometheus sees none in a series that begins above zero: each has its zero before the first call."""
+    program = """if True:
+        import sys
+        from service.telemetry import serving_metrics as metrics
+        metrics.Watch().start(tuple(each.split()) for each in sys.stdin)
+        print(metrics.exposition()[0].decode())
+    """
+    process = ServingProcess.of(context)
+    routes = documented(process)
+    assert ("POST", "/predictions") in routes
+    told = []
+    process.watch.start = lambda routes=(): told.extend(routes)
+    process.start()
+    process.stop()
+    text = subprocess.run(
+        [sys.executable, "-c", program], input="".join(f"{' '.join(map(str, each))}\n" for each in told),
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS,
+    ).stdout  # fmt: skip
+    for method, route in routes:
+        for status in (500, 503):
+            labels = f'method="{method}",route="{route}",status="{status}"'
+            assert f"expunge_http_requests_total{{{labels}}} 0.0" in text
+        assert f'duration_seconds_count{{method="{method}",route="{route}"}} 0.0' in text
+    assert 'expunge_prediction_rejections_total{reason="Try later"} 0.0' in text
+
+
+def test_every_route_is_in_an_objective_or_the_docs_say_why_not(context):
+    rules = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
+    objectives = [
+        (operator, pattern)
+        for operator, pattern in re.findall(r'requests_total\{route(=~|!~|=)"([^"]*)", status=', rules)
+    ]
+    _, reasons = (ROOT / "docs" / "metrics.md").read_text().split("In no objective are")
+    for _, path in documented(ServingProcess.of(context)):
+        judged = any((re.fullmatch(pattern, path) is None) == (operator == "!~") for operator, pattern in objectives)
+        assert judged != (f"`{path}`" in reasons), path
+
+
+def documented(process: ServingProcess) -> list[tuple[str, str]]:
+    """Method and path of every route that the OpenAPI document has."""
+    return [(method.upper(), path) for path, found in process.app.openapi()["paths"].items() for method in found]
 
 
 def test_off_means_nothing_is_counted(context, new_key):
