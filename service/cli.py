@@ -26,6 +26,7 @@ from service.commands.rerun import rerun, rerun_check
 from service.commands.screen import be_printable, console, fail, progress_bar, sentence_of
 from service.commands.verify import verify
 from service.errors import ExpungeError, StartupError
+from service.listening import listen, url_of
 from service.settings import Settings
 
 app = typer.Typer(
@@ -123,6 +124,7 @@ def serve() -> None:
     with reading(context.engine) as s:
         if not any_usable_key(s, now=context.now()):
             raise StartupError("Expected at least one API key; make one with `expunge keys create NAME --scope …`.")
+    listen(settings).close()  # BentoML would say less of what is wrong
     command, env = serve_command(settings)
     os.execvpe(command[0], command, env)  # noqa: S606
 
@@ -165,13 +167,13 @@ def up() -> None:
 
 
 def _print_usage(settings: Settings, key: str) -> None:
-    url, image = f"http://{settings.host}:{settings.port}", next(settings.data_folder.glob("**/*.png"), "face.png")
+    url, image = url_of(settings), next(settings.data_folder.glob("**/*.png"), "face.png")
     body = json.dumps({"user_ids": ["s31"]})
     curl = f"curl -H 'Authorization: Bearer {key}'"
     lines = (
         "",
         f"Serving at   {url}/v1      (OpenAPI: {url}/v1/openapi.json)",
-        f"Console at   http://{settings.console_host}:{settings.console_port}/      (any user; password: the key)",
+        f"Console at   {url_of(settings, 'console_')}/      (any user; password: the key)",
         f"API key      {key}",
         "",
         f"Predict:     {curl} -H 'Content-Type: image/png' --data-binary @{image} {url}/v1/predictions",
