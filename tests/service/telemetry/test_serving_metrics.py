@@ -263,6 +263,65 @@ def test_ended_processes_leave_counts_but_no_state(tmp_path, tidies):
     assert "expunge_serving_generation 2.0" in text  # not the ended process's 1
 
 
+def test_killed_processes_leave_no_more_files_than_ran_at_once(tmp_path):
+    """Ten processes, two at a time, each killed: every count is kept, in the files of two; no scrape sees one less."""
+    program = """if True:
+        import sys
+        from service.telemetry import serving_metrics as metrics
+        watch = metrics.Watch()
+        watch.start()
+        for line in sys.stdin:
+            watch.prediction(int(line), 0.97)
+            watch.batch(3)
+            print("told", flush=True)
+    """
+    scraper = """if True:
+        import sys
+        from service.telemetry import serving_metrics as metrics
+        for line in sys.stdin:
+            print(metrics.exposition()[0].decode(), flush=True)
+            print("# end", flush=True)
+    """
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+
+    def start(code: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    with start(scraper) as reading:
+
+        def counted() -> tuple[float, ...]:
+            reading.stdin.write("go\n")
+            reading.stdin.flush()
+            text = "".join(iter(reading.stdout.readline, "# end\n"))
+            found = {
+                sample.name: sample.value
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+                if sample.labels in ({}, {"class_index": "1"})
+            }
+            names = ("expunge_predictions_total", "expunge_batch_images_sum", "expunge_prediction_confidence_count")
+            return tuple(found.get(name, 0.0) for name in names)
+
+        before = counted()
+        for turn in range(1, 6):
+            pair = [start(program) for _ in range(2)]
+            seen = counted()  # while they take up what was left
+            assert all(now >= then for now, then in zip(seen, before, strict=True))
+            for process in pair:
+                process.stdin.write("1\n")
+                process.stdin.flush()
+                assert line_of(process) == "told\n"
+                process.kill()
+                process.communicate(timeout=PATIENCE_SECONDS)
+            before = counted()
+            assert before == (2 * turn, 6 * turn, 2 * turn)
+        reading.stdin.close()
+    for kind in ("counter", "histogram"):
+        assert len(list(tmp_path.glob(f"{kind}_*.db"))) <= 3  # of the two, and of the one that reads
+
+
 def test_a_process_that_finds_no_room_for_its_counts_leaves_the_others_theirs(tmp_path):
     """An empty file would end every scrape of every process."""
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
@@ -281,6 +340,7 @@ def test_a_process_that_finds_no_room_for_its_counts_leaves_the_others_theirs(tm
         )
 
     assert run(1 << 10).returncode != 0
-    assert [path.name for path in tmp_path.iterdir() if not path.stat().st_size] == []
+    assert [path.name for path in tmp_path.glob("*.db") if not path.stat().st_size] == []
+    assert not list(tmp_path.glob("*.partial"))
     text = run(1 << 30).stdout
     assert 'expunge_prediction_rejections_total{reason="Queue full"} 1.0' in text
