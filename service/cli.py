@@ -27,6 +27,7 @@ from service.commands.rerun import rerun, rerun_check
 from service.commands.screen import be_printable, console, fail, progress_bar, sentence_of
 from service.commands.verify import verify
 from service.errors import ExpungeError, StartupError
+from service.listening import listen, url_of
 from service.settings import Settings
 
 app = typer.Typer(
@@ -124,6 +125,7 @@ def serve() -> None:
     with reading(context.engine) as s:
         if not any_usable_key(s, now=context.now()):
             raise StartupError("Expected at least one API key; make one with `expunge keys create NAME --scope …`.")
+    listen(settings).close()  # BentoML would say less of what is wrong
     command, env = serve_command(settings)
     os.execvpe(command[0], command, env)  # noqa: S606
 
@@ -173,14 +175,14 @@ def _print_usage(settings: Settings) -> None:
     from unlearning.faces.dataset import METADATA
     from unlearning.faces.decoding import SUFFIXES
 
-    url, folder = f"http://{settings.host}:{settings.port}", settings.data_folder.resolve()
+    url, folder = url_of(settings), settings.data_folder.resolve()
     curl = 'curl -H "Authorization: Bearer $EXPUNGE_KEY"'
     is_image = " -o ".join(f"-iname '*{suffix}'" for suffix in SUFFIXES)
     image = f"$(find {shlex.quote(str(folder))} {is_image} | head -n 1)"
     lines = (
         "",
         f"Serving at   {url}/v1      (OpenAPI: {url}/v1/openapi.json)",
-        f"Console at   http://{settings.console_host}:{settings.console_port}/      (sign in with an API key)",
+        f"Console at   {url_of(settings, 'console_')}/      (sign in with an API key)",
         "",
         "EXPUNGE_KEY is the secret of a key, shown when it was made; `expunge keys create` makes another.",
         f"PERSON is a user_id of {folder / METADATA}.",

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from service.errors import StartupError
+from service.listening import address_to_listen_on
 from service.settings import Settings
 
 _KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep idle connections, so that they close them, not we
@@ -23,13 +24,16 @@ def serve_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
     """Arguments and whole environment of the serving processes' parent.
 
     BentoML gets a home within ours: at its start it wipes the metrics of every server that shares its home.
+
+    Raises:
+        StartupError: `EXPUNGE_HOST` is no address and no name of one.
     """
     root = Path(__file__).resolve().parent.parent
     home = settings.home.resolve()
     arguments = [
         sys.executable, "-m", "bentoml", "serve", "service.app:Expunge",
         "--working-dir", str(root),
-        "--host", settings.host,
+        "--host", address_to_listen_on(settings),
         "--port", str(settings.port),
         "--timeout-keep-alive", str(_KEEP_ALIVE_SECONDS),
         "--timeout-graceful-shutdown", str(_GRACE_SECONDS),

@@ -40,10 +40,17 @@ class Settings(BaseSettings):
         description="URL of the durable-execution store; empty: beside the requests (PostgreSQL: its schema `dbos`).",
     )
 
-    host: str = Field("127.0.0.1", description="Address the prediction and request API listens on.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address, or a name of one, that the prediction and request API listens on. 0.0.0.0 means all "
+        "IPv4 addresses of the machine, :: all addresses, IPv4 and IPv6.",
+    )
     port: int = Field(3000, ge=0, le=65535, description="Port of the prediction and request API.")
     api_workers: int = Field(2, ge=1, le=256, description="Serving processes; as many as cores is best.")
-    console_host: str = Field("127.0.0.1", description="Address of the operators' listener (console, worker metrics).")
+    console_host: str = Field(
+        "127.0.0.1",
+        description="Address of the operators' listener (console, worker metrics), as of EXPUNGE_HOST.",
+    )
     console_port: int = Field(3001, ge=0, le=65535, description="Port of the operators' listener.")
 
     policy: str = Field("standard", description="Audit policy: a preset's name or the path of a policy JSON file.")

@@ -96,11 +96,12 @@ def certificate_file(
 
 
 def openssl_recipe(path: str | Path) -> str:
-    """Shell commands that verify the file's signature with openssl, sed and base64, in the current folder.
+    """Shell commands that verify the file's signature with OpenSSL 3, sed and base64, in the current folder.
 
     They print `Signature Verified Successfully` and the key's id, which must be compared with one from another source.
     """
     return f"""\
+# OpenSSL 3 or later; LibreSSL, which macOS calls openssl too, has no -rawin
 set -e
 file={shlex.quote(str(path))}
 field() {{ sed -n "s/.*\\"$1\\": *\\"\\([^\\"]*\\)\\".*/\\1/p" "$file" | head -n 1; }}

@@ -82,7 +82,7 @@ def literal_address(host: str) -> str | None:
 
 @dataclass(frozen=True)
 class AllowList:
-    """Host names, and networks, that callbacks may go to although they are not public."""
+    """Host names in their ASCII form, and networks, that callbacks may go to although they are not public."""
 
     hosts: frozenset[str] = frozenset()
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -99,11 +99,12 @@ class AllowList:
             try:
                 networks.append(ip_network(entry))
             except ValueError as error:
-                if not _HOST_NAME.fullmatch(entry) or entry.rpartition(".")[2].isdigit():
+                name = _ascii_name(entry)
+                if not _HOST_NAME.fullmatch(name) or name.rpartition(".")[2].isdigit():
                     raise StartupError(
                         f"Expected host names, addresses or networks (10.1.0.0/16) in callback_allow: {error}."
                     ) from None
-                hosts.add(entry.lower())
+                hosts.add(name)
         return cls(frozenset(hosts), tuple(networks))
 
     def allows(self, host: str, address: str) -> bool:
@@ -115,6 +116,14 @@ class AllowList:
         except ValueError:
             return False
         return any(parsed in network for network in self.networks)
+
+
+def _ascii_name(host: str) -> str:
+    """A host as `target_of` gives it: an international name in its ASCII form (`xn--…`); empty: it has none."""
+    try:
+        return httpx.URL(scheme="https", host=host).raw_host.decode("ascii").rstrip(".").lower()
+    except httpx.InvalidURL:
+        return ""
 
 
 def may_lead_out(url: str, allow: AllowList) -> bool:

@@ -25,6 +25,7 @@ from service.context import Context
 from service.errors import ExpungeError, StartupError
 from service.keys import api_keys
 from service.launch import Processes, free_ports
+from service.listening import url_of
 from service.settings import Settings
 from service.store.engine import reading, session
 from service.store.tables import ServingWorker
@@ -154,7 +155,7 @@ def wait_ready(processes: Processes, settings: Settings) -> None:
 
     def console_listens() -> bool:
         try:
-            return httpx.get(f"http://{settings.console_host}:{settings.console_port}/health").is_success
+            return httpx.get(f"{url_of(settings, 'console_')}/health").is_success
         except httpx.HTTPError:
             return False
 

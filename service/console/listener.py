@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any
 
+import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI, Form, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
@@ -26,6 +28,9 @@ from service.context import Context
 from service.errors import InvalidInputError, NotAllowedError, NotAuthenticatedError
 from service.http.body_limit import BodyLimit
 from service.http.guard import MAX_BODY_BYTES
+from service.listening import PortTakenError, listen
+
+log = structlog.get_logger()
 
 
 def create_console(context: Context) -> FastAPI:
@@ -114,21 +119,32 @@ def _own_place(target: str) -> str:
 
 
 class Listener:
-    """The console's server in a thread; leaving the block stops it."""
+    """The console's server in a thread; leaving the block stops it.
+
+    Where its port is taken there is none, and the log says so: requests are carried out without it.
+    """
 
     def __init__(self, context: Context) -> None:
-        settings = context.settings
         config = uvicorn.Config(
-            create_console(context), host=settings.console_host, port=settings.console_port, access_log=False,
-            lifespan="off", log_config=None,  # handlers of its own would print errors past our redaction
+            create_console(context), access_log=False, lifespan="off",
+            log_config=None,  # handlers of its own would print errors past our redaction
         )  # fmt: skip
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, name="console", daemon=True)
+        self._thread: threading.Thread | None = None
+        self._settings = context.settings
 
     def __enter__(self) -> Listener:
+        try:
+            socket = listen(self._settings, "console_")
+        except PortTakenError as error:
+            log.error("console.port_taken", expected=error.detail)
+            return self
+        run = partial(self._server.run, sockets=[socket])
+        self._thread = threading.Thread(target=run, name="console", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join(timeout=5)
+        if self._thread is not None:
+            self._thread.join(timeout=5)

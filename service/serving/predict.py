@@ -37,7 +37,7 @@ from service.serving.responses import prediction_json, predictions_json, server_
 from service.serving.slot import ModelSlot
 from service.serving.uploads import many_images, one_image
 from service.settings import Settings
-from service.telemetry.serving_metrics import Watch
+from service.telemetry.serving_metrics import DISCONNECTED, Watch
 
 MOST_IMAGES = MAX_BATCH  # in one call
 _FEW_PIXELS = 1 << 16  # decoded in well under a millisecond: handing them to a thread would take longer
@@ -85,7 +85,7 @@ class Predictor:
             client = (await client_of(request, self._keys)).demand(PREDICT)
             return await work(request, client)
         except ClientDisconnect:
-            self._watch.rejection("Disconnected")
+            self._watch.rejection(DISCONNECTED)
             return Response(status_code=400)  # to nobody
         except Exception as error:
             if isinstance(error, ExpungeError):

@@ -91,6 +91,11 @@ class ServingProcess:
         process._complete_app()
         return process
 
+    @property
+    def routes(self) -> list[APIRoute]:
+        """Every route of the API."""
+        return [route for route in (*self.predictions.routes, *self.app.routes) if isinstance(route, APIRoute)]
+
     def fast_path(self, app: ASGIApp, prefix: str) -> ASGIApp:
         """The app with predictions answered before it; see `service.serving.fast_path`.
 
@@ -157,7 +162,11 @@ class ServingProcess:
     def start(self) -> None:
         """Start the threads, load and warm up what is active; afterwards the process may still not be ready."""
         self.mark.hold()
-        self.watch.start()
+        self.watch.start(
+            (method, route.path, route.status_code or 200)
+            for route in self.routes
+            for method in sorted(route.methods or ())
+        )
         self.batcher.start()
         self.follower.start()
         gc.collect()

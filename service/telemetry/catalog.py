@@ -151,6 +151,23 @@ WORKER: Final[Mapping[str, Measure]] = {
 """On `/metrics` of the operators' listener, read from the database at each scrape."""
 
 
+_OBJECTIVES: Final = (
+    "## Objectives",
+    "",
+    "What the alerts hold the calls of the API to, over 30 days. A process makes the series of each route, with the "
+    "status of success, 500 and 503, at its start: a first burst of errors is an increase from 0.",
+    "",
+    "| routes | without a fault (5xx) | within 250 ms |",
+    "|---|---|---|",
+    "| `/predictions` | 99.9 % | 99 % |",
+    "| `/predictions/batch` | 99.9 %, together with `/predictions` | none: the time goes with the number of images |",
+    "| every other route of the API, together | 99.9 % | none: few calls, and whoever makes them waits |",
+    "",
+    "In no objective are `/health/live` and `/health/ready` (their 503 is an answer, not a fault), `unmatched` (paths "
+    "that no route has), `/metrics` and the operators' listener (not counted).",
+)
+
+
 def metrics_page() -> str:
     """`docs/metrics.md`: every metric, its kind, labels and meaning."""
     lines = [
@@ -171,6 +188,7 @@ def metrics_page() -> str:
         for name, measure in measures.items():
             labels = ", ".join(f"`{label}`" for label in measure.labels)
             lines.append(f"| `{name}` | {measure.kind} | {labels} | {measure.help} |")
+    lines += ["", *_OBJECTIVES]
     return "\n".join(lines) + "\n"
 
 

@@ -58,7 +58,7 @@ class Traces:
             return cls()
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.resources import OTELResourceDetector, Resource
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError:
@@ -66,7 +66,8 @@ class Traces:
                 "Expected the packages that send traces, since EXPUNGE_OTLP_ENDPOINT is set; "
                 "run pip install 'expunge[otel]', or unset it."
             ) from None
-        resource = Resource({"service.name": f"expunge-{process}", "service.version": __version__})
+        ours = Resource.create({"service.name": f"expunge-{process}", "service.version": __version__})
+        resource = ours.merge(OTELResourceDetector().detect())  # once more: what the operator says goes before ours
         provider = TracerProvider(resource=resource, id_generator=_run_ids(), shutdown_on_exit=False)
         address = f"{settings.otlp_endpoint.rstrip('/')}/v1/traces"
         provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter(address, timeout=5)))

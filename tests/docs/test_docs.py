@@ -46,7 +46,11 @@ def test_every_layout_of_a_data_set_is_explained(layout: Layout) -> None:
 
 
 def test_the_openssl_commands_are_those_of_the_code() -> None:
-    assert openssl_recipe("certificate.json").strip() in (ROOT / "docs" / "certificates.md").read_text()
+    recipe = openssl_recipe("certificate.json").strip()
+    assert recipe in (ROOT / "docs" / "certificates.md").read_text()
+    first, *_ = recipe.splitlines()
+    assert first.startswith("#")  # who runs it elsewhere reads of an unknown option only
+    assert "OpenSSL 3" in first
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

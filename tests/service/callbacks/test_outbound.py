@@ -35,6 +35,7 @@ from service.callbacks.delivery import deliver_due
 from service.callbacks.outbound import Sender, look_up
 from service.context import Context
 from service.errors import StartupError
+from service.launch import free_ports
 from service.settings import Settings
 from service.store.engine import session
 from service.store.tables import CallbackDelivery
@@ -118,7 +119,22 @@ def test_the_allow_list_adds_hosts_and_networks() -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["10.0.0.0/33", "10.0.0.1/8", "https://a.example", "a.example:443", "*", "10.0.0", "::1/x"]
+    "listed", ["bücher.example", "BÜCHER.example.", "xn--bcher-kva.example", "XN--BCHER-KVA.example"]
+)
+def test_an_international_name_is_allowed_in_either_form(listed: str) -> None:
+    """To an allowed host there is no connection, since nobody listens; the others are refused before one is tried."""
+    (port,) = free_ports(1)
+    sender = Sender(AllowList.parse(listed), ssl.create_default_context(), resolve=lambda *_: ["127.0.0.1"])
+    for host in ("bücher.example", "Bücher.Example", "xn--bcher-kva.example", "XN--bcher-kva.example."):
+        with pytest.raises(OutboundError, match="No connection"):
+            sender.post(f"https://{host}:{port}/", {}, b"")
+    with pytest.raises(RefusedTargetError):
+        sender.post(f"https://bucher.example:{port}/", {}, b"")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["10.0.0.0/33", "10.0.0.1/8", "https://a.example", "a.example:443", "*", "10.0.0", "::1/x", "a b", "ä" * 70],
 )
 def test_an_unreadable_allow_list_stops_the_start(entry: str) -> None:
     with pytest.raises(StartupError, match="callback_allow"):

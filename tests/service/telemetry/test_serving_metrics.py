@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import string
 import subprocess
 import sys
 import time
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -25,6 +27,8 @@ from tests.waiting import PATIENCE_SECONDS, line_of, wait_until
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
+
+ROOT = Path(__file__).parents[3]
 
 
 def samples() -> dict[tuple[str, ...], float]:
@@ -105,6 +109,51 @@ def test_a_thousand_random_paths_add_no_series(client):
         path = "".join(rng.choices(letters, k=rng.randint(1, 40))).replace("%", "%25")
         assert client.get(f"{rng.choice(prefixes)}x{path}").status_code == 404
     assert samples().keys() == before
+
+
+def test_the_first_burst_of_errors_is_an_increase(context, tmp_path):
+    """Prometheus sees none in a series that begins above zero: each has its zero before the first call."""
+    program = """if True:
+        import sys
+        from service.telemetry import serving_metrics as metrics
+        metrics.Watch().start(tuple(each.split()) for each in sys.stdin)
+        print(metrics.exposition()[0].decode())
+    """
+    process = ServingProcess.of(context)
+    routes = documented(process)
+    assert ("POST", "/predictions") in routes
+    told = []
+    process.watch.start = lambda routes=(): told.extend(routes)
+    process.start()
+    process.stop()
+    text = subprocess.run(
+        [sys.executable, "-c", program], input="".join(f"{' '.join(map(str, each))}\n" for each in told),
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS,
+    ).stdout  # fmt: skip
+    for method, route in routes:
+        for status in (500, 503):
+            labels = f'method="{method}",route="{route}",status="{status}"'
+            assert f"expunge_http_requests_total{{{labels}}} 0.0" in text
+        assert f'duration_seconds_count{{method="{method}",route="{route}"}} 0.0' in text
+    assert 'expunge_prediction_rejections_total{reason="Try later"} 0.0' in text
+
+
+def test_every_route_is_in_an_objective_or_the_docs_say_why_not(context):
+    rules = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
+    objectives = [
+        (operator, pattern)
+        for operator, pattern in re.findall(r'requests_total\{route(=~|!~|=)"([^"]*)", status=', rules)
+    ]
+    _, reasons = (ROOT / "docs" / "metrics.md").read_text().split("In no objective are")
+    for _, path in documented(ServingProcess.of(context)):
+        judged = any((re.fullmatch(pattern, path) is None) == (operator == "!~") for operator, pattern in objectives)
+        assert judged != (f"`{path}`" in reasons), path
+
+
+def documented(process: ServingProcess) -> list[tuple[str, str]]:
+    """Method and path of every route that the OpenAPI document has."""
+    return [(method.upper(), path) for path, found in process.app.openapi()["paths"].items() for method in found]
 
 
 def test_off_means_nothing_is_counted(context, new_key):
@@ -214,6 +263,65 @@ def test_ended_processes_leave_counts_but_no_state(tmp_path, tidies):
     assert "expunge_serving_generation 2.0" in text  # not the ended process's 1
 
 
+def test_killed_processes_leave_no_more_files_than_ran_at_once(tmp_path):
+    """Ten processes, two at a time, each killed: every count is kept, in the files of two; no scrape sees one less."""
+    program = """if True:
+        import sys
+        from service.telemetry import serving_metrics as metrics
+        watch = metrics.Watch()
+        watch.start()
+        for line in sys.stdin:
+            watch.prediction(int(line), 0.97)
+            watch.batch(3)
+            print("told", flush=True)
+    """
+    scraper = """if True:
+        import sys
+        from service.telemetry import serving_metrics as metrics
+        for line in sys.stdin:
+            print(metrics.exposition()[0].decode(), flush=True)
+            print("# end", flush=True)
+    """
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+
+    def start(code: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    with start(scraper) as reading:
+
+        def counted() -> tuple[float, ...]:
+            reading.stdin.write("go\n")
+            reading.stdin.flush()
+            text = "".join(iter(reading.stdout.readline, "# end\n"))
+            found = {
+                sample.name: sample.value
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+                if sample.labels in ({}, {"class_index": "1"})
+            }
+            names = ("expunge_predictions_total", "expunge_batch_images_sum", "expunge_prediction_confidence_count")
+            return tuple(found.get(name, 0.0) for name in names)
+
+        before = counted()
+        for turn in range(1, 6):
+            pair = [start(program) for _ in range(2)]
+            seen = counted()  # while they take up what was left
+            assert all(now >= then for now, then in zip(seen, before, strict=True))
+            for process in pair:
+                process.stdin.write("1\n")
+                process.stdin.flush()
+                assert line_of(process) == "told\n"
+                process.kill()
+                process.communicate(timeout=PATIENCE_SECONDS)
+            before = counted()
+            assert before == (2 * turn, 6 * turn, 2 * turn)
+        reading.stdin.close()
+    for kind in ("counter", "histogram"):
+        assert len(list(tmp_path.glob(f"{kind}_*.db"))) <= 3  # of the two, and of the one that reads
+
+
 def test_a_process_that_finds_no_room_for_its_counts_leaves_the_others_theirs(tmp_path):
     """An empty file would end every scrape of every process."""
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
@@ -232,6 +340,7 @@ def test_a_process_that_finds_no_room_for_its_counts_leaves_the_others_theirs(tm
         )
 
     assert run(1 << 10).returncode != 0
-    assert [path.name for path in tmp_path.iterdir() if not path.stat().st_size] == []
+    assert [path.name for path in tmp_path.glob("*.db") if not path.stat().st_size] == []
+    assert not list(tmp_path.glob("*.partial"))
     text = run(1 << 30).stdout
     assert 'expunge_prediction_rejections_total{reason="Queue full"} 1.0' in text

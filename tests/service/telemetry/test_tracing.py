@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from service import __version__
 from service.errors import StartupError
 from service.settings import Settings
 from service.telemetry.tracing import TraceCalls, Traces
@@ -100,6 +101,38 @@ def test_predictions_are_traced_only_for_who_asks(traces: Traces, exporter: InMe
     (span,) = sent(traces, exporter)
     assert f"{span.context.trace_id:032x}" == TRACE
     assert f"{span.parent.span_id:016x}" == "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, {"service.name": "expunge-worker", "service.version": __version__}),
+        ({"OTEL_SERVICE_NAME": "faces"}, {"service.name": "faces", "service.version": __version__}),
+        (
+            {"OTEL_RESOURCE_ATTRIBUTES": "service.name=faces,service.version=9,deployment.environment.name=eu%20west"},
+            {"service.name": "faces", "service.version": "9", "deployment.environment.name": "eu west"},
+        ),
+        (
+            {"OTEL_RESOURCE_ATTRIBUTES": "service.name=other,k8s.pod.name=w-0", "OTEL_SERVICE_NAME": "faces"},
+            {"service.name": "faces", "k8s.pod.name": "w-0"},
+        ),
+    ],
+)
+def test_the_operators_own_name_and_attributes_go_before_ours(
+    environment: dict[str, str], expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    exporter = InMemorySpanExporter()
+    traces = Traces.open(Settings(home=tmp_path, otlp_endpoint="http://127.0.0.1:9"), "worker", exporter=exporter)
+    with traces.stage(RUN, "plan", erasure_ids=[]):
+        pass
+    (span,) = sent(traces, exporter)
+    traces.close()
+    assert expected.items() <= span.resource.attributes.items()
+    assert span.resource.attributes["telemetry.sdk.name"] == "opentelemetry"
 
 
 def test_off_costs_and_sends_nothing() -> None:
