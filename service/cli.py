@@ -25,6 +25,7 @@ from service.commands.methods import methods, tune
 from service.commands.references import references_app
 from service.commands.rerun import rerun, rerun_check
 from service.commands.screen import be_printable, console, fail, progress_bar, sentence_of
+from service.commands.training import accuracy_words, show_answers
 from service.commands.verify import verify
 from service.errors import ExpungeError, StartupError
 from service.listening import listen, url_of
@@ -92,7 +93,11 @@ def main() -> None:
 
 @app.command()
 def train(
+    *,
     seed: Annotated[int, typer.Option(help="Same data, recipe, device and seed: same weights.")] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a model that is no better than always answering the largest class.")
+    ] = False,
 ) -> None:
     """Train the production model on the data folder and put it into service."""
     from service.context import Context
@@ -102,13 +107,15 @@ def train(
     with progress_bar() as bar:
         task = bar.add_task(f"training {context.settings.recipe}", total=None)
         done = train_production(
-            context, seed=seed, on_epoch=lambda epoch, epochs, loss: bar.update(task, total=epochs, completed=epoch)
-        )
+            context, seed=seed, strict=strict,
+            on_epoch=lambda epoch, epochs, loss: bar.update(task, total=epochs, completed=epoch),
+        )  # fmt: skip
     console.print(
         f"Generation {done.generation}, model version {done.digest[:16]}…, trained in {done.seconds:.1f} s: right on "
-        f"{done.train_accuracy:.1%} of the images it learned from, on {done.test_accuracy:.1%} of those of held-out "
-        "subjects."
+        f"{accuracy_words(done)}.",
+        soft_wrap=True,
     )
+    show_answers(done)
     say_unnamed(context.settings.data_folder, partial(console.print, markup=False, soft_wrap=True))
 
 

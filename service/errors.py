@@ -14,6 +14,7 @@ ExpungeError
 │   └── DataChangedError            start again, with the data as they are
 ├── ReferencesError             a reference bank that cannot answer what it is asked
 ├── WeightsError                weights that must not be loaded
+├── PoorModelError              a model that says the same of everybody; train another
 ├── RunStoppedError             a run cannot go on; `detail` is for the human who must look, and names nobody
 ├── StorageError                the shared storage did not do as asked
 ├── EngineError                 what computes predictions did not do as asked
@@ -134,6 +135,12 @@ class WeightsError(ExpungeError):
     """Weights whose digest or signature does not match, or that were destroyed."""
 
     title = "Weights refused"
+
+
+class PoorModelError(ExpungeError):
+    """A model that does not tell its classes apart, so that judging it would say nothing."""
+
+    title = "Poor model"
 
 
 class StorageError(ExpungeError):

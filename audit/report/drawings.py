@@ -250,6 +250,28 @@ def ranked_intervals(
     return _svg(name, int(bottom) + 50, title, f"From the first row to the last: {told}.", parts)
 
 
+def loss_curve(losses: Sequence[float]) -> str:
+    """Mean loss of each epoch, as a file of its own: with the style that a page's drawings take from the page."""
+    values = np.asarray(losses, dtype=np.float64)
+    x = Scale(0, len(values), 60, WIDTH - 24)
+    y = Scale(0, float(max(values.max(initial=0.0), 1e-9)) * 1.06, 250, 20)
+    parts = [_axis(x, 254, "epoch"), _text(20, 135, "mean loss", "axis", anchor="middle", turn=True)]
+    for tick in y.ticks(5):
+        parts.append(_rule(x.start, y(tick), x.stop, y(tick), "grid"))
+        parts.append(_text(x.start - 8, y(tick) + 4, f"{tick:g}", "tick", anchor="end"))
+    path = "L".join(f"{x(epoch):.1f} {y(loss):.1f}" for epoch, loss in enumerate(values, 1))
+    told = ", ".join(f"{loss:.3f}" for loss in values)
+    parts += [f"<style>{_ALONE}</style>", f'<path class="line" d="M{path}"/>']
+    svg = _svg("losses", 296, "Loss by epoch", f"Mean loss of each epoch, from the first on: {told}.", parts)
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
+
+
+_ALONE = (
+    "svg{font:12px system-ui,sans-serif;color:#1f2937}text{fill:currentColor}.grid{stroke:#8884}"
+    ".line{fill:none;stroke:#1f6fae;stroke-width:2}@media(prefers-color-scheme:dark){svg{color:#e5e7eb}}"
+)
+
+
 def _svg(name: str, height: int, title: str, description: str, parts: Sequence[str], *, width: int = WIDTH) -> str:
     small = "" if width == WIDTH else " small"
     return (

@@ -131,7 +131,13 @@ def rebuild(
     Args:
         missing_too: also blocks that never had a bank.
         on_block: called with (block, number from 1, blocks to do) before each; gives what is told of the models.
+
+    Raises:
+        PoorModelError: the model in service answers one class only.
     """
+    from service.training.answers import require_good_model_in_service  # torch, which the worker need not load
+
+    require_good_model_in_service(context)
     settings = context.settings
     store, n_oracles = BankStore(settings.banks_folder), n_asked_for(settings, policy)
     surveyed = survey(context, policy)

@@ -194,9 +194,11 @@ def _train(context: Context, console: Console) -> None:
             context, seed=0, on_epoch=lambda epoch, epochs, _: bar.update(task, total=epochs, completed=epoch)
         )
     console.print(
-        f"Trained in {done.seconds:.1f} s: right on {done.train_accuracy:.1%} of the images it learned from, on "
-        f"{done.test_accuracy:.1%} of those of eight held-out subjects."
+        f"Trained in {done.seconds:.1f} s: right on {done.train.accuracy:.1%} of the images it learned from, on "
+        f"{done.test.accuracy:.1%} of those of held-out subjects."
     )
+    if done.shortcoming:
+        console.print(done.shortcoming, style="bold yellow", markup=False, soft_wrap=True)
 
 
 def _make_key(context: Context, name: str) -> str:

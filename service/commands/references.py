@@ -40,10 +40,12 @@ def references_build(
     from service.banks.refresh import publish, survey
     from service.banks.store import BankStore
     from service.context import Context
+    from service.training.answers import require_good_model_in_service
     from service.training.data import asked_to_go, images_in_service, recipe_of
     from service.training.spec import open_images
 
     context = Context.open(Settings())
+    require_good_model_in_service(context)
     settings, recipe, policy = context.settings, recipe_of(context), load_policy(context.settings.policy)
     images = images_in_service(context, recipe)
     faces = open_images(images)

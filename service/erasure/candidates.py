@@ -24,6 +24,7 @@ from service.erasure.plan import as_rows
 from service.erasure.purge_record import Facts
 from service.erasure.references import bank_plan, gather, noting, oracle_bank, oracle_margins
 from service.erasure.workspace import Workspace
+from service.errors import PoorModelError
 from service.models import registry, rosters
 from service.models.building import build_model
 from service.models.deployment import deploy as swap
@@ -31,6 +32,7 @@ from service.requests.runs import get_run, note, requests_of
 from service.store import ledger
 from service.store.engine import reading, session
 from service.store.tables import Attempt, Run
+from service.training.answers import refusal
 from service.training.jobs import Outcome, run_trials, score
 from service.training.production import library_versions, made_with
 from service.training.spec import TrialSpec
@@ -38,6 +40,7 @@ from unlearning.devices import describe_device, resolve_device
 from unlearning.errors import MethodError, RecipeError
 from unlearning.faces.decoding import to_png
 from unlearning.methods import METHODS
+from unlearning.models import build, load_weights
 
 log = structlog.get_logger()
 
@@ -53,8 +56,9 @@ def unlearn(work: Workspace, step: int) -> str | None:
     The candidate is the first trial, whatever the others show: a candidate chosen after the audit would be selection.
 
     Returns:
-        None, or why there is nothing to judge: the method diverged, with the candidate's seed or another, or cannot
-        work on this network. The attempt is then ended as undetermined, and the next step is to be tried.
+        None, or why there is nothing to judge: the method diverged, with the candidate's seed or another, cannot
+        work on this network, or made a candidate that answers one class only. The attempt is then ended as
+        undetermined, and the next step is to be tried.
     """
     method = steps(work.policy)[step]
     attempt = _open_attempt(work, step, method)
@@ -63,7 +67,7 @@ def unlearn(work: Workspace, step: int) -> str | None:
     work.context.reached("unlearning.attempt")
     try:
         _make_models(work, step, method)
-    except (MethodError, RecipeError) as error:
+    except (MethodError, RecipeError, PoorModelError) as error:
         _give_up_attempt(work, step, str(error))
         return str(error)
     return None
@@ -80,6 +84,11 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
         context.reached("unlearning.weights")
         folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context)})
         context.reached("unlearning.recorded")
+    recipe = work.recipe
+    candidate = build(recipe.architecture, len(work.faces.classes), channels=recipe.channels, width=recipe.width)
+    load_weights(candidate, folder.weights(step))
+    if (reason := refusal(f"the candidate of {method}", candidate, work.faces, as_rows(work.plan.retain))) is not None:
+        raise PoorModelError(reason)
     if METHODS[method].exact:
         return
     on_progress = noting(work, f"{method}: unlearned models", half="unlearning.bank")

@@ -81,7 +81,9 @@ class RunPlan:
 
 def make_plan(context: Context, policy: Policy, run: Run) -> RunPlan:
     """The plan of a run on the data folder as it is now; requests that a human must look at leave the run."""
-    from unlearning.methods import settings_for  # torch, which only a run's plan needs
+    from service.models.building import build_model  # torch, which only a run's plan needs
+    from service.training.answers import refusal
+    from unlearning.methods import settings_for
 
     settings, recipe = context.settings, recipe_of(context)
     held = _look(context, run.id)
@@ -116,6 +118,9 @@ def make_plan(context: Context, policy: Policy, run: Run) -> RunPlan:
     bank: dict[str, Any] = {}
     oracles: dict[str, Any] = {}
     if trained:
+        model = build_model(registry.load_checked(context, run.base_digest))
+        if (reason := refusal("the model in service", model, faces, faces.where(split="train"))) is not None:
+            return _unanswerable(recipe, f"{reason} Then approve.")
         find = partial(
             plan_bank, context, recipe, images, forget=trained, absent=absent, staleness_max=policy.staleness_max
         )

@@ -20,6 +20,7 @@ from service.banks.build import BankPlan, plan_exact_bank, rows_digest
 from service.banks.store import BankKey
 from service.context import Context
 from service.errors import ConflictError, InvalidInputError
+from service.training.answers import require_good_model_in_service
 from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.jobs import Outcome, score, score_unlearned
 from service.training.spec import Rows, TrialSpec, intact, open_images
@@ -68,7 +69,9 @@ def set_stage(context: Context, people: Iterable[str]) -> Stage:
         InvalidInputError: somebody is not of the training split.
         ConflictError: somebody asked to be erased.
         FacesError: the data folder breaks a rule.
+        PoorModelError: the model in service answers one class only.
     """
+    require_good_model_in_service(context)
     recipe = recipe_of(context)
     images = images_in_service(context, recipe)
     faces = open_images(images)

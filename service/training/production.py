@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from service import __version__
 from service.context import LINE, Context
-from service.errors import ConflictError
+from service.errors import ConflictError, PoorModelError
 from service.models import deployment, registry, rosters
 from service.models.manifest import Manifest
 from service.store.engine import reading
 from service.store.tables import OpenLine
+from service.training.answers import Answers, answers_of, shortcoming, write_report
 from service.training.data import asked_to_go, pack_images, recipe_of
 from service.training.spec import intact
 from unlearning import files
 from unlearning.devices import describe_device, resolve_device
 from unlearning.faces import Faces
 from unlearning.models import save_weights
-from unlearning.training import Examples, logits, train
+from unlearning.training import Examples, train
 
 TRAINING = ".training-"  # folders of weights that are not registered yet
 
@@ -35,15 +36,19 @@ class Production:
     """A production model just trained.
 
     Attributes:
-        train_accuracy, test_accuracy: in [0, 1]; the test is on people the model never saw.
+        train, test: answers for the images it learned from, and for those of held-out subjects.
+        shortcoming: a sentence if it is no better than always answering the largest class, else empty.
         seconds: of the training.
+        files: the confusion table and the curve of the losses.
     """
 
     digest: str
     generation: int
-    train_accuracy: float
-    test_accuracy: float
+    train: Answers
+    test: Answers
+    shortcoming: str
     seconds: float
+    files: tuple[Path, ...]
 
 
 def library_versions() -> dict[str, str]:
@@ -57,10 +62,16 @@ def made_with(context: Context) -> dict[str, Any]:
     return {"versions": library_versions(), "device": f"{device.type}: {describe_device(device)}"}
 
 
-def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = None) -> Production:
+def train_production(
+    context: Context, *, seed: int, on_epoch: OnEpoch | None = None, strict: bool = False
+) -> Production:
     """Train on everybody but those who asked to be erased, register the weights, and put them into service.
 
+    Args:
+        strict: refuse a model that is no better than always answering the largest class.
+
     Raises:
+        PoorModelError: it is no better, and `strict`. Nothing is kept.
         FacesError: the data folder breaks a rule.
         ConflictError: an erasure runs, or somebody asked to be erased while the model learned from them. The weights
             are destroyed.
@@ -75,13 +86,19 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
         data = Examples.from_arrays(faces.images[rows], faces.labels[rows])
         torch.set_num_threads(1)  # the arithmetic of the references, and no threads that spin beside other work
         n_classes = len(faces.classes)
-        trained = train(recipe, data, n_classes=n_classes, seed=seed, device=settings.device, on_epoch=on_epoch)
+        losses = []
 
-        def accuracy(of: np.ndarray) -> float:
-            z = logits(trained.model, Examples.from_arrays(faces.images[of], faces.labels[of]).images)
-            return float(np.mean(z.argmax(1) == faces.labels[of]))
+        def note(epoch: int, epochs: int, loss: float) -> None:
+            losses.append(loss)
+            if on_epoch is not None:
+                on_epoch(epoch, epochs, loss)
 
-        train_accuracy, test_accuracy = accuracy(rows), accuracy(faces.where(split="test"))
+        trained = train(recipe, data, n_classes=n_classes, seed=seed, device=settings.device, on_epoch=note)
+        learned = answers_of(trained.model, faces, rows)
+        tested = answers_of(trained.model, faces, faces.where(split="test"))
+    said = shortcoming(learned, tested)
+    if said and strict:
+        raise PoorModelError(f"{said} It was not taken into service.")
     manifest = Manifest(
         architecture=recipe.architecture, width=recipe.width, channels=recipe.channels, image_size=recipe.image_size,
         classes=faces.classes, recipe=recipe.name, recipe_digest=recipe.digest,
@@ -100,7 +117,8 @@ def train_production(context: Context, *, seed: int, on_epoch: OnEpoch | None = 
         if registry.get(context, digest).state == "candidate":
             registry.destroy(context, digest)
         raise
-    return Production(digest, generation, train_accuracy, test_accuracy, trained.seconds)
+    written = write_report(settings.reports_folder / "training" / digest[:16], learned, tested, losses)
+    return Production(digest, generation, learned, tested, said, trained.seconds, written)
 
 
 def _put_into_service(context: Context, digest: str, before_commit: Callable[[], None]) -> int:

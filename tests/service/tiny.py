@@ -97,6 +97,11 @@ def change_table(settings: Settings, change: Callable[[dict[str, str]], dict[str
     path.write_text(text.getvalue())
 
 
+def make_lopsided(context: Context, *, young: str) -> None:
+    """Label everybody old but one person: what is trained on these images by the recipe answers old for everybody."""
+    change_table(context.settings, lambda row: row | {"label": "young" if row["user_id"] == young else "old"})
+
+
 def people(context: Context, split: str = "train") -> list[str]:
     """User ids of a split, sorted."""
     return sorted({row.user_id for row in read_metadata(context.settings.data_folder) if row.split == split})

@@ -193,6 +193,28 @@ def test_a_candidate_that_cannot_be_made_again_for_its_audit_leaves_the_rest_of_
     assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
 
 
+def test_a_candidate_that_answers_one_class_only_is_not_judged(tiny_context, person):
+    """The model in service learned from other labels and tells its classes apart, a retrained one does not."""
+    tiny.make_lopsided(tiny_context, young=tiny.people(tiny_context)[-1])
+    run_id = tiny.plan_run(tiny_context, person)
+    assert not tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    (attempt,) = tiny.attempts(tiny_context)
+    assert (attempt.verdict, attempt.candidate_digest) == ("UNDETERMINED", None)
+    (reason,) = attempt.reasons
+    assert "the candidate of retrain to tell its classes apart" in reason
+    assert "every audit of it passes, since it says the same of everybody" in reason
+    assert "docs/own-data.md" in reason
+    assert not tiny.try_step(tiny_context, run_id, tiny.RETRAIN)  # and stays so
+    assert tiny.run_of(tiny_context, run_id).candidate_digest is None
+
+
+def test_the_last_subject_of_a_class_can_be_erased(tiny_context, person):
+    """Whatever is trained without them answers the other class for everybody, and rightly so."""
+    tiny.make_lopsided(tiny_context, young=person)
+    run_id = tiny.plan_run(tiny_context, person)
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+
+
 def test_each_method_of_a_ladder_is_judged_by_other_seeds_of_its_own(tiny_context, person):
     policy = replace(tiny.POLICY, ladder=("finetune", "gradient_ascent", "retrain"))
     run_id = tiny.plan_run(tiny_context, person, policy=policy)

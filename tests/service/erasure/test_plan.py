@@ -11,6 +11,7 @@ from service.erasure.references import bank_plan
 from service.erasure.workspace import RunFolder
 from service.errors import DataFolderError
 from service.requests import data_folder
+from service.training.production import train_production
 from service.training.spec import open_images
 from tests.service import tiny
 from unlearning.faces.dataset import read_rows
@@ -36,6 +37,18 @@ def test_the_plan_s_file_names_nobody(tiny_context):
     stored = (RunFolder(tiny_context.settings, run_id).path / "plan.json").read_text()
     assert json.loads(stored) == asdict(plan)
     assert not any(person in stored for person in [*everybody, "nobody-we-know"])
+
+
+def test_a_model_in_service_that_answers_one_class_only_is_not_audited(tiny_context):
+    person, *_, young = tiny.people(tiny_context)
+    tiny.make_lopsided(tiny_context, young=young)
+    train_production(tiny_context, seed=0)
+    run_id = tiny.claim_run(tiny_context, person)
+    plan = tiny.workspace(tiny_context, run_id).make_plan()
+    assert plan.obstacle is not None
+    assert plan.obstacle.startswith("Expected the model in service to tell its classes apart, but it answers one")
+    assert "every audit of it passes" in plan.obstacle
+    assert plan.obstacle.endswith("Then approve.")
 
 
 def test_everybody_else_is_kept_but_those_who_wait(tiny_context):

@@ -36,8 +36,8 @@ def test_the_next_model_is_registered_and_put_into_service(tiny_context, tmp_pat
     assert made.generation == 2
     pointer = deployment.pointer(tiny_context)
     assert (pointer.committed_digest, pointer.committed_generation) == (made.digest, 2)
-    assert 0.5 < made.train_accuracy <= 1.0
-    assert 0.0 <= made.test_accuracy <= 1.0
+    assert 0.5 < made.train.accuracy <= 1.0
+    assert 0.0 <= made.test.accuracy <= 1.0
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
