@@ -26,8 +26,8 @@ from unlearning.faces.sources import synthetic
 
 N_IMAGES = 2  # of each person, so that a purge can be killed between them
 RECIPE = {
-    "name": "tiny", "architecture": "small_resnet", "image_size": [16, 16], "channels": 3, "width": 4, "epochs": 2,
-    "batch_size": 32, "learning_rate": 0.1, "flip": True, "dtype": "float32",
+    "name": "tiny", "architecture": "small_resnet", "image_size": [16, 16], "channels": 3, "width": 8, "epochs": 12,
+    "batch_size": 16, "learning_rate": 0.05, "flip": True, "dtype": "float32",
 }  # fmt: skip
 POLICY = {
     "name": "tiny", "n_models": 4, "retain_ratio_min": 0.0, "test_ratio_min": 0.0, "exchangeability_alpha": 0.0,

@@ -110,7 +110,7 @@ def test_exact_retraining_passes(context: Context, plan: BankPlan, bank: Bank, o
 
 def test_a_model_costs_each_image_once_an_epoch(context: Context, plan: BankPlan, original: Outcome) -> None:
     """The work is counted, which a busy machine does not change."""
-    n_images = len(open_images(plan.scene.pictures).where(split="train"))
+    n_images = len(open_images(plan.spec.images).where(split="train"))
     assert original.n_forward == original.n_backward == recipe_of(context).epochs * n_images
 
 
