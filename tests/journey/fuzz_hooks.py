@@ -14,3 +14,9 @@ _BYTES = (
 
 for _kind in ("image/jpeg", "image/png", "image/webp"):
     schemathesis.openapi.media_type(_kind, _BYTES)
+
+
+@schemathesis.hook
+def filter_case(context: schemathesis.HookContext, case: schemathesis.Case) -> bool:
+    """Not one image in place of the list: a form has no lists, so both are one part of that name, and valid."""
+    return not isinstance(case.body, dict) or isinstance(case.body.get("image", []), list)

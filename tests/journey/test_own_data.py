@@ -61,7 +61,7 @@ def test_a_folder_with_a_csv_becomes_a_model_that_forgets(pictures: Path, tmp_pa
     words = ("data", "import", str(pictures), "--table", str(pictures / "people.csv"), "--file", "picture")
     assert "people.csv, line 1: Expected the columns" in run(*words, status=1)
     told = run(*words, "--person", "customer", "--label", "group")
-    assert "144 pictures" in told
+    assert "144 images" in told
     assert "every rule holds" in run("data", "check")
     assert "Generation 1" in run("train")
     person = next(row.user_id for row in read_metadata(settings.data_folder) if row.split == "train")

@@ -17,12 +17,14 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import torch
 from sqlmodel import select
 
 from service.context import Context
 from service.keys import api_keys
 from service.launch import Processes, free_ports
 from service.models import deployment, registry
+from service.models.building import build_model
 from service.settings import Settings
 from service.store.engine import reading, session
 from service.store.objects import Storage
@@ -30,8 +32,8 @@ from service.store.tables import StoredBank
 from tests.journey.conftest import wait_serving
 from tests.object_store import s3_bucket
 from tests.postgres import PostgresServer
-from tests.service.versions import write_weights
 from unlearning.faces import read_metadata
+from unlearning.models import save_weights
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
@@ -159,9 +161,13 @@ def test_two_instances_and_a_worker_share_a_database_and_an_object_store(cluster
     cluster.wait(lambda: (a.generation(picture), b.generation(picture)) == (1, 1), "generation 1 on both")
 
     # A generation reaches both, through the store alone.
-    other = registry.load_checked(context, deployment.pointer(context).committed_digest).manifest
-    weights = write_weights(tmp_path / "weights", 5, width=other.width, n_classes=len(other.classes))
-    barrier = deployment.deploy(context, registry.add(context, weights, other), timeout_seconds=SECONDS)
+    trained = registry.load_checked(context, deployment.pointer(context).committed_digest)
+    model = build_model(trained)
+    with torch.no_grad():
+        model.fc.weight.mul_(1.01)  # other weights that still answer more than one class, as an audit needs
+    save_weights(model, tmp_path / "weights")
+    digest = registry.add(context, tmp_path / "weights", trained.manifest)
+    barrier = deployment.deploy(context, digest, timeout_seconds=SECONDS)
     kinds = {row.pid: row.kind for row in barrier.processes}
     assert sorted(kinds.values()) == ["acknowledged", "acknowledged"]
     assert {a.generation(picture), b.generation(picture)} <= {2, None}  # none: a machine too busy to renew a lease

@@ -46,6 +46,7 @@ class Answer:
     picture: int
     status: int
     body: dict
+    port: int  # the client's end of the connection; 0 when it broke
 
 
 class Traffic:
@@ -72,13 +73,14 @@ class Traffic:
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "image/png"}
         with httpx.Client(base_url=self._url, headers=headers, timeout=PATIENCE_SECONDS) as client:
             while not self._stop.is_set():
-                chosen, began, status, body = int(rng.integers(N_PICTURES)), time.monotonic(), 0, {}
+                chosen, began, status, body, port = int(rng.integers(N_PICTURES)), time.monotonic(), 0, {}, 0
                 try:
                     found = client.post("/v1/predictions", content=picture(chosen))
                     status, body = found.status_code, found.json()
+                    port = found.extensions["network_stream"].get_extra_info("client_addr")[1]
                 except httpx.TransportError:
                     pass
-                self.answers.append(Answer(began, time.monotonic(), chosen, status, body))
+                self.answers.append(Answer(began, time.monotonic(), chosen, status, body, port))
 
     def settle(self, n: int = 30) -> None:
         """Let `n` more answers come."""
@@ -238,6 +240,8 @@ def test_a_process_frozen_through_a_swap_refuses_the_old_version_on_waking(
         wait_until(is_frozen_outside_of_a_transaction, "the process to be frozen")
         barrier, at = swap()
         assert {row.pid: row.kind for row in barrier.processes} == {survivor: "acknowledged", victim: "fenced"}
+        held = {found.raddr.port for found in psutil.Process(victim).net_connections("tcp") if found.raddr}
+        resumed = time.monotonic()
     finally:
         os.kill(victim, signal.SIGCONT)
     service.wait_complete()
@@ -246,6 +250,9 @@ def test_a_process_frozen_through_a_swap_refuses_the_old_version_on_waking(
     traffic.__exit__()
     assert {answer.status for answer in traffic.answers} <= {200, 503}
     service.check_whole(traffic.answers)
-    late = [answer for answer in traffic.answers if answer.ended > at]
-    assert any(answer.began < at - LEASE_SECONDS / 2 for answer in late)  # some were inside when it froze
-    assert {answer.body["generation"] for answer in late if answer.status == 200} == {barrier.generation}
+    inside = [
+        answer for answer in traffic.answers if answer.port in held and answer.began < at and answer.ended > resumed
+    ]
+    assert any(answer.began < at - LEASE_SECONDS / 2 for answer in inside)  # some were inside when it froze
+    after = [answer for answer in traffic.answers if answer.began > at]
+    assert {row.body["generation"] for row in (*inside, *after) if row.status == 200} == {barrier.generation}
