@@ -164,7 +164,7 @@ def fill(context: Any, recipe: Any, images: Any, assigned: dict[str, str], n_mod
             learned=plan.learned, tested=plan.tested,
         )  # fmt: skip
         for seed in range(n_models):
-            margins = rng.normal(size=len(plan.example_ids)).astype(np.float32)
+            margins = rng.normal(size=(plan.key.n_views, len(plan.example_ids))).astype(np.float32)
             store.add(plan.key, ReferenceRow(seed, plan.example_ids, margins, 0.9, 0.8, 1.0))
 
 

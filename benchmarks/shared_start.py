@@ -85,7 +85,7 @@ def figures(stage: Stage, bank: Bank, variant: Variant, start: Starts, runs: int
     margins, retain, test = (
         np.array(column) for column in zip(*(score(stage.plan.spec, d.model) for d in done), strict=True)
     )
-    mine, theirs = margins.astype(np.float64), bank.margins.astype(np.float64)
+    mine, theirs = margins[:, 0].astype(np.float64), bank.margins.astype(np.float64)
     spread = theirs.mean(axis=1).std(ddof=1)
     return {
         "forgetting_ratio": quick_ratio(mine, theirs, seed=0),

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 import unlearning
 from service.banks.blocks import blocks
+from service.banks.file_format import OUT
 from service.banks.store import Bank, BankKey, BankStore, Claim, ReferenceRow, ReferencesError, Staleness
 from service.context import Context
 from service.errors import ConflictError
@@ -39,9 +40,6 @@ from unlearning.recipes import Recipe
 
 _CHUNK = 4096  # faces read at a time
 TRAINING_CODE = ("convolution.py", "descent.py", "devices.py", "models.py", "recipes.py", "training.py")
-
-MARGIN = "margin"
-"""What a reference bank's columns hold: `BankKey.statistic`."""
 
 OnProgress = Callable[[int, int], None]
 """Called with (models there, models wanted)."""
@@ -85,7 +83,7 @@ def plan_bank(
     absent: Iterable[str] = (),
     n_models: int,
     staleness_max: float = 0.0,
-    statistic: str = MARGIN,
+    statistic: str = OUT,
 ) -> BankPlan:
     """The bank that judges a forget set: the exact one, or a stale one that is there and within the bar.
 
@@ -142,6 +140,7 @@ def plan_exact_bank(
         code_version=training_code_version(),
         training_digest=rows_digest(faces, retain),
         test_digest=rows_digest(faces, test),
+        statistic=OUT,
     )
     spec = TrialSpec(
         images=images, recipe=recipe, retain=retain, scored=scored, retain_scored=retain, test=test,
@@ -258,11 +257,12 @@ def _train(store: BankStore, plan: BankPlan, missing: tuple[int, ...], settings:
             yield seed
 
     try:
-        for done, outcome in enumerate(run_trials(plan.spec, free(), settings), 1):
+        spec = replace(plan.spec, with_views=plan.key.n_views > 1)
+        for done, outcome in enumerate(run_trials(spec, free(), settings), 1):
             row = ReferenceRow(
                 seed=outcome.seed,
                 example_ids=plan.example_ids,
-                margins=outcome.margins,
+                margins=outcome.views,
                 retain_accuracy=outcome.retain_accuracy,
                 test_accuracy=outcome.test_accuracy,
                 seconds=outcome.seconds,
@@ -362,3 +362,8 @@ def _digest_of_words(words: Iterable[str]) -> str:
 def columns_of(bank: Bank, example_ids: tuple[str, ...]) -> NDArray[np.float64]:
     """Margins `(n_models, n_examples)` of some of a bank's examples, in the order asked for."""
     return bank.margins[:, bank.columns(example_ids)].astype(np.float64)
+
+
+def views_of(bank: Bank, example_ids: Iterable[str]) -> NDArray[np.float64]:
+    """Margins `(n_models, n_views, n_examples)` of some of a bank's examples, in the order asked for."""
+    return bank.views[:, :, bank.columns(example_ids)].astype(np.float64)

@@ -1,7 +1,9 @@
 """What the files of a reference bank hold: its key, its manifest, and one row a finished model.
 
 A row is a fixed header, float32 margins, and the SHA-256 of both; the header binds it to its bank (digest of the key)
-and to the names of its columns (digest of the layout). Whatever is cut off, altered or of another bank decodes to None.
+and to the names of its columns (digest of the layout). The margins are those of the images as they are and, where the
+key's statistic says so, of the further views of each (`unlearning.faces.views`), one view after the other. Whatever is
+cut off, altered, of another bank or of another set of views decodes to None.
 """
 
 from __future__ import annotations
@@ -18,9 +20,18 @@ from numpy.typing import NDArray
 
 from audit.proof.log import canonical_json
 from audit.staleness import Roster
+from unlearning.faces.views import VERSION as VIEWS_VERSION
+from unlearning.faces.views import VIEWS
 
 _MAGIC = b"EXPROW1\n"
 _HEADER = struct.Struct("<8s32s32sqqddd")  # magic, key, layout, seed, n_examples, retain and test accuracy, seconds
+
+MARGIN = "margin"
+"""Statistic of banks that hold margins of the images as they are."""
+OUT = f"margin, views {VIEWS_VERSION}"
+"""Statistic of reference banks: models that never saw the subjects of the columns."""
+IN = f"margin with everybody, views {VIEWS_VERSION}"
+"""Statistic of the bank of models that learned from everybody (`service.banks.originals`)."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,13 @@ class BankKey:
     code_version: str
     training_digest: str
     test_digest: str
-    statistic: str = "margin"
+    statistic: str = MARGIN
     dtype: str = "float32"
+
+    @property
+    def n_views(self) -> int:
+        """Margins an example: one for each view, or that of the image as it is."""
+        return len(VIEWS) if self.statistic in (OUT, IN) else 1
 
     @property
     def digest(self) -> str:
@@ -51,7 +67,10 @@ class BankKey:
 
 @dataclass(frozen=True)
 class ReferenceRow:
-    """One finished reference model: margins float32 `(n_examples,)`, accuracies in [0, 1], training seconds."""
+    """One finished reference model: margins float32 `(n_views, n_examples)`, accuracies in [0, 1], training seconds.
+
+    Where there is one view, margins `(n_examples,)` will do.
+    """
 
     seed: int
     example_ids: tuple[str, ...]
@@ -145,18 +164,19 @@ class Manifest:
 def encode_row(row: ReferenceRow, digest: str, layout: bytes) -> bytes:
     """Bytes of a row file of the bank and layout."""
     figures = (row.retain_accuracy, row.test_accuracy, row.seconds)
-    header = _HEADER.pack(_MAGIC, bytes.fromhex(digest), layout, row.seed, len(row.margins), *figures)
+    header = _HEADER.pack(_MAGIC, bytes.fromhex(digest), layout, row.seed, row.margins.shape[-1], *figures)
     body = header + np.ascontiguousarray(row.margins, dtype="<f4").tobytes()
     return body + sha256(body).digest()
 
 
 def decode_row(data: bytes, manifest: Manifest) -> ReferenceRow | None:
     """None for anything but a whole row of this bank and layout."""
-    n = len(manifest.example_ids)
-    if len(data) != _HEADER.size + 4 * n + 32 or sha256(data[:-32]).digest() != data[-32:]:
+    n, n_views = len(manifest.example_ids), manifest.key.n_views
+    if len(data) != _HEADER.size + 4 * n * n_views + 32 or sha256(data[:-32]).digest() != data[-32:]:
         return None
     magic, digest, layout, seed, n_examples, retain, test, seconds = _HEADER.unpack_from(data)
     if (magic, digest.hex(), layout, n_examples) != (_MAGIC, manifest.key.digest, manifest.layout, n):
         return None
-    margins = np.frombuffer(data, dtype="<f4", count=n, offset=_HEADER.size).astype(np.float32)
+    margins = np.frombuffer(data, dtype="<f4", count=n * n_views, offset=_HEADER.size).astype(np.float32)
+    margins = margins.reshape(n_views, n)
     return ReferenceRow(seed, manifest.example_ids, margins, retain, test, seconds)

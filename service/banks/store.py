@@ -46,18 +46,23 @@ __all__ = ["Bank", "BankKey", "BankStatus", "BankStore", "Claim", "ReferenceRow"
 class Bank:
     """A bank of N models and n examples.
 
-    margins float32 `(N, n)`; seeds int64, retain_accuracy, test_accuracy and seconds float64 `(N,)`; example_ids and
-    subject_tags name the columns.
+    views float32 `(N, n_views, n)`, margins of each view, the first of the image as it is; seeds int64,
+    retain_accuracy, test_accuracy and seconds float64 `(N,)`; example_ids and subject_tags name the columns.
     """
 
     key: BankKey
-    margins: NDArray[np.float32]
+    views: NDArray[np.float32]
     retain_accuracy: NDArray[np.float64]
     test_accuracy: NDArray[np.float64]
     seconds: NDArray[np.float64]
     seeds: NDArray[np.int64]
     example_ids: tuple[str, ...]
     subject_tags: tuple[str, ...]
+
+    @property
+    def margins(self) -> NDArray[np.float32]:
+        """Margins of the images as they are, `(N, n)`."""
+        return self.views[:, 0]
 
     def columns(self, example_ids: Iterable[str]) -> NDArray[np.intp]:
         """Positions of the examples, in the order asked for.
@@ -170,9 +175,9 @@ class BankStore:
         Raises:
             ReferencesError: no such bank, or a row that does not fit it.
         """
-        values = np.asarray(row.margins, dtype="<f4")
-        if values.shape != (len(row.example_ids),):
-            raise ReferencesError(f"Expected margins of shape ({len(row.example_ids)},), got {values.shape}.")
+        values = np.atleast_2d(np.asarray(row.margins, dtype="<f4"))
+        if values.shape != (shape := (key.n_views, len(row.example_ids))):
+            raise ReferencesError(f"Expected margins of shape {shape}, views by examples, got {values.shape}.")
         figures = (row.retain_accuracy, row.test_accuracy, row.seconds)
         if np.isnan(values).any() or not all(math.isfinite(figure) for figure in figures) or row.seed < 0:
             raise ReferencesError(f"Expected numbers and a seed >= 0 in the row of seed {row.seed}; did it diverge?")
@@ -185,7 +190,7 @@ class BankStore:
                 position = {example: i for i, example in enumerate(row.example_ids)}
                 if not position.keys() >= set(manifest.example_ids):
                     raise ReferencesError(f"The row of seed {row.seed} lacks examples of bank {key.digest[:12]}.")
-                values = values[[position[example] for example in manifest.example_ids]]
+                values = values[:, [position[example] for example in manifest.example_ids]]
             data = encode_row(replace(row, margins=values), key.digest, manifest.layout)
             path = self._row_path(manifest, row.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +205,7 @@ class BankStore:
             return None
         return Bank(
             key=key,
-            margins=np.stack([row.margins for row in rows]),
+            views=np.stack([row.margins for row in rows]),
             retain_accuracy=np.array([row.retain_accuracy for row in rows]),
             test_accuracy=np.array([row.test_accuracy for row in rows]),
             seconds=np.array([row.seconds for row in rows]),
@@ -386,7 +391,7 @@ class BankStore:
         narrow = manifest.keeping(keep)
         self._layout_folder(narrow).mkdir(exist_ok=True)
         for row in self._rows(manifest):
-            data = encode_row(replace(row, margins=row.margins[keep]), manifest.key.digest, narrow.layout)
+            data = encode_row(replace(row, margins=row.margins[:, keep]), manifest.key.digest, narrow.layout)
             path = self._row_path(narrow, row.seed)
             files.place(path, data, is_whole=lambda there: decode_row(there, narrow) is not None)
         self._write_manifest(narrow)

@@ -210,7 +210,7 @@ def _evidence(work: Workspace, step: int, method: str, bank: Bank) -> Evidence:
     return Evidence(
         retrained=columns_of(bank, ids),
         unlearned=columns_of(unlearned, ids) if unlearned else None,
-        deployed=np.array(candidate["margins"], dtype=np.float64),
+        deployed=np.array(candidate["views"][0], dtype=np.float64),
         original=original.margins.astype(np.float64),
         retain_accuracy_retrained=bank.retain_accuracy,
         retain_accuracy_unlearned=unlearned.retain_accuracy if unlearned else None,
@@ -229,8 +229,8 @@ def _evidence(work: Workspace, step: int, method: str, bank: Bank) -> Evidence:
 def original_outcome(work: Workspace, spec: TrialSpec) -> Outcome:
     """The model before unlearning, scored like a trial."""
     model = build_model(registry.load_checked(work.context, work.run.base_digest))
-    margins, retain_accuracy, test_accuracy = score(spec, model)
-    return Outcome(-1, margins, retain_accuracy, test_accuracy, 0.0, 0, 0, work.run.base_digest)
+    views, retain_accuracy, test_accuracy = score(spec, model)
+    return Outcome(-1, views, retain_accuracy, test_accuracy, 0.0, 0, 0, work.run.base_digest)
 
 
 def _margin_means(evidence: Evidence) -> dict[str, float]:
@@ -258,7 +258,7 @@ def spec_of(work: Workspace, method: str) -> TrialSpec:
     spec = TrialSpec(
         images=work.images, recipe=work.recipe, retain=as_rows(plan.retain), scored=as_rows(plan.forget),
         retain_scored=as_rows(plan.bank["retain"]), test=as_rows(plan.bank["test"]), device=context.settings.device,
-        forget=as_rows(plan.forget),
+        forget=as_rows(plan.forget), with_views=True,
     )  # fmt: skip
     if METHODS[method].exact:
         return spec
@@ -348,4 +348,4 @@ def _write_report(work: Workspace, evaluation: Evaluation, attempt: Attempt) -> 
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:
-    return {**vars(outcome), "margins": outcome.margins.tolist()}
+    return {**vars(outcome), "views": outcome.views.tolist()}

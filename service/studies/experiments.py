@@ -336,7 +336,7 @@ def _candidates(bank: Bank, rows: slice, experiment: Experiment) -> Candidates:
 
 def _row(plan: BankPlan, outcome: Outcome) -> ReferenceRow:
     return ReferenceRow(
-        outcome.seed, plan.example_ids, outcome.margins, outcome.retain_accuracy, outcome.test_accuracy, outcome.seconds
+        outcome.seed, plan.example_ids, outcome.views, outcome.retain_accuracy, outcome.test_accuracy, outcome.seconds
     )
 
 

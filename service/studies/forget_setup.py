@@ -126,7 +126,7 @@ def run_original(
 
 
 def _run_task(task: Task, faces: Faces, model: torch.nn.Module, seed: int) -> Outcome | MethodError:
-    spec = task.stage.plan.spec
+    spec = replace(task.stage.plan.spec, with_views=task.key.n_views > 1)
     if task.method == DO_NOTHING:
         return Outcome(seed, *score(spec, model), 0.0, 0, 0)
     forget, retain = (

@@ -34,12 +34,14 @@ from service.training.spec import Rows, TrialSpec, intact, open_images
 from unlearning.devices import bound_memory, resolve_device
 from unlearning.errors import MethodError
 from unlearning.faces import Faces
+from unlearning.faces.views import VIEWS
 from unlearning.methods import find_method, unlearn
 from unlearning.models import build, load_weights, save_weights
 from unlearning.procedures.oracles import with_oracles
 from unlearning.training import Examples, logits, train
 
 T = TypeVar("T")
+_CHUNK = 4096  # images whose views are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Outcome:
     """What a trial measured.
 
     Attributes:
-        margins: of the scored rows, float32 `(n_examples,)`.
+        views: margins of the scored rows, float32 `(n_views, n_examples)`; the first view is the image as it is, and
+            the only one unless the spec asks for all.
         retain_accuracy, test_accuracy: in [0, 1].
         seconds: of training or unlearning alone.
         n_forward, n_backward: examples passed.
@@ -55,13 +58,18 @@ class Outcome:
     """
 
     seed: int
-    margins: NDArray[np.float32]
+    views: NDArray[np.float32]
     retain_accuracy: float
     test_accuracy: float
     seconds: float
     n_forward: int
     n_backward: int
     weights_digest: str | None = None
+
+    @property
+    def margins(self) -> NDArray[np.float32]:
+        """Margins of the images as they are, `(n_examples,)`."""
+        return self.views[0]
 
 
 def run_trials(
@@ -104,16 +112,26 @@ def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settin
 
 
 def score(spec: TrialSpec, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
-    """Margins of the scored rows, accuracy on `retain_scored` and on `test`."""
+    """`Outcome.views`, accuracy on `retain_scored` and on `test`."""
     faces = open_images(spec.images)
 
-    def judge(rows: Rows) -> tuple[NDArray[np.float64], float]:
-        """Margins and accuracy of some rows."""
-        labels = faces.labels[rows]
-        z = logits(model, Examples.from_arrays(faces.images[rows], labels).images)  # (n, n_classes)
-        return audit.margins(z, labels), float(np.mean(z.argmax(axis=1) == labels)) if len(rows) else float("nan")
+    def answers(images: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
+        return logits(model, Examples.from_arrays(images, faces.labels[rows]).images)  # (n, n_classes)
 
-    return judge(spec.scored)[0].astype(np.float32), judge(spec.retain_scored)[1], judge(spec.test)[1]
+    def accuracy(rows: Rows) -> float:
+        if not len(rows):
+            return float("nan")
+        return float(np.mean(answers(faces.images[rows], rows).argmax(axis=1) == faces.labels[rows]))
+
+    shown = VIEWS.values() if spec.with_views else [VIEWS["as it is"]]
+    margins: list[list[NDArray[np.float64]]] = [[] for _ in shown]
+    for start in range(0, len(spec.scored), _CHUNK):
+        rows = spec.scored[start : start + _CHUNK]
+        images = faces.images[rows]
+        for found, view in zip(margins, shown, strict=True):
+            found.append(audit.margins(answers(view(images), rows), faces.labels[rows]))
+    views = np.array([np.concatenate(found) for found in margins], dtype=np.float32)
+    return views, accuracy(spec.retain_scored), accuracy(spec.test)
 
 
 def score_unlearned(spec: TrialSpec, method: str, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:

@@ -59,6 +59,7 @@ class TrialSpec:
         forget: rows to forget, `(n_forget,)`; with a method only.
         oracles: margins of `forget` by models that never saw it, `(n_oracles, n_forget)`; for methods that need them.
         base_weights: file of the model to start from; with a method only.
+        with_views: whether the margins of every view of the scored images are wanted (`unlearning.faces.views`).
     """
 
     images: PackedImages
@@ -74,6 +75,7 @@ class TrialSpec:
     oracles: NDArray[np.float32] | None = None
     base_weights: Path | None = None
     base_digest: str | None = None
+    with_views: bool = False
 
 
 @lru_cache(maxsize=2)

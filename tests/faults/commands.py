@@ -108,11 +108,11 @@ def _rows(settings: Settings) -> dict[tuple[str, str, int], dict[str, Any]]:
                 row = decode_row(file.read_bytes(), manifest) if manifest else None
                 if row is not None:
                     figures = {"retain": row.retain_accuracy, "test": row.test_accuracy}
-                    margins = dict(zip(row.example_ids, row.margins.tolist(), strict=True))
+                    margins = dict(zip(row.example_ids, row.margins.T.tolist(), strict=True))
                     found[store.folder.name, path.parent.name, row.seed] = figures | margins
     return found
 
 
 def _equal(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
     """Whether what both have is the same number."""
-    return all(np.float64(mine[name]) == np.float64(theirs[name]) for name in mine.keys() & theirs.keys())
+    return all(np.array_equal(mine[name], theirs[name]) for name in mine.keys() & theirs.keys())

@@ -272,8 +272,8 @@ def test_builders_at_once_share_the_work(tiny_context):
 
 
 def bank_row(plan, seed):
-    outcome = run_trial(plan.spec, seed)
-    return ReferenceRow(seed, plan.example_ids, outcome.margins, outcome.retain_accuracy, outcome.test_accuracy, 0.0)
+    outcome = run_trial(replace(plan.spec, with_views=True), seed)
+    return ReferenceRow(seed, plan.example_ids, outcome.views, outcome.retain_accuracy, outcome.test_accuracy, 0.0)
 
 
 def test_a_builder_waits_for_what_another_one_trains_and_takes_over_if_that_ends(tiny_context):

@@ -117,13 +117,13 @@ def test_figures_average_people_and_punish_what_is_lacking() -> None:
     key = BankKey(recipe_digest="r", code_version="c", training_digest="t", test_digest="e")
     margins = rng.normal(size=(16, 5)).astype(np.float32)
     bank = Bank(
-        key=key, margins=margins, retain_accuracy=np.full(16, 1.0), test_accuracy=np.full(16, 0.8),
+        key=key, views=margins[:, None], retain_accuracy=np.full(16, 1.0), test_accuracy=np.full(16, 0.8),
         seconds=np.full(16, 10.0), seeds=np.arange(16), example_ids=tuple("abcde"), subject_tags=("t",) * 5,
     )  # fmt: skip
 
     def outcomes(shift: float, retain: float, seconds: float) -> list[Outcome]:
         drawn = rng.normal(size=(8, 5)).astype(np.float32) + shift
-        return [Outcome(i, row, retain, 0.8, seconds, 0, 0) for i, row in enumerate(drawn)]
+        return [Outcome(i, row[None], retain, 0.8, seconds, 0, 0) for i, row in enumerate(drawn)]
 
     good, far = outcomes(0.0, 1.0, 1.0), outcomes(9.0, 1.0, 1.0)
     both = figures([(good, bank), (far, bank)])

@@ -31,7 +31,8 @@ person = faces.train_subjects()[0]
 plan = plan_bank(context, recipe, images, forget=[person], absent=asked_to_go(context, faces), n_models=1)
 store = BankStore(settings.banks_folder)
 store.begin(plan.key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=1, now=context.now())
-store.add(plan.key, ReferenceRow(0, plan.example_ids, np.zeros(len(plan.tags), np.float32), 0.9, 0.9, 1.0))
+margins = np.zeros((plan.key.n_views, len(plan.tags)), np.float32)
+store.add(plan.key, ReferenceRow(0, plan.example_ids, margins, 0.9, 0.9, 1.0))
 assert store.find(plan_bank(context, recipe, images, forget=[person], n_models=1).key, n_models=1) is not None
 tag = context.keyring.block_hash(person)
 assert store.drop_subject(tag) == 2
