@@ -18,6 +18,7 @@ from audit.staleness import Staleness
 from audit.statistics.distances import Detection
 from audit.statistics.exchangeability import Exchangeability, models_needed
 from audit.statistics.forgetting import ForgettingRatio
+from audit.statistics.gate import Gate
 from audit.statistics.utility import Utility
 
 Verdict = Literal["PASSED", "FAILED", "UNDETERMINED"]
@@ -26,7 +27,7 @@ FRESH = Staleness()
 UTILITY_ALPHA = 0.05
 """Level of the test of one model's accuracy: below the bar it still passes if its p-value is above this level."""
 SETS = {"retain": "the retain set", "test": "held-out subjects"}
-NO_BANK = "Exact retraining was audited without a bank of unlearned models, so this check was not asked."
+NO_BANK = "The model was audited without a bank of unlearned models, so this check was not asked."
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,58 @@ def all_checks(
     detection: Detection | None,
     cost_share: float | None,
     staleness: Staleness = FRESH,
+    gate: Gate | None = None,
+    qualification: str | None = None,
 ) -> tuple[Check, ...]:
     """Every check of the policy, in the order of the report.
 
-    `n_unlearned`, `forgetting`, `detection` and `cost_share` are None for exact retraining, which needs no bank of
-    unlearned models.
+    `n_unlearned`, `forgetting` and `detection` are None without a bank of unlearned models, `cost_share` for exact
+    retraining, `gate` where margins of views are lacking, `qualification` where the method has none that is valid.
     """
     return (
+        _gate(policy, rung, gate),
+        _qualification(policy, rung, qualification),
         _bank_size(policy, n_retrained if n_unlearned is None else min(n_retrained, n_unlearned)),
         _mean_utility("retain", retain, policy.retain_ratio_min),
         _mean_utility("test", test, policy.test_ratio_min),
         _deployed_utility("retain", retain, policy.retain_ratio_min),
         _deployed_utility("test", test, policy.test_ratio_min),
-        _exchangeability(policy.alpha_at(rung), deployed),
+        _exchangeability(policy.level_at(rung, policy.exchangeability_alpha), deployed),
         _forgetting(policy, forgetting),
         _detection(policy, detection),
         _cost(policy, cost_share),
         _staleness(policy, staleness),
     )
+
+
+def _gate(policy: Policy, rung: int, gate: Gate | None) -> Check:
+    """The smallest of the gate's p-values, each over its share of α, so that it compares with α as a whole."""
+    alpha = policy.level_at(rung, policy.gate_alpha)
+    if gate is None:
+        sentence = "The gate needs margins of every view of the images, of the model and of its references."
+        return Check("gate", None, alpha, None, sentence, applicable=alpha > 0)
+    p = gate.p_adjusted
+    p_text, bar_text = beside(p, alpha, bar_digits=2)
+    among = f"{gate.n_models} models trained without the images, over {gate.n_views} views of each image"
+    if alpha == 0:
+        sentence = f"The audited model among {among}: p = {p_text}; no bar is set."
+        return Check("gate", p, alpha, None, sentence, applicable=False)
+    found = "is not unusual" if gate.passed else f"is unusual, {gate.finding},"
+    sentence = f"The audited model {found} among {among} (p = {p_text}, bar {bar_text})."
+    return Check("gate", p, alpha, gate.passed, sentence)
+
+
+def _qualification(policy: Policy, rung: int, statement: str | None) -> Check:
+    """Whether the method was shown ahead, on subjects drawn by lot, to forget as retraining does."""
+    if policy.is_exact(rung):
+        return Check("qualification", None, None, None, "Exact retraining needs no qualification.", applicable=False)
+    if not policy.qualification:
+        sentence = "The method is judged by a bank of its runs for this request, not by a qualification."
+        return Check("qualification", None, None, None, sentence, applicable=False)
+    if statement is None:
+        sentence = "The method has no valid qualification, and no bank of its runs was drawn for this request."
+        return Check("qualification", None, None, None, sentence)
+    return Check("qualification", None, None, True, statement)
 
 
 def _bank_size(policy: Policy, smallest: int) -> Check:

@@ -18,9 +18,27 @@ from audit.statistics.distances import Detection, detect
 from audit.statistics.epsilon import epsilons
 from audit.statistics.exchangeability import Exchangeability, exchangeability
 from audit.statistics.forgetting import CompetitionScore, ForgettingRatio, competition_score, forgetting_ratio
+from audit.statistics.gate import ALPHA, Gate, PooledSpread, gate
 from audit.statistics.intervals import as_accuracies
 from audit.statistics.margins import Array, as_bank, as_banks, as_row
 from audit.statistics.utility import Utility, forget_accuracy, utility
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the gate reads: margins of every view of the forget set's images. `audit.gate` checks them.
+
+    Attributes:
+        deployed: of the candidate, `(n_views, n_examples)`.
+        retrained: of the references, `(N, n_views, n_examples)`.
+        originals: of models trained with everybody, `(n, n_views, n_examples)`; None if there are none.
+        pooled: what other blocks say of the references' spread; None if there are too few.
+    """
+
+    deployed: Array
+    retrained: Array
+    originals: Array | None = None
+    pooled: PooledSpread | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,8 @@ class Evidence:
     retrained: Array
     """Margins of the reference bank `(N, n_examples)`."""
     unlearned: Array | None
-    """Margins of the bank of unlearning runs `(M, n_examples)`; None only for exact retraining."""
+    """Margins of the bank of unlearning runs `(M, n_examples)`; None for exact retraining, and where the method was
+    qualified ahead instead."""
     deployed: Array
     """Margins `(n_examples,)` of the candidate chosen before the audit."""
     original: Array
@@ -55,16 +74,20 @@ class Evidence:
     """Whether the method is exact retraining, which has no bar of cost and needs no unlearned bank."""
     staleness: Staleness = field(default_factory=Staleness)
     """Of the reference bank; by default it was trained on the present data."""
+    views: Views | None = None
+    """For the gate; without them it is not asked, or undetermined where the policy asks for it."""
+    qualification: str | None = None
+    """What the method's valid qualification says, in a sentence; None: it has none."""
 
     def __post_init__(self) -> None:
-        if not self.exact:
-            missing = [
-                name
-                for name in ("unlearned", "retain_accuracy_unlearned", "test_accuracy_unlearned", "cost_share")
-                if getattr(self, name) is None
-            ]
-            if missing:
-                raise BankError(f"Expected {', '.join(missing)} in the evidence; only exact retraining may omit them.")
+        needed = [] if self.exact else ["cost_share"]
+        if self.unlearned is not None:
+            needed += ["retain_accuracy_unlearned", "test_accuracy_unlearned"]
+        if missing := [name for name in needed if getattr(self, name) is None]:
+            raise BankError(
+                f"Expected {', '.join(missing)} in the evidence; only exact retraining may omit the cost, and only "
+                "without a bank of runs may their accuracies be omitted."
+            )
         if self.unlearned is None:
             retrained, unlearned = as_bank("retrained", self.retrained, min_models=4), None
         else:
@@ -125,6 +148,10 @@ class Evaluation:
     """The largest values that banks of this size can show."""
     staleness: Staleness
     """How many subjects were erased since the reference models were trained."""
+    gate: Gate | None
+    """The candidate among the references by all views, with how much had been learned and the power. None without."""
+    qualification: str | None
+    """What the method's qualification says; None for exact retraining and where a bank of runs was drawn instead."""
     evidence: Evidence
     """The arrays, for the report; not part of `to_dict`."""
 
@@ -150,6 +177,11 @@ def evaluate(evidence: Evidence, policy: Policy, *, rung: int, seed: int) -> Eva
     method = policy.method_at(rung)
     if evidence.exact != policy.is_exact(rung):
         raise PolicyError(f"Expected exact={policy.is_exact(rung)} in the evidence of rung {rung} ({method}).")
+    if evidence.unlearned is None and not evidence.exact and not policy.qualification:
+        raise BankError(
+            f"Expected a bank of runs of {method} in the evidence; only exact retraining may omit it, and an "
+            "approximate method where the policy asks for its qualification."
+        )
     of_comparison, *of_utility = np.random.SeedSequence(seed).spawn(4)
     u, r = evidence.unlearned, evidence.retrained
     compared = _NOTHING if u is None else _compare(evidence, u, of_comparison)
@@ -171,6 +203,7 @@ def evaluate(evidence: Evidence, policy: Policy, *, rung: int, seed: int) -> Eva
             strict=True,
         )
     )
+    judged = None if evidence.views is None else _gate(evidence.views, policy, rung)
     checks = all_checks(
         policy,
         rung=rung,
@@ -183,6 +216,8 @@ def evaluate(evidence: Evidence, policy: Policy, *, rung: int, seed: int) -> Eva
         detection=compared["detection"],
         cost_share=None if evidence.exact else evidence.cost_share,
         staleness=evidence.staleness,
+        gate=judged,
+        qualification=evidence.qualification,
     )
     return Evaluation(
         verdict=verdict_of(checks),
@@ -202,8 +237,20 @@ def evaluate(evidence: Evidence, policy: Policy, *, rung: int, seed: int) -> Eva
         cost_share=evidence.cost_share,
         limits=limits(len(r) if u is None else min(len(u), len(r))),
         staleness=evidence.staleness,
+        gate=judged,
+        qualification=evidence.qualification,
         evidence=evidence,
         **compared,
+    )
+
+
+def _gate(views: Views, policy: Policy, rung: int) -> Gate:
+    return gate(
+        views.deployed,
+        views.retrained,
+        originals=views.originals,
+        pooled=views.pooled,
+        alpha=policy.level_at(rung, policy.gate_alpha or ALPHA),
     )
 
 

@@ -7,11 +7,14 @@ Presets (`PRESETS`):
 
 | bar                                      | standard         | strict           | competition |
 |------------------------------------------|------------------|------------------|-------------|
-| models in each bank                      | 64               | 128              | 512         |
+| models in each bank                      | 8                | 128              | 512         |
+| runs of the method for each request      | –                | 128              | 512         |
+| the method                               | qualified        | –                | –           |
 | retain accuracy / bank's                 | ≥ .97            | ≥ .99            | ≥ .95       |
 | test accuracy / bank's                   | ≥ .97            | ≥ .99            | ≥ .95       |
-| deployed model exchangeable, p           | ≥ .05            | ≥ .10            | ≥ .05       |
-| F / F_null                               | ≥ .5             | ≥ .8             | ≥ .5        |
+| gate, α                                  | .05              | .10              | reported    |
+| deployed model exchangeable, p           | reported         | reported         | ≥ .05       |
+| F / F_null                               | ≥ .5 of probes   | ≥ .8             | ≥ .5        |
 | forget set's combined KS, p              | reported         | ≥ .01            | reported    |
 | cost / retraining's                      | ≤ 20 %           | ≤ 20 %           | ≤ 20 %      |
 | subjects erased since bank was trained   | ≤ 5 %            | ≤ 2 %            | 0           |
@@ -19,20 +22,25 @@ Presets (`PRESETS`):
 | ladder before it                         | remix,           | oracle_matching  | remix,      |
 |                                          | random_mask      |                  | random_mask |
 
+`standard` asks two questions at different times. Whether a method is any good is settled ahead by its *qualification*
+on subjects drawn by lot (`audit.qualification`); an approximate method without a valid one is no rung, and the run goes
+on to the next. Whether this one model is all right is the *gate*'s question (`audit.statistics.gate`), to which eight
+references are enough. `strict` and `competition` draw a bank of runs of the method for each request instead, which
+costs more than retraining.
+
 **α and the ladder.** There are two kinds of error, and they call for opposite choices of α.
 
 * *A false positive*: an exact retrain is rejected. At an approximate rung this costs the time of the next rung. A human
   has to act only if all `retrain_attempts` exact retrains are rejected, and that is at most as likely as rejecting one
-  of them, whatever their dependence. So a run's false positive rate for the exchangeability test is at most α when
-  **every attempt is tested at the full α**, and far lower with fresh seeds: in 4,000 synthetic runs of three exact
-  retrains each, all bars together rejected 7.7 % of the attempts and ended 0.03 % of the runs.
+  of them, whatever their dependence. So a run's false positive rate for the gate is at most α when **every attempt is
+  tested at the full α**, and far lower with fresh seeds.
 * *A false negative*: a candidate that has not forgotten is accepted. This error harms a subject. A test "p ≥ α" that is
   passed by *not* being significant gets easier to pass when α is divided: five tests at α = .05 would be held at .01
   each, below the smallest p-value of 64 references, and reject nothing. False negatives are limited by the number of
   attempts: a bad candidate that passes one test with probability β passes one of k with probability at most k·β.
 
 Therefore α is not divided but grows with the position: the first candidate is tested at α, each further approximate one
-at a *higher* level (`alpha_at`: 2α, 3α, …), and every attempt of exact retraining at α. The ladder is short, fixed
+at a *higher* level (`level_at`: 2α, 3α, …), and every attempt of exact retraining at α. The ladder is short, fixed
 beforehand and part of the digest.
 """
 
@@ -47,6 +55,7 @@ from typing import Any
 from audit.errors import PolicyError, in_range
 
 RETRAIN = "retrain"
+ADDED_LATER = ("gate_alpha", "qualification")
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,11 @@ class Policy:
     """Level of the combined KS test over the forget set; 0 reports p without a bar."""
     staleness_max: float = 0.0
     """Largest share of a bank's subjects that may have been erased since it was trained; 0 requires a fresh bank."""
+    gate_alpha: float = 0.0
+    """Level of the gate; 0 reports it without a bar."""
+    qualification: bool = False
+    """Whether an approximate method must be qualified, in place of a bank of its runs for each request. The bars of F /
+    F_null and of mean accuracy are then those of the qualification."""
 
     def __post_init__(self) -> None:
         self._settle_types()
@@ -87,6 +101,12 @@ class Policy:
         in_range("retrain_attempts", self.retrain_attempts, 1, 20)
         in_range("detection_alpha", self.detection_alpha, 0.0, 0.5)
         in_range("staleness_max", self.staleness_max, 0.0, 1.0)
+        in_range("gate_alpha", self.gate_alpha, 0.0, 0.5)
+        if self.qualification and not self.gate_alpha:
+            raise PolicyError(
+                "Expected gate_alpha above 0 where qualification is true: without a bank of runs the gate is all that "
+                "judges the candidate."
+            )
         if not self.ladder or self.ladder[-1] != RETRAIN or RETRAIN in self.ladder[:-1]:
             raise PolicyError(
                 f"Expected a ladder of methods whose last and only exact one is '{RETRAIN}', got {list(self.ladder)}."
@@ -101,26 +121,32 @@ class Policy:
             whole = isinstance(value, int) and not isinstance(value, bool)
             if field.type == "str" and isinstance(value, str) and value:
                 settled: Any = value
-            elif field.type == "int" and whole:
+            elif (field.type == "int" and whole) or (field.type == "bool" and isinstance(value, bool)):
                 settled = value
             elif field.type == "float" and (whole or isinstance(value, float)):
                 settled = float(value)
             elif field.name == "ladder" and isinstance(value, list | tuple) and all(isinstance(m, str) for m in value):
                 settled = tuple(value)
             else:
-                expected = {"str": "text", "int": "a whole number", "float": "a number"}.get(str(field.type), "names")
+                expected = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}.get(
+                    str(field.type), "names"
+                )
                 raise PolicyError(f"Expected {field.name} of the policy to be {expected}, got {value!r}.")
             object.__setattr__(self, field.name, settled)
 
-    def alpha_at(self, rung: int) -> float:
-        """Level of the exchangeability test at a rung: α, 2α, … (at most ½), and α for exact retraining."""
-        level = self.exchangeability_alpha * (1 if self.is_exact(rung) else rung + 1)
+    def level_at(self, rung: int, alpha: float) -> float:
+        """Level of a test of the candidate at a rung: α, 2α, … (at most ½), and α for exact retraining."""
+        level = alpha * (1 if self.is_exact(rung) else rung + 1)
         return min(0.5, round(level, 12))  # 3 × 0.05 is 0.15000000000000002, which p = 0.15 would miss
 
     @property
     def digest(self) -> str:
-        """SHA-256 in hex of the policy's canonical JSON (sorted keys, no spaces)."""
-        return sha256(json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        """SHA-256 in hex of the policy's canonical JSON (sorted keys, no spaces).
+
+        A bar that came later and is not asked is left out, so that policies from before it keep their digests.
+        """
+        content = {name: value for name, value in asdict(self).items() if value or name not in ADDED_LATER}
+        return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def method_at(self, rung: int) -> str:
         """Method of a rung, counted from 0."""
@@ -139,26 +165,29 @@ class Policy:
 
 _STANDARD = Policy(
     name="standard",
-    n_models=64,
+    n_models=8,
     retain_ratio_min=0.97,
     test_ratio_min=0.97,
-    exchangeability_alpha=0.05,
+    exchangeability_alpha=0.0,
     forgetting_ratio_min=0.5,
     cost_share_max=0.2,
     ladder=("remix", "random_mask", RETRAIN),
     staleness_max=0.05,
+    gate_alpha=0.05,
+    qualification=True,
 )
 _STRICT = Policy(
     name="strict",
     n_models=128,
     retain_ratio_min=0.99,
     test_ratio_min=0.99,
-    exchangeability_alpha=0.1,
+    exchangeability_alpha=0.0,
     forgetting_ratio_min=0.8,
     cost_share_max=0.2,
     ladder=("oracle_matching", RETRAIN),
     detection_alpha=0.01,
     staleness_max=0.02,
+    gate_alpha=0.1,
 )
 _COMPETITION = Policy(
     name="competition",

@@ -123,6 +123,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         "subject": report.subject,
         "created_at": report.created_at,
         "verdict": report.evaluation["verdict"],
+        "learned": wording.learned_sentences(report.evaluation),
         "sentences": wording.verdict_sentences(report.evaluation),
         "evaluation": report.evaluation,
         "quantiles": QUANTILES,

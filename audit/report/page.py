@@ -56,6 +56,7 @@ def render_html(report: Report) -> str:
         subject=report.subject,
         verdict_class=verdict.lower(),
         verdict_word=wording.VERDICT_WORDS[verdict],
+        learned=wording.learned_sentences(evaluation),
         sentences=wording.verdict_sentences(evaluation),
         policy_name=evaluation["policy"]["name"],
         checks=[check_row(check) for check in evaluation["checks"]],
@@ -68,6 +69,8 @@ def render_html(report: Report) -> str:
         footer=f"Made {report.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC. The same figures are in the JSON file "
         "beside this page.",
         **_margin_parts(report),
+        gate_rows=_gate_rows(evaluation.get("gate")),
+        n_views=(evaluation.get("gate") or {}).get("n_views"),
         **_rank_parts(report),
         **_attack_parts(report),
     )
@@ -145,6 +148,38 @@ def _margin_parts(report: Report) -> dict[str, Any]:
             for i, name in enumerate(report.names)
         ],
     }
+
+
+def _gate_rows(gate: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What the gate measured, name to value; empty where it was not asked."""
+    if gate is None:
+        return []
+
+    def level(name: str) -> str:
+        return f"at least {number(gate[name], digits=4)} is asked"
+
+    rows = [
+        ("Statistic T of the audited model", number(gate["statistic"])),
+        ("T of retrained models", f"{number(gate['reference_mean'])} ± {number(gate['reference_spread'])}"),
+        ("t, degrees of freedom", f"{number(gate['t'])}, {number(gate['degrees_of_freedom'], digits=1)}"),
+        ("p of a T this high: forgot too little", f"{number(gate['p_value'], digits=4)}; {level('alpha_upper')}"),
+        ("p of a T this low: pushed too far", f"{number(gate['p_over'], digits=4)}; {level('alpha_lower')}"),
+        ("p of the mean rank, both ways", f"{number(gate['mean_rank_p'], digits=4)}; {level('alpha_rank')}"),
+    ]
+    if gate["permutation_p"] is not None:
+        exact = (number(gate[name], digits=4) for name in ("permutation_p", "permutation_p_over"))
+        rows.append(("The same by exact permutation, high and low", ", ".join(exact)))
+    if gate["learned"] is not None:
+        learned, ratio = gate["learned"], gate["evidence_ratio"]
+        of_learned = [number(learned[name], digits=2) for name in ("value", "low", "high")]
+        of_ratio = [number(ratio[name], digits=2) for name in ("value", "low", "high")]
+        rows += [
+            ("d′: how much had been learned", "{} ({} to {})".format(*of_learned)),
+            ("Power against a model that forgot nothing", number(gate["power"], digits=2)),
+            ("Originals that the gate rejects", f"{gate['n_originals_rejected']} of {gate['n_originals']}"),
+            ("Evidence ratio, without over with the images", "{} ({} to {})".format(*of_ratio)),
+        ]
+    return rows
 
 
 def _rank_parts(report: Report) -> dict[str, Any]:

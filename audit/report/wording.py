@@ -12,6 +12,8 @@ from audit.proof.statement import LIMITS
 VERDICT_WORDS = {"PASSED": "Passed", "FAILED": "Failed", "UNDETERMINED": "Undetermined"}
 
 CHECK_TITLES = {
+    "gate": "Audited model among retrained models, all views, p-value",
+    "qualification": "The method was shown ahead to forget",
     "bank_size": "Number of models to compare with",
     "retain_ratio": "Accuracy on the retain set, mean of the method",
     "deployed_retain_ratio": "Accuracy on the retain set, audited model",
@@ -30,6 +32,8 @@ LEVEL = 0.05
 SETS = {"retain": "the retain set", "test": "held-out subjects"}
 
 _MEANINGS = {
+    "gate": "its answers on views of the images are unusual among those of models trained without them",
+    "qualification": "its method was not shown ahead to forget",
     "retain_ratio": "its accuracy is lower than the policy allows",
     "test_ratio": "its accuracy is lower than the policy allows",
     "deployed_retain_ratio": "its accuracy is lower than the policy allows",
@@ -41,6 +45,37 @@ _MEANINGS = {
     "reference_staleness": "more subjects were erased since the reference models were trained than the policy allows",
 }
 """What a missed bar says of the model, by check."""
+
+
+NOTHING_LEARNED = 2.0
+"""d′ below which the gate rejects a model that forgot nothing less often than three times in four (docs/gate.md)."""
+
+
+def learned_sentences(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
+    """How much had been learned of the images, and what the gate could have shown: how a report begins.
+
+    None where no gate was asked.
+    """
+    if (gate := evaluation.get("gate")) is None:
+        return ()
+    learned, power = gate["learned"], gate["power"]
+    if learned is None:
+        return (
+            "How much the model had learned of these images is not known, since there are no models trained with "
+            "everybody to compare with. So it is not known either how likely the gate is to reject a model that "
+            "forgot nothing.",
+        )
+    low, high = (number(learned[end], digits=1) for end in ("low", "high"))
+    first = (
+        f"How much had been learned of these images: models trained with them lie {number(learned['value'], digits=1)} "
+        f"({low} to {high}) standard deviations above models trained without them."
+    )
+    second = (
+        f"A model that forgot nothing would have been rejected by the gate with probability {number(power, digits=2)}."
+    )
+    if learned["value"] < NOTHING_LEARNED:
+        return first, second, "That is little: whatever the verdict, the gate can show little about these images."
+    return first, second
 
 
 def verdict_sentences(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
@@ -130,12 +165,26 @@ def _level(evaluation: Mapping[str, Any], name: str) -> float:
 
 
 def _tests_of_the_model(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    if gate := evaluation.get("gate"):
+        yield from _tests_of_the_gate(gate, _level(evaluation, "gate"))
     p, level = evaluation["deployed"]["p_value"], _level(evaluation, "exchangeability")
     if p < level:
         yield f"exchangeability test of the audited model (p = {beside(p, level)[0]})"
     for set_, words in SETS.items():
         if (p := evaluation[set_]["deployed"]["p_value"]) <= LEVEL:
             yield f"accuracy of the audited model on {words} (p = {number(p)})"
+
+
+def _tests_of_the_gate(gate: Mapping[str, Any], level: float) -> Iterator[str]:
+    if (p := gate["p_adjusted"]) < level:
+        yield f"gate of the audited model (p = {beside(p, level)[0]})"
+    sides = {"upper": ("permutation_p", "alpha_upper"), "lower": ("permutation_p_over", "alpha_lower")}
+    for side, (figure, share) in sides.items():
+        if (p := gate[figure]) is not None and p < gate[share]:
+            yield f"permutation test of the lowest margins, {side} side (p = {beside(p, gate[share])[0]})"
+    ratio = gate["evidence_ratio"]
+    if ratio and isinstance(ratio["high"], float) and ratio["high"] < 1:
+        yield f"evidence ratio ({_interval(ratio, 1.0)})"
 
 
 def _tests_of_the_method(evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -216,11 +265,21 @@ def _is_finite(value: Any) -> bool:
 
 def limits(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
     """What the report does not say; the limits of its own numbers first."""
+    gate = evaluation.get("gate")
+    own = (
+        ()
+        if gate is None
+        else (
+            f"The gate's rate of false alarms holds on average over banks of {gate['n_models']} references; a single "
+            "bank has luck of its own. One model shows nothing of how much the method's runs differ.",
+        )
+    )
     if not (forgetting := evaluation.get("forgetting")):
-        return LIMITS
+        return own + LIMITS
     n = min(evaluation["n_models"], evaluation["n_unlearned"] or evaluation["n_models"])
     null = number(forgetting["null"]["value"], digits=2)
     return (
+        *own,
         f"With {n} models a side, no measured ε can lie between {math.log(max(n - 1, 1)):.2f} and the cap of 50. The "
         "figures bound from below how well somebody could tell the models apart; they give no upper bound.",
         f"Forgetting quality F of perfect forgetting is itself below 1 (here {null}), because ε is the largest over "

@@ -99,7 +99,7 @@ class Gate:
     """The verdict on one candidate and what a report says about it."""
 
     passed: bool
-    """Every side's p-value is at least its share of α."""
+    """Every side's p-value is at least its share of α: `p_adjusted` is at least α."""
     alpha: float
     alpha_upper: float
     """Level of `p_value`; `alpha_lower` is that of `p_over`, `alpha_rank` that of `mean_rank_p`. They add up to α."""
@@ -120,6 +120,8 @@ class Gate:
     """Mean over images and views of the share of references below the candidate; ½ is the middle."""
     mean_rank_p: float
     """Two-sided."""
+    p_adjusted: float
+    """The smallest of the three p-values, each divided by its share of α; the candidate passes if it is at least α."""
     permutation_p: float | None
     """Exact permutation p-value of T, upper side, a multiple of 1/(N + 1); None below 39 references, where it cannot
     reach 5 % in both directions. It assumes no distribution: a report says where it and `p_value` disagree."""
@@ -141,6 +143,16 @@ class Gate:
     n_originals: int
     n_views: int
     n_images: int
+
+    @property
+    def finding(self) -> str:
+        """Which side is the most unusual, in words that continue "the model is unusual"."""
+        sides = {
+            "with higher margins than theirs, as of a model that forgot too little": self.p_value / UPPER_SHARE,
+            "with lower margins than theirs, as of a model that was pushed too far": self.p_over / LOWER_SHARE,
+            "by the mean rank of its margins": self.mean_rank_p / RANK_SHARE,
+        }
+        return min(sides, key=lambda side: sides[side])
 
 
 def gate(
@@ -212,6 +224,7 @@ def gate(
         p_over=judged.p_over,
         mean_rank=judged.mean_rank,
         mean_rank_p=judged.mean_rank_p,
+        p_adjusted=judged.p_adjusted,
         permutation_p=above if many else None,
         permutation_p_over=below if many else None,
         mean_rank_permutation_p=judged.mean_rank_permutation_p if many else None,
@@ -309,6 +322,7 @@ class _Judged:
     p_over: float
     mean_rank: float
     mean_rank_p: float
+    p_adjusted: float
     mean_rank_permutation_p: float
 
 
@@ -339,8 +353,10 @@ def _judge(candidate: Array, references: Array, law: _Law, alpha: float) -> _Jud
     p_value, p_over = _above(t, law.degrees), _above(-t, law.degrees)
     ranked = exchangeability(candidate.ravel(), references.reshape(len(references), -1))
     rank_p = _mean_rank_p(ranked.mean_rank, ranked.reference_mean_ranks, candidate.size)
-    passed = p_value >= alpha * UPPER_SHARE and p_over >= alpha * LOWER_SHARE and rank_p >= alpha * RANK_SHARE
-    return _Judged(passed, statistic, t, p_value, p_over, ranked.mean_rank, rank_p, ranked.p_value)
+    p_adjusted = min(1.0, p_value / UPPER_SHARE, p_over / LOWER_SHARE, rank_p / RANK_SHARE)
+    return _Judged(
+        p_adjusted >= alpha, statistic, t, p_value, p_over, ranked.mean_rank, rank_p, p_adjusted, ranked.p_value
+    )
 
 
 def _mean_rank_p(mine: float, others: Array, n_margins: int) -> float:

@@ -39,6 +39,8 @@ from unlearning.faces import Faces
 from unlearning.recipes import Recipe
 
 _CHUNK = 4096  # faces read at a time
+NAMED = ("bank", "oracles", "originals")
+"""Parts of a run's plan that name a bank."""
 TRAINING_CODE = ("convolution.py", "descent.py", "devices.py", "models.py", "recipes.py", "training.py")
 
 OnProgress = Callable[[int, int], None]
@@ -307,7 +309,7 @@ def _named(settings: Settings, *, but_by: str) -> set[str]:
             continue
         with suppress(OSError, ValueError):  # its run ended just now
             plan = json.loads(path.read_bytes())
-            named |= {BankKey(**part["key"]).digest for part in (plan["bank"], plan.get("oracles")) if part}
+            named |= {BankKey(**part["key"]).digest for part in map(plan.get, NAMED) if part}
     return named
 
 

@@ -22,7 +22,7 @@ from service.banks.store import Bank, BankStore
 from service.settings import Settings
 
 STATISTIC = "oracle margin"
-FIRST_SEED = 4_000_003  # references start at 0, originals and runs of methods elsewhere
+FIRST_SEED = 4_000_003  # references start at 0, originals (`service.banks.originals`) and runs of methods elsewhere
 
 
 def n_wanted(methods: Mapping[str, Mapping[str, Any]]) -> int:

@@ -1,8 +1,9 @@
 """Keeping reference banks ready: what each block has, and bringing up to date what grew stale.
 
-An erasure makes the banks of all other blocks stale by one person. The worker therefore lets a child process of the
-lowest priority train them anew while no run is open (`Rebuilder`), and kills it the moment one is: banks are safe from
-that at any point, and finished models stay. The child works down a list, what would make a request wait first.
+An erasure makes the banks of all other blocks stale by one person. That matters when one more erasure would make them
+too stale to judge: the worker then lets a child process of the lowest priority train them anew while no run is open
+(`Rebuilder`), and kills it the moment one is: banks are safe from that at any point, and finished models stay. The
+child works down a list, what would make a request wait first.
 
 What it sees is written to the database (`service.banks.overview`) for the operators.
 """
@@ -28,7 +29,9 @@ from audit.policy import Policy
 from service.banks import replica
 from service.banks.blocks import blocks
 from service.banks.build import BankPlan, OnProgress, build_bank, discard_unnamed, plan_exact_bank
+from service.banks.file_format import IN
 from service.banks.oracles import FIRST_SEED, build_oracles, n_asked_for, oracle_plan
+from service.banks.originals import N_ORIGINALS, STALENESS_MAX, build_originals, originals_plan
 from service.banks.store import BankKey, BankStatus, BankStore, Staleness
 from service.context import LINE, Context
 from service.launch import environment
@@ -41,6 +44,8 @@ from service.training.spec import intact
 log = structlog.get_logger()
 
 LOOK_AGAIN_SECONDS = 600.0  # data may also change by hand
+EVERYBODY = "everybody"
+"""In place of a block's name: the bank of originals."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def survey(context: Context, policy: Policy) -> list[Surveyed]:
         for subject in faces.train_subjects():
             people.setdefault(assigned[keyring.block_hash(subject)], set()).add(subject)
         statuses = {status.key.digest: status for status in BankStore(settings.banks_folder).status(now=context.now())}
-        held = {tag for status in statuses.values() for tag in status.subject_tags}
+        held = {tag for status in statuses.values() if status.key.statistic != IN for tag in status.subject_tags}
         for block, members in sorted(people.items()):
             plan = plan_exact_bank(context, recipe, images, members, absent - members)
             leaving = {keyring.block_hash(subject) for subject in absent - members}
@@ -126,7 +131,10 @@ def rebuild(
     missing_too: bool,
     on_block: Callable[[str, int, int], OnProgress] | None = None,
 ) -> int:
-    """Bring banks up to date, what would make a request wait first, then oracles; gives how many banks were built.
+    """Train the banks that a request would wait for, now or after one more erasure; gives how many were trained.
+
+    What would make a request wait longest comes first; then the bank of originals, then oracles. A bank that lost
+    people and may still judge is left as it is.
 
     Args:
         missing_too: also blocks that never had a bank.
@@ -146,7 +154,7 @@ def rebuild(
     ready = [plan for plan in map(oracle_plan, fresh) if not _lacking(store, plan, n_oracles)] if n_oracles else []
     _discard_superseded(store, fresh + ready, context)
     urgency = {"building": 0, "outdated": 0, "missing": 1, "stale": 2}
-    todo = [block for block in surveyed if block.row.state in urgency and (missing_too or block.had_bank)]
+    todo = [block for block in surveyed if _is_needed(block, policy, missing_too=missing_too)]
     todo.sort(key=lambda block: (urgency[block.row.state], -block.row.staleness, block.row.block))
     for number, block in enumerate(todo, 1):
         told = on_block(block.row.block, number, len(todo)) if on_block else None
@@ -160,6 +168,7 @@ def rebuild(
 
         build_bank(store, block.plan, policy.n_models, settings, progress, now=context.now())
         _discard_superseded(store, [block.plan], context)
+    n_built = len(todo) + _renew_originals(context, store, missing_too=missing_too, on_block=on_block)
     for block in surveyed if n_oracles else []:
         plan = oracle_plan(block.plan)
         if (missing_too or block.had_bank) and _lacking(store, plan, n_oracles):
@@ -167,7 +176,40 @@ def rebuild(
             _discard_superseded(store, [plan], context)
     replica.publish(context)
     publish(context, survey(context, policy))
-    return len(todo)
+    return n_built
+
+
+def _is_needed(block: Surveyed, policy: Policy, *, missing_too: bool) -> bool:
+    """Whether a block's bank is to be trained now: it may not judge, or may not after one more erasure."""
+    row = block.row
+    if row.state == "fresh" or not (missing_too or block.had_bank):
+        return False
+    return row.state != "stale" or row.n_gone + 1 > policy.staleness_max * row.n_learned
+
+
+def _renew_originals(
+    context: Context, store: BankStore, *, missing_too: bool, on_block: Callable[[str, int, int], OnProgress] | None
+) -> int:
+    """Train the bank of originals where there is none that may speak, or none after one more erasure; 1 if it was."""
+    recipe = recipe_of(context)
+    images = images_in_service(context, recipe)
+    with intact(images) as faces:
+        absent = asked_to_go(context, faces)
+        plan = originals_plan(context, recipe, images, absent)
+        leaving = {context.keyring.block_hash(subject) for subject in absent}
+    known = [status.key for status in store.status(now=context.now()) if status.key.statistic == IN]
+    if not plan.example_ids or not (missing_too or known):
+        return 0
+    found = store.find_stale(
+        plan.key, example_ids=plan.example_ids, learned=plan.learned, tested=plan.tested, leaving=leaving,
+        n_models=N_ORIGINALS, share_max=STALENESS_MAX,
+    )  # fmt: skip
+    if found is not None and found[1].n_learned_gone + 1 <= STALENESS_MAX * found[1].n_learned:
+        return 0
+    told = on_block(EVERYBODY, 1, 1) if on_block else None
+    build_originals(store, plan, N_ORIGINALS, context.settings, told or (lambda done, wanted: None), now=context.now())
+    _discard_superseded(store, [plan], context)
+    return 1
 
 
 def _note(context: Context, row: ReferenceBlock, n_next: int) -> None:

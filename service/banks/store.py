@@ -249,6 +249,20 @@ class BankStore:
                     best = manifest.key, staleness
         return best
 
+    def made_like(self, key: BankKey, *, n_models: int) -> Iterator[Bank]:
+        """Every bank that differs from the one of `key` by nothing but whom its models learned from and were tested on.
+
+        Args:
+            n_models: models it must have.
+        """
+        for digest in self._digests():
+            with self._lock(digest, exclusive=False):
+                manifest = self._manifest(digest)
+            if manifest is None or digest == key.digest or not _is_made_alike(manifest.key, key):
+                continue
+            if (bank := self.find(manifest.key, n_models=n_models)) is not None:
+                yield bank
+
     def claim(self, key: BankKey, seed: int) -> Claim | None:
         """The right to train a seed; None while another builder has it. A killed builder's claims end with it."""
         path = self.folder / "locks" / f"{key.digest}.{seed}"
@@ -417,6 +431,11 @@ class BankStore:
         files.destroy_folder(folder)
 
 
+def _is_made_alike(key: BankKey, other: BankKey) -> bool:
+    """Whether two keys differ by nothing but the data that the models saw."""
+    return replace(key, training_digest=other.training_digest, test_digest=other.test_digest) == other
+
+
 def _counted(manifest: Manifest, n_leaving: int = 0) -> Staleness:
     """Staleness as the manifest counts it, and with people who wait to be erased."""
     learned, tested = manifest.learned, manifest.tested
@@ -432,8 +451,7 @@ def _staleness(
     leaving: Collection[str],
 ) -> Staleness | None:
     """How stale a bank is beside the one of `key`; None if they differ by more than people who are gone."""
-    same = replace(manifest.key, training_digest=key.training_digest, test_digest=key.test_digest) == key
-    if not same or not manifest.learned.n_people:
+    if not _is_made_alike(manifest.key, key) or not manifest.learned.n_people:
         return None
     n_learned_gone = manifest.learned.leavers(learned, leaving)
     n_tested_gone = manifest.tested.leavers(tested)

@@ -14,9 +14,14 @@ from service.errors import StartupError
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
     from rich.progress import TaskID
 
-    from service.banks.build import OnProgress
+    from service.banks.build import BankPlan, OnProgress
+    from service.banks.store import Bank, BankStore
+    from unlearning.recipes import Recipe
 
 references_app = typer.Typer(
     no_args_is_help=True, help="Reference banks: margins of models trained without a block of subjects."
@@ -31,12 +36,17 @@ def references_build(
 ) -> None:
     """Build reference banks ahead, so that a request need not wait for them.
 
-    Also the oracles, if a method of the policy's ladder reads any. Several of these commands at once share the work.
+    Without names also the originals, models trained with everybody, from which an audit reads how much had been
+    learned of a subject; and the oracles, if a method of the policy's ladder reads any. Says first what it costs.
+    Several of these commands at once share the work.
     """
     from audit.policy import load_policy
     from service.banks import replica
     from service.banks.build import build_bank, plan_bank
+    from service.banks.oracles import FIRST_SEED as FIRST_ORACLE
     from service.banks.oracles import build_oracles, n_asked_for, oracle_plan
+    from service.banks.originals import FIRST_SEED as FIRST_ORIGINAL
+    from service.banks.originals import N_ORIGINALS, build_originals, originals_plan
     from service.banks.refresh import publish, survey
     from service.banks.store import BankStore
     from service.context import Context
@@ -59,25 +69,43 @@ def references_build(
         plan = plan_bank(context, recipe, images, forget={subject}, absent=absent, n_models=policy.n_models)
         plans[plan.key.digest] = plan
     store, n_oracles = BankStore(settings.banks_folder), n_asked_for(settings, policy)
+    banks = "1 bank" if len(plans) == 1 else f"{len(plans)} banks"
+    kinds: list[tuple[str, Callable[..., Bank], list[BankPlan], int, int]] = [
+        (f"reference models, {banks}", build_bank, [*plans.values()], policy.n_models, 0)
+    ]
+    if not subjects:
+        everybody = originals_plan(context, recipe, images, absent)
+        kinds.append(("originals, trained with everybody", build_originals, [everybody], N_ORIGINALS, FIRST_ORIGINAL))
+    if n_oracles:
+        oracles = [oracle_plan(plan) for plan in plans.values()]
+        kinds.append((f"oracles, {banks}", build_oracles, oracles, n_oracles, FIRST_ORACLE))
+    lacking = [len(store.missing_seeds(plan.key, n, first=seed)) for _, _, of, n, seed in kinds for plan in of]
+    console.print(price_of(store, recipe, sum(lacking), now=context.now()))
     tell_of_priority(context.settings)
     with progress_bar() as bar:
 
         def advance(task: TaskID, before: int, done: int, _: int) -> None:
             bar.update(task, completed=before + done)
 
-        task = bar.add_task(f"reference models, {len(plans)} banks", total=len(plans) * policy.n_models)
-        for i, plan in enumerate(plans.values()):
-            told = partial(advance, task, i * policy.n_models)
-            build_bank(store, plan, policy.n_models, settings, told, now=context.now())
-        if n_oracles:
-            task = bar.add_task(f"oracles, {len(plans)} banks", total=len(plans) * n_oracles)
-            for i, plan in enumerate(plans.values()):
-                told = partial(advance, task, i * n_oracles)
-                build_oracles(store, oracle_plan(plan), n_oracles, settings, told, now=context.now())
+        for title, build, of_kind, n_models, _ in kinds:
+            task = bar.add_task(title, total=len(of_kind) * n_models)
+            for i, plan in enumerate(of_kind):
+                build(store, plan, n_models, settings, partial(advance, task, i * n_models), now=context.now())
     replica.publish(context)
     publish(context, survey(context, policy))
-    beside = f", and as many of {n_oracles} oracles," if n_oracles else ""
-    console.print(f"{len(plans)} banks of {policy.n_models} models each{beside} in {settings.banks_folder}")
+    for title, _, _, n_models, _ in kinds:
+        console.print(f"{title}: {n_models} models each, in {settings.banks_folder}")
+
+
+def price_of(store: BankStore, recipe: Recipe, n_trainings: int, *, now: datetime) -> str:
+    """What so many trainings cost, before they begin; with the time if models of the recipe were trained before."""
+    trainings = "1 model to train" if n_trainings == 1 else f"{n_trainings} models to train"
+    known = [bank for bank in store.status(now=now) if bank.key.recipe_digest == recipe.digest and bank.n_models]
+    if not known or not n_trainings:
+        return f"{trainings}."
+    seconds = n_trainings * sum(bank.cost_seconds for bank in known) / sum(bank.n_models for bank in known)
+    time = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+    return f"{trainings}, about {time} of one core."
 
 
 @references_app.command("refresh")
@@ -85,7 +113,7 @@ def references_refresh(
     everything: Annotated[bool, typer.Option("--all", help="Also blocks that have no bank yet.")] = False,
     child_of: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Train anew the banks that erasures made stale, as the worker does while no run is open."""
+    """Train anew the banks that erasures made too stale, or nearly, as the worker does while no run is open."""
     from audit.policy import load_policy
     from service.banks.refresh import become_child, rebuild
     from service.context import Context
@@ -108,7 +136,9 @@ def references_refresh(
 
         n_built = rebuild(context, policy, missing_too=everything, on_block=on_block if child_of is None else None)
     if child_of is None:
-        console.print(f"{n_built} banks were built anew." if n_built else "Every bank is of the data as they are.")
+        console.print(
+            f"{n_built} banks were built anew." if n_built else "Every bank may judge, also after one more erasure."
+        )
 
 
 @references_app.command("validate")

@@ -159,7 +159,11 @@ def _add_stock(router: APIRouter, context: Context, pages: Pages) -> None:
         return pages.page(
             request, visitor, "methods.html", policy=policy, bars=views.bars(policy),
             comparison=comparisons.latest(context.settings),
-            rungs=[(name, rows[name], policy.alpha_at(i)) for i, name in enumerate(policy.ladder) if name in rows],
+            rungs=[
+                (name, rows[name], policy.level_at(i, policy.gate_alpha or policy.exchangeability_alpha))
+                for i, name in enumerate(policy.ladder)
+                if name in rows
+            ],
             others=[(name, row) for name, row in rows.items() if name not in policy.ladder], retrain=RETRAIN,
         )  # fmt: skip
 

@@ -195,14 +195,19 @@ def check_row(check: Mapping[str, Any]) -> dict[str, str]:
 
 def bars(policy: Policy) -> list[tuple[str, str, str]]:
     """A policy's thresholds: what, the threshold, and what it means."""
-    level = "reported only" if not policy.detection_alpha else f"p ≥ {policy.detection_alpha:g}"
+
+    def asked(alpha: float) -> str:
+        return f"p ≥ {alpha:g}" if alpha else "reported only"
+
+    whose = "the method's qualification" if policy.qualification else "runs of the method for the request"
     return [
         ("Reference models", f"≥ {policy.n_models}", "models trained without the person"),
         ("Accuracy on the retain set", f"≥ {policy.retain_ratio_min:.0%}", "of the retrained models'"),
         ("Accuracy on held-out subjects", f"≥ {policy.test_ratio_min:.0%}", "of the retrained models'"),
-        ("Exchangeability", f"p ≥ {policy.exchangeability_alpha:g}", "of the deployed model; higher on later rungs"),
-        ("Forgetting quality", f"≥ {policy.forgetting_ratio_min:g}", "F / F_null; 1 is perfect forgetting"),
-        ("Difference on the forget set", level, "combined Kolmogorov–Smirnov test"),
+        ("Gate", asked(policy.gate_alpha), "of the deployed model, all views; higher on later rungs"),
+        ("Exchangeability", asked(policy.exchangeability_alpha), "of the deployed model; higher on later rungs"),
+        ("Forgetting quality", f"≥ {policy.forgetting_ratio_min:g}", f"F / F_null of {whose}; 1 is perfect forgetting"),
+        ("Difference on the forget set", asked(policy.detection_alpha), "combined Kolmogorov–Smirnov test"),
         ("Staleness of the bank", f"≤ {policy.staleness_max:.0%}", "subjects erased since it was trained"),
         ("Cost", f"≤ {policy.cost_share_max:.0%}", "of retraining's time, one run"),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,18 +12,28 @@ import numpy as np
 import structlog
 from sqlmodel import Session, col, select
 
-from audit.evaluation import Evaluation, Evidence, evaluate
+from audit.errors import BankError
+from audit.evaluation import Evaluation, Evidence, Views, evaluate
 from audit.policy import Policy
 from audit.report.content import report_of
 from audit.report.page import render_html, write
-from service.banks.build import BankPlan, build_bank, columns_of, example_ids
+from audit.statistics.gate import pooled_spread
+from service.banks.build import BankPlan, build_bank, columns_of, example_ids, views_of
 from service.banks.store import Bank, BankStore
 from service.context import LINE
 from service.erasure.certificates import Issuer
 from service.erasure.evidence import kept
 from service.erasure.plan import as_rows
 from service.erasure.purge_record import Facts
-from service.erasure.references import bank_plan, gather, noting, oracle_bank, oracle_margins
+from service.erasure.references import (
+    bank_plan,
+    gather,
+    noting,
+    oracle_bank,
+    oracle_margins,
+    originals,
+    other_forget_sets,
+)
 from service.erasure.workspace import Workspace
 from service.errors import PoorModelError
 from service.models import registry, rosters
@@ -223,7 +234,17 @@ def _evidence(work: Workspace, step: int, method: str, bank: Bank) -> Evidence:
         cost_share=cost_share,
         exact=METHODS[method].exact,
         staleness=bank_plan(work).staleness,
+        views=_views(work, candidate, bank, ids),
     )
+
+
+def _views(work: Workspace, candidate: dict[str, Any], bank: Bank, ids: tuple[str, ...]) -> Views:
+    """What the gate reads: all views of the forget set, by the candidate, the references and the originals."""
+    known, pooled = originals(work), None
+    with suppress(BankError):  # too few other blocks, or spreads that cannot be compared: the bank's own is used alone
+        pooled = pooled_spread(other_forget_sets(work))
+    deployed = np.array(candidate["views"], dtype=np.float64)
+    return Views(deployed, views_of(bank, ids), None if known is None else views_of(known, ids), pooled)
 
 
 def original_outcome(work: Workspace, spec: TrialSpec) -> Outcome:

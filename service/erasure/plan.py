@@ -11,6 +11,7 @@ import numpy as np
 from audit.policy import Policy
 from service.banks.build import BankPlan, plan_bank
 from service.banks.oracles import STATISTIC, n_wanted
+from service.banks.originals import find_originals
 from service.context import Context
 from service.models import registry
 from service.requests import data_folder, doubts
@@ -44,6 +45,8 @@ class RunPlan:
         methods: by name, the settings of each method of the ladder as they were when the run was planned.
         oracles: key, staleness and number of the oracles (`service.banks.oracles`); empty if no method of the ladder
             reads any.
+        originals: key and staleness of the bank of models that learned from everybody (`service.banks.originals`);
+            empty if there is none.
         policy_name, recipe_digest: of the policy that was logged and the recipe in force when the run was planned.
         unanswerable: why nothing can be said of these subjects; empty: it can.
     """
@@ -57,6 +60,7 @@ class RunPlan:
     bank: dict[str, Any]
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     oracles: dict[str, Any] = field(default_factory=dict)
+    originals: dict[str, Any] = field(default_factory=dict)
     policy_name: str = ""
     recipe_digest: str = ""
     unanswerable: str = ""
@@ -117,6 +121,7 @@ def make_plan(context: Context, policy: Policy, run: Run) -> RunPlan:
     methods = {name: settings_for(name, recipe, settings.tuned).to_dict() for name in policy.ladder}
     bank: dict[str, Any] = {}
     oracles: dict[str, Any] = {}
+    originals: dict[str, Any] = {}
     if trained:
         model = build_model(registry.load_checked(context, run.base_digest))
         if (reason := refusal("the model in service", model, faces, faces.where(split="train"))) is not None:
@@ -128,9 +133,11 @@ def make_plan(context: Context, policy: Policy, run: Run) -> RunPlan:
         if n_oracles := n_wanted(methods):
             planned = find(n_models=n_oracles, statistic=STATISTIC)
             oracles = {"n": n_oracles, "key": asdict(planned.key), "staleness": asdict(planned.staleness)}
+        if found := find_originals(context, recipe, images, forget, trained | absent):
+            originals = {"key": asdict(found[0]), "staleness": asdict(found[1])}
     return RunPlan(
         faces.manifest_digest, list(faces.classes), forget.tolist(), retain.tolist(), images_of, trained_of, bank,
-        methods=methods, oracles=oracles, policy_name=policy.name, recipe_digest=recipe.digest,
+        methods=methods, oracles=oracles, originals=originals, policy_name=policy.name, recipe_digest=recipe.digest,
     )  # fmt: skip
 
 

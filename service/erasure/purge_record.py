@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from service.banks import build, oracles
+from service.banks.file_format import IN
 from service.context import Context
 from service.erasure.references import bank_plan, oracle_bank_plan
 from service.erasure.workspace import Workspace
@@ -31,7 +32,9 @@ from unlearning.faces import find_held
 from unlearning.faces.dataset import read_rows
 
 IMAGES, COPIES = "image files", "copies of image files"
-REFERENCES, ORACLES = "reference columns", "oracle columns"
+REFERENCES, ORACLES, ORIGINALS = "reference columns", "oracle columns", "original columns"
+_KINDS = {oracles.STATISTIC: ORACLES, IN: ORIGINALS}
+"""Kind of a bank's columns by its statistic; those of other banks are reference columns."""
 VERSIONS = "older model versions"
 
 
@@ -241,7 +244,7 @@ def _held(work: Workspace, trained_of: Mapping[str, int]) -> dict[str, Holding]:
         counts: Counter[str] = Counter()
         for (tag, statistic), count in columns.items():
             if tag == tag_of[request.id]:
-                counts[ORACLES if statistic == oracles.STATISTIC else REFERENCES] += count
+                counts[_KINDS.get(statistic, REFERENCES)] += count
         versions = remembering.get(request.subject_hash, set()) | (refused if trained_of.get(request.id) else set())
         files = in_folder[subject_of[request.id]]
         holdings[request.id] = Holding(files.images, files.copies, dict(counts), sorted(versions))

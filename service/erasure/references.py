@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.banks.build import BankPlan, OnProgress, build_bank, example_ids
 from service.banks.oracles import build_oracles, margins_of
+from service.banks.originals import FEWEST as FEWEST_ORIGINALS
 from service.banks.store import Bank, BankKey, BankStore, Staleness
 from service.erasure.plan import as_rows
 from service.erasure.workspace import Workspace
 from service.errors import RunStoppedError
 from service.requests.runs import note
 from service.training.spec import TrialSpec
+
+FEWEST_POOLED = 4
+"""Models of a bank whose spread counts for others."""
 
 
 def bank_plan(work: Workspace) -> BankPlan:
@@ -72,6 +78,43 @@ def noting(work: Workspace, what: str, *, half: str = "") -> OnProgress:
             work.context.reached(half)
 
     return tell
+
+
+def originals(work: Workspace) -> Bank | None:
+    """The bank of models that learned from everybody; none if the plan names none, or it is gone."""
+    if not work.plan.originals:
+        return None
+    store = BankStore(work.context.settings.banks_folder)
+    return store.find(BankKey(**work.plan.originals["key"]), n_models=FEWEST_ORIGINALS)
+
+
+def other_forget_sets(work: Workspace) -> list[NDArray[np.float64]]:
+    """Margins of other subjects by the references of their blocks, `(n_models, n_views, n_examples)` each.
+
+    They say how much T varies from model to model, for sets of as many subjects as the run's. Only banks made as the
+    run's count, one a block, and none of the blocks that the run's bank is of.
+    """
+    mine, store = bank_plan(work), BankStore(work.context.settings.banks_folder)
+    tag_of = dict(zip(mine.example_ids, mine.tags, strict=True))
+    n_subjects = len({tag_of[example] for example in example_ids(work.faces, work.plan.forget)})
+    seen, found = set(mine.tags), list[NDArray[np.float64]]()
+    for bank in store.made_like(mine.key, n_models=FEWEST_POOLED):
+        tags = dict.fromkeys(bank.subject_tags)
+        if not seen.isdisjoint(tags):
+            continue
+        seen.update(tags)
+        for some in batched(tags, n_subjects):
+            if len(some) == n_subjects:
+                columns = [i for i, tag in enumerate(bank.subject_tags) if tag in some]
+                found.append(bank.views[:, :, columns].astype(np.float64))
+    return found
+
+
+def batched(values: Iterable[str], n: int) -> Iterator[set[str]]:
+    """Sets of `n` in order; the last may be smaller."""
+    rest = iter(values)
+    while some := set(islice(rest, n)):
+        yield some
 
 
 def oracle_margins(work: Workspace) -> NDArray[np.float32]:

@@ -10,10 +10,12 @@ from audit.staleness import Staleness
 from audit.statistics.distances import detect
 from audit.statistics.exchangeability import Exchangeability
 from audit.statistics.forgetting import ForgettingRatio
+from audit.statistics.gate import Gate, gate
 from audit.statistics.intervals import Interval
 from audit.statistics.utility import Deployed, Utility, utility
+from tests.audit.policies import WITH_RUNS
 
-POLICY = PRESETS["standard"]
+POLICY, STANDARD = WITH_RUNS, PRESETS["standard"]
 
 
 def _forgetting(value: float) -> ForgettingRatio:
@@ -22,22 +24,26 @@ def _forgetting(value: float) -> ForgettingRatio:
 
 
 def _checks(
-    *, policy=POLICY, rung=0, ratio=1.0, deployed_ratio=1.0, p=0.4, forgetting=1.0, cost=0.1, n=64, exact=False
-):
+    *, policy=POLICY, rung=0, ratio=1.0, deployed_ratio=1.0, p=0.4, forgetting=1.0, cost=0.1, n=64, exact=False,
+    runs=True, gate=None, qualification=None,
+):  # fmt: skip
     rng = np.random.default_rng(0)
     bank = np.clip(rng.normal(0.9, 0.005, n), 0, 1)
-    figures = utility(bank, None if exact else bank * ratio, float(bank.mean() * deployed_ratio), 0.9, seed=0)
+    runs = runs and not exact
+    figures = utility(bank, bank * ratio if runs else None, float(bank.mean() * deployed_ratio), 0.9, seed=0)
     checks = all_checks(
         policy,
         rung=rung,
         n_retrained=n,
-        n_unlearned=None if exact else n,
+        n_unlearned=n if runs else None,
         retain=figures,
         test=figures,
         deployed=Exchangeability(p, 0.5, np.full(n, 0.5), n),
-        forgetting=None if exact else _forgetting(forgetting),
+        forgetting=_forgetting(forgetting) if runs else None,
         detection=None,
         cost_share=None if exact else cost,
+        gate=gate,
+        qualification=qualification,
     )
     return {check.name: check for check in checks}
 
@@ -100,15 +106,50 @@ def test_exact_retraining_is_asked_only_what_applies():
         "forgetting_ratio",
         "detection",
         "cost_share",
+        "gate",
+        "qualification",
     }
     assert all(check.passed is None for check in checks.values() if not check.applicable)
     for check in checks.values():
-        assert check.bar is not None
+        assert check.bar is not None or check.name == "qualification"  # which has, or has not, been shown
         if check.applicable is not True:
             assert (check.applicable, check.value) == (False, None)
-            assert check.sentence.startswith("Exact retraining")
+            assert check.sentence
     assert verdict_of(checks.values()) == "PASSED"
     assert _verdict(exact=True, rung=2, p=0.01) == "FAILED"
+
+
+def _gate(shift: float, alpha: float = 0.05) -> Gate:
+    """The gate's finding on a candidate that lies so many standard deviations above its eight references."""
+    rng = np.random.default_rng(3)
+    references = np.linspace(-1.5, 1.5, 8)[:, None, None] + rng.normal(scale=0.1, size=(8, 10, 6))
+    return gate(references.mean(axis=0) + shift, references, originals=references + 6, alpha=alpha)
+
+
+def test_the_gate_and_a_qualification_stand_in_for_a_bank_of_runs():
+    said = {"policy": STANDARD, "n": 8, "runs": False}
+    passed = _checks(**said, gate=_gate(0.0), qualification="All 8 of 8 probes passed.")
+    assert verdict_of(passed.values()) == "PASSED"
+    assert {name for name, check in passed.items() if not check.applicable} == {
+        "retain_ratio", "test_ratio", "forgetting_ratio", "detection", "exchangeability",
+    }  # fmt: skip
+    assert passed["qualification"].sentence == "All 8 of 8 probes passed."
+    assert _verdict(**said, gate=_gate(6.0), qualification="q") == "FAILED"
+    assert _verdict(**said, gate=_gate(-9.0), qualification="q") == "FAILED"
+    assert _verdict(**said, gate=_gate(0.0)) == "UNDETERMINED"  # not qualified, and no bank of runs
+    assert _verdict(**said, qualification="q") == "UNDETERMINED"  # no margins of views
+    exact = _checks(policy=STANDARD, n=8, exact=True, rung=2, gate=_gate(0.0))
+    assert (exact["qualification"].applicable, verdict_of(exact.values())) == (False, "PASSED")
+
+
+def test_the_gate_s_sentence_says_which_way_a_model_is_unusual():
+    high, low = (_checks(policy=STANDARD, n=8, runs=False, gate=_gate(shift))["gate"] for shift in (6.0, -9.0))
+    assert "forgot too little" in high.sentence
+    assert "pushed too far" in low.sentence
+    assert high.value < high.bar == 0.05
+    reported = _checks(gate=_gate(6.0))["gate"]  # a policy without a bar
+    assert (reported.applicable, reported.passed) == (False, None)
+    assert "no bar is set" in reported.sentence
 
 
 def test_later_candidates_need_a_higher_p():

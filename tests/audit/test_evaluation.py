@@ -10,12 +10,13 @@ import pytest
 from audit import PRESETS, Evidence, evaluate
 from audit import evaluation as evaluation_module
 from audit.errors import BankError, NotANumberError, PolicyError
-from audit.evaluation import as_json
+from audit.evaluation import Views, as_json
 from audit.staleness import Staleness
 from audit.statistics.exchangeability import exchangeability
 from audit.statistics.forgetting import forgetting_ratio
+from tests.audit.policies import WITH_RUNS
 
-POLICY = PRESETS["standard"]
+POLICY = WITH_RUNS
 
 
 @pytest.fixture(scope="module")
@@ -234,9 +235,53 @@ def test_evidence_is_checked_when_it_is_made(evidence):
         evidence(retain_accuracy_retrained=np.ones(3))
     with pytest.raises(BankError, match="test_accuracy_deployed"):
         evidence(test_accuracy_deployed=95.0)
-    with pytest.raises(BankError, match="only exact retraining may omit"):
-        evidence(unlearned=None)
+    with pytest.raises(BankError, match="retain_accuracy_unlearned"):
+        evidence(retain_accuracy_unlearned=None)
     with pytest.raises(BankError, match="cost_share"):
         evidence(cost_share=None)
     with pytest.raises(BankError, match="cost_share"):
         evidence(cost_share=float("nan"))
+
+
+def _views(bank, n_views=10):
+    """The same margins in every view, `(…, n_views, n_examples)`."""
+    return np.repeat(np.asarray(bank)[..., None, :], n_views, axis=-2)
+
+
+def _one_model(evidence, draw, *, deployed_shift: float, **changes):
+    """Evidence of a qualified method's candidate: eight references, no bank of runs."""
+    given = evidence(n_models=8, deployed_shift=deployed_shift)
+    originals = draw(np.random.default_rng(9), 16, 6, shift=4.0)
+    views = Views(_views(given.deployed), _views(given.retrained), _views(originals))
+    gone = {"unlearned": None, "retain_accuracy_unlearned": None, "test_accuracy_unlearned": None}
+    return replace(given, views=views, **{"qualification": "All 8 of 8 probes passed."} | gone | changes)
+
+
+def test_a_qualified_method_is_judged_by_the_gate_alone(evidence, draw):
+    usual = evaluate(_one_model(evidence, draw, deployed_shift=0.0), PRESETS["standard"], rung=0, seed=0)
+    assert usual.verdict == "PASSED", [check.sentence for check in usual.checks]
+    assert (usual.n_models, usual.n_unlearned, usual.forgetting) == (8, 0, None)
+    assert usual.gate.power > 0.5
+    assert usual.gate.learned.low > 0
+    told = json.loads(json.dumps(usual.to_dict(), allow_nan=False))
+    assert told["gate"]["p_adjusted"] >= 0.05
+    assert told["qualification"] == "All 8 of 8 probes passed."
+    forgot_nothing = evaluate(_one_model(evidence, draw, deployed_shift=5.0), PRESETS["standard"], rung=0, seed=0)
+    assert forgot_nothing.verdict == "FAILED"
+    assert _results(forgot_nothing)["gate"] is False
+    unqualified = _one_model(evidence, draw, deployed_shift=0.0, qualification=None)
+    assert evaluate(unqualified, PRESETS["standard"], rung=0, seed=0).verdict == "UNDETERMINED"
+
+
+def test_without_a_qualification_in_the_policy_a_bank_of_runs_is_needed(evidence, draw):
+    with pytest.raises(BankError, match="only exact retraining may omit it"):
+        evaluate(_one_model(evidence, draw, deployed_shift=0.0), POLICY, rung=0, seed=0)
+
+
+def test_the_gate_s_level_grows_with_the_rung_as_the_other_test_s(evidence, draw):
+    given = _one_model(evidence, draw, deployed_shift=0.0)
+    levels = [evaluate(given, PRESETS["standard"], rung=rung, seed=0).gate.alpha for rung in (0, 1)]
+    assert levels == [0.05, 0.1]
+    reported = replace(PRESETS["standard"], gate_alpha=0.0, qualification=False)
+    exact = replace(given, exact=True, cost_share=None)
+    assert evaluate(exact, reported, rung=2, seed=0).gate.alpha == 0.05  # at the usual level, without a bar

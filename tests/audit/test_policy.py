@@ -5,14 +5,30 @@ import pytest
 
 from audit import PRESETS, Policy, load_policy, policy
 from audit.errors import AuditError, PolicyError
+from tests.audit.policies import WITH_RUNS
 
 STANDARD = PRESETS["standard"]
 
 
-def test_standard_is_the_first_policy():
-    assert STANDARD.n_models == 64
+def test_standard_judges_one_model_of_a_qualified_method():
+    assert (STANDARD.n_models, STANDARD.gate_alpha, STANDARD.qualification) == (8, 0.05, True)
     assert (STANDARD.retain_ratio_min, STANDARD.test_ratio_min) == (0.97, 0.97)
-    assert (STANDARD.exchangeability_alpha, STANDARD.forgetting_ratio_min, STANDARD.cost_share_max) == (0.05, 0.5, 0.2)
+    assert (STANDARD.exchangeability_alpha, STANDARD.forgetting_ratio_min, STANDARD.cost_share_max) == (0.0, 0.5, 0.2)
+
+
+def test_a_policy_from_before_the_gate_keeps_its_digest(tmp_path):
+    # as the first release's `standard` stands in logs and certificates
+    before = "6719f52274b367bc6b42b215970aebc4af66bc71045af4d20e994f5633ebeefe"
+    assert WITH_RUNS.digest == before
+    fields = {name: value for name, value in WITH_RUNS.to_dict().items() if name not in policy.ADDED_LATER}
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(fields))
+    assert load_policy(path) == WITH_RUNS
+
+
+def test_without_a_bank_of_runs_the_gate_must_judge():
+    with pytest.raises(PolicyError, match="gate_alpha above 0"):
+        replace(STANDARD, gate_alpha=0.0)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -33,8 +49,15 @@ def test_the_table_in_the_text_says_what_the_presets_are(name):
     assert int(told["models in each bank"]) == preset.n_models
     assert float(told["retain accuracy / bank's"]) == preset.retain_ratio_min
     assert float(told["test accuracy / bank's"]) == preset.test_ratio_min
-    assert float(told["deployed model exchangeable, p"]) == preset.exchangeability_alpha
-    assert float(told["F / F_null"]) == preset.forgetting_ratio_min
+    for row, level in (
+        ("deployed model exchangeable, p", preset.exchangeability_alpha),
+        ("gate, α", preset.gate_alpha),
+    ):
+        assert (0.0 if told[row] == "reported" else float(told[row])) == level
+    assert float(told["F / F_null"].removesuffix(" of probes")) == preset.forgetting_ratio_min
+    assert (told["the method"] == "qualified", told["runs of the method for each request"] == "–") == (
+        (preset.qualification,) * 2
+    )
     assert float(told["cost / retraining's"]) == 100 * preset.cost_share_max
     assert int(told["exact retraining, attempts"]) == preset.retrain_attempts
     detection = told["forget set's combined KS, p"]
@@ -51,7 +74,7 @@ def test_the_digest_names_the_bars_and_nothing_else():
 
 def test_the_standard_policy_changes_only_on_purpose():
     # The digest stands in logs and certificates. Whoever moves a bar of the preset says so here.
-    assert STANDARD.digest == "6719f52274b367bc6b42b215970aebc4af66bc71045af4d20e994f5633ebeefe"
+    assert STANDARD.digest == "d53452970bb7ece9692e195ad57497484ec7e2f2e8e730f1504020ea7c5254c6"
 
 
 def test_a_policy_is_frozen():
@@ -68,9 +91,8 @@ def test_rungs():
 
 
 def test_further_candidates_are_held_to_a_higher_p_and_retraining_is_not():
-    assert [STANDARD.alpha_at(rung) for rung in range(3)] == pytest.approx([0.05, 0.10, 0.05])
-    long = replace(STANDARD, exchangeability_alpha=0.4, ladder=("a", "b", "retrain"))
-    assert long.alpha_at(1) == 0.5
+    assert [STANDARD.level_at(rung, 0.05) for rung in range(3)] == pytest.approx([0.05, 0.10, 0.05])
+    assert STANDARD.level_at(1, 0.4) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -80,6 +102,8 @@ def test_further_candidates_are_held_to_a_higher_p_and_retraining_is_not():
         ({"n_models": 3}, "n_models=3"),
         ({"n_models": 64.0}, "whole number"),
         ({"n_models": True}, "whole number"),
+        ({"qualification": 1}, "true or false"),
+        ({"gate_alpha": 0.6}, "gate_alpha"),
         ({"retain_ratio_min": 1.5}, "retain_ratio_min"),
         ({"test_ratio_min": float("nan")}, "test_ratio_min"),
         ({"exchangeability_alpha": 0.6}, "exchangeability_alpha"),

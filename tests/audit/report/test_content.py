@@ -26,6 +26,7 @@ from audit.policy import PRESETS, Policy
 from audit.report import drawings, wording
 from audit.report.content import Report, Roc, epsilon_buckets, report_of, to_dict
 from audit.report.page import render_html, write
+from tests.audit.policies import WITH_RUNS
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 NASTY = "<script>alert('x')</script>&\"<img src=x onerror=y>"
@@ -42,7 +43,7 @@ def report(
     **contents: Any,
 ) -> Report:
     rng = np.random.default_rng(0)
-    policy = policy or replace(PRESETS["standard"], n_models=40)
+    policy = policy or replace(WITH_RUNS, n_models=40)
     retrained = rng.normal(2, 1, (n_models, n))
     unlearned = None if exact else rng.normal(2 + shift, 1, (n_models, n))
     accuracies = np.full(n_models, 0.95)

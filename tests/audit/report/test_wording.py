@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 
 from audit.checks import all_checks, verdict_of
 from audit.evaluation import Evaluation, Evidence, evaluate
-from audit.policy import PRESETS, Policy
+from audit.policy import Policy
 from audit.report import wording
 from audit.report.page import check_row
 from audit.staleness import Staleness
 from audit.statistics.exchangeability import Exchangeability
+from audit.statistics.gate import LOWER_SHARE, RANK_SHARE, UPPER_SHARE, EvidenceRatio, Gate, gate
 from audit.statistics.intervals import Interval
 from audit.statistics.utility import Deployed, Utility
+from tests.audit.policies import WITH_RUNS
 
 
 @cache
@@ -46,7 +48,7 @@ def measured(exact: bool) -> Evaluation:
         cost_share=None if exact else 0.1,
         exact=exact,
     )
-    return evaluate(evidence, PRESETS["standard"], rung=2 if exact else 0, seed=0)
+    return evaluate(evidence, WITH_RUNS, rung=2 if exact else 0, seed=0)
 
 
 def near(*bars: float) -> st.SearchStrategy[float]:
@@ -71,7 +73,7 @@ UNKNOWN = Interval(math.nan, math.nan, math.nan)
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     return replace(
-        PRESETS["standard"],
+        WITH_RUNS,
         n_models=draw(st.sampled_from([8, 64])),
         retain_ratio_min=draw(st.sampled_from([0.97, 0.9755, 0.3333])),
         exchangeability_alpha=draw(st.sampled_from([0.0, 0.01, 0.05, 0.125])),
@@ -79,6 +81,7 @@ def policies(draw: st.DrawFn) -> Policy:
         detection_alpha=draw(st.sampled_from([0.0, 0.01, 0.1])),
         cost_share_max=draw(st.sampled_from([0.2, 0.125])),
         staleness_max=draw(st.sampled_from([0.0, 0.05, 0.025])),
+        gate_alpha=draw(st.sampled_from([0.0, 0.05, 0.125])),
         ladder=("remix", "dilute", "random_mask", "retrain"),
     )
 
@@ -90,6 +93,32 @@ def utilities(draw: st.DrawFn, *, exact: bool) -> Utility:
     return Utility(Interval(0.9, 0.8, 1.0), None if exact else Interval(0.9, 0.8, 1.0), ratio, one, one)
 
 
+RNG = np.random.default_rng(0)
+REFERENCES = RNG.normal(size=(40, 2, 6))
+
+
+@st.composite
+def gates(draw: st.DrawFn, level: float) -> Gate:
+    """A gate's finding with any p-values and any power: the text is checked against them."""
+    known = draw(st.booleans())
+    found = gate(REFERENCES[0], REFERENCES[1:], originals=REFERENCES[:9] + 3 if known else None, alpha=level or 0.05)
+    p_value, p_over, rank_p = draw(p_values(level * 0.7)), draw(p_values(level * 0.2)), draw(p_values(level * 0.1))
+    p_adjusted = min(1.0, p_value / UPPER_SHARE, p_over / LOWER_SHARE, rank_p / RANK_SHARE)
+    many = draw(st.booleans())
+    drawn: dict[str, Any] = {
+        "permutation_p": draw(p_values(found.alpha_upper)) if many else None,
+        "permutation_p_over": draw(p_values(found.alpha_lower)) if many else None,
+    }
+    if known:
+        low, value, high = sorted(draw(near(0.5, 1.0)) for _ in range(3))
+        drawn["evidence_ratio"] = EvidenceRatio(value, low, high)
+        drawn["learned"], drawn["power"] = draw(intervals(0.0, 2.0)), draw(st.floats(0, 1))
+    return replace(
+        found, p_value=p_value, p_over=p_over, mean_rank_p=rank_p, p_adjusted=p_adjusted,
+        passed=p_adjusted >= found.alpha, **drawn,
+    )  # fmt: skip
+
+
 @st.composite
 def evaluations(draw: st.DrawFn) -> dict[str, Any]:
     policy = draw(policies())
@@ -97,7 +126,7 @@ def evaluations(draw: st.DrawFn) -> dict[str, Any]:
     exact = policy.is_exact(rung)
     n_models = draw(st.sampled_from([8, 64, 400]))
     base = measured(exact)
-    level = policy.alpha_at(rung)
+    level = policy.level_at(rung, policy.exchangeability_alpha)
     staleness = Staleness(*draw(st.sampled_from([(0, 0, 0, 0), (40, 1, 10, 0), (1000, 51, 10, 0), (40, 0, 20, 1)])))
     parts: dict[str, Any] = {
         "deployed": Exchangeability(draw(p_values(level)), 0.5, np.full(n_models, 0.5), n_models),
@@ -107,6 +136,7 @@ def evaluations(draw: st.DrawFn) -> dict[str, Any]:
         "detection": None,
         "staleness": staleness,
         "cost_share": None if exact else draw(near(policy.cost_share_max)),
+        "gate": draw(st.none() | gates(policy.level_at(rung, policy.gate_alpha))),
     }
     others: dict[str, Any] = {}
     if base.forgetting and base.detection and base.bounds and base.attack and base.quantile_attack:
@@ -151,6 +181,18 @@ def attack_tells(name: str) -> dict[str, Tells]:
 
 MODEL_TESTS: dict[str, Tells] = {
     "exchangeability test of the audited model": lambda e: e["deployed"]["p_value"] < max(0.05, bar(e)),
+    "gate of the audited model": lambda e: (
+        e["gate"] is not None and e["gate"]["p_adjusted"] < max(0.05, bar(e, "gate"))
+    ),
+    "permutation test of the lowest margins, upper side": lambda e: (
+        e["gate"] is not None and (p := e["gate"]["permutation_p"]) is not None and p < e["gate"]["alpha_upper"]
+    ),
+    "permutation test of the lowest margins, lower side": lambda e: (
+        e["gate"] is not None and (p := e["gate"]["permutation_p_over"]) is not None and p < e["gate"]["alpha_lower"]
+    ),
+    "evidence ratio": lambda e: (
+        e["gate"] is not None and (ratio := e["gate"]["evidence_ratio"]) is not None and ratio["high"] < 1
+    ),
     "accuracy of the audited model on the retain set": lambda e: e["retain"]["deployed"]["p_value"] <= 0.05,
     "accuracy of the audited model on held-out subjects": lambda e: e["test"]["deployed"]["p_value"] <= 0.05,
 }
@@ -169,8 +211,8 @@ METHOD_TESTS: dict[str, Tells] = {
 }
 
 
-def bar(evaluation: dict[str, Any]) -> float:
-    return next(float(check["bar"]) for check in evaluation["checks"] if check["name"] == "exchangeability")
+def bar(evaluation: dict[str, Any], name: str = "exchangeability") -> float:
+    return next(float(check["bar"]) for check in evaluation["checks"] if check["name"] == name)
 
 
 @settings(max_examples=60, deadline=None)
@@ -201,7 +243,8 @@ def test_the_verdict_s_text_is_of_the_verdict_and_names_what_was_missed(evaluati
                                                       "deployed_test_ratio"})  # fmt: skip
         assert ("cost" in last) == ("cost_share" in failed)
         assert ("erased since" in last) == ("reference_staleness" in failed)
-        assert ("unusual" in last) == ("exchangeability" in failed)
+        assert ("unusual" in last) == bool(failed & {"exchangeability", "gate"})
+        assert ("views" in last) == ("gate" in failed)
     needed = any(c["models_needed"] for c in evaluation["checks"] if c["passed"] is None and c["applicable"])
     if evaluation["verdict"] == "UNDETERMINED":
         assert ("how many models" in sentences[-1]) == needed
@@ -256,3 +299,19 @@ def test_the_limits_speak_of_figures_only_where_they_were_measured(exact: bool) 
     text = " ".join(wording.limits(measured(exact).to_dict()))
     assert ("ε" in text) == (not exact)
     assert ("Forgetting quality" in text) == (not exact)
+
+
+@settings(max_examples=60, deadline=None)
+@given(evaluations())
+def test_a_report_begins_with_how_much_was_learned_and_says_nothing_else_than_its_figures(evaluation):
+    text = " ".join(wording.learned_sentences(evaluation))
+    if (found := evaluation["gate"]) is None:
+        assert not text
+    elif found["learned"] is None:
+        assert "is not known" in text
+        assert not re.search(r"\d", text)
+    else:
+        said = [float(figure) for figure in re.findall(r"(\d+\.\d+)", text.replace("−", ""))]
+        learned = [abs(found["learned"][end]) for end in ("value", "low", "high")]
+        assert said == pytest.approx([*learned, found["power"]], abs=0.0501)
+        assert ("That is little" in text) == (found["learned"]["value"] < 2)

@@ -100,6 +100,15 @@ def test_stale_banks_are_built_anew_and_replaced(tiny_context, built):
     assert rebuild(tiny_context, POLICY, missing_too=False) == 0
 
 
+def test_a_stale_bank_that_may_judge_after_one_more_erasure_is_left_as_it_is(tiny_context, built):
+    person = next(each for each in tiny.people(tiny_context) if each not in built)
+    erase(tiny_context, person)
+    lenient = replace(POLICY, staleness_max=2 / 38)  # the bank learned from 38 people, of whom one is gone
+    assert rebuild(tiny_context, lenient, missing_too=False) == 0
+    assert look(tiny_context, lenient)[block_of(tiny_context, built[0])].state == "stale"
+    assert rebuild(tiny_context, replace(lenient, staleness_max=1.9 / 38), missing_too=False) == 1
+
+
 def test_progress_is_seen_in_the_database(tiny_context, built):
     others = [person for person in tiny.people(tiny_context) if person not in built]
     erase(tiny_context, others[0])

@@ -411,7 +411,7 @@ def test_the_audit_is_given_what_was_measured(tiny_context, run_id, evaluated, s
     before = original_outcome(work, spec_of(work, "retrain"))
     same = np.testing.assert_array_equal
     same(evidence.retrained, columns_of(bank, ids))
-    same(evidence.deployed, folder.read(f"step-{step}")["margins"])
+    same(evidence.deployed, folder.read(f"step-{step}")["views"][0])
     same(evidence.original, before.margins)
     assert (evidence.retain_accuracy_deployed, evidence.test_accuracy_deployed) == (0.25, 0.125)
     assert evidence.retain_accuracy_original == before.retain_accuracy
