@@ -24,6 +24,7 @@ from service.context import LINE
 from service.erasure.certificates import Issuer
 from service.erasure.evidence import kept
 from service.erasure.plan import as_rows
+from service.erasure.price import price, rows
 from service.erasure.purge_record import Facts
 from service.erasure.references import (
     bank_plan,
@@ -125,7 +126,8 @@ def judge(work: Workspace, step: int) -> bool:
     evidence = _evidence(work, step, attempt.method, bank)
     evaluation = evaluate(evidence, policy, rung=min(step, len(policy.ladder) - 1), seed=work.run.seed)
     context.reached("auditing.evaluated")
-    _write_report(work, evaluation, attempt)
+    priced = price(work, step, bank, oracle_bank(work))
+    _write_report(work, evaluation, attempt, priced)
     context.reached("auditing.reported")
     log.info("audit.done", step=step, verdict=evaluation.verdict, seconds=time.perf_counter() - started)
     passed = evaluation.verdict == "PASSED"
@@ -134,6 +136,7 @@ def judge(work: Workspace, step: int) -> bool:
         **kept(evaluation.to_dict(), context.settings),
         "margin_means": _margin_means(evaluation.evidence),
         "made_with": outcome["made_with"],
+        "price": priced,
     }
     with session(context.engine) as s:
         now = context.now()
@@ -339,7 +342,7 @@ def _outcome(work: Workspace, step: int) -> dict[str, Any]:
     return outcome
 
 
-def _write_report(work: Workspace, evaluation: Evaluation, attempt: Attempt) -> None:
+def _write_report(work: Workspace, evaluation: Evaluation, attempt: Attempt, priced: dict[str, Any]) -> None:
     """The report's page and figures; they name the run, never a person, and show no image.
 
     If the operator allows it, a second page with the images lies in the run's folder until the purge.
@@ -360,7 +363,8 @@ def _write_report(work: Workspace, evaluation: Evaluation, attempt: Attempt) -> 
             "Device": describe_device(resolve_device(context.settings.device)),
             **library_versions(),
         },
-        cost={} if share is None else {"Time, as a share of retraining": f"{share:.1%}"},
+        cost=({} if share is None else {"One run of the method, as a share of retraining": f"{share:.1%}"})
+        | rows(priced),
     )
     write(report, context.settings.reports_folder / work.run_id, name=f"step-{attempt.step}")
     if context.settings.report_photographs:

@@ -90,7 +90,7 @@ class Issuer:
             "checks": checks,
             "figures": figures,
             "bank_keys": (self.facts.bank_digest,),
-            "cost": {"share_of_retraining": figures.get("cost_share")},
+            "cost": {"share_of_retraining": figures.get("cost_share"), **figures.pop("price", {})},
         }
 
     def _not_required(self, data_digest_after: str) -> dict[str, Any]:

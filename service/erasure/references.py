@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.banks.build import BankPlan, OnProgress, build_bank, example_ids
+from service.banks.oracles import FIRST_SEED as FIRST_ORACLE
 from service.banks.oracles import build_oracles, margins_of
 from service.banks.originals import FEWEST as FEWEST_ORIGINALS
 from service.banks.store import Bank, BankKey, BankStore, Staleness
 from service.erasure.plan import as_rows
+from service.erasure.price import note_missing
 from service.erasure.workspace import Workspace
 from service.errors import RunStoppedError
 from service.requests.runs import note
@@ -59,10 +61,12 @@ def gather(work: Workspace) -> Bank:
     if work.plan.obstacle:
         raise RunStoppedError(work.plan.obstacle)
     if work.plan.oracles:
+        note_missing(work, oracle_bank_plan(work), work.plan.oracles["n"], first_seed=FIRST_ORACLE)
         build_oracles(
             store, oracle_bank_plan(work), work.plan.oracles["n"], context.settings, noting(work, "oracles"), now=now,
             run_id=work.run_id,
         )  # fmt: skip
+    note_missing(work, bank_plan(work), policy.n_models)
     on_progress = noting(work, "reference models", half="unlearning.references")
     return build_bank(
         store, bank_plan(work), policy.n_models, context.settings, on_progress, now=now, run_id=work.run_id

@@ -14,7 +14,8 @@ from service.banks.build import columns_of, example_ids
 from service.banks.store import BankStore
 from service.erasure import candidates, completion
 from service.erasure.candidates import deploy, judge, original_outcome, seed_of, spec_of, steps, unlearn
-from service.erasure.references import bank_plan
+from service.erasure.price import rows as price_rows
+from service.erasure.references import bank_plan, gather
 from service.erasure.workspace import RunFolder
 from service.errors import ConflictError
 from service.models import deployment, registry, rosters
@@ -300,7 +301,9 @@ def test_the_report_names_the_run_and_no_person(tiny_context, run_id):
             **library_versions(),
         }.items()
     )
-    assert report["cost"] == {"Time, as a share of retraining": f"{attempt.figures['cost_share']:.1%}"}
+    share = {"One run of the method, as a share of retraining": f"{attempt.figures['cost_share']:.1%}"}
+    assert report["cost"] == share | price_rows(attempt.figures["price"])
+    assert "Caused by the request, in trainings" in report["cost"]
 
 
 def test_the_report_draws_the_strongest_attack(tiny_context, run_id):
@@ -488,3 +491,34 @@ def test_where_nobody_knows_whom_the_parent_learned_from_nobody_knows_it_of_the_
     deploy(tiny.workspace(tiny_context, run_id))
     with session(tiny_context.engine) as s:
         assert rosters.read(s, deployment.pointer(tiny_context).committed_digest) == {}
+
+
+def test_the_price_is_of_everything_that_the_request_caused(tiny_context, person, run_id):
+    """References that were there cost it nothing; those that were not, its runs and each candidate are counted."""
+    for step in (tiny.FINETUNE, tiny.RETRAIN):
+        tiny.try_step(tiny_context, run_id, step)
+    first, second = (attempt.figures["price"] for attempt in tiny.attempts(tiny_context))
+    bank = BankStore(tiny_context.settings.banks_folder).find(
+        bank_plan(tiny.workspace(tiny_context, run_id)).key, n_models=tiny.POLICY.n_models
+    )
+    unit = float(np.median(bank.seconds))
+    folder = RunFolder(tiny_context.settings, run_id)
+    made = [folder.read(f"step-{step}")["seconds"] for step in (tiny.FINETUNE, tiny.RETRAIN)]
+    assert first["training_seconds"] == unit
+    assert first["trainings"]["candidates"] == pytest.approx(made[0] / unit)
+    assert second["trainings"]["candidates"] == pytest.approx(sum(made) / unit)
+    runs = unlearned_bank(tiny_context, run_id).seconds.sum()
+    assert second["trainings"]["runs of methods"] == pytest.approx(runs / unit)
+    assert second["total"] == pytest.approx(sum(second["trainings"].values()))
+    assert (second["ahead"], second["erasures_before"]) == (pytest.approx(bank.seconds.sum() / unit), 0)
+    assert "references" not in second["trainings"]  # the fixture built the bank before the run was planned
+
+
+def test_references_trained_for_a_request_are_in_its_price(tiny_context, person):
+    run_id = tiny.claim_run(tiny_context, person)
+    tiny.workspace(tiny_context, run_id).make_plan()
+    gather(tiny.workspace(tiny_context, run_id))  # as after a kill: what it asked for first counts
+    tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
+    (attempt,) = tiny.attempts(tiny_context)
+    assert attempt.figures["price"]["trainings"]["references"] == pytest.approx(tiny.POLICY.n_models, rel=0.5)
+    assert attempt.figures["price"]["ahead"] == pytest.approx(0.0, abs=1e-9)

@@ -12,7 +12,7 @@ import pytest
 from audit.proof.certificate import verify
 from service.erasure.certificates import NO_MODEL, Issuer
 from service.erasure.plan import RunPlan
-from service.erasure.purge_record import COPIES, IMAGES, ORACLES, REFERENCES, VERSIONS, Facts, PurgeRecord
+from service.erasure.purge_record import COPIES, IMAGES, ORACLES, ORIGINALS, REFERENCES, VERSIONS, Facts, PurgeRecord
 from service.erasure.references import bank_plan
 from service.keys.keyring import commitment
 from service.models import registry
@@ -142,7 +142,7 @@ def test_every_field_is_in_the_table_of_what_it_rests_on_and_no_other(tiny_conte
     record = replace(
         purged(tiny_context, issuer.facts, request, {"processes": processes}),
         rerun={"chosen": False, "share": 0.1, "key_sha256": "a" * 64, "weights_digest": None},
-        destroyed={request.id: dict.fromkeys((IMAGES, COPIES, REFERENCES, ORACLES, VERSIONS), 1)},
+        destroyed={request.id: dict.fromkeys((IMAGES, COPIES, REFERENCES, ORACLES, ORIGINALS, VERSIONS), 1)},
     )
     with session(tiny_context.engine) as s:
         issuer.erasures(s, [request], attempt, record)
@@ -234,7 +234,8 @@ def test_how_the_weights_were_made_is_what_the_attempt_wrote_down(tiny_context, 
     assert {name: procedure[name] for name in made_with} == made_with
     assert procedure["settings"] == {"epochs": 3}
     assert procedure["data_digest_after"] == procedure["data_digest_before"] == facts.manifest_digest
-    assert predicate["cost"] == {"share_of_retraining": 0.25}
+    assert predicate["cost"] == {"share_of_retraining": 0.25, **attempt.figures["price"]}
+    assert "price" not in predicate["figures"]
     assert predicate["checks"] == attempt.figures["checks"]
     assert not predicate["figures"].keys() & {"checks", "made_with"}
     assert predicate["subject_commitments"] == ["a" * 64, "b" * 64]
