@@ -22,6 +22,7 @@ from service.commands.database import database_app
 from service.commands.evaluate import evaluate
 from service.commands.keys import keys_app
 from service.commands.methods import methods, tune
+from service.commands.qualify import qualify
 from service.commands.references import references_app
 from service.commands.rerun import rerun, rerun_check
 from service.commands.screen import be_printable, console, fail, progress_bar, sentence_of
@@ -54,6 +55,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(database_app, name="database")
 app.command()(methods)
 app.command()(tune)
+app.command()(qualify)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(rerun)

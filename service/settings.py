@@ -140,6 +140,12 @@ class Settings(BaseSettings):
         le=_CENTURY_DAYS,
         description="Days after which the signing key is to be rotated; later it still signs, overdue.",
     )
+    qualification_days: float = Field(
+        180.0,
+        gt=0,
+        le=_CENTURY_DAYS,
+        description="Days for which a qualification of a method (`expunge qualify`) holds.",
+    )
     rerun_share: float = Field(
         0.1, ge=0, le=1, description="Share of runs made a second time before anything is deployed or destroyed."
     )

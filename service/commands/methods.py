@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.commands.screen import console, progress_bar, tell_of_priority
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.banks.qualifications import Qualified
 
 
 def methods(
@@ -17,38 +20,65 @@ def methods(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """List the unlearning methods: whose they are, what they read, what they cost, their settings for the recipe."""
+    """List the unlearning methods: whose they are, what they read and cost, their settings, who is qualified."""
     from rich.table import Table
 
-    from service.studies.method_catalog import describe, entries
+    from service.studies.method_catalog import describe, entries, standings
     from unlearning.recipes import load_recipe
 
     settings = Settings()
     recipe = load_recipe(settings.recipe)
     listed = [describe(method, recipe, settings.tuned)] if method else entries(recipe, settings.tuned)
+    standing = standings(settings, listed, recipe)
     if as_json:
-        print(json.dumps([entry.to_dict() for entry in listed], indent=2, ensure_ascii=False))
+        plain = [{**entry.to_dict(), "qualification": _plain(standing.get(entry.name))} for entry in listed]
+        print(json.dumps(plain, indent=2, ensure_ascii=False))
         return
     if method:
         (entry,) = listed
         console.print(f"{entry.name}: {entry.title}, {entry.source}. {entry.reads}.", markup=False)
         console.print(f"Cost: {entry.cost}.", markup=False)
+        if (found := standing.get(entry.name)) is not None:
+            console.print(_sentence(found), markup=False, soft_wrap=True)
         table = Table("setting", "authors'", f"in force for {recipe.name}")
         for name, value in entry.authors.items():
             in_force = entry.settings[name]
             table.add_row(name, str(value), str(in_force) if in_force != value else "")
         console.print(table)
         return
-    table = Table("method", "source", "reads", "cost / retraining", f"settings for {recipe.name}")
+    table = Table("method", "source", "reads", "cost / retraining", f"settings for {recipe.name}", "qualified")
     for entry in listed:
+        found = standing.get(entry.name)
+        if found is None:
+            until = "needs none" if entry.exact else "–"
+        else:
+            until = "no" if isinstance(found, str) else f"until {found.expires_at:%Y-%m-%d}"
         table.add_row(
             entry.name, entry.source, entry.reads, "–" if entry.cost_share is None else f"{entry.cost_share:.0%}",
-            "tuned" if entry.tuned_on else "authors'",
+            "tuned" if entry.tuned_on else "authors'", until,
         )  # fmt: skip
     console.print(table)
+    for found in standing.values():
+        if isinstance(found, str) and "never qualified" not in found:
+            console.print(found, markup=False, soft_wrap=True)
     console.print(
-        "Costs are those measured with tuned settings; `expunge methods NAME` says what a method passes through."
+        "Costs are those measured with tuned settings; `expunge methods NAME` says what a method passes through, and "
+        "`expunge qualify NAME` measures whether it is any good on this home's data."
     )
+
+
+def _sentence(found: Qualified | str) -> str:
+    if isinstance(found, str):
+        return found
+    return f"Qualified until {found.expires_at:%Y-%m-%d}: {found.statement}"
+
+
+def _plain(found: Qualified | str | None) -> dict[str, Any] | None:
+    """For JSON; none where the home has no data or the method is exact."""
+    if found is None:
+        return None
+    until = None if isinstance(found, str) else found.expires_at.isoformat()
+    return {"valid": until is not None, "until": until, "sentence": _sentence(found)}
 
 
 TuningPeople = Annotated[
@@ -76,6 +106,7 @@ def tune(
 
     Whoever is tuned on must not be reported on. A search that was stopped goes on where it was.
     """
+    from service.banks.qualifications import note_tuned
     from service.context import Context
     from service.studies.datasets import WORLDS, open_world
     from service.studies.tuning import Search, keep
@@ -105,6 +136,8 @@ def tune(
         record["people"] = [list(people) for people in sets]  # of public data; people of your own are in no file
     record["command"] = f"expunge tune {method}{where} --trials {trials} --n-models {n_models}"
     file = out or settings.home / "tuned.json"
+    if forget:
+        note_tuned(context, method, recipe_of(context), [person for people in sets for person in people])
     keep(file, recipe_of(context), method, found)
     console.print(
         f"{method}: F / F_null {record['forgetting_ratio']:.2f}, retain {record['retain_ratio']:.3f}, test "

@@ -357,3 +357,46 @@ class ReferenceBlock(SQLModel, table=True):
     cost_seconds: float = 0.0  # training time of its models
     begun_at: datetime | None = instant(nullable=True)
     updated_at: datetime = instant()
+
+
+class Qualification(SQLModel, table=True):
+    """A lot of probe subjects for one method, and the verdict once it is reached; see `service.banks.qualifications`.
+
+    The probe of a subject who is erased goes from the row; the record keeps its commitment, which nobody can open then.
+    """
+
+    __tablename__ = "qualifications"
+
+    id: str = Field(primary_key=True)
+    method: str = Field(index=True)
+    settings_digest: str
+    recipe_digest: str
+    method_code: str  # digest of the code that a run of the method passes through
+    training_code: str
+    data_digest: str  # of the data folder's manifest when the lot was drawn
+    bars: dict[str, Any] = Field(sa_type=JSON)
+    n_subjects: int  # in the training split then
+    lot_number: int  # among the lots drawn for this method and these data, from 1
+    n_references: int
+    n_runs: int
+    n_probes: int
+    n_probes_erased: int = 0
+    probes: list[dict[str, Any]] = Field(sa_type=JSON)  # of each: commitment, salt, tag, figures
+    passed: bool | None = None  # none: it has no result yet
+    reason: str = ""  # why it did not pass
+    record: dict[str, Any] | None = Field(default=None, sa_type=JSON)  # the signed file
+    lot_log_index: int
+    log_index: int | None = None
+    created_at: datetime = instant()
+    finished_at: datetime | None = instant(nullable=True)
+    expires_at: datetime | None = instant(nullable=True)
+
+
+class TunedSubject(SQLModel, table=True):
+    """A subject on whom a method's settings were tuned here, by keyed hash: never a probe of that method."""
+
+    __tablename__ = "tuned_subjects"
+
+    method: str = Field(primary_key=True)
+    recipe_digest: str = Field(primary_key=True)
+    tag: str = Field(primary_key=True, index=True)

@@ -10,19 +10,17 @@ The reference models and those of the anchor `retrain` have seeds of their own; 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-import unlearning
 from audit.studies.comparison import DO_NOTHING, RETRAIN, Candidates, Comparison, compare
 from audit.studies.experiments import SETUPS, Pool, Setup
 from service.banks.build import BankPlan, build_bank, training_code_version
+from service.banks.method_code import method_code_version
 from service.banks.oracles import FIRST_SEED as FIRST_ORACLE
 from service.banks.oracles import build_oracles, n_wanted, oracle_plan
 from service.banks.store import Bank, BankKey, BankStore, ReferenceRow
@@ -131,7 +129,7 @@ def workload(context: Context, experiment: Experiment, stage: Stage) -> Workload
     """What `draw` would have to do now."""
     store, n = store_of(context, stage), experiment.n_each
     n_references = len(store.missing_seeds(stage.plan.key, 2 * n))
-    keys = _keys(context, stage, experiment).values()
+    keys = bank_keys(context, stage, experiment).values()
     missing = [store.missing_seeds(key, n) for key in keys]
     originals = {seed if experiment.setup != "reuse_n_1" else 0 for seeds in missing for seed in seeds}
     n_runs = sum(map(len, missing))
@@ -246,7 +244,7 @@ def draw_together(
     """
     failed: set[BankKey] = set()
     lacking: dict[tuple[Origin, int, int], list[Task]] = {}
-    wanted, n_lacking, keys_of = 0, 0, [_keys(context, stage, experiment) for experiment, stage in asked]
+    wanted, n_lacking, keys_of = 0, 0, [bank_keys(context, stage, experiment) for experiment, stage in asked]
     for (experiment, stage), keys in zip(asked, keys_of, strict=True):
         store, n, plan = store_of(context, stage), experiment.n_each, stage.plan
         wanted += len(keys) * n
@@ -299,7 +297,7 @@ def _n_oracles(context: Context, stage: Stage, experiment: Experiment) -> int:
     return n_wanted({name: settings_for(name, recipe, tuned).to_dict() for name in experiment.methods})
 
 
-def _keys(context: Context, stage: Stage, experiment: Experiment) -> dict[str, BankKey]:
+def bank_keys(context: Context, stage: Stage, experiment: Experiment) -> dict[str, BankKey]:
     """By name, the key of the bank: stage, method, its settings and code, and where its originals come from."""
     recipe = stage.plan.spec.recipe
     origin = "one original" if experiment.setup == "reuse_n_1" else "an original each"
@@ -310,20 +308,6 @@ def _keys(context: Context, stage: Stage, experiment: Experiment) -> dict[str, B
         made_by = digest_of(stage.digest, name, json.dumps(options, sort_keys=True), origin)
         keys[name] = replace(stage.plan.key, code_version=code, training_digest=made_by)
     return keys
-
-
-@cache
-def method_code_version(name: str) -> str:
-    """Digest of the code that a method's run passes through: a change makes its banks a miss, and only its."""
-    package, waiting = Path(unlearning.__file__).parent, ["running", find_method(name).function.__module__]
-    files: dict[str, str] = {}
-    while waiting:
-        module = waiting.pop().removeprefix("unlearning.")
-        if module in files:
-            continue
-        files[module] = package.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
-        waiting += re.findall(r"^from unlearning\.((?:methods|procedures)\.\w+) import", files[module], re.MULTILINE)
-    return digest_of(training_code_version(), *(files[module] for module in sorted(files)))
 
 
 def _candidates(bank: Bank, rows: slice, experiment: Experiment) -> Candidates:

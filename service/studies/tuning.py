@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from audit.statistics.exchangeability import exchangeability
 from audit.statistics.forgetting import mean_ratio, quick_ratio
+from service.banks.method_code import method_code_version
 from service.banks.store import Bank
 from service.context import Context
 from service.errors import InvalidInputError
-from service.studies.experiments import draw_oracles, draw_references, method_code_version
+from service.studies.experiments import draw_oracles, draw_references
 from service.studies.forget_setup import Stage, Task, run_original, set_stage
 from service.training.jobs import Outcome, in_children
 from service.training.production import library_versions

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlmodel import select
 from typer.testing import CliRunner
 
 from service.banks.store import Bank, BankKey
@@ -16,6 +17,8 @@ from service.cli import app
 from service.context import Context
 from service.errors import InvalidInputError
 from service.settings import Settings
+from service.store.engine import reading
+from service.store.tables import TunedSubject
 from service.studies import tuning
 from service.studies.tuning import Search, figures, keep, tune
 from service.training.data import pack_images, recipe_of
@@ -168,3 +171,8 @@ def test_the_command(context: Context, people: list[str], tmp_path: Path, monkey
     found = json.loads(file.read_text())["tiny"]["methods"]["finetune"]
     assert "people" not in found["record"]
     assert people[0] not in file.read_text()
+    tags = {context.keyring.block_hash(person) for person in people[:2]}
+    assert not any(tag in file.read_text() for tag in tags)
+    with reading(context.engine) as s:  # no lot of the method will draw them
+        noted = {(row.method, row.recipe_digest, row.tag) for row in s.exec(select(TunedSubject))}
+    assert noted == {("finetune", recipe_of(context).digest, tag) for tag in tags}

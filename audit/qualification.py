@@ -1,0 +1,429 @@
+"""Qualification: is a method any good on this data? Judged on a few subjects drawn by lot, ahead of all requests.
+
+The gate judges one candidate and sees nothing of a method's spread from run to run or from subject to subject. So a
+method is run many times on each of K probe subjects, and its runs are compared with models retrained without the
+subject. The method is qualified if *all* K probe subjects passed every bar.
+
+What K passes say about the other subjects: if a share q of all subjects would pass, K drawn by lot all pass with
+probability q^K (a little less without replacement). With confidence 1 − q^K at least a share q of the subjects would
+therefore pass; `share_of_subjects` solves it for q. A small K shows little: of eight passes one knows, with 95 %
+confidence, that 68 % of the subjects would pass. Where some failed nothing is concluded but that the method did not
+qualify.
+
+Figures are of the images as they are, except where views are named. Everything here is a function of arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from audit.checks import SETS, Check, Verdict, verdict_of
+from audit.errors import BankError, OptionError, in_range
+from audit.figures import beside, beside_percent
+from audit.policy import Policy
+from audit.statistics.distances import detect
+from audit.statistics.forgetting import forgetting_ratio
+from audit.statistics.gate import gate, tail_mean
+from audit.statistics.intervals import CONFIDENCE, Interval, as_accuracies, clopper_pearson
+from audit.statistics.margins import Array
+from audit.statistics.utility import utility
+
+FEWEST_MODELS = 8
+"""References and runs of a probe subject: fewer cannot be halved for F / F_null and still have a spread."""
+
+REJECTED_SHARE_MAX = 0.5
+"""Largest share of a probe subject's runs that the gate may reject.
+
+One half, although the gate rejects an exact retrain with probability 5 %: a run that the gate rejects costs the next
+rung of the ladder, not a false certificate. The bar asks only that trying the method is worth its price. Whether the
+method forgets is asked by F / F_null, over all runs together.
+"""
+
+
+_UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """What each probe subject has to reach.
+
+    Raises:
+        OptionError: a bar outside [0, 1].
+    """
+
+    retain_ratio_min: float
+    test_ratio_min: float
+    forgetting_ratio_min: float
+    cost_share_max: float
+    rejected_share_max: float = REJECTED_SHARE_MAX
+
+    def __post_init__(self) -> None:
+        for name, value in self.to_dict().items():
+            in_range(name, value, 0.0, 1.0)
+
+    @classmethod
+    def of(cls, policy: Policy) -> Bars:
+        """The policy's bars of a method."""
+        return cls(policy.retain_ratio_min, policy.test_ratio_min, policy.forgetting_ratio_min, policy.cost_share_max)
+
+    def to_dict(self) -> dict[str, float]:
+        """By name."""
+        return {
+            "retain_ratio_min": self.retain_ratio_min,
+            "test_ratio_min": self.test_ratio_min,
+            "forgetting_ratio_min": self.forgetting_ratio_min,
+            "cost_share_max": self.cost_share_max,
+            "rejected_share_max": self.rejected_share_max,
+        }
+
+    def as_strict_as(self, others: Bars) -> bool:
+        """Whether whoever reaches these bars reaches the others too."""
+        mine, theirs = self.to_dict(), others.to_dict()
+        return all(mine[name] <= theirs[name] if name.endswith("_max") else mine[name] >= theirs[name] for name in mine)
+
+
+@dataclass(frozen=True)
+class ProbeEvidence:
+    """What was measured of a method on one probe subject. Arrays are checked and converted at construction.
+
+    Raises:
+        BankError: shapes that do not fit together, fewer than `FEWEST_MODELS` references or runs, an infinite or
+            missing margin, accuracies outside [0, 1], seconds that are not above 0.
+    """
+
+    references: Array
+    """Margins of models trained without the subject, `(n_models, n_views, n_images)`; the first view is the image as
+    it is."""
+    runs: Array
+    """The same of the method's runs `(n_runs, n_views, n_images)`."""
+    retain_accuracy_references: Array
+    """`(n_models,)`, each in [0, 1]; likewise the others."""
+    retain_accuracy_runs: Array
+    test_accuracy_references: Array
+    test_accuracy_runs: Array
+    seconds_references: Array
+    """Of each training `(n_models,)`."""
+    seconds_runs: Array
+    """Of each run `(n_runs,)`."""
+    originals: Array | None = None
+    """Margins of models trained with everybody, `(n_originals, n_views, n_images)`, at least one: how much had been
+    learned."""
+
+    def __post_init__(self) -> None:
+        for name in ("references", "runs"):
+            self._set(name, _margins(name, getattr(self, name), FEWEST_MODELS))
+        if self.originals is not None:
+            self._set("originals", _margins("originals", self.originals, 1))
+        for name in ("runs", "originals"):
+            values = getattr(self, name)
+            if values is not None and values.shape[1:] != self.references.shape[1:]:
+                raise BankError(
+                    f"Expected {name} with the views and images of the references, {self.references.shape[1:]}, got "
+                    f"{values.shape[1:]}."
+                )
+        for kind, bank in (("references", self.references), ("runs", self.runs)):
+            for set_ in ("retain", "test"):
+                name = f"{set_}_accuracy_{kind}"
+                self._set(name, as_accuracies(name, getattr(self, name), len(bank)))
+            seconds = np.asarray(getattr(self, f"seconds_{kind}"), dtype=np.float64)
+            if seconds.shape != (len(bank),) or not (np.isfinite(seconds) & (seconds > 0)).all():
+                raise BankError(f"Expected seconds_{kind} of shape ({len(bank)},), all finite and above 0.")
+            self._set(f"seconds_{kind}", seconds)
+
+    def _set(self, name: str, value: Array) -> None:
+        object.__setattr__(self, name, value)  # frozen for everyone else
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Runs that the gate rejects, each judged by all references of the probe subject."""
+
+    share: Interval
+    """With its exact binomial interval (Clopper & Pearson 1934) over runs; NaN where the gate cannot judge."""
+    n_rejected: int
+    n_too_high: int
+    """T too high: too little forgotten. A run may be rejected on several sides."""
+    n_too_low: int
+    """T too low: pushed below what a model without the subject gets."""
+    n_mean_rank: int
+    """By the mean rank over all margins."""
+    n_runs: int
+
+
+@dataclass(frozen=True)
+class ProbeFigures:
+    """Everything measured of a method on one probe subject."""
+
+    forgetting_ratio: Interval
+    """F / F_null; NaN where ε is undetermined for so few models."""
+    n_models_a_side: int
+    """Models in each half that F compares."""
+    detection_p: float
+    """p-value of the mean KS distance between runs and references, by permuting models. It has no bar."""
+    rejected: Rejected
+    learned: Interval | None
+    """d′ of the originals, how much had been learned of the subject; None without originals."""
+    view_shifts: tuple[float, ...]
+    """Of each view, mean margin of the runs less that of the references, in the references' standard deviations over
+    models; NaN where these do not vary."""
+    largest_view_shift: float
+    """The one furthest from 0, with its sign; it has no bar."""
+    retain_ratio: Interval
+    """Mean accuracy of the runs over that of the references, bootstrap over models."""
+    test_ratio: Interval
+    cost_share: float
+    """Median seconds of a run over median seconds of a training."""
+    n_references: int
+    n_runs: int
+    n_originals: int
+    n_images: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The verdict on one probe subject; without figures where the method gave no model."""
+
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    figures: ProbeFigures | None
+
+    @property
+    def passed(self) -> bool:
+        """Every bar was reached; one that could not be decided was not."""
+        return self.verdict == "PASSED"
+
+    @property
+    def reason(self) -> str:
+        """The sentences of the bars that were not reached."""
+        return " ".join(check.sentence for check in self.checks if not check.passed)
+
+
+@dataclass(frozen=True)
+class Qualification:
+    """The verdict on a method."""
+
+    qualified: bool
+    probes: tuple[Probe, ...]
+    bars: Bars
+    share: float | None
+    """Share of the subjects that would pass, a lower limit with `confidence`; None unless all passed."""
+    confidence: float
+    statement: str
+    """What this says about the subjects, and how little."""
+
+    @property
+    def n_passed(self) -> int:
+        """Probe subjects that passed."""
+        return sum(probe.passed for probe in self.probes)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One sentence for each probe subject that did not pass."""
+        return tuple(
+            f"Probe {number}: {probe.reason}" for number, probe in enumerate(self.probes, 1) if not probe.passed
+        )
+
+
+def judge_probe(evidence: ProbeEvidence, bars: Bars, *, seed: int | np.random.SeedSequence) -> Probe:
+    """Compare a method's runs with the references of one probe subject.
+
+    Args:
+        evidence: of the probe subject.
+        bars: what it has to reach.
+        seed: of the halves, permutations and bootstrap samples.
+    """
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    of_forgetting, of_detection, of_retain, of_test = root.spawn(4)
+    runs, references = evidence.runs[:, 0], evidence.references[:, 0]
+    forgetting = forgetting_ratio(
+        runs, references, seed=of_forgetting, n_pairs=int(np.clip(2500 // runs.shape[1], 20, 100))
+    )
+    shifts = view_shifts(evidence.runs, evidence.references)
+    figures = ProbeFigures(
+        forgetting_ratio=forgetting.ratio,
+        n_models_a_side=forgetting.n_models_a_side,
+        detection_p=detect(runs, references, seed=of_detection).ks_combined_p,
+        rejected=rejected_runs(evidence.runs, evidence.references),
+        learned=None if evidence.originals is None else learned(evidence.references, evidence.originals),
+        view_shifts=shifts,
+        largest_view_shift=max(shifts, key=lambda shift: -1.0 if math.isnan(shift) else abs(shift)),
+        retain_ratio=_ratio(evidence.retain_accuracy_runs, evidence.retain_accuracy_references, of_retain),
+        test_ratio=_ratio(evidence.test_accuracy_runs, evidence.test_accuracy_references, of_test),
+        cost_share=float(np.median(evidence.seconds_runs) / np.median(evidence.seconds_references)),
+        n_references=len(references),
+        n_runs=len(runs),
+        n_originals=0 if evidence.originals is None else len(evidence.originals),
+        n_images=runs.shape[1],
+    )
+    checks = (
+        _forgetting_check(figures, bars.forgetting_ratio_min),
+        _rejected_check(figures.rejected, bars.rejected_share_max),
+        _utility_check("retain", figures.retain_ratio, bars.retain_ratio_min),
+        _utility_check("test", figures.test_ratio, bars.test_ratio_min),
+        _cost_check(figures.cost_share, bars.cost_share_max),
+    )
+    return Probe(verdict_of(checks), checks, figures)
+
+
+def diverged(reason: str) -> Probe:
+    """A probe subject on which the method gave no model; one sentence says why."""
+    return Probe("FAILED", (Check("diverged", None, None, False, reason),), None)
+
+
+def conclude(probes: Sequence[Probe], bars: Bars, *, confidence: float = CONFIDENCE) -> Qualification:
+    """The verdict on a method from all its probe subjects.
+
+    Raises:
+        OptionError: no probe subject, or a confidence outside (0, 1).
+    """
+    n = len(probes)
+    share = share_of_subjects(n, confidence=confidence)
+    n_passed = sum(probe.passed for probe in probes)
+    if n_passed < n:
+        statement = f"{n_passed} of {n} probe subjects passed, and all would have to: the method is not qualified."
+        return Qualification(False, tuple(probes), bars, None, confidence, statement)
+    unlucky, sure, share_percent = 0.8**n, f"{100 * confidence:.0f} %", math.floor(100 * share)
+    statement = (
+        f"All {n} of {n} probe subjects passed: with {sure} confidence at least {share_percent} % of the subjects "
+        f"would. No more is known: a method that fails for one subject in five passes {n} of {n} with "
+        f"probability {unlucky:.2f}."
+    )
+    return Qualification(True, tuple(probes), bars, share, confidence, statement)
+
+
+def share_of_subjects(n_probes: int, *, confidence: float = CONFIDENCE) -> float:
+    """Largest q for which "all of n passed" gives confidence 1 − q^n that at least a share q of the subjects would.
+
+    This is the exact binomial lower limit (Clopper & Pearson 1934, one-sided) where all trials succeed.
+    """
+    if n_probes < 1 or not 0 < confidence < 1:
+        raise OptionError(f"Expected n_probes >= 1 and confidence in (0, 1), got {n_probes} and {confidence}.")
+    return float((1 - confidence) ** (1 / n_probes))
+
+
+def rejected_runs(runs: ArrayLike, references: ArrayLike) -> Rejected:
+    """How many of the runs `(n_runs, n_views, n_images)` the gate rejects by references `(n_models, …)`."""
+    mine = np.asarray(runs, dtype=np.float64)
+    if not _vary(references):
+        return Rejected(_UNKNOWN, 0, 0, 0, 0, len(mine))
+    judged = [gate(run, references) for run in mine]
+    n, k = len(judged), sum(not each.passed for each in judged)
+    low, high = clopper_pearson(k, n, alpha=1 - CONFIDENCE)
+    return Rejected(
+        share=Interval(k / n, float(low), float(high)),
+        n_rejected=k,
+        n_too_high=sum(each.p_value < each.alpha_upper for each in judged),
+        n_too_low=sum(each.p_over < each.alpha_lower for each in judged),
+        n_mean_rank=sum(each.mean_rank_p < each.alpha_rank for each in judged),
+        n_runs=n,
+    )
+
+
+def view_shifts(runs: ArrayLike, references: ArrayLike) -> tuple[float, ...]:
+    """How far the runs' mean margin lies above the references', of each view in the references' standard deviations."""
+    mine, theirs = (np.asarray(bank, dtype=np.float64).mean(axis=2) for bank in (runs, references))  # (n, n_views)
+    spread = theirs.std(axis=0, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shifts = (mine.mean(axis=0) - theirs.mean(axis=0)) / spread
+    return tuple(float(shift) if math.isfinite(shift) else math.nan for shift in shifts)
+
+
+def learned(references: ArrayLike, originals: ArrayLike) -> Interval:
+    """d′: how far T of the originals lies above that of the references, in the references' standard deviations.
+
+    With several originals it is the gate's (Glass's Δ). With one, the spread of originals is taken to be that of the
+    references: the estimate's variance is then 1 + 1/N + d²/(2(N − 1)), and the interval is wide. NaN where the
+    references have no spread.
+    """
+    out, known = np.asarray(references, dtype=np.float64), np.asarray(originals, dtype=np.float64)
+    if not _vary(out):
+        return _UNKNOWN
+    if len(known) > 1 and _vary(known):
+        found = gate(known[0], out, originals=known).learned
+        return _UNKNOWN if found is None else found
+    n, of_out = len(out), tail_mean(out)
+    d = float((tail_mean(known).mean() - of_out.mean()) / of_out.std(ddof=1))
+    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(1 + 1 / n + d * d / (2 * (n - 1)))
+    return Interval(d, d - half, d + half)
+
+
+def _vary(bank: ArrayLike) -> bool:
+    """Whether T differs over the models by more than rounding; else nothing can be told from them."""
+    statistics = tail_mean(bank)
+    return float(np.ptp(statistics)) > 1e-9 * max(1.0, float(np.abs(statistics).max()))
+
+
+def _ratio(runs: Array, references: Array, seed: np.random.SeedSequence) -> Interval:
+    mean = float(runs.mean())  # of no one model: only the banks are compared
+    ratio = utility(references, runs, mean, mean, seed=seed).ratio
+    return _UNKNOWN if ratio is None else ratio
+
+
+def _forgetting_check(figures: ProbeFigures, bar: float) -> Check:
+    name, ratio = "forgetting_ratio", figures.forgetting_ratio
+    if math.isnan(ratio.value):
+        sentence = (
+            f"F / F_null is undetermined with {figures.n_models_a_side} models a side; draw more references and runs."
+        )
+        return Check(name, None, bar, None, sentence)
+    value, bar_text = beside(ratio.value, bar, digits=2)
+    sentence = (
+        f"Forgetting quality is {value} times that of perfect forgetting ({ratio.low:.2f} to {ratio.high:.2f}); the "
+        f"bar is {bar_text}."
+    )
+    return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
+
+
+def _rejected_check(rejected: Rejected, bar: float) -> Check:
+    name, share = "rejected_share", rejected.share
+    if math.isnan(share.value):
+        sentence = "The gate cannot judge the runs: all references have the same statistic."
+        return Check(name, None, bar, None, sentence)
+    _, bar_text = beside_percent(share.value, bar)
+    sides = (
+        (rejected.n_too_high, "as having forgotten too little"),
+        (rejected.n_too_low, "as pushed too far"),
+        (rejected.n_mean_rank, "by their mean rank"),
+    )
+    told = ", ".join(f"{n} {side}" for n, side in sides if n)
+    interval = f"{100 * share.low:.0f} to {100 * share.high:.0f} %"
+    sentence = (
+        f"The gate rejects {rejected.n_rejected} of {rejected.n_runs} runs ({interval})"
+        f"{f': {told}' if told else ''}; the bar is {bar_text} %."
+    )
+    return Check(name, share.value, bar, share.value <= bar, sentence)
+
+
+def _utility_check(set_: str, ratio: Interval, bar: float) -> Check:
+    name, where = f"{set_}_ratio", SETS[set_]
+    if math.isnan(ratio.value):
+        return Check(name, None, bar, None, f"Retrained models have an accuracy of 0 on {where}.")
+    value, bar_text = beside(ratio.value, bar, bar_digits=2)
+    sentence = (
+        f"Accuracy on {where} is {value} times that of retrained models ({ratio.low:.3f} to {ratio.high:.3f}); the bar "
+        f"is {bar_text}."
+    )
+    return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
+
+
+def _cost_check(share: float, bar: float) -> Check:
+    value, bar_text = beside_percent(share, bar)
+    sentence = f"A run takes {value} % of a training's time; the bar is {bar_text} %."
+    return Check("cost_share", share, bar, share <= bar, sentence)
+
+
+def _margins(name: str, values: ArrayLike, fewest: int) -> Array:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 3 or 0 in array.shape or len(array) < fewest:
+        raise BankError(
+            f"Expected {name} of shape (n_models >= {fewest}, n_views >= 1, n_images >= 1), got {array.shape}."
+        )
+    if not np.isfinite(array).all():
+        raise BankError(f"Expected finite margins in {name}; find the model that diverged and leave it out.")
+    return array

@@ -1,0 +1,336 @@
+"""Qualifications of methods: the record of each, which one is valid now, and what goes with an erased probe subject.
+
+`service.studies.qualification` draws lots of probe subjects, runs methods on them and writes what came of it;
+`find_valid` says whether a method may be used on the strength of that.
+
+**The record** is a file like a certificate: a signed in-toto statement of type `PREDICATE_TYPE`, whose subject is the
+method's code, with its place in the log. It holds no user id, no tag and no image's figure. Each probe subject is a
+commitment, HMAC-SHA-256 of the user id under a random salt, with figures of all their images together.
+
+**An erasure** removes the probe from the row: the tag, the salt, the figures. The record stays as it is, since it is
+signed and logged. Without the salt nobody can open its commitment, as with the commitment of a certificate. The lot
+itself can be drawn again by whoever holds `block.key` and still knows the id: that they were a probe subject is then
+known to one who knew them already, and nothing of their images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, func, select
+
+from audit.errors import AuditError
+from audit.proof import envelope as dsse
+from audit.proof import log
+from audit.proof.certificate import certificate_file
+from audit.proof.statement import STATEMENT_TYPE
+from audit.qualification import Bars
+from service.banks.build import training_code_version
+from service.banks.method_code import method_code_version
+from service.context import Context
+from service.store import ledger
+from service.store.engine import reading, session
+from service.store.tables import ErasureRequest, LogLeaf, Qualification, Tombstone, TunedSubject
+from unlearning.faces.dataset import read_rows
+from unlearning.recipes import Recipe
+
+PREDICATE_TYPE = "https://expunge.example/method-qualification/v1"
+LOT_KIND, RECORD_KIND = "qualification-lot", "qualification"
+
+DRIFT_MAX = 0.2
+"""Largest share of the subjects that may have been erased or added since.
+
+Every erasure and every import makes other data, so equality would let no qualification live; and a method's settings
+are not tuned to single subjects. With a fifth of the subjects changed, four of five subjects that the statement was
+about are still there, which is about what eight probe subjects can tell apart: all eight pass by luck with probability
+.17 if one subject in five fails. Where much less changed nobody would see a difference; beyond it nobody knows.
+"""
+
+LIMITS = (
+    "The statement is about subjects of this data, under this recipe, these settings and this code. It says nothing of "
+    "other data, and of a single subject only what is likely.",
+    "All runs begin from one original model: how much depends on its luck is not measured.",
+    "Few probe subjects show little. Settings chosen after looking at earlier lots are flattered by this one; the "
+    "number of the lot says how many there were for these data.",
+    "Runs and retrained models are compared by their outputs on the images and views of the probe subjects. They do "
+    "not exclude differences that are too small for this number of models, or that show only by other means.",
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a qualification holds for; in anything else a method is another one."""
+
+    method: str
+    settings_digest: str
+    recipe_digest: str
+    method_code: str
+    training_code: str
+
+    @classmethod
+    def of(cls, method: str, options: Mapping[str, Any], recipe: Recipe) -> Identity:
+        """Of a method with these settings (plain values), as its code is now.
+
+        Raises:
+            MethodError: there is no method of that name.
+        """
+        digest = hashlib.sha256(log.canonical_json(dict(options))).hexdigest()
+        return cls(method, digest, recipe.digest, method_code_version(method), training_code_version())
+
+    @classmethod
+    def of_row(cls, row: Qualification) -> Identity:
+        """Of a stored one."""
+        return cls(row.method, row.settings_digest, row.recipe_digest, row.method_code, row.training_code)
+
+
+@dataclass(frozen=True)
+class Qualified:
+    """A valid qualification.
+
+    Attributes:
+        log_index: of the record's entry in the log.
+        envelope_sha256: digest of the signed envelope, which that entry has.
+        statement: what it says about the subjects.
+    """
+
+    id: str
+    method: str
+    log_index: int
+    envelope_sha256: str
+    expires_at: datetime
+    n_probes: int
+    statement: str
+
+
+def find_valid(
+    context: Context,
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    recipe: Recipe,
+    n_subjects_now: int,
+    bars: Bars | None = None,
+) -> Qualified | str:
+    """The qualification that lets a method be used now, or a sentence that says why there is none.
+
+    The newest result for exactly this method, settings, recipe and code counts: one that failed is not made good by an
+    older one that passed. Results that say nothing about the bars, passed at lower or failed at higher ones, do not
+    count.
+
+    Args:
+        options: the method's settings in force, plain values as of `Settings.to_dict`.
+        n_subjects_now: subjects of the training split whose erasure does not wait.
+        bars: what it must have reached; none: whichever bars it was held to.
+
+    Raises:
+        MethodError: there is no method of that name.
+    """
+    wanted, again = Identity.of(method, options, recipe), f"run `expunge qualify {method}`"
+    with reading(context.engine) as s:
+        rows = list(
+            s.exec(
+                select(Qualification)
+                .where(Qualification.method == method)
+                .order_by(col(Qualification.created_at).desc(), col(Qualification.lot_log_index).desc())
+            )
+        )
+        own = [row for row in rows if Identity.of_row(row) == wanted]
+        done = max((row for row in own if row.passed is not None and _decides(row, bars)), key=_finished, default=None)
+        if done is None:
+            return _why_none(rows, own, wanted, again)
+        predicate = read_record(context, s, done)
+        objection = _objection(context, s, done, predicate, n_subjects_now)
+    if objection or predicate is None:
+        return objection
+    statement = str(predicate["statement"])
+    if done.n_probes_erased:
+        was = "probe subject was" if done.n_probes_erased == 1 else "probe subjects were"
+        statement += f" {done.n_probes_erased} {was} erased since."
+    return Qualified(
+        done.id, method, int(done.log_index or 0), dsse.digest(_envelope(done)),
+        datetime.fromisoformat(predicate["expires_at"]), done.n_probes, statement,
+    )  # fmt: skip
+
+
+def read_record(context: Context, s: Session, row: Qualification) -> dict[str, Any] | None:
+    """What a row's record says; None unless it was signed here, is in the log, and says what the row says."""
+    try:
+        envelope = _envelope(row)
+        if dsse.find_signer(envelope, context.keyring.public_keys) is None:
+            return None
+        statement = log.parse_json(dsse.read_payload(envelope))
+        predicate: dict[str, Any] = statement["predicate"]
+        entry, lot = s.get(LogLeaf, row.log_index), s.get(LogLeaf, row.lot_log_index)
+        if entry is None or lot is None or statement["predicateType"] != PREDICATE_TYPE:
+            return None
+        drawn = log.parse_json(lot.entry)
+        says = Identity(
+            predicate["method"], predicate["settings_digest"], predicate["recipe"]["digest"],
+            predicate["method_code"], predicate["training_code"],
+        )  # fmt: skip
+        agrees = (
+            says == Identity.of_row(row)
+            and log.parse_json(entry.entry)["envelope_sha256"] == dsse.digest(envelope)
+            and predicate["passed"] is row.passed
+            and predicate["bars"] == row.bars
+            and predicate["lot"]["log_index"] == row.lot_log_index
+            and drawn["kind"] == LOT_KIND
+            and drawn["method"] == row.method
+            and [probe["commitment"] for probe in predicate["probes"]] == drawn["probes"]
+        )
+    except (AuditError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return predicate if agrees else None
+
+
+def sign_record(context: Context, s: Session, row: Qualification, predicate: Mapping[str, Any]) -> None:
+    """Sign, log and store the record of a row that has its result, in the caller's transaction."""
+    key, now = context.keyring.signing_key, context.now()
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": row.method, "digest": {"sha256": row.method_code}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {**predicate, "limits": list(LIMITS)},
+    }
+    envelope = dsse.seal(log.canonical_json(statement), sign=key.sign, public_key=key.public_key())
+    index = ledger.record(s, RECORD_KIND, now=now, envelope_sha256=dsse.digest(envelope))
+    hashes = ledger.leaf_hashes(s, index + 1)
+    (proof,) = log.inclusion_proofs(range(index, index + 1), hashes)
+    text = certificate_file(
+        envelope, index=index, inclusion_proof=proof, checkpoint=ledger.checkpoint(hashes, key),
+        public_keys=(key.public_key(),),
+    )  # fmt: skip
+    row.record, row.log_index = log.parse_json(text), index
+    s.add(row)
+
+
+def forget_probes(s: Session, tags: Collection[str]) -> int:
+    """Remove erased subjects from all lots, and from those that settings were tuned on; safe to repeat.
+
+    The rows say how many probes were erased. The caller's transaction commits.
+
+    Args:
+        tags: `Keyring.block_hash` of each subject.
+
+    Returns:
+        How many probes and entries went.
+    """
+    gone, n_gone = set(tags), 0
+    for row in s.exec(select(Qualification)):
+        left = [probe for probe in row.probes if probe["tag"] not in gone]
+        if n := len(row.probes) - len(left):
+            row.probes, row.n_probes_erased = left, row.n_probes_erased + n
+            s.add(row)
+            n_gone += n
+    for start in range(0, len(ordered := sorted(gone)), 500):
+        named = col(TunedSubject.tag).in_(ordered[start : start + 500])
+        n_gone += s.exec(select(func.count()).select_from(TunedSubject).where(named)).one()
+        s.execute(sa.delete(TunedSubject).where(named))
+    s.flush()
+    return n_gone
+
+
+def note_tuned(context: Context, method: str, recipe: Recipe, people: Collection[str]) -> None:
+    """Remember whom a method's settings are tuned on, so that no lot draws them.
+
+    By keyed hash, and here rather than in the file of settings: a file may be handed on and outlives an erasure, while
+    `forget_probes` takes the hash away.
+    """
+    with session(context.engine) as s:
+        for person in set(people):
+            tag = context.keyring.block_hash(person)
+            s.merge(TunedSubject(method=method, recipe_digest=recipe.digest, tag=tag))
+        s.commit()
+
+
+def count_subjects(context: Context) -> int:
+    """Subjects of the training split whose erasure does not wait: `n_subjects_now` for whoever has not packed images.
+
+    Raises:
+        FacesError: the data folder's table cannot be read.
+    """
+    with reading(context.engine) as s:
+        tombstones = set(s.exec(select(Tombstone.subject_hash)))
+    subjects = {row.user_id for row in read_rows(context.settings.data_folder) if row.split == "train"}
+    return sum(context.keyring.subject_hash(subject) not in tombstones for subject in subjects)
+
+
+def newest_results(s: Session) -> dict[str, Qualification]:
+    """By method, the row that has the newest result."""
+    rows = s.exec(select(Qualification).where(col(Qualification.passed).is_not(None)))
+    return {row.method: row for row in sorted(rows, key=_finished)}
+
+
+def _why_none(rows: list[Qualification], own: list[Qualification], wanted: Identity, again: str) -> str:
+    """Why nothing is known of exactly what is asked for."""
+    if own and own[0].passed is not None:
+        did, which = ("passed", "lower") if own[0].passed else ("failed", "higher")
+        return f"{wanted.method} was qualified with {which} bars than the policy's only, and {did}; {again}."
+    if own:
+        return (
+            f"The qualification of {wanted.method} begun on {own[0].created_at:%Y-%m-%d} has no result yet; {again} to "
+            "go on with it."
+        )
+    if not rows:
+        return f"{wanted.method} was never qualified; {again}."
+    last = Identity.of_row(rows[0])
+    if last.recipe_digest != wanted.recipe_digest:
+        what = "another recipe"
+    elif last.settings_digest != wanted.settings_digest:
+        what = "other settings"
+    else:
+        what = "another version of its code"
+    return f"{wanted.method} was qualified with {what} only; {again}."
+
+
+def _decides(row: Qualification, bars: Bars | None) -> bool:
+    """Whether a result says whether the method reaches these bars."""
+    if bars is None:
+        return True
+    had = Bars(**row.bars)
+    return had.as_strict_as(bars) if row.passed else bars.as_strict_as(had)
+
+
+def _objection(
+    context: Context, s: Session, row: Qualification, predicate: Mapping[str, Any] | None, n_now: int
+) -> str:
+    """Why a result does not let the method be used; empty if it does."""
+    method, day, again = row.method, f"{_finished(row):%Y-%m-%d}", f"run `expunge qualify {row.method}`"
+    if predicate is None:
+        return f"The record of the qualification of {method} was altered after it was signed; {again}."
+    if not predicate["passed"]:
+        first = next(iter(predicate["reasons"]), "")
+        return f"{method} failed its qualification on {day}: {predicate['statement']} {first}".rstrip()
+    expires_at = datetime.fromisoformat(predicate["expires_at"])
+    if context.now() >= expires_at:
+        return f"The qualification of {method} expired on {expires_at:%Y-%m-%d}; {again}."
+    n_then, n_erased = int(predicate["n_subjects"]), _n_erased_since(s, _finished(row))
+    n_added = max(0, n_now - n_then + n_erased)
+    if n_erased + n_added > DRIFT_MAX * n_then:
+        return (
+            f"Since the qualification of {method} on {day}, of {n_then} subjects {n_erased} were erased and {n_added} "
+            f"came, more than {100 * DRIFT_MAX:.0f} %; {again}."
+        )
+    return ""
+
+
+def _n_erased_since(s: Session, at: datetime) -> int:
+    """Subjects erased since, whichever split they were of."""
+    erased = select(func.count(func.distinct(ErasureRequest.subject_hash))).where(
+        ErasureRequest.outcome == "erased", col(ErasureRequest.completed_at) > at
+    )
+    return s.exec(erased).one()
+
+
+def _envelope(row: Qualification) -> dict[str, Any]:
+    envelope: dict[str, Any] = (row.record or {})["envelope"]
+    return envelope
+
+
+def _finished(row: Qualification) -> datetime:
+    return row.finished_at or row.created_at

@@ -1,0 +1,149 @@
+"""`expunge qualify`: whether methods are any good on the home's data, before anybody asks to be erased."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from service.commands.screen import console, progress_bar, tell_of_priority
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.studies.qualification import Lot, Prepared, Result
+
+
+def qualify(
+    methods: Annotated[
+        list[str],
+        typer.Argument(help="Methods to qualify; an unknown one is answered with the list.", metavar="METHOD…"),
+    ],
+    *,
+    probes: Annotated[int, typer.Option(help="Probe subjects drawn by lot.")] = 8,
+    models: Annotated[int, typer.Option(help="Retrained models, and runs of each method, on each probe subject.")] = 24,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Run methods many times on subjects drawn by lot, and sign what came of it.
+
+    The lot is logged before any model is made. A command that was stopped goes on with the same lot; asked again after
+    a result, it draws another one, and the record says which number it has. The exit status is 1 if a method does not
+    qualify.
+    """
+    from audit.policy import load_policy
+    from service.context import Context
+    from service.studies.qualification import Asked, prepare
+    from service.studies.qualification import qualify as run
+    from service.training.jobs import release_processes
+
+    context = Context.open(Settings())
+    asked = Asked(
+        tuple(methods), load_policy(context.settings.policy), n_probes=probes, n_references=models, n_runs=models
+    )
+    say = _silent if as_json else _say
+    say(
+        f"At most {asked.most_trainings:.0f} trainings' worth: {probes} probe subjects, {models} retrained models of "
+        f"each, {models} runs of each method on each; by the bars of the policy {asked.policy.name}."
+    )
+    prepared = prepare(context, asked)
+    for lot in prepared.lots:
+        say(_about(lot, prepared))
+    say(prepared.price.sentence())
+    if not as_json:
+        tell_of_priority(context.settings)
+    with progress_bar() as bar:
+        bar.disable = as_json
+        tasks = {}
+
+        def on_step(doing: str, done: int, wanted: int) -> None:
+            if doing not in tasks:
+                tasks[doing] = bar.add_task(doing, total=wanted)
+            bar.update(tasks[doing], completed=done, total=wanted)
+
+        results = run(context, prepared, on_step=on_step)
+    release_processes()
+    files = [_write(result, context.settings) for result in results]
+    if as_json:
+        print(json.dumps([_plain(*pair) for pair in zip(results, files, strict=True)], indent=2, ensure_ascii=False))
+    else:
+        for result, file in zip(results, files, strict=True):
+            _show(result, file)
+    raise typer.Exit(0 if all(result.qualification.qualified for result in results) else 1)
+
+
+def _about(lot: Lot, prepared: Prepared) -> str:
+    how = "drawn now" if lot.is_new else "taken up again, for it has no result yet"
+    n, fewer = len(lot.people), ""
+    if n < prepared.asked.n_probes:
+        fewer = f" There are no more than {n} subjects to draw from."
+    return (
+        f"{lot.method}: lot number {lot.number} for this method and these data, {how}: {n} of {prepared.n_subjects} "
+        f"subjects.{fewer}"
+    )
+
+
+def _show(result: Result, file: Path) -> None:
+    from audit.report.wording import number
+
+    found = result.qualification
+    table = Table(
+        "probe", "d′", "F / F_null", "detection p", "rejected", "largest shift of a view", "retain", "test", "cost",
+        "passed", title=result.lot.method,
+    )  # fmt: skip
+    for place, probe in enumerate(found.probes, 1):
+        figures, passed = probe.figures, "yes" if probe.passed else "no"
+        if figures is None:
+            table.add_row(str(place), *["–"] * 8, "diverged")
+            continue
+        learned = "–" if figures.learned is None else number(figures.learned.value, digits=1)
+        table.add_row(
+            str(place), learned, number(figures.forgetting_ratio.value, digits=2), number(figures.detection_p),
+            number(figures.rejected.share.value, percent=True), number(figures.largest_view_shift, digits=1),
+            number(figures.retain_ratio.value), number(figures.test_ratio.value),
+            number(figures.cost_share, percent=True), passed,
+        )  # fmt: skip
+    console.print(table)
+    for reason in found.reasons:
+        _say(reason)
+    _say(f"{result.lot.method} is {'' if found.qualified else 'NOT '}qualified. {found.statement}")
+    _say(f"Signed record, entry {result.log_index} of the log: {file}")
+
+
+def _write(result: Result, settings: Settings) -> Path:
+    """The record as a file to hand on; it names nobody."""
+    from unlearning import files
+
+    folder = settings.reports_folder / "qualifications"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{result.lot.method}-{result.log_index}.json"
+    content = (json.dumps(result.record, indent=2, ensure_ascii=False) + "\n").encode()
+    files.place(file, content, is_whole=lambda there: there == content)
+    return file
+
+
+def _plain(result: Result, file: Path) -> dict[str, Any]:
+    from audit.proof.statement import json_ready
+
+    found = result.qualification
+    plain: dict[str, Any] = json_ready({
+        "method": result.lot.method,
+        "qualified": found.qualified,
+        "statement": found.statement,
+        "reasons": found.reasons,
+        "share": found.share,
+        "lot_number": result.lot.number,
+        "log_index": result.log_index,
+        "record": str(file),
+        "probes": found.probes,
+    })  # fmt: skip
+    return plain
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _silent(text: str) -> None:
+    """Nothing: with --json only the JSON is printed."""
