@@ -126,13 +126,13 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
             },
         ),
         Panel(
-            "Exchangeability",
-            "p-value of the deployed candidate among models trained without the person, latest audit of each method; a "
-            "small one means that the test can distinguish it.",
+            "Gate",
+            "p-value of the candidate among models trained without the person, over all views of the images, in each "
+            "method's latest audit; a small one means that the gate can distinguish it.",
             "none",
             {
-                "{{method}}": 'max by (method) (expunge_audit_check_value{job=~"$job", check="exchangeability"})',
-                "bar": 'max(expunge_audit_check_bar{job=~"$job", check="exchangeability"})',
+                "{{method}}": 'max by (method) (expunge_audit_check_value{job=~"$job", check="gate"})',
+                "bar": 'max(expunge_audit_check_bar{job=~"$job", check="gate"})',
             },
             decimals=2,
         ),

@@ -21,6 +21,7 @@ from service.banks.overview import BankOverview
 from service.callbacks import outbox
 from service.console.durations import Durations, request_durations, stage_durations
 from service.context import LINE, Context
+from service.erasure.price import PURPOSES
 from service.requests import doubts
 from service.requests.states import ENDS, STATES
 from service.store.engine import reading
@@ -142,6 +143,10 @@ def _run(s: Session) -> dict[str, Labelled]:
     }
 
 
+NO_FIGURES = ("bank_size", "qualification")
+"""Checks that are neither a ratio nor a p-value: banks are told of by themselves, a qualification is there or not."""
+
+
 def _audits(s: Session, ladder: Iterable[str]) -> dict[str, Labelled]:
     done = col(Attempt.verdict).is_not(None)
     counted = s.exec(
@@ -161,16 +166,29 @@ def _audits(s: Session, ladder: Iterable[str]) -> dict[str, Labelled]:
     for attempt in s.exec(select(Attempt).where(col(Attempt.id).in_(newest))):
         at[attempt.method,] = _unix(attempt.finished_at)
         for check in attempt.figures.get("checks", ()):
-            if check["name"] != "bank_size":  # neither a ratio nor a p-value, and told with the banks
+            if check["name"] not in NO_FIGURES:
                 value[attempt.method, check["name"]] = _number(check["value"])
                 bar[attempt.method, check["name"]] = _number(check["bar"]) if check["applicable"] else None
     return {
         "expunge_audits_total": audits,
+        "expunge_trainings_total": _trainings(s),
         "expunge_audits_since_passed": _one(since),
         "expunge_audit_timestamp_seconds": at,
         "expunge_audit_check_value": value,
         "expunge_audit_check_bar": bar,
     }
+
+
+def _trainings(s: Session) -> Labelled:
+    """Trainings that runs caused, by purpose: the price of a run's last judged step is of the whole run."""
+    spent = col(Attempt.figures)["price"]["trainings"]
+    judged = select(Attempt.run_id, spent).where(col(Attempt.verdict).is_not(None)).order_by(col(Attempt.step))
+    last = {run_id: by_purpose for run_id, by_purpose in s.exec(judged) if by_purpose}
+    totals = dict.fromkeys(PURPOSES, 0.0)
+    for by_purpose in last.values():
+        for purpose, trainings in by_purpose.items():
+            totals[purpose] += trainings
+    return {(purpose.replace(" ", "_"),): total for purpose, total in totals.items()}
 
 
 def _models(s: Session, now: datetime) -> dict[str, Labelled]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from audit.policy import Policy
 from audit.report import wording
+from service.erasure.price import rows
 from service.requests import states
 from service.store.tables import Attempt, RequestEvent, Run
 
@@ -150,6 +151,8 @@ class Rung:
     checks: tuple[Mapping[str, str], ...] = ()
     took: str = ""
     reasons: tuple[str, ...] = field(default=())
+    learned: str = ""
+    price: Mapping[str, str] = field(default_factory=dict)
     last: int | None = None  # of several waiting steps of one method, shown as one
 
 
@@ -177,7 +180,9 @@ def _tried(attempt: Attempt, run: Run | None, now: datetime) -> Rung:
     end = attempt.finished_at or (now if is_open else None)
     took = span((end - attempt.started_at).total_seconds()) if end else ""
     state = attempt.verdict or ("now" if is_open else "stopped")
-    return Rung(attempt.step, attempt.method, state, attempt, checks, took, tuple(attempt.reasons))
+    learned = " ".join(wording.learned_sentences(figures))
+    price = rows(figures["price"]) if "price" in figures else {}
+    return Rung(attempt.step, attempt.method, state, attempt, checks, took, tuple(attempt.reasons), learned, price)
 
 
 def check_row(check: Mapping[str, Any]) -> dict[str, str]:

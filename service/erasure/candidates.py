@@ -15,10 +15,12 @@ from sqlmodel import Session, col, select
 from audit.errors import BankError
 from audit.evaluation import Evaluation, Evidence, Views, evaluate
 from audit.policy import Policy
+from audit.qualification import Bars
 from audit.report.content import report_of
 from audit.report.page import render_html, write
 from audit.statistics.gate import pooled_spread
 from service.banks.build import BankPlan, build_bank, columns_of, example_ids, views_of
+from service.banks.qualifications import Qualified, count_subjects, find_valid
 from service.banks.store import Bank, BankStore
 from service.context import LINE
 from service.erasure.certificates import Issuer
@@ -68,15 +70,18 @@ def unlearn(work: Workspace, step: int) -> str | None:
     The candidate is the first trial, whatever the others show: a candidate chosen after the audit would be selection.
 
     Returns:
-        None, or why there is nothing to judge: the method diverged, with the candidate's seed or another, cannot
-        work on this network, or made a candidate that answers one class only. The attempt is then ended as
-        undetermined, and the next step is to be tried.
+        None, or why there is nothing to judge: the method is not qualified where the policy asks for that, it diverged,
+        with the candidate's seed or another, cannot work on this network, or made a candidate that answers one class
+        only. The attempt is then ended as undetermined, and the next step is to be tried.
     """
     method = steps(work.policy)[step]
     attempt = _open_attempt(work, step, method)
     if attempt.verdict is not None:  # ended when the step was tried before
         return None if attempt.candidate_digest else " ".join(attempt.reasons)
     work.context.reached("unlearning.attempt")
+    if isinstance(found := _qualification(work, method), str):
+        _give_up_attempt(work, step, found)
+        return found
     try:
         _make_models(work, step, method)
     except (MethodError, RecipeError, PoorModelError) as error:
@@ -101,11 +106,21 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
     load_weights(candidate, folder.weights(step))
     if (reason := refusal(f"the candidate of {method}", candidate, work.faces, as_rows(work.plan.retain))) is not None:
         raise PoorModelError(reason)
-    if METHODS[method].exact:
+    if METHODS[method].exact or work.policy.qualification:
         return
     on_progress = noting(work, f"{method}: unlearned models", half="unlearning.bank")
     store, planned = BankStore(folder.unlearned()), _unlearned_bank_plan(work, spec)
     build_bank(store, planned, work.policy.n_models, context.settings, on_progress, now=context.now())
+
+
+def _qualification(work: Workspace, method: str) -> Qualified | str | None:
+    """The method's qualification, or why it has none; None where the policy asks for none."""
+    if METHODS[method].exact or not work.policy.qualification:
+        return None
+    return find_valid(
+        work.context, method=method, options=work.plan.methods[method], recipe=work.recipe,
+        n_subjects_now=count_subjects(work.context), bars=Bars.of(work.policy),
+    )  # fmt: skip
 
 
 def judge(work: Workspace, step: int) -> bool:
@@ -215,7 +230,10 @@ def _evidence(work: Workspace, step: int, method: str, bank: Bank) -> Evidence:
     candidate, original = _outcome(work, step), original_outcome(work, spec)
     unlearned: Bank | None = None
     cost_share: float | None = None
-    if not METHODS[method].exact:
+    qualified = _qualification(work, method)  # once more: it may have expired meanwhile
+    if not METHODS[method].exact and work.policy.qualification:
+        cost_share = candidate["seconds"] / float(np.median(bank.seconds))
+    elif not METHODS[method].exact:
         store, key = BankStore(work.folder.unlearned()), _unlearned_bank_plan(work, spec).key
         unlearned = store.find(key, n_models=work.policy.n_models)
         if unlearned is None:
@@ -238,7 +256,12 @@ def _evidence(work: Workspace, step: int, method: str, bank: Bank) -> Evidence:
         exact=METHODS[method].exact,
         staleness=bank_plan(work).staleness,
         views=_views(work, candidate, bank, ids),
+        qualification=_said_of(qualified) if isinstance(qualified, Qualified) else None,
     )
+
+
+def _said_of(qualified: Qualified) -> str:
+    return f"{qualified.statement} Its record is entry {qualified.log_index} of the log."
 
 
 def _views(work: Workspace, candidate: dict[str, Any], bank: Bank, ids: tuple[str, ...]) -> Views:

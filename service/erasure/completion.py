@@ -7,6 +7,7 @@ from sqlmodel import select
 
 from service.banks import build, replica
 from service.banks.blocks import forget_from_blocks
+from service.banks.qualifications import forget_probes
 from service.erasure import leftovers, purge_record
 from service.erasure.certificates import Issuer
 from service.erasure.evidence import forget_reports
@@ -54,6 +55,9 @@ def purge(work: Workspace) -> None:
         store.drop_subjects(tags)
         context.reached("purging.columns")
     forget_from_blocks(settings, tags)
+    with session(context.engine) as s:
+        forget_probes(s, tags)
+        s.commit()
     context.reached("purging.blocks")
     replica.follow_erasure(context)
     registry.destroy_refused(context)

@@ -20,7 +20,7 @@ from service.erasure.workspace import Workspace
 from service.store.engine import reading
 from service.store.tables import ErasureRequest
 
-CANDIDATES, RUNS, REFERENCES, ORACLES = "candidates", "runs of methods", "references", "oracles"
+CANDIDATES, RUNS, REFERENCES, ORACLES = PURPOSES = ("candidates", "runs of methods", "references", "oracles")
 _MISSING = "missing"
 
 

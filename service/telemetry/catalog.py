@@ -110,6 +110,11 @@ WORKER: Final[Mapping[str, Measure]] = {
     "expunge_run_progress_timestamp_seconds": Measure(
         "gauge", "Unix time of the open run's latest progress; absent: no run is open."
     ),
+    "expunge_trainings_total": Measure(
+        "counter",
+        "Trainings that erasure requests caused; one is the median time of the references' trainings.",
+        ("purpose",),
+    ),
     "expunge_audits_total": Measure("counter", "Audits by method and verdict.", ("method", "verdict")),
     "expunge_audits_since_passed": Measure("gauge", "Audits since the last one that passed."),
     "expunge_audit_timestamp_seconds": Measure("gauge", "Unix time of a method's latest audit.", ("method",)),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from sqlmodel import select
 
 from audit.evaluation import evaluate
 from audit.proof.certificate import verify
+from audit.qualification import Bars
 from service.banks.build import columns_of, example_ids
 from service.banks.store import BankStore
 from service.erasure import candidates, completion
@@ -20,12 +22,14 @@ from service.erasure.workspace import RunFolder
 from service.errors import ConflictError
 from service.models import deployment, registry, rosters
 from service.store.engine import session
-from service.store.tables import Attempt
+from service.store.tables import Attempt, Qualification
 from service.training import data, jobs
 from service.training.jobs import run_trial
 from service.training.production import library_versions
 from tests.service import tiny
+from tests.service.qualified import write_qualification
 from unlearning.errors import MethodError
+from unlearning.recipes import load_recipe
 
 
 @pytest.fixture
@@ -522,3 +526,65 @@ def test_references_trained_for_a_request_are_in_its_price(tiny_context, person)
     (attempt,) = tiny.attempts(tiny_context)
     assert attempt.figures["price"]["trainings"]["references"] == pytest.approx(tiny.POLICY.n_models, rel=0.5)
     assert attempt.figures["price"]["ahead"] == pytest.approx(0.0, abs=1e-9)
+
+
+GATED = replace(tiny.POLICY, gate_alpha=0.05, qualification=True, cost_share_max=1.0)
+"""The tiny policy as `standard` is: a qualified method and the gate, no bank of runs."""
+
+
+def qualified(context, **changes):
+    n = len(tiny.people(context))
+    recipe = load_recipe(context.settings.recipe)
+    return write_qualification(context, method="finetune", recipe=recipe, n_subjects=n, bars=Bars.of(GATED), **changes)
+
+
+def test_a_method_that_is_not_qualified_is_no_rung_and_nothing_is_trained_for_it(tiny_context, person):
+    run_id = tiny.plan_run(tiny_context, person, policy=GATED)
+    why = unlearn(tiny.workspace(tiny_context, run_id, GATED), tiny.FINETUNE)
+    assert why == "finetune was never qualified; run `expunge qualify finetune`."
+    (attempt,) = tiny.attempts(tiny_context)
+    assert (attempt.verdict, attempt.reasons, attempt.candidate_digest) == ("UNDETERMINED", [why], None)
+    assert RunFolder(tiny_context.settings, run_id).read("step-0") is None
+    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN, GATED)  # which needs none
+
+
+def test_a_qualified_method_costs_one_run_and_the_certificate_names_the_record(tiny_context, person):
+    qualified(tiny_context)
+    run_id = tiny.plan_run(tiny_context, person, policy=GATED)
+    tiny.try_step(tiny_context, run_id, tiny.FINETUNE, GATED)
+    (attempt,) = tiny.attempts(tiny_context)
+    checks = {check["name"]: check for check in attempt.figures["checks"]}
+    assert checks["qualification"]["passed"] is True
+    index = re.search(r"entry (\d+) of the log", checks["qualification"]["sentence"])[1]
+    assert tiny.log_entries(tiny_context)[int(index)].kind == "qualification"
+    assert checks["gate"]["passed"] is not None
+    assert (attempt.figures["n_unlearned"], attempt.figures["score"]) == (0, None)
+    made = RunFolder(tiny_context.settings, run_id).read("step-0")["seconds"]
+    price = attempt.figures["price"]
+    assert price["total"] == pytest.approx(made / price["training_seconds"])  # no bank of runs
+    assert attempt.figures["cost_share"] == pytest.approx(price["total"])
+
+
+def test_a_qualification_that_expires_between_the_run_and_its_audit_leads_to_the_next_rung(
+    tiny_context, person, monkeypatch
+):
+    qualified(tiny_context)
+    run_id = tiny.plan_run(tiny_context, person, policy=GATED)
+    assert unlearn(tiny.workspace(tiny_context, run_id, GATED), tiny.FINETUNE) is None
+    monkeypatch.setattr(candidates, "unlearn", lambda work, step: None)  # it is made already
+    tiny_context.now.advance(days=200)
+    assert not judge(tiny.workspace(tiny_context, run_id, GATED), tiny.FINETUNE)
+    (attempt,) = tiny.attempts(tiny_context)
+    assert attempt.verdict in ("UNDETERMINED", "FAILED")
+    assert any("no valid qualification" in reason for reason in attempt.reasons)
+
+
+def test_an_altered_record_is_no_qualification(tiny_context, person):
+    id_ = qualified(tiny_context)
+    with session(tiny_context.engine) as s:
+        row = s.get(Qualification, id_)
+        row.bars = {**row.bars, "cost_share_max": 0.5}
+        s.add(row)
+        s.commit()
+    run_id = tiny.plan_run(tiny_context, person, policy=GATED)
+    assert "altered after it was signed" in unlearn(tiny.workspace(tiny_context, run_id, GATED), tiny.FINETUNE)
