@@ -159,10 +159,8 @@ class Price:
         if not self.n_trainings and not self.n_runs:
             return f"All {self.n_there} models are here already."
         whole = self.n_trainings + self.runs_worth
-        sentence = (
-            f"{self.n_trainings} models to train and {self.n_runs} runs of methods, together about {whole:.0f} "
-            "trainings"
-        )
+        models = "1 model" if self.n_trainings == 1 else f"{self.n_trainings} models"
+        sentence = f"{models} to train and {self.n_runs} runs of methods, together about {whole:.0f} trainings"
         if self.training_seconds is not None:
             seconds = whole * self.training_seconds
             time = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
