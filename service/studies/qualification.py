@@ -30,6 +30,7 @@ from sqlmodel import Session, col, select
 
 from audit.errors import BankError
 from audit.policy import Policy
+from audit.proof.qualification import LOT_KIND
 from audit.proof.statement import json_ready
 from audit.qualification import (
     FEWEST_MODELS,
@@ -302,7 +303,7 @@ def _lot(  # noqa: PLR0917
     committed = sorted((commitment(salt, person), salt.hex(), person) for salt, person in salted)
     now = context.now()
     index = ledger.record(
-        s, qualifications.LOT_KIND, now=now, method=identity.method, settings_digest=identity.settings_digest,
+        s, LOT_KIND, now=now, method=identity.method, settings_digest=identity.settings_digest,
         recipe_digest=identity.recipe_digest, method_code=identity.method_code, training_code=identity.training_code,
         data_digest=data, policy_digest=asked.policy.digest, bars=bars.to_dict(), n_subjects=len(present),
         lot_number=number, n_references=asked.n_references, n_runs=asked.n_runs,
