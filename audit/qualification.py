@@ -286,7 +286,7 @@ def conclude(probes: Sequence[Probe], bars: Bars, *, confidence: float = CONFIDE
     share = share_of_subjects(n, confidence=confidence)
     n_passed = sum(probe.passed for probe in probes)
     if n_passed < n:
-        statement = f"{n_passed} of {n} probe subjects passed, and all would have to: the method is not qualified."
+        statement = f"{n_passed} of {n} probe subjects passed; all have to."
         return Qualification(False, tuple(probes), bars, None, confidence, statement)
     unlucky, sure, share_percent = 0.8**n, f"{100 * confidence:.0f} %", math.floor(100 * share)
     statement = (

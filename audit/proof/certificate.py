@@ -24,7 +24,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from audit.proof import envelope as dsse
-from audit.proof import log
+from audit.proof import log, qualification
 from audit.proof.envelope import CertificateError
 from audit.proof.statement import (
     LIMITS,
@@ -159,6 +159,8 @@ def verify(
 ) -> Verification:
     """Verify a certificate offline. A bad file gives a failed check with a sentence, not an exception.
 
+    It takes the record of a qualification too, which is a file of the same form.
+
     Args:
         certificate: path of the file, its bytes, or its parsed content.
         public_key: trusted key, or several (the old and the new one after a rotation). Without one the file's own is
@@ -212,11 +214,17 @@ def _verify_content(
     checks.append(_statement_check(statement))
     checks += _retired_check(statement, retired_at.get(dsse.key_id(signer)))
     checks += _rerun_check(statement)
-    checks += _log_checks(content["log"], log_entry(content["envelope"]), keys, log_leaves)
+    is_record = statement["predicateType"] == qualification.PREDICATE_TYPE
+    entry = (qualification.log_entry if is_record else log_entry)(content["envelope"])
+    checks += _log_checks(content["log"], entry, keys, log_leaves)
+    if is_record:
+        checks.append(_lot_check(statement["predicate"], int(content["log"]["index"]), log_leaves))
     if weights_path is not None:
         checks.append(_weights_check(statement, Path(weights_path)))
     valid = all(check.passed is not False for check in checks)
-    return Verification(valid, statement["predicate"]["verdict"] if valid else None, tuple(checks), statement)
+    predicate = statement["predicate"]
+    verdict = qualification.verdict_of(predicate) if is_record else predicate["verdict"]
+    return Verification(valid, verdict if valid else None, tuple(checks), statement)
 
 
 def _as_keys(public_key: Ed25519PublicKey | Iterable[Ed25519PublicKey]) -> tuple[Ed25519PublicKey, ...]:
@@ -259,6 +267,8 @@ def _rerun_check(statement: Any) -> list[VerificationCheck]:
 
 def _statement_check(statement: Any) -> VerificationCheck:
     """Checks the statement's types, its one subject and its verdict."""
+    if statement["_type"] == STATEMENT_TYPE and statement["predicateType"] == qualification.PREDICATE_TYPE:
+        return VerificationCheck("statement", True, _printable(qualification.sentence_of(statement["predicate"])))
     if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != PREDICATE_TYPE:
         raise CertificateError(f"its statement is not of type {PREDICATE_TYPE}.")
     predicate, (subject,) = statement["predicate"], statement["subject"]
@@ -279,6 +289,19 @@ def _statement_check(statement: Any) -> VerificationCheck:
     else:
         sentence = "It certifies a passed audit, but no deployment and no destruction of data."
     return VerificationCheck("statement", True, sentence)
+
+
+def _lot_check(predicate: Mapping[str, Any], index: int, log_leaves: Sequence[bytes | str] | None) -> VerificationCheck:
+    """Whether a qualification's probe subjects were drawn before its record."""
+    drew = qualification.drew_lot(predicate, index, log_leaves)
+    place = int(predicate["lot"]["log_index"])
+    if drew is None:
+        sentence = f"Its lot is said to be entry {place} of the log; give the log's entries to see it."
+    else:
+        sentence = (
+            f"Entry {place} of the log {'is' if drew else 'is NOT'} its lot, drawn before it with the same probes."
+        )
+    return VerificationCheck("lot", drew, sentence)
 
 
 def _printable(text: str) -> str:

@@ -28,6 +28,7 @@ from audit.errors import AuditError
 from audit.proof import envelope as dsse
 from audit.proof import log
 from audit.proof.certificate import certificate_file
+from audit.proof.qualification import LIMITS, PREDICATE_TYPE, RECORD_KIND, log_entry, matches
 from audit.proof.statement import STATEMENT_TYPE
 from audit.qualification import Bars
 from service.banks.build import training_code_version
@@ -39,9 +40,6 @@ from service.store.tables import ErasureRequest, LogLeaf, Qualification, Tombsto
 from unlearning.faces.dataset import read_rows
 from unlearning.recipes import Recipe
 
-PREDICATE_TYPE = "https://expunge.example/method-qualification/v1"
-LOT_KIND, RECORD_KIND = "qualification-lot", "qualification"
-
 DRIFT_MAX = 0.2
 """Largest share of the subjects that may have been erased or added since.
 
@@ -50,16 +48,6 @@ are not tuned to single subjects. With a fifth of the subjects changed, four of 
 about are still there, which is about what eight probe subjects can tell apart: all eight pass by luck with probability
 .17 if one subject in five fails. Where much less changed nobody would see a difference; beyond it nobody knows.
 """
-
-LIMITS = (
-    "The statement is about subjects of this data, under this recipe, these settings and this code. It says nothing of "
-    "other data, and of a single subject only what is likely.",
-    "All runs begin from one original model: how much depends on its luck is not measured.",
-    "Few probe subjects show little. Settings chosen after looking at earlier lots are flattered by this one; the "
-    "number of the lot says how many there were for these data.",
-    "Runs and retrained models are compared by their outputs on the images and views of the probe subjects. They do "
-    "not exclude differences that are too small for this number of models, or that show only by other means.",
-)
 
 
 @dataclass(frozen=True)
@@ -168,20 +156,17 @@ def read_record(context: Context, s: Session, row: Qualification) -> dict[str, A
         entry, lot = s.get(LogLeaf, row.log_index), s.get(LogLeaf, row.lot_log_index)
         if entry is None or lot is None or statement["predicateType"] != PREDICATE_TYPE:
             return None
-        drawn = log.parse_json(lot.entry)
         says = Identity(
             predicate["method"], predicate["settings_digest"], predicate["recipe"]["digest"],
             predicate["method_code"], predicate["training_code"],
         )  # fmt: skip
         agrees = (
             says == Identity.of_row(row)
-            and log.parse_json(entry.entry)["envelope_sha256"] == dsse.digest(envelope)
+            and entry.entry.encode() == log_entry(envelope)
             and predicate["passed"] is row.passed
             and predicate["bars"] == row.bars
             and predicate["lot"]["log_index"] == row.lot_log_index
-            and drawn["kind"] == LOT_KIND
-            and drawn["method"] == row.method
-            and [probe["commitment"] for probe in predicate["probes"]] == drawn["probes"]
+            and matches(log.parse_json(lot.entry), predicate)
         )
     except (AuditError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -198,7 +183,7 @@ def sign_record(context: Context, s: Session, row: Qualification, predicate: Map
         "predicate": {**predicate, "limits": list(LIMITS)},
     }
     envelope = dsse.seal(log.canonical_json(statement), sign=key.sign, public_key=key.public_key())
-    index = ledger.record(s, RECORD_KIND, now=now, envelope_sha256=dsse.digest(envelope))
+    index = ledger.append(s, log_entry(envelope), kind=RECORD_KIND, now=now)
     hashes = ledger.leaf_hashes(s, index + 1)
     (proof,) = log.inclusion_proofs(range(index, index + 1), hashes)
     text = certificate_file(

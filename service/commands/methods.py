@@ -13,6 +13,7 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.banks.qualifications import Qualified
+    from unlearning.recipes import Recipe
 
 
 def methods(
@@ -23,13 +24,13 @@ def methods(
     """List the unlearning methods: whose they are, what they read and cost, their settings, who is qualified."""
     from rich.table import Table
 
-    from service.studies.method_catalog import describe, entries, standings
+    from service.studies.method_catalog import describe, entries
     from unlearning.recipes import load_recipe
 
     settings = Settings()
     recipe = load_recipe(settings.recipe)
     listed = [describe(method, recipe, settings.tuned)] if method else entries(recipe, settings.tuned)
-    standing = standings(settings, listed, recipe)
+    standing = _standings(settings, recipe, [entry.name for entry in listed])
     if as_json:
         plain = [{**entry.to_dict(), "qualification": _plain(standing.get(entry.name))} for entry in listed]
         print(json.dumps(plain, indent=2, ensure_ascii=False))
@@ -65,6 +66,18 @@ def methods(
         "Costs are those measured with tuned settings; `expunge methods NAME` says what a method passes through, and "
         "`expunge qualify NAME` measures whether it is any good on this home's data."
     )
+
+
+def _standings(settings: Settings, recipe: Recipe, names: list[str]) -> dict[str, Qualified | str]:
+    """Nothing where the home has no database or no data yet: looking at methods makes neither."""
+    from service.context import Context
+    from service.studies.method_catalog import standings
+    from unlearning.faces.dataset import METADATA
+
+    has_database = bool(settings.database_url) or (settings.home / "expunge.db").exists()
+    if not has_database or not (settings.data_folder / METADATA).exists():
+        return {}
+    return standings(Context.open(settings), recipe, names)
 
 
 def _sentence(found: Qualified | str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,9 +90,8 @@ def _show(result: Result, file: Path) -> None:
 
     found = result.qualification
     table = Table(
-        "probe", "d′", "F / F_null", "detection p", "rejected", "largest shift of a view", "retain", "test", "cost",
-        "passed", title=result.lot.method,
-    )  # fmt: skip
+        "probe", "d′", "F/F_null", "p", "rejected", "shift", "retain", "test", "cost", "passed", title=result.lot.method
+    )
     for place, probe in enumerate(found.probes, 1):
         figures, passed = probe.figures, "yes" if probe.passed else "no"
         if figures is None:
@@ -100,11 +100,14 @@ def _show(result: Result, file: Path) -> None:
         learned = "–" if figures.learned is None else number(figures.learned.value, digits=1)
         table.add_row(
             str(place), learned, number(figures.forgetting_ratio.value, digits=2), number(figures.detection_p),
-            number(figures.rejected.share.value, percent=True), number(figures.largest_view_shift, digits=1),
-            number(figures.retain_ratio.value), number(figures.test_ratio.value),
-            number(figures.cost_share, percent=True), passed,
+            _percent(figures.rejected.share.value), number(figures.largest_view_shift, digits=1),
+            number(figures.retain_ratio.value), number(figures.test_ratio.value), _percent(figures.cost_share), passed,
         )  # fmt: skip
     console.print(table)
+    _say(
+        "d′: how much had been learned; p: of telling runs from retrained models; rejected: runs, by the gate; shift: "
+        "the largest of a view, in standard deviations of retrained models; cost: a run's share of a training."
+    )
     for reason in found.reasons:
         _say(reason)
     _say(f"{result.lot.method} is {'' if found.qualified else 'NOT '}qualified. {found.statement}")
@@ -139,6 +142,10 @@ def _plain(result: Result, file: Path) -> dict[str, Any]:
         "probes": found.probes,
     })  # fmt: skip
     return plain
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{share:.0%}"
 
 
 def _say(text: str) -> None:

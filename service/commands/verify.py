@@ -34,7 +34,7 @@ def verify(
         Path | None, typer.Option(help="With --since, unless --log: the answer of /v1/log/consistency.")
     ] = None,
 ) -> None:
-    """Check a certificate offline, from its file alone.
+    """Check a certificate, or the record of a qualification, offline, from its file alone.
 
     Status 0: it is genuine; the first line says what it certifies. 1: it is not valid. 2: it was not checked, because
     something could not be read or written.

@@ -18,6 +18,7 @@ from sqlmodel import Session, col, func, select
 from audit.policy import load_policy
 from service.banks import overview
 from service.banks.overview import BankOverview
+from service.banks.qualifications import newest_results
 from service.callbacks import outbox
 from service.console.durations import Durations, request_durations, stage_durations
 from service.context import LINE, Context
@@ -70,6 +71,7 @@ class DatabaseCollector(Collector):
                 **_queue(s, now),
                 **_run(s),
                 **_audits(s, self._ladder),
+                **_qualifications(s, self._ladder),
                 **_models(s, now),
                 **_callbacks(s),
             }
@@ -189,6 +191,18 @@ def _trainings(s: Session) -> Labelled:
         for purpose, trainings in by_purpose.items():
             totals[purpose] += trainings
     return {(purpose.replace(" ", "_"),): total for purpose, total in totals.items()}
+
+
+def _qualifications(s: Session, ladder: Iterable[str]) -> dict[str, Labelled]:
+    """Of the ladder's methods only: what else somebody tried is no worry of the service's."""
+    newest = newest_results(s)
+    known = {method: newest[method] for method in ladder if method in newest}
+    return {
+        "expunge_qualification_passed": {(method,): float(bool(row.passed)) for method, row in known.items()},
+        "expunge_qualification_expires_timestamp_seconds": {
+            (method,): _unix(row.expires_at) if row.passed else None for method, row in known.items()
+        },
+    }
 
 
 def _models(s: Session, now: datetime) -> dict[str, Labelled]:

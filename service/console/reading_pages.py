@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from statistics import median
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from fastapi.responses import RedirectResponse
 
 from audit.policy import RETRAIN, load_policy
 from service.banks.overview import overview
+from service.banks.qualifications import Qualified
 from service.console import comparisons, queries, views
 from service.console.rendering import IDLE_MS, LIVE_MS, Pages
 from service.console.sessions import Visitor, visitor_of
@@ -26,6 +28,9 @@ from service.requests.schemas import Ground, LegalReason, Regulation
 from service.requests.states import ENDS
 from service.store.engine import fit_id, reading
 from service.store.tables import Attempt, Run
+from service.studies.method_catalog import standings
+from service.training.data import recipe_of
+from unlearning.errors import FacesError
 from unlearning.methods import METHODS
 
 At = Annotated[Visitor, Depends(visitor_of)]
@@ -155,7 +160,8 @@ def _add_stock(router: APIRouter, context: Context, pages: Pages) -> None:
         policy = load_policy(context.settings.policy)
         with reading(context.engine) as s:
             tried = queries.tried_methods(s)
-        rows = {name: _method_row(name, tried.get(name, [])) for name in METHODS}
+        standing = _standings(context)
+        rows = {name: _method_row(name, tried.get(name, []), standing.get(name)) for name in METHODS}
         return pages.page(
             request, visitor, "methods.html", policy=policy, bars=views.bars(policy),
             comparison=comparisons.latest(context.settings),
@@ -182,8 +188,15 @@ def models_page(
     )  # fmt: skip
 
 
-def _method_row(name: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """A method with what this service saw of it."""
+def _standings(context: Context) -> dict[str, Qualified | str]:
+    """Which methods are qualified; nothing if the data folder cannot be read, of which other pages tell."""
+    with suppress(FacesError):
+        return standings(context, recipe_of(context), METHODS)
+    return {}
+
+
+def _method_row(name: str, attempts: Sequence[Attempt], standing: Qualified | str | None) -> dict[str, Any]:
+    """A method with what this service saw of it, and whether it is qualified (none: exact, or nobody knows)."""
     method = METHODS[name]
     shares = [share for a in attempts if (share := (a.figures or {}).get("cost_share")) is not None]
     first = (sys.modules[method.function.__module__].__doc__ or "").strip().split("\n\n")[0]
@@ -197,6 +210,7 @@ def _method_row(name: str, attempts: Sequence[Attempt]) -> dict[str, Any]:
         "cost": median(shares) if shares else None,
         "n_tried": len(attempts),
         "n_passed": sum(attempt.verdict == "PASSED" for attempt in attempts),
+        "standing": standing,
     }
 
 

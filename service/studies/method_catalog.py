@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,6 @@ from audit.policy import load_policy
 from audit.qualification import Bars
 from service.banks.qualifications import Qualified, count_subjects, find_valid
 from service.context import Context
-from service.settings import Settings
-from unlearning.faces.dataset import METADATA
 from unlearning.methods import METHODS, find_method, settings_for, tuned_record
 from unlearning.recipes import Recipe
 
@@ -91,23 +90,19 @@ def documented_cost(name: str) -> str:
     return " ".join(found.group(1).split()) if found else ""
 
 
-def standings(settings: Settings, listed: list[Entry], recipe: Recipe) -> dict[str, Qualified | str]:
+def standings(context: Context, recipe: Recipe, names: Iterable[str]) -> dict[str, Qualified | str]:
     """By method, its valid qualification under the policy in force, or why it has none; exact ones need none.
 
-    Nothing where the home has no database or no data yet.
+    Raises:
+        FacesError: the data folder's table cannot be read, so that nobody knows how far the data drifted.
     """
-    has_database = bool(settings.database_url) or (settings.home / "expunge.db").exists()
-    if not has_database or not (settings.data_folder / METADATA).exists():
-        return {}
-    context = Context.open(settings)
-    try:
-        n_subjects, bars = count_subjects(context), Bars.of(load_policy(settings.policy))
-        return {
-            entry.name: find_valid(
-                context, method=entry.name, options=entry.settings, recipe=recipe, n_subjects_now=n_subjects, bars=bars
-            )
-            for entry in listed
-            if not entry.exact
-        }
-    finally:
-        context.engine.dispose()
+    settings, n_subjects = context.settings, count_subjects(context)
+    bars = Bars.of(load_policy(settings.policy))
+    return {
+        name: find_valid(
+            context, method=name, options=settings_for(name, recipe, settings.tuned).to_dict(), recipe=recipe,
+            n_subjects_now=n_subjects, bars=bars,
+        )
+        for name in names
+        if not find_method(name).exact
+    }  # fmt: skip

@@ -30,6 +30,7 @@ from sqlmodel import Session, col, select
 
 from audit.errors import BankError
 from audit.policy import Policy
+from audit.proof.qualification import LOT_KIND
 from audit.proof.statement import json_ready
 from audit.qualification import (
     FEWEST_MODELS,
@@ -159,10 +160,8 @@ class Price:
         if not self.n_trainings and not self.n_runs:
             return f"All {self.n_there} models are here already."
         whole = self.n_trainings + self.runs_worth
-        sentence = (
-            f"{self.n_trainings} models to train and {self.n_runs} runs of methods, together about {whole:.0f} "
-            "trainings"
-        )
+        models = "1 model" if self.n_trainings == 1 else f"{self.n_trainings} models"
+        sentence = f"{models} to train and {self.n_runs} runs of methods, together about {whole:.0f} trainings"
         if self.training_seconds is not None:
             seconds = whole * self.training_seconds
             time = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
@@ -304,7 +303,7 @@ def _lot(  # noqa: PLR0917
     committed = sorted((commitment(salt, person), salt.hex(), person) for salt, person in salted)
     now = context.now()
     index = ledger.record(
-        s, qualifications.LOT_KIND, now=now, method=identity.method, settings_digest=identity.settings_digest,
+        s, LOT_KIND, now=now, method=identity.method, settings_digest=identity.settings_digest,
         recipe_digest=identity.recipe_digest, method_code=identity.method_code, training_code=identity.training_code,
         data_digest=data, policy_digest=asked.policy.digest, bars=bars.to_dict(), n_subjects=len(present),
         lot_number=number, n_references=asked.n_references, n_runs=asked.n_runs,

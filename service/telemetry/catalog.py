@@ -122,6 +122,16 @@ WORKER: Final[Mapping[str, Measure]] = {
         "gauge", "Figure of a check in a method's latest audit: a ratio or a p-value.", ("method", "check")
     ),
     "expunge_audit_check_bar": Measure("gauge", "The policy's bar for that figure.", ("method", "check")),
+    "expunge_qualification_passed": Measure(
+        "gauge",
+        "Whether the newest qualification of a method of the policy's ladder passed: 1 or 0; absent: there is none.",
+        ("method",),
+    ),
+    "expunge_qualification_expires_timestamp_seconds": Measure(
+        "gauge",
+        "Unix time at which it expires; absent: it did not pass, or there is none.",
+        ("method",),
+    ),
     "expunge_bank_blocks": Measure("gauge", "Blocks of people, by the state of their reference bank.", ("state",)),
     "expunge_bank_models": Measure("gauge", "Finished reference models, none counted beyond what is wanted."),
     "expunge_bank_models_wanted": Measure("gauge", "Reference models the policy asks for, over all blocks."),

@@ -111,7 +111,7 @@ def test_one_probe_subject_that_fails_is_enough() -> None:
     found = conclude([passed, passed, lost], BARS)
     assert not found.qualified
     assert found.share is None
-    assert found.statement == "2 of 3 probe subjects passed, and all would have to: the method is not qualified."
+    assert found.statement == "2 of 3 probe subjects passed; all have to."
     assert found.reasons == ("Probe 3: remix diverged: weights that are not numbers.",)
     assert "confidence" not in found.statement
 

@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from audit.policy import PRESETS
+from audit.proof.qualification import LOT_KIND
 from audit.qualification import Bars
-from service.banks import qualifications
 from service.banks.qualifications import Identity, sign_record
 from service.context import Context
 from service.keys.keyring import commitment
@@ -48,7 +48,15 @@ def write_qualification(
             for who in SUBJECTS
         ]
         committed = [probe["commitment"] for probe in probes]
-        lot = ledger.record(s, qualifications.LOT_KIND, now=context.now(), method=method, probes=committed)
+        fixed: dict[str, Any] = {
+            "method": method, "settings_digest": fields["settings_digest"], "method_code": fields["method_code"],
+            "training_code": fields["training_code"], "data_digest": "d", "bars": bars.to_dict(),
+            "n_subjects": n_subjects, "n_references": 24, "n_runs": 24,
+        }  # fmt: skip
+        lot = ledger.record(
+            s, LOT_KIND, now=context.now(), probes=committed, lot_number=1, recipe_digest=fields["recipe_digest"],
+            policy_digest="p", **fixed,
+        )  # fmt: skip
         row = Qualification(
             id=context.new_id(), method=method, data_digest="d", bars=bars.to_dict(), n_subjects=n_subjects,
             lot_number=1, n_references=24, n_runs=24, n_probes=3, probes=probes, lot_log_index=lot,
@@ -59,9 +67,8 @@ def write_qualification(
             row.finished_at = context.now()
             row.expires_at = context.now() + timedelta(days=180)
             sign_record(context, s, row, {
-                "method": method, "settings_digest": row.settings_digest, "recipe": {"digest": row.recipe_digest},
-                "method_code": row.method_code, "training_code": row.training_code, "n_subjects": n_subjects,
-                "bars": row.bars, "lot": {"log_index": lot}, "probes": [{"commitment": c} for c in committed],
+                **fixed, "recipe": {"digest": row.recipe_digest}, "policy": {"digest": "p"},
+                "lot": {"number": 1, "log_index": lot}, "probes": [{"commitment": each} for each in committed],
                 "passed": passed, "statement": "All 3 of 3." if passed else "2 of 3.",
                 "reasons": [] if passed else ["Probe 2: it did not."], "expires_at": row.expires_at.isoformat(),
             })  # fmt: skip

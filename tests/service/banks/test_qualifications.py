@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from audit.policy import PRESETS
 from audit.proof import envelope as dsse
-from audit.proof.certificate import openssl_recipe
+from audit.proof.certificate import openssl_recipe, verify
+from audit.proof.qualification import LIMITS, PREDICATE_TYPE
 from audit.qualification import Bars
 from service.banks.qualifications import (
     DRIFT_MAX,
-    LIMITS,
-    PREDICATE_TYPE,
     Identity,
     Qualified,
     count_subjects,
@@ -297,6 +296,43 @@ def test_a_record_is_verified_by_hand(context: Context, store: Any, tmp_path: Pa
     assert statement["predicateType"] == PREDICATE_TYPE
     assert statement["predicate"]["limits"] == list(LIMITS)
     assert statement["subject"][0]["name"] == "remix"
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_record_is_verified_offline_with_its_lot(context: Context, store: Any, passed: bool) -> None:
+    row_id = store(passed=passed)
+    with reading(context.engine) as s:
+        row = s.get_one(Qualification, row_id)
+        leaves = [leaf.entry for leaf in s.exec(select(LogLeaf).order_by(col(LogLeaf.index)))]
+    assert row.record is not None
+    found = verify(row.record, public_key=context.keyring.public_key, log_leaves=leaves)
+    assert found.valid, found.checks
+    assert found.verdict == ("QUALIFIED" if passed else "NOT QUALIFIED")
+    assert not found.erased
+    said = {check.name: check for check in found.checks}
+    assert said["lot"].sentence == "Entry 0 of the log is its lot, drawn before it with the same probes."
+    assert said["statement"].sentence == "It certifies that remix " + (
+        "qualified, until 2026-07-30, by lot number 1 for this method and these data. All 3 of 3."
+        if passed
+        else "did not qualify, by lot number 1 for this method and these data. 2 of 3."
+    )
+    assert {check.name: check.passed for check in verify(row.record).checks}["lot"] is None
+
+
+def test_a_record_of_another_lot_is_not_valid(context: Context, store: Any) -> None:
+    """The signature holds, but the log drew other probes, or drew them later."""
+    row_id = store()
+    with reading(context.engine) as s:
+        row = s.get_one(Qualification, row_id)
+        leaves = [leaf.entry for leaf in s.exec(select(LogLeaf).order_by(col(LogLeaf.index)))]
+    assert row.record is not None
+    for other in ("{}", "no JSON", leaves[0].replace('"n_runs":24', '"n_runs":25'), leaves[1]):
+        found = verify(row.record, log_leaves=[other, *leaves[1:]])
+        said = {check.name: check.passed for check in found.checks}
+        assert not found.valid
+        assert said["signature"]
+        assert said["lot"] is False
+        assert said["whole log"] is False
 
 
 def test_subjects_are_counted_without_those_who_wait(tiny_context: Context) -> None:

@@ -22,6 +22,8 @@ from service.requests.views import A_HUMAN_MUST_LOOK
 from service.store.engine import session
 from service.store.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlock, Run, ServingWorker, WorkerLease
 from tests.service.console.conftest import Browser
+from tests.service.qualified import N_SUBJECTS, write_qualification
+from unlearning.faces.dataset import METADATA
 
 CANARY = "canary-77aa"
 PAGES = ("/", "/runs", "/runs/run-1", "/models", "/banks", "/methods", "/file", "/requests/{request_id}", "/nowhere")
@@ -222,3 +224,19 @@ def test_methods_show_the_ladder_in_force_and_what_it_did_here(
     assert [page.index(f"{i}. {name}") for i, name in ((1, "Remix"), (2, "Random mask"), (3, "Exact retraining"))]
     assert "0 of 1 audits passed here" in page
     assert "random mixture of its own layer" in page
+
+
+def test_methods_say_whether_they_are_qualified(signed_in: Callable[..., Browser], context: Context) -> None:
+    browser = signed_in(api_keys.AUDIT)
+    assert "qualified" not in browser.get("/methods").text  # without data nobody knows
+    table = context.settings.data_folder / METADATA
+    table.parent.mkdir(parents=True)
+    rows = "".join(f"{n}.png,{n},young,train\n" for n in range(N_SUBJECTS))
+    table.write_text(f"file_name,user_id,label,split\n{rows}")
+    write_qualification(context, method="remix")
+    write_qualification(context, method="random_mask", passed=False)
+    page = browser.get("/methods").text
+    assert "Qualified until 2026-07-30, entry 1 of the log. All 3 of 3." in page
+    assert "random_mask failed its qualification on 2026-01-31: 2 of 3. Probe 2: it did not." in page
+    assert "dilute was never qualified; run `expunge qualify dilute`." in page
+    assert "retrain was never" not in page

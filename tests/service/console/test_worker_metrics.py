@@ -26,6 +26,7 @@ from service.store.tables import (
     ServingWorker,
 )  # fmt: skip
 from service.telemetry.catalog import WORKER
+from tests.service.qualified import write_qualification
 
 pytestmark = pytest.mark.both_databases
 
@@ -190,3 +191,21 @@ def test_the_key_is_to_be_rotated_after_so_many_days_of_signing(context: Context
     found = samples(DatabaseCollector(context))["expunge_signing_key_rotate_by_timestamp_seconds",]
     began = context.keyring.signing.current().valid_from.timestamp()
     assert found - began == pytest.approx(context.settings.signing_key_days * 86400)
+
+
+def test_qualifications_of_the_ladder_s_methods(context: Context, clock: Any) -> None:
+    names = ("expunge_qualification_passed", "expunge_qualification_expires_timestamp_seconds")
+    assert not any(key[0] in names for key in samples(DatabaseCollector(context)))
+    write_qualification(context, method="remix", passed=False)
+    write_qualification(context, method="dilute")  # in no ladder here
+    clock.advance(days=1)
+    write_qualification(context, method="remix")
+    write_qualification(context, method="random_mask", passed=False)
+    clock.advance(days=1)
+    write_qualification(context, method="remix", passed=None)  # a result that is not there yet changes nothing
+    found = {key: value for key, value in samples(DatabaseCollector(context)).items() if key[0] in names}
+    assert found == {
+        (names[0], "remix"): 1,
+        (names[0], "random_mask"): 0,
+        (names[1], "remix"): (clock() - timedelta(days=1) + timedelta(days=180)).timestamp(),
+    }

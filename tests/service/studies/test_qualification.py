@@ -46,6 +46,9 @@ HARD = replace(LAX, name="hard", retain_ratio_min=1.0, cost_share_max=0.0)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     """One home for all tests; each has a database state of its own through the lots it draws."""
     folder = tmp_path_factory.mktemp("qualify")
+    (folder / "keys").mkdir(mode=0o700)
+    (folder / "keys" / "block.key").write_bytes(bytes(32))  # so that every run of the tests draws the same lots
+    (folder / "keys" / "block.key").chmod(0o600)
     (folder / "recipe.json").write_text(json.dumps(RECIPE))
     settings = Settings(home=folder, recipe=str(folder / "recipe.json"), jobs=1, device="cpu", database_url="")
     synthetic.write_folder(settings.data_folder, n_subjects=20, images_per_subject=3, size=(16, 16), seed=1)
@@ -228,11 +231,12 @@ def test_a_method_that_passes_is_qualified_with_a_signed_record(context: Context
     with reading(context.engine) as s:
         predicate = read_record(context, s, row)
     assert predicate is not None
-    assert row.passed == result.qualification.qualified == predicate["passed"]
-    if row.passed:
-        found = find(context)
-        assert isinstance(found, Qualified)
-        assert found.log_index == row.log_index == result.log_index
+    assert row.passed
+    assert result.qualification.qualified
+    found = find(context)
+    assert isinstance(found, Qualified)
+    assert found.log_index == row.log_index == result.log_index
+    assert found.statement.startswith("All 3 of 3 probe subjects passed")
     assert predicate["lot"]["number"] == 1
     assert [probe["number"] for probe in predicate["probes"]] == [1, 2, 3]
     assert {check["name"] for check in predicate["probes"][0]["checks"]} == {

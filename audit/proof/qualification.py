@@ -1,0 +1,76 @@
+"""Records of qualifications: what `verify` looks for in one, and what it says of it.
+
+A record is a file like a certificate (`audit.proof.certificate.certificate_file`): a signed in-toto statement whose
+subject is the digest of a method's code, with its place in the log. It names the entry of the log that drew the lot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from audit.proof import envelope as dsse
+from audit.proof import log
+from audit.proof.log import LogError
+
+PREDICATE_TYPE = "https://expunge.example/method-qualification/v1"
+RECORD_KIND, LOT_KIND = "qualification", "qualification-lot"
+QUALIFIED, NOT_QUALIFIED = "QUALIFIED", "NOT QUALIFIED"
+
+LIMITS = (
+    "The statement is about subjects of this data, under this recipe, these settings and this code. It says nothing of "
+    "other data, and of a single subject only what is likely.",
+    "All runs begin from one original model: how much depends on its luck is not measured.",
+    "Few probe subjects show little. Settings chosen after looking at earlier lots are flattered by this one; the "
+    "number of the lot says how many there were for these data.",
+    "Runs and retrained models are compared by their outputs on the images and views of the probe subjects. They do "
+    "not exclude differences that are too small for this number of models, or that show only by other means.",
+)
+
+
+def log_entry(envelope: Mapping[str, Any]) -> bytes:
+    """Log entry of a sealed record: the SHA-256 of its envelope and nothing of its contents."""
+    return log.entry(RECORD_KIND, envelope_sha256=dsse.digest(envelope))
+
+
+def verdict_of(predicate: Mapping[str, Any]) -> str:
+    """What the record certifies."""
+    return QUALIFIED if predicate["passed"] is True else NOT_QUALIFIED
+
+
+def sentence_of(predicate: Mapping[str, Any]) -> str:
+    """Whose record it is, what of, and its statement."""
+    number, until = int(predicate["lot"]["number"]), str(predicate["expires_at"])[:10]
+    did = f"qualified, until {until}" if predicate["passed"] is True else "did not qualify"
+    lot = f"by lot number {number} for this method and these data"
+    return f"It certifies that {predicate['method']} {did}, {lot}. {predicate['statement']}"
+
+
+def drew_lot(predicate: Mapping[str, Any], index: int, log_leaves: Sequence[bytes | str] | None) -> bool | None:
+    """Whether the log drew exactly this lot before the record of entry `index`; None without the log's entries."""
+    if log_leaves is None:
+        return None
+    place = int(predicate["lot"]["log_index"])
+    if not 0 <= place < min(index, len(log_leaves)):
+        return False
+    try:
+        lot = log.parse_json(log_leaves[place])
+    except (LogError, ValueError):
+        return False
+    return isinstance(lot, dict) and matches(lot, predicate)
+
+
+def matches(lot: Mapping[str, Any], predicate: Mapping[str, Any]) -> bool:
+    """Whether an entry of the log is the lot of a record: the same probes, and all that was fixed beforehand."""
+    fixed = (
+        "method", "settings_digest", "method_code", "training_code", "data_digest", "bars", "n_subjects",
+        "n_references", "n_runs",
+    )  # fmt: skip
+    return (
+        lot.get("kind") == LOT_KIND
+        and lot.get("probes") == [probe["commitment"] for probe in predicate["probes"]]
+        and lot.get("lot_number") == predicate["lot"]["number"]
+        and lot.get("recipe_digest") == predicate["recipe"]["digest"]
+        and lot.get("policy_digest") == predicate["policy"]["digest"]
+        and all(lot.get(name) == predicate[name] for name in fixed)
+    )
