@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -28,7 +28,7 @@ Text = Annotated[str, Form()]
 Tick = Annotated[bool, Form()]
 FIELDS = {
     "user_ids": "User ids", "regulation": "Law", "ground": "Ground", "requested_at": "Asked on",
-    "callback_url": "Callback URL", "legal_hold": "Legal hold",
+    "received_at": "Received on", "callback_url": "Callback URL", "legal_hold": "Legal hold",
 }  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
             request, visitor, "file.html", status=422 if refused else 200, values=values, refused=refused,
             regulations=REGULATIONS, grounds=GROUNDS, form_id=context.new_id(), hold=context.settings.hold,
             n_people_most=context.settings.mass_deletion_share,
+            oldest=(context.now() - intake.OLDEST_RECEIPT).date() + timedelta(days=1),
         )  # fmt: skip
 
     @router.get("/file")
@@ -61,6 +62,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
         regulation: Text = "gdpr",
         ground: Text = "unspecified",
         requested_at: Text = "",
+        received_at: Text = "",
         callback_url: Text = "",
         legal_hold: Tick = False,
         form_id: Text = "",
@@ -70,11 +72,12 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
             "user_ids": [line.strip() for line in user_ids.splitlines() if line.strip()],
             "regulation": regulation,
             "ground": ground,
-            "requested_at": _asked_at(requested_at, context.now()),
+            "requested_at": _moment(requested_at, context.now()),
+            "received_at": _moment(received_at, context.now()),
             "callback_url": callback_url.strip() or None,
             "legal_hold": legal_hold,
         }
-        typed = {**values, "user_ids": user_ids, "requested_at": requested_at}
+        typed = {**values, "user_ids": user_ids, "requested_at": requested_at, "received_at": received_at}
         try:
             filed = intake.file_requests(
                 context, sender.client, Filing.model_validate(values),
@@ -169,8 +172,8 @@ def _add_rollback(router: APIRouter, context: Context, pages: Pages) -> None:
         return RedirectResponse("/models", 303)
 
 
-def _asked_at(day: str, now: datetime) -> str | datetime | None:
-    """The form's date as a moment: its beginning, in UTC; today's is now."""
+def _moment(day: str, now: datetime) -> str | datetime | None:
+    """A date of the form as a moment: its beginning, in UTC; today's is now."""
     if not day:
         return None
     try:

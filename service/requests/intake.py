@@ -37,9 +37,11 @@ from service.store.tables import ApiKey, ErasureRequest, IdempotencyRecord, Tomb
 
 MASS_DELETION, LEGAL_HOLD = "mass_deletion", "legal_hold"
 CLOCK_SKEW = timedelta(minutes=5)
+OLDEST_RECEIPT = relativedelta(years=1)
 MOST_KEY_CHARS = 255
 TELLING = 6  # characters from which on a user id stands in a URL on purpose
 
+_CAME_LATER = frozenset({"received_at"})  # fields; a call without them keeps the hash it had before there were any
 _ATTEMPTS = 3  # PostgreSQL: two calls with one Idempotency-Key at once; the second finds the first's answer
 
 
@@ -76,8 +78,8 @@ def file_requests(
             only the salts of requests that have ended are gone from it.
 
     Raises:
-        InvalidInputError: asked in the future, a callback that may not be sent, an unfit key, or a key that was used
-            with another body.
+        InvalidInputError: asked or received in the future or before it was asked, a receipt of more than a year ago, a
+            callback that may not be sent, an unfit key, or a key that was used with another body.
         QuotaError: the call would exceed the quota.
     """
     now = context.now()
@@ -161,6 +163,7 @@ def _file(
     bury(s, hashes, now=now)
     leaders = _leaders(s, hashes)
     batch_id = context.new_id()
+    received_at = filing.received_at or now
     filed = []
     for number, (user_id, subject_hash) in enumerate(zip(filing.user_ids, hashes, strict=True), 1):
         salt = secrets.token_bytes(16)
@@ -168,8 +171,9 @@ def _file(
             id=f"{batch_id}-{number:04d}", client_id=client.id, user_id=user_id, subject_hash=subject_hash,
             commitment=commitment(salt, user_id), commitment_salt=salt.hex(), regulation=filing.regulation,
             ground=filing.ground, legal_hold=filing.legal_hold, callback_url=filing.callback_url,
-            requested_at=filing.requested_at or now, received_at=now, hold_until=now + context.settings.hold,
-            due_at=due_at(now), updated_at=now, completed_at=None, state="",
+            requested_at=filing.requested_at or received_at, received_at=received_at, filed_at=now,
+            hold_until=now + context.settings.hold, due_at=due_at(received_at), updated_at=now,
+            completed_at=None, state="",
         )  # fmt: skip
         leader = leaders.get(subject_hash)
         if leader is not None:
@@ -177,7 +181,7 @@ def _file(
         states.begin(s, request, now=now, leader=leader, attention_reason=held_for)
         filed.append(request)
     s.flush()
-    return Filed(batch_id=batch_id, requests=[_receipt(request, leaders) for request in filed])
+    return Filed(batch_id=batch_id, requests=[_receipt(request, leaders, now) for request in filed])
 
 
 def _settle_with(s: Session, leader: ErasureRequest, held_for: str | None, *, now: datetime) -> None:
@@ -208,13 +212,11 @@ def _leaders(s: Session, subject_hashes: list[str]) -> dict[str, ErasureRequest]
     return {request.subject_hash: request for request in s.exec(query)}
 
 
-def _receipt(request: ErasureRequest, leaders: dict[str, ErasureRequest]) -> Receipt:
+def _receipt(request: ErasureRequest, leaders: dict[str, ErasureRequest], now: datetime) -> Receipt:
     leader = leaders.get(request.subject_hash)
     shown = leader.id if leader is not None and leader.client_id == request.client_id else None
-    return Receipt.model_validate(
-        {name: getattr(request, name) for name in Receipt.model_fields if name != "linked_request_id"}
-        | {"linked_request_id": shown}
-    )
+    values = {name: getattr(request, name) for name in Receipt.model_fields if hasattr(request, name)}
+    return Receipt.model_validate(values | {"linked_request_id": shown, "overdue": request.due_at < now})
 
 
 def _check_quota(s: Session, client: Client, n_new: int, most_open: int) -> None:
@@ -235,7 +237,7 @@ def _is_mass(s: Session, context: Context, client: Client, n_new: int, most: flo
     """Whether a call, with those of the client that count with it, is for a human to look at. One person never is."""
     span = timedelta(hours=context.settings.mass_deletion_hours)
     mine = select(func.count()).select_from(ErasureRequest).where(
-        ErasureRequest.client_id == client.id, ErasureRequest.received_at > context.now() - span,
+        ErasureRequest.client_id == client.id, ErasureRequest.filed_at > context.now() - span,
         col(ErasureRequest.state).not_in(("cancelled", "rejected")),
     )  # fmt: skip
     n_people = n_new + (s.exec(mine).one() if span else 0)
@@ -259,7 +261,11 @@ def _earlier_answer(s: Session, context: Context, client: Client, key: str | Non
     ids = [receipt["id"] for receipt in answer["requests"]]
     pairs = select(ErasureRequest.id, ErasureRequest.commitment_salt).where(col(ErasureRequest.id).in_(ids))
     salts = dict(s.exec(pairs).all())
-    receipts = [{**receipt, "commitment_salt": salts.get(receipt["id"])} for receipt in answer["requests"]]
+    receipts = [
+        {"filed_at": receipt["received_at"], "overdue": False}  # which answers of earlier releases do not have
+        | {**receipt, "commitment_salt": salts.get(receipt["id"])}
+        for receipt in answer["requests"]
+    ]
     return Filed.model_validate({**answer, "requests": receipts})
 
 
@@ -267,6 +273,8 @@ def _complaint(context: Context, filing: Filing, now: datetime) -> str | None:
     """What is wrong with a call beyond its form; none: nothing."""
     if filing.requested_at is not None and filing.requested_at > now + CLOCK_SKEW:
         return "Expected requested_at not to lie in the future."
+    if filing.received_at is not None and (complaint := _complaint_of_receipt(filing, filing.received_at, now)):
+        return complaint
     if _names_someone(filing.callback_url, filing.user_ids):
         return "Expected a callback_url without user ids; a callback carries the request id."
     if filing.callback_url and not may_lead_out(filing.callback_url, AllowList.parse(context.settings.callback_allow)):
@@ -277,9 +285,23 @@ def _complaint(context: Context, filing: Filing, now: datetime) -> str | None:
     return None
 
 
+def _complaint_of_receipt(filing: Filing, received_at: datetime, now: datetime) -> str | None:
+    if received_at > now + CLOCK_SKEW:
+        return "Expected received_at not to lie in the future."
+    if received_at < now - OLDEST_RECEIPT:
+        return (
+            "Expected received_at to be at most a year ago, so that a mistyped year is noticed. A request that is even "
+            "older is overdue with any date: give the true one as requested_at, and here one within the year."
+        )
+    if filing.requested_at is not None and filing.requested_at > received_at + CLOCK_SKEW:
+        return "Expected requested_at, when the person asked, not to be later than received_at."
+    return None
+
+
 def _keyed_hash(keyring: Keyring, filing: Filing) -> str:
     """HMAC of the call; the line break keeps it apart from the hash of any user id, which cannot contain one."""
-    body: dict[str, Any] = filing.model_dump(mode="json")
+    dumped: dict[str, Any] = filing.model_dump(mode="json")
+    body = {name: value for name, value in dumped.items() if value is not None or name not in _CAME_LATER}
     return keyring.subject_hash("filing\n" + json.dumps(body, sort_keys=True))
 
 

@@ -139,7 +139,14 @@ class Filing(Call):
     ]  # fmt: skip
     regulation: Regulation = Field("gdpr", description="Law under which the person asks.")
     ground: Ground = Field("unspecified", description="Why, in the words of GDPR Article 17(1).")
-    requested_at: Moment | None = Field(None, description="When the person asked; null: now. Never in the future.")
+    requested_at: Moment | None = Field(
+        None, description="When the person asked; null: as `received_at`. Never in the future."
+    )
+    received_at: Moment | None = Field(
+        None,
+        description="When the controller received the request, wherever it came in; null: now. The deadline is counted "
+        "from it. Never in the future, at most a year ago, not before `requested_at`.",
+    )
     callback_url: CallbackUrl | None = Field(
         None, description="Receives every change of state, with the request id only. Must not contain a user id."
     )
@@ -159,9 +166,13 @@ class Receipt(Answer):
         description="Hex. With it whoever knows the user id can check the commitment. Keep it: it is destroyed with "
         "the user id when the request ends, and null from then on, also in the answer to a repeated call."
     )
-    received_at: datetime = Field(examples=[EXAMPLE_MOMENT])
+    received_at: datetime = Field(
+        description="When the controller received it: as filed, else the time of filing.", examples=[EXAMPLE_MOMENT]
+    )
+    filed_at: datetime = Field(description="When it was filed here.", examples=[EXAMPLE_MOMENT])
     hold_until: datetime = Field(description="Until then the request can be cancelled.", examples=[EXAMPLE_MOMENT])
-    due_at: datetime = Field(description="One calendar month after receipt.", examples=["2026-02-28T12:00:00Z"])
+    due_at: datetime = Field(description="One calendar month after `received_at`.", examples=["2026-02-28T12:00:00Z"])
+    overdue: bool = Field(description="Whether `due_at` had passed when it was filed.")
 
 
 class Filed(Answer):
@@ -214,7 +225,10 @@ class RequestSummary(Answer):
     cancellable: bool = Field(description="Whether DELETE would cancel it at this moment.")
     overdue: bool = Field(description="Whether it is open and `due_at` has passed.")
     requested_at: datetime = Field(examples=[EXAMPLE_MOMENT])
-    received_at: datetime = Field(examples=[EXAMPLE_MOMENT])
+    received_at: datetime = Field(
+        description="When the controller received it; `due_at` is counted from it.", examples=[EXAMPLE_MOMENT]
+    )
+    filed_at: datetime = Field(description="When it was filed here.", examples=[EXAMPLE_MOMENT])
     hold_until: datetime = Field(examples=[EXAMPLE_MOMENT])
     due_at: datetime = Field(examples=["2026-02-28T12:00:00Z"])
     updated_at: datetime = Field(examples=[EXAMPLE_MOMENT])

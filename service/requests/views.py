@@ -97,8 +97,8 @@ def request_detail(context: Context, client: Client, request_id: str) -> Request
 
 
 def request_page(context: Context, client: Client, wanted: RequestFilter) -> RequestPage:
-    """Requests that the client may see, newest first, `limit` at most."""
-    query = select(ErasureRequest).order_by(col(ErasureRequest.received_at).desc(), col(ErasureRequest.id))
+    """Requests that the client may see, the last filed first, `limit` at most."""
+    query = select(ErasureRequest).order_by(col(ErasureRequest.filed_at).desc(), col(ErasureRequest.id))
     if not client.sees_all:
         query = query.where(ErasureRequest.client_id == client.id)
     if wanted.state:
@@ -111,8 +111,8 @@ def request_page(context: Context, client: Client, wanted: RequestFilter) -> Req
         query = query.where(col(ErasureRequest.id).startswith(f"{wanted.batch_id}-", autoescape=True))
     if wanted.cursor is not None:
         at, last_id = _read_cursor(wanted.cursor)
-        later = and_(col(ErasureRequest.received_at) == at, col(ErasureRequest.id) > last_id)
-        query = query.where(or_(col(ErasureRequest.received_at) < at, later))
+        later = and_(col(ErasureRequest.filed_at) == at, col(ErasureRequest.id) > last_id)
+        query = query.where(or_(col(ErasureRequest.filed_at) < at, later))
     with reading(context.engine) as s:
         found = list(s.exec(query.limit(wanted.limit + 1)))
         rows, now = found[: wanted.limit], context.now()
@@ -144,7 +144,7 @@ def _seen_links(s: Session, client: Client, requests: Iterable[ErasureRequest]) 
 
 
 def _cursor(last: ErasureRequest) -> str:
-    return base64.urlsafe_b64encode(json.dumps([last.received_at.isoformat(), last.id]).encode()).decode()
+    return base64.urlsafe_b64encode(json.dumps([last.filed_at.isoformat(), last.id]).encode()).decode()
 
 
 def _read_cursor(cursor: str) -> tuple[datetime, str]:

@@ -61,7 +61,8 @@ class ErasureRequest(SQLModel, table=True):
     reject_reason: str | None = None
     extension_reason: str | None = None
     requested_at: datetime = instant()
-    received_at: datetime = instant(index=True)
+    received_at: datetime = instant(index=True)  # by the controller: the legal clock counts from it
+    filed_at: datetime = instant(index=True)
     hold_until: datetime = instant()
     due_at: datetime = instant(index=True)
     updated_at: datetime = instant()

@@ -232,6 +232,8 @@ BAD_BODIES: list[Any] = [
     {"user_ids": [CANARY], "ground": CANARY},
     {"user_ids": [CANARY], "legal_hold": CANARY},
     {"user_ids": [CANARY], "requested_at": CANARY},
+    {"user_ids": [CANARY], "received_at": CANARY},
+    {"user_ids": [CANARY], "received_at": "2027-01-01T00:00:00Z"},
     {"user_ids": [CANARY], "requested_at": "2027-01-01T00:00:00Z"},
     {"user_ids": [CANARY], "callback_url": f"https://u:{CANARY}@a.example"},
     {"user_ids": [CANARY], "callback_url": f"https://a.example/{CANARY}"},

@@ -74,7 +74,7 @@ def test_the_console_s_fields(browser: TestClient, text: str) -> None:
     for name in ("id", "state", "due", "page", "done", "filed"):
         assert browser.get(f"/?{name}={in_path(text)}").status_code in (200, 422)
     token = token_of(browser)
-    for name in ("user_ids", "regulation", "ground", "requested_at", "callback_url", "form_id", "token"):
+    for name in ("user_ids", "regulation", "ground", "requested_at", "received_at", "callback_url", "form_id", "token"):
         fields = {"token": token, "user_ids": "s1", name: text}
         body = "&".join(f"{key}={in_path(value)}" for key, value in fields.items())
         kind = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -72,8 +72,8 @@ def stored(
     request = ErasureRequest(
         id=f"batch-{number:04d}", client_id="client", state="", user_id="canary-s31", subject_hash="h",
         commitment="c", commitment_salt="00", regulation="gdpr", ground="unspecified", callback_url=url,
-        requested_at=now, received_at=now, hold_until=now, due_at=now + timedelta(days=28), updated_at=now,
-        completed_at=None,
+        requested_at=now, received_at=now, filed_at=now, hold_until=now, due_at=now + timedelta(days=28),
+        updated_at=now, completed_at=None,
     )  # fmt: skip
     with session(context.engine) as s:
         states.begin(s, request, now=now, leader=leader)

@@ -45,6 +45,15 @@ def test_the_form_files_what_the_api_would(signed_in: Callable[..., Browser], co
     assert CANARY not in page.text
 
 
+def test_a_request_received_long_ago_is_shown_as_overdue(signed_in: Callable[..., Browser], context: Context) -> None:
+    browser = signed_in(*api_keys.SCOPES)
+    answer: Any = browser.form("/file", "/file", user_ids=CANARY, received_at="2025-12-24")
+    (row,) = requests(context)
+    assert f"{row.due_at:%Y-%m-%d %H:%M}" == "2026-01-24 00:00"
+    assert "Its deadline has passed already" in browser.get(answer.headers["location"]).text
+    assert f'<a href="/requests/{row.id}">' in browser.get("/?due=late").text
+
+
 def test_one_form_sent_twice_files_once(signed_in: Callable[..., Browser], context: Context) -> None:
     browser = signed_in(*api_keys.SCOPES)
     fields = {"form_id": "one-form", "user_ids": CANARY}
@@ -63,6 +72,9 @@ def test_one_form_sent_twice_files_once(signed_in: Callable[..., Browser], conte
         ({"ground": "because"}, "Ground"),
         ({"requested_at": "2031-01-01"}, "not to lie in the future"),
         ({"requested_at": "soon"}, "Asked on"),
+        ({"received_at": "2031-01-01"}, "not to lie in the future"),
+        ({"received_at": "2025-01-30"}, "at most a year ago"),
+        ({"received_at": "soon"}, "Received on"),
     ],
 )
 def test_what_does_not_fit_is_said_and_nothing_is_stored(
