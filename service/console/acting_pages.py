@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -27,8 +28,9 @@ Sender = Annotated[Visitor, Depends(sender_of)]
 Text = Annotated[str, Form()]
 Tick = Annotated[bool, Form()]
 FIELDS = {
-    "user_ids": "User ids", "regulation": "Law", "ground": "Ground", "requested_at": "Asked on",
-    "received_at": "Received on", "callback_url": "Callback URL", "legal_hold": "Legal hold",
+    "user_ids": "User ids", "references": "References", "regulation": "Law", "ground": "Ground",
+    "requested_at": "Asked on", "received_at": "Received on", "callback_url": "Callback URL",
+    "legal_hold": "Legal hold",
 }  # fmt: skip
 
 
@@ -59,6 +61,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
         request: Request,
         sender: Sender,
         user_ids: Text = "",
+        references: Text = "",
         regulation: Text = "gdpr",
         ground: Text = "unspecified",
         requested_at: Text = "",
@@ -69,7 +72,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
     ) -> Response:
         sender.client.demand(api_keys.WRITE)
         values = {
-            "user_ids": [line.strip() for line in user_ids.splitlines() if line.strip()],
+            **_people(user_ids, references),
             "regulation": regulation,
             "ground": ground,
             "requested_at": _moment(requested_at, context.now()),
@@ -77,7 +80,13 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
             "callback_url": callback_url.strip() or None,
             "legal_hold": legal_hold,
         }
-        typed = {**values, "user_ids": user_ids, "requested_at": requested_at, "received_at": received_at}
+        typed = {
+            **values,
+            "user_ids": user_ids,
+            "references": references,
+            "requested_at": requested_at,
+            "received_at": received_at,
+        }
         try:
             filed = intake.file_requests(
                 context, sender.client, Filing.model_validate(values),
@@ -170,6 +179,15 @@ def _add_rollback(router: APIRouter, context: Context, pages: Pages) -> None:
             refused = " ".join(_sentences(error.errors(include_url=False, include_input=False)))
             return models_page(request, sender, context, pages, refused=refused, status=422)
         return RedirectResponse("/models", 303)
+
+
+def _people(user_ids: str, references: str) -> dict[str, list[Any] | None]:
+    """User ids and the references of their lines, without lines in which neither stands."""
+    lines = zip_longest(user_ids.splitlines(), references.splitlines(), fillvalue="")
+    pairs = [(user_id.strip(), reference.strip() or None) for user_id, reference in lines]
+    pairs = [pair for pair in pairs if any(pair)]
+    given = [reference for _, reference in pairs]
+    return {"user_ids": [user_id for user_id, _ in pairs], "references": given if any(given) else None}
 
 
 def _moment(day: str, now: datetime) -> str | datetime | None:

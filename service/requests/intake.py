@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Collection
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
@@ -41,7 +42,9 @@ OLDEST_RECEIPT = relativedelta(years=1)
 MOST_KEY_CHARS = 255
 TELLING = 6  # characters from which on a user id stands in a URL on purpose
 
-_CAME_LATER = frozenset({"received_at"})  # fields; a call without them keeps the hash it had before there were any
+_CAME_LATER = frozenset(
+    {"received_at", "references"}
+)  # fields; a call without them keeps the hash it had before there were any
 _ATTEMPTS = 3  # PostgreSQL: two calls with one Idempotency-Key at once; the second finds the first's answer
 
 
@@ -79,7 +82,8 @@ def file_requests(
 
     Raises:
         InvalidInputError: asked or received in the future or before it was asked, a receipt of more than a year ago, a
-            callback that may not be sent, an unfit key, or a key that was used with another body.
+            reference that tells a user id, a callback that may not be sent, an unfit key, or a key that was used with
+            another body.
         QuotaError: the call would exceed the quota.
     """
     now = context.now()
@@ -169,6 +173,7 @@ def _file(
         salt = secrets.token_bytes(16)
         request = ErasureRequest(
             id=f"{batch_id}-{number:04d}", client_id=client.id, user_id=user_id, subject_hash=subject_hash,
+            reference=filing.references[number - 1] if filing.references else None,
             commitment=commitment(salt, user_id), commitment_salt=salt.hex(), regulation=filing.regulation,
             ground=filing.ground, legal_hold=filing.legal_hold, callback_url=filing.callback_url,
             requested_at=filing.requested_at or received_at, received_at=received_at, filed_at=now,
@@ -262,7 +267,11 @@ def _earlier_answer(s: Session, context: Context, client: Client, key: str | Non
     pairs = select(ErasureRequest.id, ErasureRequest.commitment_salt).where(col(ErasureRequest.id).in_(ids))
     salts = dict(s.exec(pairs).all())
     receipts = [
-        {"filed_at": receipt["received_at"], "overdue": False}  # which answers of earlier releases do not have
+        {
+            "filed_at": receipt["received_at"],
+            "overdue": False,
+            "reference": None,
+        }  # which answers of earlier releases do not have
         | {**receipt, "commitment_salt": salts.get(receipt["id"])}
         for receipt in answer["requests"]
     ]
@@ -275,6 +284,11 @@ def _complaint(context: Context, filing: Filing, now: datetime) -> str | None:
         return "Expected requested_at not to lie in the future."
     if filing.received_at is not None and (complaint := _complaint_of_receipt(filing, filing.received_at, now)):
         return complaint
+    if (place := telling_reference(filing.references or (), filing.user_ids)) is not None:
+        return (
+            "Expected references that neither contain a user id of this call, however it is spelled, nor are a part of "
+            f"one; number {place + 1} does or is. References are kept after the erasure: give your own case number."
+        )
     if _names_someone(filing.callback_url, filing.user_ids):
         return "Expected a callback_url without user ids; a callback carries the request id."
     if filing.callback_url and not may_lead_out(filing.callback_url, AllowList.parse(context.settings.callback_allow)):
@@ -311,6 +325,23 @@ def _names_someone(url: str | None, user_ids: Collection[str]) -> bool:
     told = {unquote_plus(part) for part in re.split(r"[/?&=;]", f"{parts.path}?{parts.query}")}
     whole = unquote_plus(url or "").casefold()
     return any(user_id in told or (len(user_id) >= TELLING and user_id.casefold() in whole) for user_id in user_ids)
+
+
+def telling_reference(references: Sequence[str | None], user_ids: Collection[str]) -> int | None:
+    """Index of the first reference that contains a user id or is part of one, however they are spelled; or none."""
+    ids = [bare for bare in map(_bare, user_ids) if bare]
+    whole = "\n".join(ids)
+    for place, reference in enumerate(references):
+        bare = _bare(reference or "")
+        if bare and (bare in whole or any(each in bare for each in ids)):
+            return place
+    return None
+
+
+def _bare(text: str) -> str:
+    """Letters and digits alone, without case, accents and width."""
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(character for character in folded if character.isalnum())
 
 
 def _is_fit_key(key: str) -> bool:

@@ -6,12 +6,22 @@ conformance. User ids appear in one place only, the body that files them; no ans
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from unlearning.faces.dataset import is_clean
 
@@ -32,6 +42,8 @@ LegalReason = Literal[
 ]  # fmt: skip
 
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+REFERENCE = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9 ._/#:-]*[A-Za-z0-9._/#:-])?$")
+EXAMPLE_REFERENCE = "DSR-2026/0141"
 EXAMPLE_ID = "4be0643f-1d98-573b-97cd-ca98a65347dd"
 EXAMPLE_MOMENT = "2026-01-31T12:00:00Z"
 
@@ -87,6 +99,15 @@ def _callback(url: str) -> str:
     return url
 
 
+def _reference(text: str) -> str:
+    if not REFERENCE.fullmatch(text):
+        raise ValueError(
+            "Expected a reference of letters (A to Z), digits, blanks and . _ / # : - that begins with a letter or "
+            "digit and does not end with a blank."
+        )
+    return text
+
+
 Plain = Annotated[str, AfterValidator(_plain_text)]
 UserId = Annotated[Plain, AfterValidator(_as_in_the_data), Field(min_length=1, max_length=256)]
 Reason = Annotated[Plain, AfterValidator(_words), Field(min_length=1, max_length=1000)]
@@ -95,6 +116,11 @@ CallbackUrl = Annotated[
     Plain,
     AfterValidator(_callback),
     Field(max_length=2048, json_schema_extra={"format": "uri", "pattern": "^https://"}),
+]
+
+
+Reference = Annotated[
+    str, AfterValidator(_reference), Field(max_length=64, json_schema_extra={"pattern": REFERENCE.pattern})
 ]
 
 
@@ -118,6 +144,7 @@ class Filing(Call):
             "examples": [
                 {
                     "user_ids": ["s31"],
+                    "references": [EXAMPLE_REFERENCE],
                     "regulation": "gdpr",
                     "ground": "consent_withdrawn",
                     "requested_at": EXAMPLE_MOMENT,
@@ -137,6 +164,13 @@ class Filing(Call):
             "All are accepted, or none.",
         ),
     ]  # fmt: skip
+    references: list[Reference | None] | None = Field(
+        None,
+        max_length=MOST_IDS,
+        description="Your own number of each person's case, in the order of `user_ids` and as many; null for a person "
+        "without one, null instead of the list for none at all. Kept for good and shown wherever the request is, so "
+        "never a name: one that equals, contains or is part of a user id of the call is refused.",
+    )
     regulation: Regulation = Field("gdpr", description="Law under which the person asks.")
     ground: Ground = Field("unspecified", description="Why, in the words of GDPR Article 17(1).")
     requested_at: Moment | None = Field(
@@ -154,11 +188,24 @@ class Filing(Call):
         False, description="The data must be kept for now: the request waits for a human, and its legal clock runs on."
     )
 
+    @field_validator("references")
+    @classmethod
+    def _one_each(cls, references: list[str | None] | None, info: ValidationInfo) -> list[str | None] | None:
+        ids = info.data.get("user_ids")  # absent where they do not fit themselves
+        if references is not None and ids is not None and len(references) != len(ids):
+            raise ValueError(
+                f"Expected one reference, or null, for each of the {len(ids)} user ids, got {len(references)}."
+            )
+        return references
+
 
 class Receipt(Answer):
     """What was accepted for one person. `commitment` is HMAC-SHA-256(`commitment_salt`, user id)."""
 
     id: str = Field(examples=[f"{EXAMPLE_ID}-0001"])
+    reference: str | None = Field(
+        description="Your reference of this person, as in `references`.", examples=[EXAMPLE_REFERENCE]
+    )
     state: State
     linked_request_id: str | None = Field(description="The open request of the same person that this one follows.")
     commitment: str = Field(description="The person's name in the certificate.")
@@ -176,7 +223,7 @@ class Receipt(Answer):
 
 
 class Filed(Answer):
-    """Receipts in the order of `user_ids`."""
+    """Receipts in the order of `user_ids`, the first for the first: so you know whose each number is."""
 
     batch_id: str = Field(examples=[EXAMPLE_ID])
     requests: list[Receipt]
@@ -206,6 +253,7 @@ class RequestSummary(Answer):
 
     id: str = Field(examples=[f"{EXAMPLE_ID}-0001"])
     batch_id: str = Field(examples=[EXAMPLE_ID])
+    reference: str | None = Field(description="The client's own number of the case.", examples=[EXAMPLE_REFERENCE])
     client_id: str
     state: State
     outcome: Outcome | None
