@@ -101,9 +101,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
             if error.status not in (422, 429):
                 raise
             return form(request, sender, typed, (error.detail,))
-        if len(filed.requests) == 1:
-            return RedirectResponse(f"/requests/{filed.requests[0].id}?done=filed", 303)
-        return RedirectResponse(f"/?state=all&id={quote(filed.batch_id)}&filed={len(filed.requests)}", 303)
+        return RedirectResponse(f"/receipts/{quote(filed.batch_id)}?done=filed", 303)
 
 
 def _add_decisions(router: APIRouter, context: Context, pages: Pages) -> None:

@@ -22,6 +22,7 @@ from service.console.acting_pages import add_acting_pages
 from service.console.metrics import DatabaseCollector, exposition
 from service.console.proofs import add_proofs
 from service.console.reading_pages import add_reading_pages
+from service.console.records import add_records
 from service.console.rendering import FOLDER, HEADERS, Pages, add_error_pages
 from service.console.sessions import Sessions, refuse_other_origins
 from service.context import Context
@@ -53,6 +54,7 @@ def create_console(context: Context) -> FastAPI:
     add_reading_pages(router, context, pages)
     add_acting_pages(router, context, pages)
     add_proofs(router, context, pages)
+    add_records(router, context, pages)
     app.include_router(router)
 
     @app.get("/metrics")

@@ -186,7 +186,7 @@ def _file(
         states.begin(s, request, now=now, leader=leader, attention_reason=held_for)
         filed.append(request)
     s.flush()
-    return Filed(batch_id=batch_id, requests=[_receipt(request, leaders, now) for request in filed])
+    return Filed(batch_id=batch_id, requests=[_receipt(request, leaders) for request in filed])
 
 
 def _settle_with(s: Session, leader: ErasureRequest, held_for: str | None, *, now: datetime) -> None:
@@ -217,11 +217,17 @@ def _leaders(s: Session, subject_hashes: list[str]) -> dict[str, ErasureRequest]
     return {request.subject_hash: request for request in s.exec(query)}
 
 
-def _receipt(request: ErasureRequest, leaders: dict[str, ErasureRequest], now: datetime) -> Receipt:
+def receipt_of(request: ErasureRequest, linked_request_id: str | None) -> Receipt:
+    """What is said of an accepted request to its client, who may see the request that it follows."""
+    values = {name: getattr(request, name) for name in Receipt.model_fields if hasattr(request, name)}
+    late = due_at(request.received_at) < request.filed_at
+    return Receipt.model_validate(values | {"linked_request_id": linked_request_id, "overdue": late})
+
+
+def _receipt(request: ErasureRequest, leaders: dict[str, ErasureRequest]) -> Receipt:
     leader = leaders.get(request.subject_hash)
     shown = leader.id if leader is not None and leader.client_id == request.client_id else None
-    values = {name: getattr(request, name) for name in Receipt.model_fields if hasattr(request, name)}
-    return Receipt.model_validate(values | {"linked_request_id": shown, "overdue": request.due_at < now})
+    return receipt_of(request, shown)
 
 
 def _check_quota(s: Session, client: Client, n_new: int, most_open: int) -> None:

@@ -18,8 +18,8 @@ from service.context import Context
 from service.errors import InvalidInputError, NotFoundError
 from service.keys.api_keys import Client
 from service.requests import states
-from service.requests.intake import LEGAL_HOLD, MASS_DELETION
-from service.requests.schemas import Moment, RequestDetail, RequestPage, RequestSummary, State
+from service.requests.intake import LEGAL_HOLD, MASS_DELETION, receipt_of
+from service.requests.schemas import Filed, Moment, RequestDetail, RequestPage, RequestSummary, State
 from service.store.engine import fit_id, reading
 from service.store.tables import (
     ErasureRequest,
@@ -75,6 +75,23 @@ def detail(s: Session, client: Client, request: ErasureRequest, *, now: datetime
             "events": events,
         }
     )
+
+
+def receipt(context: Context, client: Client, batch_id: str) -> Filed:
+    """The receipts of a call of the client's own, as its requests are now.
+
+    Raises:
+        NotFoundError: no such call of the client.
+    """
+    with reading(context.engine) as s:
+        of_batch = col(ErasureRequest.id).startswith(f"{batch_id}-", autoescape=True)
+        own = select(ErasureRequest).where(ErasureRequest.client_id == client.id, of_batch)
+        rows = list(s.exec(own.order_by(col(ErasureRequest.id)))) if fit_id(batch_id) else []
+        if not rows or rows[0].id != f"{batch_id}-0001":
+            raise NotFoundError("There is no such call among your own.")
+        seen = _seen_links(s, client, rows)
+    receipts = [receipt_of(row, row.linked_request_id if row.linked_request_id in seen else None) for row in rows]
+    return Filed(batch_id=batch_id, requests=receipts)
 
 
 def note_for(client: Client, event: RequestEvent) -> str:

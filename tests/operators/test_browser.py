@@ -183,7 +183,9 @@ def file(page: Page, url: str, person: str, *, legal_hold: bool = False) -> str:
         page.get_by_label("Legal hold").check()
     page.get_by_role("button", name="File", exact=True).click()
     expect(page.get_by_role("status").filter(has_text="Filed.")).to_be_visible()
-    return page.url.partition("?")[0]
+    page.get_by_role("link", name="its page").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Request")
+    return page.url
 
 
 def end_hold(settings: Settings, request: str) -> None:
@@ -281,6 +283,7 @@ def test_a_request_is_filed_followed_and_verified_and_another_cancelled(
         "/banks",
         "/methods",
         urlsplit(request).path,
+        urlsplit(request).path.removesuffix("-0001").replace("/requests/", "/receipts/"),
         "/nowhere",
     ]
     page.goto(f"{url}/runs")

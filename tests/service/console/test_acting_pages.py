@@ -27,7 +27,9 @@ def requests(context: Context) -> list[ErasureRequest]:
 def file_one(browser: Browser, **fields: str) -> str:
     answer: Any = browser.form("/file", "/file", **{"user_ids": CANARY, **fields})
     assert answer.status_code == 303, answer.text
-    return str(answer.headers["location"]).partition("?")[0]
+    receipt, _, done = str(answer.headers["location"]).partition("?")
+    assert done == "done=filed"
+    return f"{receipt.replace('/receipts/', '/requests/')}-0001"
 
 
 def test_the_form_files_what_the_api_would(signed_in: Callable[..., Browser], context: Context) -> None:
@@ -59,7 +61,7 @@ def test_a_request_received_long_ago_is_shown_as_overdue(signed_in: Callable[...
     answer: Any = browser.form("/file", "/file", user_ids=CANARY, received_at="2025-12-24")
     (row,) = requests(context)
     assert f"{row.due_at:%Y-%m-%d %H:%M}" == "2026-01-24 00:00"
-    assert "Its deadline has passed already" in browser.get(answer.headers["location"]).text
+    assert "The deadline had passed when it was filed" in browser.get(answer.headers["location"]).text
     assert f'<a href="/requests/{row.id}">' in browser.get("/?due=late").text
 
 
@@ -120,7 +122,7 @@ def test_several_people_get_a_number_each(signed_in: Callable[..., Browser], con
     browser = signed_in(*api_keys.SCOPES)
     answer: Any = browser.form("/file", "/file", user_ids="a\r\n\r\n b \r\n")
     listed = browser.get(answer.headers["location"])
-    assert "2 requests are filed" in listed.text
+    assert "each has its own number" in listed.text
     assert all(row.id in listed.text for row in requests(context))
     assert len(requests(context)) == 2
 
