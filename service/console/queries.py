@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -106,6 +106,16 @@ def by_deadline(s: Session, client: Client, search: Search, now: datetime) -> tu
     start = (search.page - 1) * ON_A_PAGE
     rows = list(s.exec(query.order_by(*order).offset(start).limit(ON_A_PAGE + 1)))
     return rows[:ON_A_PAGE], len(rows) > ON_A_PAGE
+
+
+def received(s: Session, client: Client, since: date | None, until: date | None) -> list[ErasureRequest]:
+    """All requests received on these days, in UTC, oldest first."""
+    query, received_at = select(ErasureRequest).where(_seen_by(client)), col(ErasureRequest.received_at)
+    if since is not None:
+        query = query.where(received_at >= datetime.combine(since, time(), UTC))
+    if until is not None:
+        query = query.where(received_at <= datetime.combine(until, time.max, UTC))
+    return list(s.exec(query.order_by(received_at, col(ErasureRequest.id))))
 
 
 def lately_ended(s: Session, client: Client, most: int = 5) -> list[ErasureRequest]:

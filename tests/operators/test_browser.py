@@ -278,6 +278,7 @@ def test_a_request_is_filed_followed_and_verified_and_another_cancelled(
         "/",
         "/?state=all",
         "/file",
+        "/register",
         "/runs",
         "/models",
         "/banks",
@@ -309,7 +310,9 @@ def test_no_page_of_either_port_asks_another_machine(signed_in: Page, visit: Vis
     pages = [
         serving + path for path in ("/", "/docs.json", "/static_content/index.css", "/nowhere", "/v1/openapi.json")
     ]
-    pages += [visit.url + path for path in ("/", "/file", "/runs", "/models", "/banks", "/methods", "/nowhere")]
+    pages += [
+        visit.url + path for path in ("/", "/file", "/register", "/runs", "/models", "/banks", "/methods", "/nowhere")
+    ]
     for url in pages:
         asked.clear()
         signed_in.goto(url, wait_until="networkidle")

@@ -24,7 +24,18 @@ from service.store.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlo
 from tests.service.console.conftest import Browser
 
 CANARY = "canary-77aa"
-PAGES = ("/", "/runs", "/runs/run-1", "/models", "/banks", "/methods", "/file", "/requests/{request_id}", "/nowhere")
+PAGES = (
+    "/",
+    "/runs",
+    "/runs/run-1",
+    "/models",
+    "/banks",
+    "/methods",
+    "/file",
+    "/register",
+    "/requests/{request_id}",
+    "/nowhere",
+)
 OURS = Client("client", "client", frozenset(api_keys.SCOPES))
 EVIL = "<script>alert(1)</script>"
 
