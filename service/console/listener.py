@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from service.console.acting_pages import add_acting_pages
+from service.console.certificate_pages import add_certificate_pages
 from service.console.metrics import DatabaseCollector, exposition
 from service.console.proofs import add_proofs
 from service.console.reading_pages import add_reading_pages
@@ -55,6 +56,7 @@ def create_console(context: Context) -> FastAPI:
     add_acting_pages(router, context, pages)
     add_proofs(router, context, pages)
     add_records(router, context, pages)
+    add_certificate_pages(router, context, pages)
     app.include_router(router)
 
     @app.get("/metrics")

@@ -60,7 +60,7 @@ def test_ids_in_paths(client: TestClient, assert_problem: Check, text: str) -> N
 @pytest.mark.parametrize("text", UNFIT, ids=IDS)
 def test_ids_in_the_console_s_paths(browser: TestClient, text: str) -> None:
     for path in ("requests/{}", "runs/{}", "runs/{}/reports/0", "certificates/{}", "certificates/{}/verification",
-                 "receipts/{}", "receipts/{}/file"):  # fmt: skip
+                 "receipts/{}", "receipts/{}/file", "requests/{}/certificate"):  # fmt: skip
         assert browser.get("/" + path.format(in_path(text))).status_code == 404
     fields = {"token": token_of(browser), "reason": "x", "legal_reason": "other", "explanation": "x"}
     for path in ("requests/{}/cancel", "requests/{}/extend", "requests/{}/approve", "requests/{}/reject",
