@@ -272,15 +272,10 @@ def _earlier_answer(s: Session, context: Context, client: Client, key: str | Non
     ids = [receipt["id"] for receipt in answer["requests"]]
     pairs = select(ErasureRequest.id, ErasureRequest.commitment_salt).where(col(ErasureRequest.id).in_(ids))
     salts = dict(s.exec(pairs).all())
-    receipts = [
-        {
-            "filed_at": receipt["received_at"],
-            "overdue": False,
-            "reference": None,
-        }  # which answers of earlier releases do not have
-        | {**receipt, "commitment_salt": salts.get(receipt["id"])}
-        for receipt in answer["requests"]
-    ]
+    receipts = []
+    for receipt in answer["requests"]:
+        later = {"filed_at": receipt["received_at"], "overdue": False, "reference": None}  # not in an earlier release's
+        receipts.append(later | receipt | {"commitment_salt": salts.get(receipt["id"])})
     return Filed.model_validate({**answer, "requests": receipts})
 
 
