@@ -28,7 +28,7 @@ Sender = Annotated[Visitor, Depends(sender_of)]
 Text = Annotated[str, Form()]
 Tick = Annotated[bool, Form()]
 FIELDS = {
-    "user_ids": "User ids", "references": "References", "regulation": "Law", "ground": "Ground",
+    "user_ids": "User ids", "case_references": "Case references", "regulation": "Law", "ground": "Ground",
     "requested_at": "Asked on", "received_at": "Received on", "callback_url": "Callback URL",
     "legal_hold": "Legal hold",
 }  # fmt: skip
@@ -61,7 +61,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
         request: Request,
         sender: Sender,
         user_ids: Text = "",
-        references: Text = "",
+        case_references: Text = "",
         regulation: Text = "gdpr",
         ground: Text = "unspecified",
         requested_at: Text = "",
@@ -72,7 +72,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
     ) -> Response:
         sender.client.demand(api_keys.WRITE)
         values = {
-            **_people(user_ids, references),
+            **_people(user_ids, case_references),
             "regulation": regulation,
             "ground": ground,
             "requested_at": _moment(requested_at, context.now()),
@@ -83,7 +83,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
         typed = {
             **values,
             "user_ids": user_ids,
-            "references": references,
+            "case_references": case_references,
             "requested_at": requested_at,
             "received_at": received_at,
         }
@@ -179,13 +179,13 @@ def _add_rollback(router: APIRouter, context: Context, pages: Pages) -> None:
         return RedirectResponse("/models", 303)
 
 
-def _people(user_ids: str, references: str) -> dict[str, list[Any] | None]:
-    """User ids and the references of their lines, without lines in which neither stands."""
-    lines = zip_longest(user_ids.splitlines(), references.splitlines(), fillvalue="")
-    pairs = [(user_id.strip(), reference.strip() or None) for user_id, reference in lines]
+def _people(user_ids: str, case_references: str) -> dict[str, list[Any] | None]:
+    """User ids and the case references of their lines, without lines in which neither stands."""
+    lines = zip_longest(user_ids.splitlines(), case_references.splitlines(), fillvalue="")
+    pairs = [(user_id.strip(), case_reference.strip() or None) for user_id, case_reference in lines]
     pairs = [pair for pair in pairs if any(pair)]
-    given = [reference for _, reference in pairs]
-    return {"user_ids": [user_id for user_id, _ in pairs], "references": given if any(given) else None}
+    given = [case_reference for _, case_reference in pairs]
+    return {"user_ids": [user_id for user_id, _ in pairs], "case_references": given if any(given) else None}
 
 
 def _moment(day: str, now: datetime) -> str | datetime | None:

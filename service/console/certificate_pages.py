@@ -23,7 +23,7 @@ At = Annotated[Visitor, Depends(visitor_of)]
 
 
 def add_certificate_pages(router: APIRouter, context: Context, pages: Pages) -> None:
-    """The route. The page belongs to a request: others of the same person share the certificate, not its reference."""
+    """The route. The page belongs to a request: others of the same person share the certificate."""
 
     @router.get("/requests/{request_id}/certificate")
     def certificate(request: Request, visitor: At, request_id: str, lang: str = "") -> Response:

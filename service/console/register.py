@@ -17,7 +17,7 @@ from service.requests import states
 from service.store.tables import ErasureRequest
 
 COLUMNS: Final = (
-    "Number", "Reference", "Received", "Due", "Ended", "In time", "Outcome", "Ground", "Rejected because",
+    "Number", "Case reference", "Received", "Due", "Ended", "In time", "Outcome", "Ground", "Rejected because",
     "Extended because", "Certificate",
 )  # fmt: skip
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -29,7 +29,7 @@ class Entry:
     """One request in the register; `in_time` is none while that is open, and for a cancelled one."""
 
     number: str
-    reference: str
+    case_reference: str
     received_at: datetime
     due_at: datetime
     ended_at: datetime | None
@@ -46,7 +46,7 @@ class Entry:
         in_time = {True: "yes", False: "no", None: ""}[self.in_time]
         ended = _iso(self.ended_at) if self.ended_at else ""
         return (
-            self.number, self.reference, _iso(self.received_at), _iso(self.due_at), ended, in_time, self.outcome,
+            self.number, self.case_reference, _iso(self.received_at), _iso(self.due_at), ended, in_time, self.outcome,
             self.ground, self.rejected, self.extended, self.certificate_id or "",
         )  # fmt: skip
 
@@ -59,7 +59,8 @@ def entry_of(request: ErasureRequest, now: datetime) -> Entry:
         in_time = None
     reason, _, explanation = (request.reject_reason or "").partition(": ")
     return Entry(
-        number=request.id, reference=request.reference or "", received_at=request.received_at, due_at=request.due_at,
+        number=request.id, case_reference=request.case_reference or "", received_at=request.received_at,
+        due_at=request.due_at,
         ended_at=ended_at, in_time=in_time, outcome=words(request.outcome or request.state),
         ground=words(request.ground), rejected=f"{words(reason)}: {explanation}" if reason else "",
         extended=request.extension_reason or "", certificate_id=request.certificate_id,

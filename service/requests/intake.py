@@ -42,9 +42,7 @@ OLDEST_RECEIPT = relativedelta(years=1)
 MOST_KEY_CHARS = 255
 TELLING = 6  # characters from which on a user id stands in a URL on purpose
 
-_CAME_LATER = frozenset(
-    {"received_at", "references"}
-)  # fields; a call without them keeps the hash it had before there were any
+_CAME_LATER = frozenset({"received_at", "case_references"})  # without them a call keeps the hash it had before
 _ATTEMPTS = 3  # PostgreSQL: two calls with one Idempotency-Key at once; the second finds the first's answer
 
 
@@ -82,8 +80,8 @@ def file_requests(
 
     Raises:
         InvalidInputError: asked or received in the future or before it was asked, a receipt of more than a year ago, a
-            reference that tells a user id, a callback that may not be sent, an unfit key, or a key that was used with
-            another body.
+            case reference that tells a user id, a callback that may not be sent, an unfit key, or a key that was used
+            with another body.
         QuotaError: the call would exceed the quota.
     """
     now = context.now()
@@ -173,7 +171,7 @@ def _file(
         salt = secrets.token_bytes(16)
         request = ErasureRequest(
             id=f"{batch_id}-{number:04d}", client_id=client.id, user_id=user_id, subject_hash=subject_hash,
-            reference=filing.references[number - 1] if filing.references else None,
+            case_reference=filing.case_references[number - 1] if filing.case_references else None,
             commitment=commitment(salt, user_id), commitment_salt=salt.hex(), regulation=filing.regulation,
             ground=filing.ground, legal_hold=filing.legal_hold, callback_url=filing.callback_url,
             requested_at=filing.requested_at or received_at, received_at=received_at, filed_at=now,
@@ -274,8 +272,9 @@ def _earlier_answer(s: Session, context: Context, client: Client, key: str | Non
     salts = dict(s.exec(pairs).all())
     receipts = []
     for receipt in answer["requests"]:
-        later = {"filed_at": receipt["received_at"], "overdue": False, "reference": None}  # not in an earlier release's
-        receipts.append(later | receipt | {"commitment_salt": salts.get(receipt["id"])})
+        # An answer kept by an earlier release has none of these.
+        absent = {"filed_at": receipt["received_at"], "overdue": False, "case_reference": None}
+        receipts.append(absent | receipt | {"commitment_salt": salts.get(receipt["id"])})
     return Filed.model_validate({**answer, "requests": receipts})
 
 
@@ -285,10 +284,10 @@ def _complaint(context: Context, filing: Filing, now: datetime) -> str | None:
         return "Expected requested_at not to lie in the future."
     if filing.received_at is not None and (complaint := _complaint_of_receipt(filing, filing.received_at, now)):
         return complaint
-    if (place := telling_reference(filing.references or (), filing.user_ids)) is not None:
+    if (place := telling_case_reference(filing.case_references or (), filing.user_ids)) is not None:
         return (
-            "Expected references that neither contain a user id of this call, however it is spelled, nor are a part of "
-            f"one; number {place + 1} does or is. References are kept after the erasure: give your own case number."
+            "Expected case references that neither contain a user id of this call, however it is spelled, nor are part "
+            f"of one; number {place + 1} does or is. They are kept after the erasure: give your own case number."
         )
     if _names_someone(filing.callback_url, filing.user_ids):
         return "Expected a callback_url without user ids; a callback carries the request id."
@@ -328,12 +327,12 @@ def _names_someone(url: str | None, user_ids: Collection[str]) -> bool:
     return any(user_id in told or (len(user_id) >= TELLING and user_id.casefold() in whole) for user_id in user_ids)
 
 
-def telling_reference(references: Sequence[str | None], user_ids: Collection[str]) -> int | None:
-    """Index of the first reference that contains a user id or is part of one, however they are spelled; or none."""
+def telling_case_reference(case_references: Sequence[str | None], user_ids: Collection[str]) -> int | None:
+    """Index of the first one that contains a user id or is part of one, however they are spelled; or none."""
     ids = [bare for bare in map(_bare, user_ids) if bare]
     whole = "\n".join(ids)
-    for place, reference in enumerate(references):
-        bare = _bare(reference or "")
+    for place, case_reference in enumerate(case_references):
+        bare = _bare(case_reference or "")
         if bare and (bare in whole or any(each in bare for each in ids)):
             return place
     return None

@@ -42,8 +42,8 @@ LegalReason = Literal[
 ]  # fmt: skip
 
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
-REFERENCE = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9 ._/#:-]*[A-Za-z0-9._/#:-])?$")
-EXAMPLE_REFERENCE = "DSR-2026/0141"
+CASE_REFERENCE = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9 ._/#:-]*[A-Za-z0-9._/#:-])?$")
+EXAMPLE_CASE_REFERENCE = "DSR-2026/0141"
 EXAMPLE_ID = "4be0643f-1d98-573b-97cd-ca98a65347dd"
 EXAMPLE_MOMENT = "2026-01-31T12:00:00Z"
 
@@ -99,11 +99,11 @@ def _callback(url: str) -> str:
     return url
 
 
-def _reference(text: str) -> str:
-    if not REFERENCE.fullmatch(text):
+def _case_reference(text: str) -> str:
+    if not CASE_REFERENCE.fullmatch(text):
         raise ValueError(
-            "Expected a reference of letters (A to Z), digits, blanks and . _ / # : - that begins with a letter or "
-            "digit and does not end with a blank."
+            "Expected a case reference of letters (A to Z), digits, blanks and . _ / # : - that begins with a letter "
+            "or digit and does not end with a blank."
         )
     return text
 
@@ -119,8 +119,8 @@ CallbackUrl = Annotated[
 ]
 
 
-Reference = Annotated[
-    str, AfterValidator(_reference), Field(max_length=64, json_schema_extra={"pattern": REFERENCE.pattern})
+CaseReference = Annotated[
+    str, AfterValidator(_case_reference), Field(max_length=64, json_schema_extra={"pattern": CASE_REFERENCE.pattern})
 ]
 
 
@@ -144,7 +144,7 @@ class Filing(Call):
             "examples": [
                 {
                     "user_ids": ["s31"],
-                    "references": [EXAMPLE_REFERENCE],
+                    "case_references": [EXAMPLE_CASE_REFERENCE],
                     "regulation": "gdpr",
                     "ground": "consent_withdrawn",
                     "requested_at": EXAMPLE_MOMENT,
@@ -164,7 +164,7 @@ class Filing(Call):
             "All are accepted, or none.",
         ),
     ]  # fmt: skip
-    references: list[Reference | None] | None = Field(
+    case_references: list[CaseReference | None] | None = Field(
         None,
         max_length=MOST_IDS,
         description="Your own number of each person's case, in the order of `user_ids` and as many; null for a person "
@@ -182,29 +182,31 @@ class Filing(Call):
         "from it. Never in the future, at most a year ago, not before `requested_at`.",
     )
     callback_url: CallbackUrl | None = Field(
-        None, description="Receives every change of state, with the request id only. Must not contain a user id."
+        None,
+        description="Receives every change of state, with the request id and the case reference. Must not contain a "
+        "user id.",
     )
     legal_hold: bool = Field(
         False, description="The data must be kept for now: the request waits for a human, and its legal clock runs on."
     )
 
-    @field_validator("references")
+    @field_validator("case_references")
     @classmethod
-    def _one_each(cls, references: list[str | None] | None, info: ValidationInfo) -> list[str | None] | None:
+    def _one_each(cls, case_references: list[str | None] | None, info: ValidationInfo) -> list[str | None] | None:
         ids = info.data.get("user_ids")  # absent where they do not fit themselves
-        if references is not None and ids is not None and len(references) != len(ids):
+        if case_references is not None and ids is not None and len(case_references) != len(ids):
             raise ValueError(
-                f"Expected one reference, or null, for each of the {len(ids)} user ids, got {len(references)}."
+                f"Expected a case reference, or null, for each of the {len(ids)} user ids, got {len(case_references)}."
             )
-        return references
+        return case_references
 
 
 class Receipt(Answer):
     """What was accepted for one person. `commitment` is HMAC-SHA-256(`commitment_salt`, user id)."""
 
     id: str = Field(examples=[f"{EXAMPLE_ID}-0001"])
-    reference: str | None = Field(
-        description="Your reference of this person, as in `references`.", examples=[EXAMPLE_REFERENCE]
+    case_reference: str | None = Field(
+        description="Your own number of this person's case, as in `case_references`.", examples=[EXAMPLE_CASE_REFERENCE]
     )
     state: State
     linked_request_id: str | None = Field(description="The open request of the same person that this one follows.")
@@ -253,7 +255,9 @@ class RequestSummary(Answer):
 
     id: str = Field(examples=[f"{EXAMPLE_ID}-0001"])
     batch_id: str = Field(examples=[EXAMPLE_ID])
-    reference: str | None = Field(description="The client's own number of the case.", examples=[EXAMPLE_REFERENCE])
+    case_reference: str | None = Field(
+        description="The client's own number of the case.", examples=[EXAMPLE_CASE_REFERENCE]
+    )
     client_id: str
     state: State
     outcome: Outcome | None

@@ -44,7 +44,7 @@ class ErasureRequest(SQLModel, table=True):
 
     id: str = Field(primary_key=True)
     client_id: str = Field(index=True)  # the API key's id that filed it
-    reference: str | None = None  # the client's own number of the case; stays after the end
+    case_reference: str | None = None  # the client's own number of the case; stays after the end
     state: str = Field(index=True)
     outcome: str | None = None  # erased | no_data_held
     user_id: str | None = Field(default=None, index=True)

@@ -77,7 +77,7 @@ def test_the_console_s_fields(browser: TestClient, text: str) -> None:
     token = token_of(browser)
     for name in (
         "user_ids",
-        "references",
+        "case_references",
         "regulation",
         "ground",
         "requested_at",
@@ -98,7 +98,7 @@ def test_fields_of_bodies(client: TestClient, context: Context, assert_problem: 
     place = client.post("/erasure-requests", json={"user_ids": ["s31"], "legal_hold": True}).headers["location"]
     for name, value in (
         ("user_ids", [text]),
-        ("references", [text]),
+        ("case_references", [text]),
         ("callback_url", f"https://a.example/{text}"),
         ("ground", text),
     ):

@@ -47,13 +47,15 @@ def test_the_form_files_what_the_api_would(signed_in: Callable[..., Browser], co
     assert CANARY not in page.text
 
 
-def test_references_stand_beside_the_ids_of_their_lines(signed_in: Callable[..., Browser], context: Context) -> None:
+def test_case_references_stand_beside_the_ids_of_their_lines(
+    signed_in: Callable[..., Browser], context: Context
+) -> None:
     browser = signed_in(*api_keys.SCOPES)
-    browser.form("/file", "/file", user_ids=f"{CANARY}\n\np2\np3\n", references="DSR/A\n\n\n DSR/C \n")
+    browser.form("/file", "/file", user_ids=f"{CANARY}\n\np2\np3\n", case_references="DSR/A\n\n\n DSR/C \n")
     rows = requests(context)
-    assert [(row.user_id, row.reference) for row in rows] == [(CANARY, "DSR/A"), ("p2", None), ("p3", "DSR/C")]
+    assert [(row.user_id, row.case_reference) for row in rows] == [(CANARY, "DSR/A"), ("p2", None), ("p3", "DSR/C")]
     assert browser.get("/").text.count('<span class="under">DSR/C</span>') == 1
-    assert "Reference DSR/C" in browser.get(f"/requests/{rows[2].id}").text
+    assert "Case reference DSR/C" in browser.get(f"/requests/{rows[2].id}").text
 
 
 def test_a_request_received_long_ago_is_shown_as_overdue(signed_in: Callable[..., Browser], context: Context) -> None:
@@ -86,9 +88,9 @@ def test_one_form_sent_twice_files_once(signed_in: Callable[..., Browser], conte
         ({"received_at": "2031-01-01"}, "not to lie in the future"),
         ({"received_at": "2025-01-30"}, "at most a year ago"),
         ({"received_at": "soon"}, "Received on"),
-        ({"references": "=1+1"}, "References, line 1: Expected a reference of letters"),
-        ({"references": f"DSR {CANARY}"}, "neither contain a user id"),
-        ({"references": "DSR-1\nDSR-2"}, "User ids, line 2"),
+        ({"case_references": "=1+1"}, "Case references, line 1: Expected a case reference of letters"),
+        ({"case_references": f"DSR {CANARY}"}, "neither contain a user id"),
+        ({"case_references": "DSR-1\nDSR-2"}, "User ids, line 2"),
     ],
 )
 def test_what_does_not_fit_is_said_and_nothing_is_stored(

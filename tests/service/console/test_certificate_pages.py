@@ -21,10 +21,10 @@ from tests.service import tiny
 from tests.service.console.conftest import Erased, erase, script
 
 
-def file(context: Context, client_id: str, user_id: str, reference: str) -> str:
+def file(context: Context, client_id: str, user_id: str, case_reference: str) -> str:
     client = Client(client_id, client_id, frozenset(api_keys.SCOPES))
     received = context.now() - timedelta(days=10)
-    filing = Filing(user_ids=[user_id], references=[reference], received_at=received)
+    filing = Filing(user_ids=[user_id], case_references=[case_reference], received_at=received)
     filed = intake.file_requests(context, client, filing, n_subjects=lambda: 99, most_open=9)
     return filed.requests[0].id
 
@@ -62,7 +62,7 @@ def test_a_certificate_that_is_not_genuine_is_not_explained(erased: Erased) -> N
     assert LANGUAGES["en"]["done"] not in page
 
 
-def test_who_shares_a_certificate_sees_the_own_reference_only(tiny_context: Context) -> None:
+def test_who_shares_a_certificate_sees_the_own_case_reference_only(tiny_context: Context) -> None:
     person = tiny.people(tiny_context)[0]
     first, second = file(tiny_context, "one", person, "CASE-A"), file(tiny_context, "two", person, "CASE-B")
     nobody = file(tiny_context, "two", "nobody", "CASE-C")

@@ -43,7 +43,7 @@ def test_a_receipt_has_what_must_be_kept_in_the_order_of_the_ids(
 ) -> None:
     browser = signed_in(*api_keys.SCOPES)
     ids = [f"{CANARY}-{n}" for n in (3, 1, 2)]
-    place = file(browser, *ids, references="DSR/C\n\nDSR/B", received_at="2026-01-20")
+    place = file(browser, *ids, case_references="DSR/C\n\nDSR/B", received_at="2026-01-20")
     page, answer = browser.get(place), browser.get(f"{place}/file")
     assert (page.status_code, answer.status_code) == (200, 200)
     assert "in the order of the user ids of the call" in page.text
@@ -51,7 +51,7 @@ def test_a_receipt_has_what_must_be_kept_in_the_order_of_the_ids(
     content = answer.json()
     assert "in the order of the user ids of the call" in content.pop("order")
     filed = Filed.model_validate_json(json.dumps(content))
-    assert [receipt.reference for receipt in filed.requests] == ["DSR/C", None, "DSR/B"]
+    assert [receipt.case_reference for receipt in filed.requests] == ["DSR/C", None, "DSR/B"]
     for user_id, receipt in zip(ids, filed.requests, strict=True):
         assert receipt.commitment == commitment(bytes.fromhex(str(receipt.commitment_salt)), user_id)
     assert {f"{receipt.due_at:%Y-%m-%d}" for receipt in filed.requests} == {"2026-02-20"}
@@ -87,7 +87,7 @@ def registered(signed_in: Callable[..., Browser], context: Context, clock: Any) 
     def filed(user_id: str, **fields: str) -> str:
         return f"{file(browser, user_id, **fields)}-0001".replace("receipts", "requests")
 
-    completed = filed(f"{CANARY}1", references="DSR/1", received_at="2026-01-10", ground="consent_withdrawn")
+    completed = filed(f"{CANARY}1", case_references="DSR/1", received_at="2026-01-10", ground="consent_withdrawn")
     rejected, cancelled = filed(f"{CANARY}2", received_at="2026-01-11"), filed(f"{CANARY}3", received_at="2026-01-12")
     filed(f"{CANARY}4", received_at="2025-12-20")
     extended = filed(f"{CANARY}5", received_at="2026-01-13")
@@ -122,7 +122,7 @@ def test_the_register_says_of_each_request_what_became_of_it_and_whether_in_time
     assert (late["Outcome"], late["Due"], late["Ended"], late["In time"]) == (
         "queued", "2026-01-20T00:00:00Z", "", "no",
     )  # fmt: skip
-    assert (completed["Reference"], completed["Outcome"], completed["Ground"], completed["Certificate"]) == (
+    assert (completed["Case reference"], completed["Outcome"], completed["Ground"], completed["Certificate"]) == (
         "DSR/1", "erased", "consent withdrawn", "cert-1",
     )  # fmt: skip
     assert (completed["Ended"], completed["In time"]) == ("2026-02-15T12:00:00Z", "no")

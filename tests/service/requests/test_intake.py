@@ -27,7 +27,7 @@ from service.requests.intake import (
     due_at,
     file_requests,
     forget_old_answers,
-    telling_reference,
+    telling_case_reference,
 )
 from service.requests.schemas import Extension, Filed, Filing
 from service.requests.views import request_detail
@@ -139,19 +139,19 @@ def test_a_mass_deletion_is_noticed_whatever_the_dates_of_receipt(context: Conte
 
 
 @pytest.mark.parametrize(
-    ("user_id", "reference"),
+    ("user_id", "case_reference"),
     [
         ("customer-7", "customer-7"), ("customer-7", "DSR CUSTOMER_7/2026"), ("customer-7", "customer"),
         ("Zoë Smith", "zoe.smith"), ("ＡＢＣ", "abc-1"), ("7", "2026/0007"), ("s 31", "S31"),
     ],
 )  # fmt: skip
-def test_a_reference_that_tells_a_user_id_of_the_call_is_refused(
-    context: Context, person: Person, user_id: str, reference: str
+def test_a_case_reference_that_tells_a_user_id_of_the_call_is_refused(
+    context: Context, person: Person, user_id: str, case_reference: str
 ) -> None:
     with pytest.raises(InvalidInputError, match="number 2 does or is") as caught:
-        file(context, person(), "--", "other", user_id, references=[None, reference, "B/x"])
+        file(context, person(), "--", "other", user_id, case_references=[None, case_reference, "B/x"])
     assert user_id not in caught.value.detail
-    assert reference not in caught.value.detail
+    assert case_reference not in caught.value.detail
     assert rows(context) == []
 
 
@@ -159,26 +159,28 @@ def test_a_reference_that_tells_a_user_id_of_the_call_is_refused(
     st.lists(st.text("aB1-é ", min_size=1, max_size=3), max_size=4),
     st.lists(st.none() | st.text("aAbBeE1-. ", max_size=4), max_size=4),
 )
-def test_telling_references_are_those_that_a_naive_search_finds(ids: list[str], references: list[str | None]) -> None:
+def test_telling_case_references_are_those_that_a_naive_search_finds(
+    ids: list[str], case_references: list[str | None]
+) -> None:
     def bare(text: str) -> str:
         return "".join({"é": "e"}.get(each, each) for each in text.lower() if each.isalnum())
 
     told = [
         place
-        for place, reference in enumerate(references)
+        for place, case_reference in enumerate(case_references)
         for user_id in ids
-        if bare(reference or "") and bare(user_id)
-        if bare(reference or "") in bare(user_id) or bare(user_id) in bare(reference or "")
+        if bare(case_reference or "") and bare(user_id)
+        if bare(case_reference or "") in bare(user_id) or bare(user_id) in bare(case_reference or "")
     ]
-    assert telling_reference(references, ids) == (min(told) if told else None)
+    assert telling_case_reference(case_references, ids) == (min(told) if told else None)
 
 
-def test_a_reference_stays_after_the_end_and_each_follower_has_its_own(context: Context, person: Person) -> None:
-    first = file(context, person(), "s31", references=["DSR-A"]).requests[0]
-    second = file(context, person(), "s31", references=["DSR-B"]).requests[0]
-    assert (first.reference, second.reference) == ("DSR-A", "DSR-B")
+def test_a_case_reference_stays_after_the_end_and_each_follower_has_its_own(context: Context, person: Person) -> None:
+    first = file(context, person(), "s31", case_references=["DSR-A"]).requests[0]
+    second = file(context, person(), "s31", case_references=["DSR-B"]).requests[0]
+    assert (first.case_reference, second.case_reference) == ("DSR-A", "DSR-B")
     cancel(context, person(), first.id)
-    assert sorted(str(row.reference) for row in rows(context)) == ["DSR-A", "DSR-B"]
+    assert sorted(str(row.case_reference) for row in rows(context)) == ["DSR-A", "DSR-B"]
 
 
 def test_an_answer_kept_by_an_earlier_release_is_still_given(context: Context, person: Person) -> None:
@@ -193,7 +195,7 @@ def test_an_answer_kept_by_an_earlier_release_is_still_given(context: Context, p
         assert record.body_sha256 == context.keyring.subject_hash("filing\n" + json.dumps(body, sort_keys=True))
         (receipt,) = record.response["requests"]
         record.response = {**record.response, "requests": [
-            {name: value for name, value in receipt.items() if name not in ("filed_at", "overdue", "reference")}
+            {name: value for name, value in receipt.items() if name not in ("filed_at", "overdue", "case_reference")}
         ]}  # fmt: skip
         s.add(record)
         s.commit()
