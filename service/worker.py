@@ -105,7 +105,7 @@ def _waiting(s: Session, now: datetime, most: int) -> list[ErasureRequest]:
             col(ErasureRequest.legal_hold).is_(False),
             col(ErasureRequest.linked_request_id).is_(None),  # a follower moves with the request it follows
         )
-        .order_by(col(ErasureRequest.received_at))
+        .order_by(col(ErasureRequest.due_at), col(ErasureRequest.filed_at))
         .limit(most)
     )  # fmt: skip
     return list(s.exec(query))

@@ -68,7 +68,7 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
     ),
     "Pipeline": (
         Panel(
-            "Time from receipt to completion",
+            "Time from filing to completion",
             "Median and 95th percentile over all requests completed so far, by outcome.",
             "s",
             {

@@ -31,6 +31,7 @@ def event_body(request: ErasureRequest, *, at: datetime) -> str:
         "timestamp": _rfc3339(at),
         "data": {
             "request_id": request.id,
+            "case_reference": request.case_reference,
             "state": request.state,
             "outcome": request.outcome,
             "due_at": _rfc3339(request.due_at),

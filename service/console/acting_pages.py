@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -27,8 +28,9 @@ Sender = Annotated[Visitor, Depends(sender_of)]
 Text = Annotated[str, Form()]
 Tick = Annotated[bool, Form()]
 FIELDS = {
-    "user_ids": "User ids", "regulation": "Law", "ground": "Ground", "requested_at": "Asked on",
-    "callback_url": "Callback URL", "legal_hold": "Legal hold",
+    "user_ids": "User ids", "case_references": "Case references", "regulation": "Law", "ground": "Ground",
+    "requested_at": "Asked on", "received_at": "Received on", "callback_url": "Callback URL",
+    "legal_hold": "Legal hold",
 }  # fmt: skip
 
 
@@ -45,6 +47,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
             request, visitor, "file.html", status=422 if refused else 200, values=values, refused=refused,
             regulations=REGULATIONS, grounds=GROUNDS, form_id=context.new_id(), hold=context.settings.hold,
             n_people_most=context.settings.mass_deletion_share,
+            oldest=(context.now() - intake.OLDEST_RECEIPT).date() + timedelta(days=1),
         )  # fmt: skip
 
     @router.get("/file")
@@ -58,23 +61,32 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
         request: Request,
         sender: Sender,
         user_ids: Text = "",
+        case_references: Text = "",
         regulation: Text = "gdpr",
         ground: Text = "unspecified",
         requested_at: Text = "",
+        received_at: Text = "",
         callback_url: Text = "",
         legal_hold: Tick = False,
         form_id: Text = "",
     ) -> Response:
         sender.client.demand(api_keys.WRITE)
         values = {
-            "user_ids": [line.strip() for line in user_ids.splitlines() if line.strip()],
+            **_people(user_ids, case_references),
             "regulation": regulation,
             "ground": ground,
-            "requested_at": _asked_at(requested_at, context.now()),
+            "requested_at": _moment(requested_at, context.now()),
+            "received_at": _moment(received_at, context.now()),
             "callback_url": callback_url.strip() or None,
             "legal_hold": legal_hold,
         }
-        typed = {**values, "user_ids": user_ids, "requested_at": requested_at}
+        typed = {
+            **values,
+            "user_ids": user_ids,
+            "case_references": case_references,
+            "requested_at": requested_at,
+            "received_at": received_at,
+        }
         try:
             filed = intake.file_requests(
                 context, sender.client, Filing.model_validate(values),
@@ -89,9 +101,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
             if error.status not in (422, 429):
                 raise
             return form(request, sender, typed, (error.detail,))
-        if len(filed.requests) == 1:
-            return RedirectResponse(f"/requests/{filed.requests[0].id}?done=filed", 303)
-        return RedirectResponse(f"/?state=all&id={quote(filed.batch_id)}&filed={len(filed.requests)}", 303)
+        return RedirectResponse(f"/receipts/{quote(filed.batch_id)}?done=filed", 303)
 
 
 def _add_decisions(router: APIRouter, context: Context, pages: Pages) -> None:
@@ -169,8 +179,17 @@ def _add_rollback(router: APIRouter, context: Context, pages: Pages) -> None:
         return RedirectResponse("/models", 303)
 
 
-def _asked_at(day: str, now: datetime) -> str | datetime | None:
-    """The form's date as a moment: its beginning, in UTC; today's is now."""
+def _people(user_ids: str, case_references: str) -> dict[str, list[Any] | None]:
+    """User ids and the case references of their lines, without lines in which neither stands."""
+    lines = zip_longest(user_ids.splitlines(), case_references.splitlines(), fillvalue="")
+    pairs = [(user_id.strip(), case_reference.strip() or None) for user_id, case_reference in lines]
+    pairs = [pair for pair in pairs if any(pair)]
+    given = [case_reference for _, case_reference in pairs]
+    return {"user_ids": [user_id for user_id, _ in pairs], "case_references": given if any(given) else None}
+
+
+def _moment(day: str, now: datetime) -> str | datetime | None:
+    """A date of the form as a moment: its beginning, in UTC; today's is now."""
     if not day:
         return None
     try:

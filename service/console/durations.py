@@ -15,8 +15,8 @@ Durations = dict[str, tuple[list[int], float]]
 
 
 def request_durations(s: Session) -> Durations:
-    """From receipt to completion, by outcome."""
-    seconds = _seconds(s, col(ErasureRequest.received_at), col(ErasureRequest.completed_at))
+    """From filing to completion, by outcome."""
+    seconds = _seconds(s, col(ErasureRequest.filed_at), col(ErasureRequest.completed_at))
     return _histogram(
         s,
         select(col(ErasureRequest.outcome).label("label"), seconds.label("seconds"))

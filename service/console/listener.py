@@ -19,9 +19,11 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from service.console.acting_pages import add_acting_pages
+from service.console.certificate_pages import add_certificate_pages
 from service.console.metrics import DatabaseCollector, exposition
 from service.console.proofs import add_proofs
 from service.console.reading_pages import add_reading_pages
+from service.console.records import add_records
 from service.console.rendering import FOLDER, HEADERS, Pages, add_error_pages
 from service.console.sessions import Sessions, refuse_other_origins
 from service.context import Context
@@ -53,6 +55,8 @@ def create_console(context: Context) -> FastAPI:
     add_reading_pages(router, context, pages)
     add_acting_pages(router, context, pages)
     add_proofs(router, context, pages)
+    add_records(router, context, pages)
+    add_certificate_pages(router, context, pages)
     app.include_router(router)
 
     @app.get("/metrics")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Literal
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import ColumnElement, func, true
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, and_, col, or_, select
 
 from service.context import LINE
 from service.keys.api_keys import Client
@@ -32,6 +33,7 @@ from service.store.tables import (
     WorkerLease,
 )
 
+Day = Annotated[date | None, BeforeValidator(lambda text: text or None)]
 SOON = timedelta(days=7)
 ON_A_PAGE = 50
 OPEN = tuple(state for state in states.STATES if state not in states.ENDS)
@@ -106,6 +108,58 @@ def by_deadline(s: Session, client: Client, search: Search, now: datetime) -> tu
     start = (search.page - 1) * ON_A_PAGE
     rows = list(s.exec(query.order_by(*order).offset(start).limit(ON_A_PAGE + 1)))
     return rows[:ON_A_PAGE], len(rows) > ON_A_PAGE
+
+
+class Span(BaseModel):
+    """The days, in UTC, on which requests were received; none: no bound."""
+
+    model_config = ConfigDict(frozen=True)
+
+    since: Day = None
+    until: Day = None
+
+    @property
+    def query(self) -> str:
+        """The same span as a link's query."""
+        given = {name: str(day) for name, day in (("since", self.since), ("until", self.until)) if day}
+        return f"?{urlencode(given)}" if given else ""
+
+    @property
+    def holds(self) -> ColumnElement[bool]:
+        """Whether a request was received on these days."""
+        received_at = col(ErasureRequest.received_at)
+        begun = received_at >= datetime.combine(self.since, time(), UTC) if self.since else true()
+        return and_(begun, received_at <= datetime.combine(self.until, time.max, UTC) if self.until else true())
+
+
+@dataclass(frozen=True)
+class RegisterCounts:
+    """Figures above the register: requests, those answered in time, those that were or are late, open ones."""
+
+    n_all: int
+    n_in_time: int
+    n_late: int
+    n_open: int
+
+
+def received(s: Session, client: Client, span: Span, most: int | None = None) -> list[ErasureRequest]:
+    """Requests received on these days, oldest first."""
+    query = select(ErasureRequest).where(_seen_by(client), span.holds)
+    return list(s.exec(query.order_by(col(ErasureRequest.received_at), col(ErasureRequest.id)).limit(most)))
+
+
+def register_counts(s: Session, client: Client, span: Span, now: datetime) -> RegisterCounts:
+    """How many requests were received on these days, and what became of them; see `register.entry_of`."""
+    state, due_at, updated_at = col(ErasureRequest.state), col(ErasureRequest.due_at), col(ErasureRequest.updated_at)
+    is_open, is_answered = state.in_(OPEN), state.in_(("completed", "rejected"))
+    late = or_(and_(is_open, due_at < now), and_(is_answered, due_at < updated_at))
+
+    def count(*which: ColumnElement[bool]) -> int:
+        return s.exec(
+            select(func.count()).select_from(ErasureRequest).where(_seen_by(client), span.holds, *which)
+        ).one()
+
+    return RegisterCounts(count(), count(is_answered, due_at >= updated_at), count(late), count(is_open))
 
 
 def lately_ended(s: Session, client: Client, most: int = 5) -> list[ErasureRequest]:

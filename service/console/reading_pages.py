@@ -35,7 +35,6 @@ from unlearning.methods import METHODS
 
 At = Annotated[Visitor, Depends(visitor_of)]
 DONE = {
-    "filed": "Filed. The request is stored; this page follows it.",
     "cancelled": "Cancelled. The request will not be carried out.",
     "extended": "Extended. The new deadline is shown below.",
     "approved": "Approved. The request goes on.",

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Collection
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
@@ -37,9 +38,11 @@ from service.store.tables import ApiKey, ErasureRequest, IdempotencyRecord, Tomb
 
 MASS_DELETION, LEGAL_HOLD = "mass_deletion", "legal_hold"
 CLOCK_SKEW = timedelta(minutes=5)
+OLDEST_RECEIPT = relativedelta(years=1)
 MOST_KEY_CHARS = 255
 TELLING = 6  # characters from which on a user id stands in a URL on purpose
 
+_CAME_LATER = frozenset({"received_at", "case_references"})  # without them a call keeps the hash it had before
 _ATTEMPTS = 3  # PostgreSQL: two calls with one Idempotency-Key at once; the second finds the first's answer
 
 
@@ -76,7 +79,8 @@ def file_requests(
             only the salts of requests that have ended are gone from it.
 
     Raises:
-        InvalidInputError: asked in the future, a callback that may not be sent, an unfit key, or a key that was used
+        InvalidInputError: asked or received in the future or before it was asked, a receipt of more than a year ago, a
+            case reference that tells a user id, a callback that may not be sent, an unfit key, or a key that was used
             with another body.
         QuotaError: the call would exceed the quota.
     """
@@ -161,15 +165,18 @@ def _file(
     bury(s, hashes, now=now)
     leaders = _leaders(s, hashes)
     batch_id = context.new_id()
+    received_at = filing.received_at or now
     filed = []
     for number, (user_id, subject_hash) in enumerate(zip(filing.user_ids, hashes, strict=True), 1):
         salt = secrets.token_bytes(16)
         request = ErasureRequest(
             id=f"{batch_id}-{number:04d}", client_id=client.id, user_id=user_id, subject_hash=subject_hash,
+            case_reference=filing.case_references[number - 1] if filing.case_references else None,
             commitment=commitment(salt, user_id), commitment_salt=salt.hex(), regulation=filing.regulation,
             ground=filing.ground, legal_hold=filing.legal_hold, callback_url=filing.callback_url,
-            requested_at=filing.requested_at or now, received_at=now, hold_until=now + context.settings.hold,
-            due_at=due_at(now), updated_at=now, completed_at=None, state="",
+            requested_at=filing.requested_at or received_at, received_at=received_at, filed_at=now,
+            hold_until=now + context.settings.hold, due_at=due_at(received_at), updated_at=now,
+            completed_at=None, state="",
         )  # fmt: skip
         leader = leaders.get(subject_hash)
         if leader is not None:
@@ -208,13 +215,17 @@ def _leaders(s: Session, subject_hashes: list[str]) -> dict[str, ErasureRequest]
     return {request.subject_hash: request for request in s.exec(query)}
 
 
+def receipt_of(request: ErasureRequest, linked_request_id: str | None) -> Receipt:
+    """What is said of an accepted request to its client, who may see the request that it follows."""
+    values = {name: getattr(request, name) for name in Receipt.model_fields if hasattr(request, name)}
+    late = due_at(request.received_at) < request.filed_at
+    return Receipt.model_validate(values | {"linked_request_id": linked_request_id, "overdue": late})
+
+
 def _receipt(request: ErasureRequest, leaders: dict[str, ErasureRequest]) -> Receipt:
     leader = leaders.get(request.subject_hash)
     shown = leader.id if leader is not None and leader.client_id == request.client_id else None
-    return Receipt.model_validate(
-        {name: getattr(request, name) for name in Receipt.model_fields if name != "linked_request_id"}
-        | {"linked_request_id": shown}
-    )
+    return receipt_of(request, shown)
 
 
 def _check_quota(s: Session, client: Client, n_new: int, most_open: int) -> None:
@@ -235,7 +246,7 @@ def _is_mass(s: Session, context: Context, client: Client, n_new: int, most: flo
     """Whether a call, with those of the client that count with it, is for a human to look at. One person never is."""
     span = timedelta(hours=context.settings.mass_deletion_hours)
     mine = select(func.count()).select_from(ErasureRequest).where(
-        ErasureRequest.client_id == client.id, ErasureRequest.received_at > context.now() - span,
+        ErasureRequest.client_id == client.id, ErasureRequest.filed_at > context.now() - span,
         col(ErasureRequest.state).not_in(("cancelled", "rejected")),
     )  # fmt: skip
     n_people = n_new + (s.exec(mine).one() if span else 0)
@@ -259,7 +270,11 @@ def _earlier_answer(s: Session, context: Context, client: Client, key: str | Non
     ids = [receipt["id"] for receipt in answer["requests"]]
     pairs = select(ErasureRequest.id, ErasureRequest.commitment_salt).where(col(ErasureRequest.id).in_(ids))
     salts = dict(s.exec(pairs).all())
-    receipts = [{**receipt, "commitment_salt": salts.get(receipt["id"])} for receipt in answer["requests"]]
+    receipts = []
+    for receipt in answer["requests"]:
+        # An answer kept by an earlier release has none of these.
+        absent = {"filed_at": receipt["received_at"], "overdue": False, "case_reference": None}
+        receipts.append(absent | receipt | {"commitment_salt": salts.get(receipt["id"])})
     return Filed.model_validate({**answer, "requests": receipts})
 
 
@@ -267,6 +282,13 @@ def _complaint(context: Context, filing: Filing, now: datetime) -> str | None:
     """What is wrong with a call beyond its form; none: nothing."""
     if filing.requested_at is not None and filing.requested_at > now + CLOCK_SKEW:
         return "Expected requested_at not to lie in the future."
+    if filing.received_at is not None and (complaint := _complaint_of_receipt(filing, filing.received_at, now)):
+        return complaint
+    if (place := telling_case_reference(filing.case_references or (), filing.user_ids)) is not None:
+        return (
+            "Expected case references that neither contain a user id of this call, however it is spelled, nor are part "
+            f"of one; number {place + 1} does or is. They are kept after the erasure: give your own case number."
+        )
     if _names_someone(filing.callback_url, filing.user_ids):
         return "Expected a callback_url without user ids; a callback carries the request id."
     if filing.callback_url and not may_lead_out(filing.callback_url, AllowList.parse(context.settings.callback_allow)):
@@ -277,9 +299,23 @@ def _complaint(context: Context, filing: Filing, now: datetime) -> str | None:
     return None
 
 
+def _complaint_of_receipt(filing: Filing, received_at: datetime, now: datetime) -> str | None:
+    if received_at > now + CLOCK_SKEW:
+        return "Expected received_at not to lie in the future."
+    if received_at < now - OLDEST_RECEIPT:
+        return (
+            "Expected received_at to be at most a year ago, so that a mistyped year is noticed. A request that is even "
+            "older is overdue with any date: give the true one as requested_at, and here one within the year."
+        )
+    if filing.requested_at is not None and filing.requested_at > received_at + CLOCK_SKEW:
+        return "Expected requested_at, when the person asked, not to be later than received_at."
+    return None
+
+
 def _keyed_hash(keyring: Keyring, filing: Filing) -> str:
     """HMAC of the call; the line break keeps it apart from the hash of any user id, which cannot contain one."""
-    body: dict[str, Any] = filing.model_dump(mode="json")
+    dumped: dict[str, Any] = filing.model_dump(mode="json")
+    body = {name: value for name, value in dumped.items() if value is not None or name not in _CAME_LATER}
     return keyring.subject_hash("filing\n" + json.dumps(body, sort_keys=True))
 
 
@@ -289,6 +325,23 @@ def _names_someone(url: str | None, user_ids: Collection[str]) -> bool:
     told = {unquote_plus(part) for part in re.split(r"[/?&=;]", f"{parts.path}?{parts.query}")}
     whole = unquote_plus(url or "").casefold()
     return any(user_id in told or (len(user_id) >= TELLING and user_id.casefold() in whole) for user_id in user_ids)
+
+
+def telling_case_reference(case_references: Sequence[str | None], user_ids: Collection[str]) -> int | None:
+    """Index of the first one that contains a user id or is part of one, however they are spelled; or none."""
+    ids = [bare for bare in map(_bare, user_ids) if bare]
+    whole = "\n".join(ids)
+    for place, case_reference in enumerate(case_references):
+        bare = _bare(case_reference or "")
+        if bare and (bare in whole or any(each in bare for each in ids)):
+            return place
+    return None
+
+
+def _bare(text: str) -> str:
+    """Letters and digits alone, without case, accents and width."""
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(character for character in folded if character.isalnum())
 
 
 def _is_fit_key(key: str) -> bool:

@@ -31,7 +31,7 @@ def load_run(context: Context, run_id: str) -> Run:
 def requests_of(s: Session, run_id: str) -> list[ErasureRequest]:
     """The run's requests, in the order they came."""
     query = select(ErasureRequest).where(ErasureRequest.run_id == run_id)
-    return list(s.exec(query.order_by(col(ErasureRequest.received_at), col(ErasureRequest.id))))
+    return list(s.exec(query.order_by(col(ErasureRequest.filed_at), col(ErasureRequest.id))))
 
 
 def advance(context: Context, run_id: str, phase: str) -> None:

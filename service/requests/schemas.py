@@ -6,12 +6,22 @@ conformance. User ids appear in one place only, the body that files them; no ans
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from unlearning.faces.dataset import is_clean
 
@@ -32,6 +42,8 @@ LegalReason = Literal[
 ]  # fmt: skip
 
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+CASE_REFERENCE = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9 ._/#:-]*[A-Za-z0-9._/#:-])?$")
+EXAMPLE_CASE_REFERENCE = "DSR-2026/0141"
 EXAMPLE_ID = "4be0643f-1d98-573b-97cd-ca98a65347dd"
 EXAMPLE_MOMENT = "2026-01-31T12:00:00Z"
 
@@ -87,6 +99,15 @@ def _callback(url: str) -> str:
     return url
 
 
+def _case_reference(text: str) -> str:
+    if not CASE_REFERENCE.fullmatch(text):
+        raise ValueError(
+            "Expected a case reference of letters (A to Z), digits, blanks and . _ / # : - that begins with a letter "
+            "or digit and does not end with a blank."
+        )
+    return text
+
+
 Plain = Annotated[str, AfterValidator(_plain_text)]
 UserId = Annotated[Plain, AfterValidator(_as_in_the_data), Field(min_length=1, max_length=256)]
 Reason = Annotated[Plain, AfterValidator(_words), Field(min_length=1, max_length=1000)]
@@ -95,6 +116,11 @@ CallbackUrl = Annotated[
     Plain,
     AfterValidator(_callback),
     Field(max_length=2048, json_schema_extra={"format": "uri", "pattern": "^https://"}),
+]
+
+
+CaseReference = Annotated[
+    str, AfterValidator(_case_reference), Field(max_length=64, json_schema_extra={"pattern": CASE_REFERENCE.pattern})
 ]
 
 
@@ -118,6 +144,7 @@ class Filing(Call):
             "examples": [
                 {
                     "user_ids": ["s31"],
+                    "case_references": [EXAMPLE_CASE_REFERENCE],
                     "regulation": "gdpr",
                     "ground": "consent_withdrawn",
                     "requested_at": EXAMPLE_MOMENT,
@@ -137,21 +164,50 @@ class Filing(Call):
             "All are accepted, or none.",
         ),
     ]  # fmt: skip
+    case_references: list[CaseReference | None] | None = Field(
+        None,
+        max_length=MOST_IDS,
+        description="Your own number of each person's case, in the order of `user_ids` and as many; null for a person "
+        "without one, null instead of the list for none at all. Kept for good and shown wherever the request is, so "
+        "never a name: one that equals, contains or is part of a user id of the call is refused.",
+    )
     regulation: Regulation = Field("gdpr", description="Law under which the person asks.")
     ground: Ground = Field("unspecified", description="Why, in the words of GDPR Article 17(1).")
-    requested_at: Moment | None = Field(None, description="When the person asked; null: now. Never in the future.")
+    requested_at: Moment | None = Field(
+        None, description="When the person asked; null: as `received_at`. Never in the future."
+    )
+    received_at: Moment | None = Field(
+        None,
+        description="When the controller received the request, wherever it came in; null: now. The deadline is counted "
+        "from it. Never in the future, at most a year ago, not before `requested_at`.",
+    )
     callback_url: CallbackUrl | None = Field(
-        None, description="Receives every change of state, with the request id only. Must not contain a user id."
+        None,
+        description="Receives every change of state, with the request id and the case reference. Must not contain a "
+        "user id.",
     )
     legal_hold: bool = Field(
         False, description="The data must be kept for now: the request waits for a human, and its legal clock runs on."
     )
+
+    @field_validator("case_references")
+    @classmethod
+    def _one_each(cls, case_references: list[str | None] | None, info: ValidationInfo) -> list[str | None] | None:
+        ids = info.data.get("user_ids")  # absent where they do not fit themselves
+        if case_references is not None and ids is not None and len(case_references) != len(ids):
+            raise ValueError(
+                f"Expected a case reference, or null, for each of the {len(ids)} user ids, got {len(case_references)}."
+            )
+        return case_references
 
 
 class Receipt(Answer):
     """What was accepted for one person. `commitment` is HMAC-SHA-256(`commitment_salt`, user id)."""
 
     id: str = Field(examples=[f"{EXAMPLE_ID}-0001"])
+    case_reference: str | None = Field(
+        description="Your own number of this person's case, as in `case_references`.", examples=[EXAMPLE_CASE_REFERENCE]
+    )
     state: State
     linked_request_id: str | None = Field(description="The open request of the same person that this one follows.")
     commitment: str = Field(description="The person's name in the certificate.")
@@ -159,13 +215,17 @@ class Receipt(Answer):
         description="Hex. With it whoever knows the user id can check the commitment. Keep it: it is destroyed with "
         "the user id when the request ends, and null from then on, also in the answer to a repeated call."
     )
-    received_at: datetime = Field(examples=[EXAMPLE_MOMENT])
+    received_at: datetime = Field(
+        description="When the controller received it: as filed, else the time of filing.", examples=[EXAMPLE_MOMENT]
+    )
+    filed_at: datetime = Field(description="When it was filed here.", examples=[EXAMPLE_MOMENT])
     hold_until: datetime = Field(description="Until then the request can be cancelled.", examples=[EXAMPLE_MOMENT])
-    due_at: datetime = Field(description="One calendar month after receipt.", examples=["2026-02-28T12:00:00Z"])
+    due_at: datetime = Field(description="One calendar month after `received_at`.", examples=["2026-02-28T12:00:00Z"])
+    overdue: bool = Field(description="Whether `due_at` had passed when it was filed.")
 
 
 class Filed(Answer):
-    """Receipts in the order of `user_ids`."""
+    """Receipts in the order of `user_ids`, the first for the first: so you know whose each number is."""
 
     batch_id: str = Field(examples=[EXAMPLE_ID])
     requests: list[Receipt]
@@ -195,6 +255,9 @@ class RequestSummary(Answer):
 
     id: str = Field(examples=[f"{EXAMPLE_ID}-0001"])
     batch_id: str = Field(examples=[EXAMPLE_ID])
+    case_reference: str | None = Field(
+        description="The client's own number of the case.", examples=[EXAMPLE_CASE_REFERENCE]
+    )
     client_id: str
     state: State
     outcome: Outcome | None
@@ -214,7 +277,10 @@ class RequestSummary(Answer):
     cancellable: bool = Field(description="Whether DELETE would cancel it at this moment.")
     overdue: bool = Field(description="Whether it is open and `due_at` has passed.")
     requested_at: datetime = Field(examples=[EXAMPLE_MOMENT])
-    received_at: datetime = Field(examples=[EXAMPLE_MOMENT])
+    received_at: datetime = Field(
+        description="When the controller received it; `due_at` is counted from it.", examples=[EXAMPLE_MOMENT]
+    )
+    filed_at: datetime = Field(description="When it was filed here.", examples=[EXAMPLE_MOMENT])
     hold_until: datetime = Field(examples=[EXAMPLE_MOMENT])
     due_at: datetime = Field(examples=["2026-02-28T12:00:00Z"])
     updated_at: datetime = Field(examples=[EXAMPLE_MOMENT])

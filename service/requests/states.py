@@ -152,7 +152,7 @@ def _followers(session: Session, request_ids: Sequence[str]) -> list[ErasureRequ
     query = (
         select(ErasureRequest)
         .where(col(ErasureRequest.linked_request_id).in_(request_ids), col(ErasureRequest.state).not_in(ENDS))
-        .order_by(col(ErasureRequest.received_at), col(ErasureRequest.id))
+        .order_by(col(ErasureRequest.filed_at), col(ErasureRequest.id))
     )
     return list(session.exec(query))
 

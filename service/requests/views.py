@@ -18,8 +18,8 @@ from service.context import Context
 from service.errors import InvalidInputError, NotFoundError
 from service.keys.api_keys import Client
 from service.requests import states
-from service.requests.intake import LEGAL_HOLD, MASS_DELETION
-from service.requests.schemas import Moment, RequestDetail, RequestPage, RequestSummary, State
+from service.requests.intake import LEGAL_HOLD, MASS_DELETION, receipt_of
+from service.requests.schemas import Filed, Moment, RequestDetail, RequestPage, RequestSummary, State
 from service.store.engine import fit_id, reading
 from service.store.tables import (
     ErasureRequest,
@@ -77,6 +77,23 @@ def detail(s: Session, client: Client, request: ErasureRequest, *, now: datetime
     )
 
 
+def receipt(context: Context, client: Client, batch_id: str) -> Filed:
+    """The receipts of a call of the client's own, as its requests are now.
+
+    Raises:
+        NotFoundError: no such call of the client.
+    """
+    with reading(context.engine) as s:
+        of_batch = col(ErasureRequest.id).startswith(f"{batch_id}-", autoescape=True)
+        own = select(ErasureRequest).where(ErasureRequest.client_id == client.id, of_batch)
+        rows = list(s.exec(own.order_by(col(ErasureRequest.id)))) if fit_id(batch_id) else []
+        if not rows or rows[0].id != f"{batch_id}-0001":
+            raise NotFoundError("There is no such call among your own.")
+        seen = _seen_links(s, client, rows)
+    receipts = [receipt_of(row, row.linked_request_id if row.linked_request_id in seen else None) for row in rows]
+    return Filed(batch_id=batch_id, requests=receipts)
+
+
 def note_for(client: Client, event: RequestEvent) -> str:
     """An event's note as the client may read it: why a run stopped, or never began, is for operators."""
     stopped = event.to_state == "needs_attention" and event.from_state not in (None, "queued", "needs_attention")
@@ -97,8 +114,8 @@ def request_detail(context: Context, client: Client, request_id: str) -> Request
 
 
 def request_page(context: Context, client: Client, wanted: RequestFilter) -> RequestPage:
-    """Requests that the client may see, newest first, `limit` at most."""
-    query = select(ErasureRequest).order_by(col(ErasureRequest.received_at).desc(), col(ErasureRequest.id))
+    """Requests that the client may see, the last filed first, `limit` at most."""
+    query = select(ErasureRequest).order_by(col(ErasureRequest.filed_at).desc(), col(ErasureRequest.id))
     if not client.sees_all:
         query = query.where(ErasureRequest.client_id == client.id)
     if wanted.state:
@@ -111,8 +128,8 @@ def request_page(context: Context, client: Client, wanted: RequestFilter) -> Req
         query = query.where(col(ErasureRequest.id).startswith(f"{wanted.batch_id}-", autoescape=True))
     if wanted.cursor is not None:
         at, last_id = _read_cursor(wanted.cursor)
-        later = and_(col(ErasureRequest.received_at) == at, col(ErasureRequest.id) > last_id)
-        query = query.where(or_(col(ErasureRequest.received_at) < at, later))
+        later = and_(col(ErasureRequest.filed_at) == at, col(ErasureRequest.id) > last_id)
+        query = query.where(or_(col(ErasureRequest.filed_at) < at, later))
     with reading(context.engine) as s:
         found = list(s.exec(query.limit(wanted.limit + 1)))
         rows, now = found[: wanted.limit], context.now()
@@ -144,7 +161,7 @@ def _seen_links(s: Session, client: Client, requests: Iterable[ErasureRequest]) 
 
 
 def _cursor(last: ErasureRequest) -> str:
-    return base64.urlsafe_b64encode(json.dumps([last.received_at.isoformat(), last.id]).encode()).decode()
+    return base64.urlsafe_b64encode(json.dumps([last.filed_at.isoformat(), last.id]).encode()).decode()
 
 
 def _read_cursor(cursor: str) -> tuple[datetime, str]:

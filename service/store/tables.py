@@ -44,6 +44,7 @@ class ErasureRequest(SQLModel, table=True):
 
     id: str = Field(primary_key=True)
     client_id: str = Field(index=True)  # the API key's id that filed it
+    case_reference: str | None = None  # the client's own number of the case; stays after the end
     state: str = Field(index=True)
     outcome: str | None = None  # erased | no_data_held
     user_id: str | None = Field(default=None, index=True)
@@ -61,7 +62,8 @@ class ErasureRequest(SQLModel, table=True):
     reject_reason: str | None = None
     extension_reason: str | None = None
     requested_at: datetime = instant()
-    received_at: datetime = instant(index=True)
+    received_at: datetime = instant(index=True)  # by the controller: the legal clock counts from it
+    filed_at: datetime = instant(index=True)
     hold_until: datetime = instant()
     due_at: datetime = instant(index=True)
     updated_at: datetime = instant()

@@ -99,7 +99,7 @@ WORKER: Final[Mapping[str, Measure]] = {
         ("reason",),
     ),
     "expunge_request_duration_seconds": Measure(
-        "histogram", "From receipt to completion, by outcome.", ("outcome",), LONG
+        "histogram", "From filing to completion, by outcome.", ("outcome",), LONG
     ),
     "expunge_stage_duration_seconds": Measure(
         "histogram", "How long requests stayed in a state, counted when they left it.", ("state",), LONG

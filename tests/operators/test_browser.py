@@ -127,7 +127,7 @@ def browser(program: Callable[[str, str], str]) -> Iterator[Browser]:
 @pytest.fixture
 def visit(browser: Browser, service: Service) -> Iterator[Visit]:
     """A session that nobody signed in to; at its end no request has left the machine, and nothing went wrong in it."""
-    browsing = browser.new_context(viewport={"width": 1280, "height": 900})
+    browsing = browser.new_context(viewport={"width": 1280, "height": 900}, timezone_id="Europe/Berlin")
     browsing.set_default_timeout(60_000)
     browsing.add_init_script(path=str(files("axe_playwright_python") / "axe.min.js"))
     visit = Visit(browsing, service.url)
@@ -183,7 +183,9 @@ def file(page: Page, url: str, person: str, *, legal_hold: bool = False) -> str:
         page.get_by_label("Legal hold").check()
     page.get_by_role("button", name="File", exact=True).click()
     expect(page.get_by_role("status").filter(has_text="Filed.")).to_be_visible()
-    return page.url.partition("?")[0]
+    page.get_by_role("link", name="its page").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Request")
+    return page.url
 
 
 def end_hold(settings: Settings, request: str) -> None:
@@ -262,6 +264,15 @@ def test_a_request_is_filed_followed_and_verified_and_another_cancelled(
     expect(page.get_by_role("row", name=re.compile("^Weights"))).to_contain_text("holds")
     picture(page, "console-verification", scheme="dark")
 
+    # The sheet for the person, in their language and their time.
+    page.goto(request)
+    page.get_by_role("link", name="For the person").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Certificate of erasure")
+    page.get_by_role("link", name="Deutsch").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Bescheinigung über die Löschung")
+    expect(page.locator("time").first).to_have_text(re.compile(r"\d. \w+ \d{4} um .* MES?Z \(.* UTC\)"))
+    assert service.people[2] not in page.content()
+
     # Somebody decides about the one that waits.
     page.goto(held)
     page.get_by_text("Reject", exact=True).first.click()
@@ -276,11 +287,14 @@ def test_a_request_is_filed_followed_and_verified_and_another_cancelled(
         "/",
         "/?state=all",
         "/file",
+        "/register",
         "/runs",
         "/models",
         "/banks",
         "/methods",
         urlsplit(request).path,
+        urlsplit(request).path.removesuffix("-0001").replace("/requests/", "/receipts/"),
+        f"{urlsplit(request).path}/certificate?lang=fr",
         "/nowhere",
     ]
     page.goto(f"{url}/runs")
@@ -306,7 +320,9 @@ def test_no_page_of_either_port_asks_another_machine(signed_in: Page, visit: Vis
     pages = [
         serving + path for path in ("/", "/docs.json", "/static_content/index.css", "/nowhere", "/v1/openapi.json")
     ]
-    pages += [visit.url + path for path in ("/", "/file", "/runs", "/models", "/banks", "/methods", "/nowhere")]
+    pages += [
+        visit.url + path for path in ("/", "/file", "/register", "/runs", "/models", "/banks", "/methods", "/nowhere")
+    ]
     for url in pages:
         asked.clear()
         signed_in.goto(url, wait_until="networkidle")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,6 +65,15 @@ def test_waiting_requests_become_one_run_and_later_ones_wait(context: Context, c
         assert s.get_one(Run, run_id).policy_digest == POLICY.digest
     assert leaf.kind == "policy"
     assert POLICY.digest in leaf.entry
+
+
+def test_the_nearest_deadlines_are_claimed_first(context: Context, clock: Any) -> None:
+    later = file(context, "s31")
+    late = file(context, "s4", received_at=clock() - timedelta(days=200))
+    clock.advance(seconds=context.settings.hold_seconds)
+    one = replace(context, settings=context.settings.model_copy(update={"batch_size": 1}))
+    assert claim(one, POLICY) is not None
+    assert states_of(context, late + later) == ["unlearning", "queued"]
 
 
 def test_a_legal_hold_is_never_claimed(context: Context, clock: Any) -> None:

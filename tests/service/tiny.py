@@ -253,7 +253,7 @@ def run_of(context: Context, run_id: str) -> Run:
 def requests(context: Context) -> list[ErasureRequest]:
     """All requests in the order they came in; those of one call in that of its list."""
     with reading(context.engine) as s:
-        return sorted(s.exec(select(ErasureRequest)), key=lambda request: (request.received_at, request.id))
+        return sorted(s.exec(select(ErasureRequest)), key=lambda request: (request.filed_at, request.id))
 
 
 def request_of(context: Context, request_id: str) -> ErasureRequest:

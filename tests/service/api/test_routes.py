@@ -232,6 +232,13 @@ BAD_BODIES: list[Any] = [
     {"user_ids": [CANARY], "ground": CANARY},
     {"user_ids": [CANARY], "legal_hold": CANARY},
     {"user_ids": [CANARY], "requested_at": CANARY},
+    {"user_ids": [CANARY], "case_references": [CANARY]},
+    {"user_ids": [CANARY], "case_references": [f"DSR-{CANARY}-1"]},
+    {"user_ids": [CANARY], "case_references": [CANARY, CANARY]},
+    {"user_ids": [CANARY], "case_references": [f"{CANARY}\n"]},
+    {"user_ids": [CANARY], "case_references": CANARY},
+    {"user_ids": [CANARY], "received_at": CANARY},
+    {"user_ids": [CANARY], "received_at": "2027-01-01T00:00:00Z"},
     {"user_ids": [CANARY], "requested_at": "2027-01-01T00:00:00Z"},
     {"user_ids": [CANARY], "callback_url": f"https://u:{CANARY}@a.example"},
     {"user_ids": [CANARY], "callback_url": f"https://a.example/{CANARY}"},
@@ -280,6 +287,22 @@ def test_a_person_s_id_is_in_no_answer_and_no_log_line(
         assert CANARY not in str(response.headers)
     assert "RuntimeError at test_routes.py" in log_stream.getvalue()
     assert CANARY not in log_stream.getvalue()
+
+
+def test_a_case_reference_stands_beside_its_number_and_in_no_log_line(
+    client: TestClient, log_stream: io.StringIO
+) -> None:
+    body = {"user_ids": ["s31", "s4", "s9"], "case_references": ["DSR A/1", None, "DSR A/3"]}
+    filed = client.post("/erasure-requests", json=body)
+    assert [receipt["case_reference"] for receipt in filed.json()["requests"]] == body["case_references"]
+    listed = {each["id"]: each["case_reference"] for each in client.get("/erasure-requests").json()["requests"]}
+    assert listed == {receipt["id"]: receipt["case_reference"] for receipt in filed.json()["requests"]}
+    last = filed.json()["requests"][2]["id"]
+    assert client.get(f"/erasure-requests/{last}").json()["case_reference"] == "DSR A/3"
+    assert client.delete(f"/erasure-requests/{last}").json()["case_reference"] == "DSR A/3"  # it stays after the end
+    assert last in log_stream.getvalue()
+    assert "DSR" not in log_stream.getvalue()
+    assert "DSR" not in str(filed.headers)
 
 
 def test_the_quota_says_when_to_come_back(context: Context, new_key: Callable[..., str], assert_problem: Check) -> None:

@@ -59,7 +59,8 @@ def test_ids_in_paths(client: TestClient, assert_problem: Check, text: str) -> N
 
 @pytest.mark.parametrize("text", UNFIT, ids=IDS)
 def test_ids_in_the_console_s_paths(browser: TestClient, text: str) -> None:
-    for path in ("requests/{}", "runs/{}", "runs/{}/reports/0", "certificates/{}", "certificates/{}/verification"):
+    for path in ("requests/{}", "runs/{}", "runs/{}/reports/0", "certificates/{}", "certificates/{}/verification",
+                 "receipts/{}", "receipts/{}/file", "requests/{}/certificate"):  # fmt: skip
         assert browser.get("/" + path.format(in_path(text))).status_code == 404
     fields = {"token": token_of(browser), "reason": "x", "legal_reason": "other", "explanation": "x"}
     for path in ("requests/{}/cancel", "requests/{}/extend", "requests/{}/approve", "requests/{}/reject",
@@ -74,7 +75,17 @@ def test_the_console_s_fields(browser: TestClient, text: str) -> None:
     for name in ("id", "state", "due", "page", "done", "filed"):
         assert browser.get(f"/?{name}={in_path(text)}").status_code in (200, 422)
     token = token_of(browser)
-    for name in ("user_ids", "regulation", "ground", "requested_at", "callback_url", "form_id", "token"):
+    for name in (
+        "user_ids",
+        "case_references",
+        "regulation",
+        "ground",
+        "requested_at",
+        "received_at",
+        "callback_url",
+        "form_id",
+        "token",
+    ):
         fields = {"token": token, "user_ids": "s1", name: text}
         body = "&".join(f"{key}={in_path(value)}" for key, value in fields.items())
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -85,7 +96,12 @@ def test_the_console_s_fields(browser: TestClient, text: str) -> None:
 @pytest.mark.parametrize("text", UNFIT[:6], ids=IDS[:6])
 def test_fields_of_bodies(client: TestClient, context: Context, assert_problem: Check, text: str) -> None:
     place = client.post("/erasure-requests", json={"user_ids": ["s31"], "legal_hold": True}).headers["location"]
-    for name, value in (("user_ids", [text]), ("callback_url", f"https://a.example/{text}"), ("ground", text)):
+    for name, value in (
+        ("user_ids", [text]),
+        ("case_references", [text]),
+        ("callback_url", f"https://a.example/{text}"),
+        ("ground", text),
+    ):
         body = json.dumps({"user_ids": ["s4"], name: value})
         response = client.post("/erasure-requests", content=body, headers={"Content-Type": "application/json"})
         assert response.status_code < 500, response.text

@@ -70,10 +70,11 @@ def stored(
 ) -> ErasureRequest:
     now = context.now()
     request = ErasureRequest(
-        id=f"batch-{number:04d}", client_id="client", state="", user_id="canary-s31", subject_hash="h",
-        commitment="c", commitment_salt="00", regulation="gdpr", ground="unspecified", callback_url=url,
-        requested_at=now, received_at=now, hold_until=now, due_at=now + timedelta(days=28), updated_at=now,
-        completed_at=None,
+        id=f"batch-{number:04d}", client_id="client", case_reference=f"DSR-{number}", state="",
+        user_id="canary-s31", subject_hash="h", commitment="c", commitment_salt="00", regulation="gdpr",
+        ground="unspecified", callback_url=url,
+        requested_at=now, received_at=now, filed_at=now, hold_until=now, due_at=now + timedelta(days=28),
+        updated_at=now, completed_at=None,
     )  # fmt: skip
     with session(context.engine) as s:
         states.begin(s, request, now=now, leader=leader)
@@ -114,6 +115,7 @@ def test_every_move_is_told_and_nothing_else(context: Context, receiver: Receive
         "timestamp": "2026-01-31T12:00:00Z",
         "data": {
             "request_id": "batch-0001",
+            "case_reference": "DSR-1",
             "state": "completed",
             "outcome": "erased",
             "due_at": "2026-02-28T12:00:00Z",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import pytest
 from fastapi import FastAPI
@@ -12,6 +13,12 @@ from starlette.testclient import TestClient
 
 from service.console.listener import create_console
 from service.context import Context
+from service.erasure import completion
+from service.keys import api_keys
+from service.requests.runs import advance
+from service.store.engine import session
+from service.store.tables import CertificateRecord
+from tests.service import tiny
 
 BASE = "http://127.0.0.1:3001"
 SAME = {"Origin": BASE}
@@ -46,3 +53,51 @@ def signed_in(console: FastAPI, new_key: Callable[..., str]) -> Iterator[Callabl
             return browser
 
         yield enter
+
+
+@dataclass
+class Erased:
+    """A tiny service that erased somebody after a failed attempt, and a script that may see everything."""
+
+    context: Context
+    client: TestClient
+    failed: CertificateRecord
+    passed: CertificateRecord
+    run_id: str
+
+    def verification(self, record: CertificateRecord) -> str:
+        answer = self.client.get(f"/certificates/{record.id}/verification")
+        assert answer.status_code == 200
+        return answer.text
+
+
+@pytest.fixture
+def erased(tiny_context: Context) -> Erased:
+    run_id = erase(tiny_context, tiny.people(tiny_context)[0])
+    failed, passed = sorted(tiny.certificates(tiny_context), key=lambda record: record.log_index)
+    return Erased(tiny_context, script(tiny_context), failed, passed, run_id)
+
+
+def erase(context: Context, user_id: str) -> str:
+    """Erase somebody after a failed attempt, with all who wait; gives the run's number."""
+    run_id = tiny.plan_run(context, user_id)
+    assert not tiny.try_step(context, run_id, tiny.FINETUNE)
+    assert tiny.try_step(context, run_id, tiny.RETRAIN)
+    advance(context, run_id, "deploying")
+    tiny.candidates.deploy(tiny.workspace(context, run_id))
+    advance(context, run_id, "purging")
+    completion.purge(tiny.workspace(context, run_id))
+    completion.complete(tiny.workspace(context, run_id))
+    return run_id
+
+
+def script(context: Context, *scopes: str, key_id: str = "auditor") -> TestClient:
+    """A script at the console, by default one that may see everything."""
+    with session(context.engine) as s:
+        _, key = api_keys.create_key(
+            s, name=key_id, scopes=scopes or [api_keys.AUDIT], now=context.now(), key_id=key_id
+        )
+        s.commit()
+    client = TestClient(create_console(context))
+    client.auth = (key_id, key)
+    return client

@@ -27,7 +27,9 @@ def requests(context: Context) -> list[ErasureRequest]:
 def file_one(browser: Browser, **fields: str) -> str:
     answer: Any = browser.form("/file", "/file", **{"user_ids": CANARY, **fields})
     assert answer.status_code == 303, answer.text
-    return str(answer.headers["location"]).partition("?")[0]
+    receipt, _, done = str(answer.headers["location"]).partition("?")
+    assert done == "done=filed"
+    return f"{receipt.replace('/receipts/', '/requests/')}-0001"
 
 
 def test_the_form_files_what_the_api_would(signed_in: Callable[..., Browser], context: Context) -> None:
@@ -43,6 +45,26 @@ def test_the_form_files_what_the_api_would(signed_in: Callable[..., Browser], co
     page = browser.get(place)
     assert page.status_code == 200
     assert CANARY not in page.text
+
+
+def test_case_references_stand_beside_the_ids_of_their_lines(
+    signed_in: Callable[..., Browser], context: Context
+) -> None:
+    browser = signed_in(*api_keys.SCOPES)
+    browser.form("/file", "/file", user_ids=f"{CANARY}\n\np2\np3\n", case_references="DSR/A\n\n\n DSR/C \n")
+    rows = requests(context)
+    assert [(row.user_id, row.case_reference) for row in rows] == [(CANARY, "DSR/A"), ("p2", None), ("p3", "DSR/C")]
+    assert browser.get("/").text.count('<span class="under">DSR/C</span>') == 1
+    assert "Case reference DSR/C" in browser.get(f"/requests/{rows[2].id}").text
+
+
+def test_a_request_received_long_ago_is_shown_as_overdue(signed_in: Callable[..., Browser], context: Context) -> None:
+    browser = signed_in(*api_keys.SCOPES)
+    answer: Any = browser.form("/file", "/file", user_ids=CANARY, received_at="2025-12-24")
+    (row,) = requests(context)
+    assert f"{row.due_at:%Y-%m-%d %H:%M}" == "2026-01-24 00:00"
+    assert "The deadline had passed when it was filed" in browser.get(answer.headers["location"]).text
+    assert f'<a href="/requests/{row.id}">' in browser.get("/?due=late").text
 
 
 def test_one_form_sent_twice_files_once(signed_in: Callable[..., Browser], context: Context) -> None:
@@ -63,6 +85,12 @@ def test_one_form_sent_twice_files_once(signed_in: Callable[..., Browser], conte
         ({"ground": "because"}, "Ground"),
         ({"requested_at": "2031-01-01"}, "not to lie in the future"),
         ({"requested_at": "soon"}, "Asked on"),
+        ({"received_at": "2031-01-01"}, "not to lie in the future"),
+        ({"received_at": "2025-01-30"}, "at most a year ago"),
+        ({"received_at": "soon"}, "Received on"),
+        ({"case_references": "=1+1"}, "Case references, line 1: Expected a case reference of letters"),
+        ({"case_references": f"DSR {CANARY}"}, "neither contain a user id"),
+        ({"case_references": "DSR-1\nDSR-2"}, "User ids, line 2"),
     ],
 )
 def test_what_does_not_fit_is_said_and_nothing_is_stored(
@@ -96,7 +124,7 @@ def test_several_people_get_a_number_each(signed_in: Callable[..., Browser], con
     browser = signed_in(*api_keys.SCOPES)
     answer: Any = browser.form("/file", "/file", user_ids="a\r\n\r\n b \r\n")
     listed = browser.get(answer.headers["location"])
-    assert "2 requests are filed" in listed.text
+    assert "each has its own number" in listed.text
     assert all(row.id in listed.text for row in requests(context))
     assert len(requests(context)) == 2
 

@@ -50,7 +50,7 @@ def naive_requests(context: Context) -> Durations:
     with reading(context.engine) as s:
         for request in s.exec(select(ErasureRequest)):
             if request.completed_at is not None:
-                took[str(request.outcome)].append((request.completed_at - request.received_at).total_seconds())
+                took[str(request.outcome)].append((request.completed_at - request.filed_at).total_seconds())
     return counted(took)
 
 

@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlmodel import col
-from starlette.testclient import TestClient
 
 from audit.proof.certificate import verify
-from service.console.listener import create_console
 from service.console.proofs import standalone
-from service.context import Context
-from service.erasure import completion
-from service.keys import api_keys
-from service.requests.runs import advance
 from service.store.engine import session
 from service.store.tables import CertificateRecord, LogLeaf
-from tests.service import tiny
-
-
-@dataclass
-class Erased:
-    """A tiny service that erased somebody after a failed attempt, and a script that may see everything."""
-
-    context: Context
-    client: TestClient
-    failed: CertificateRecord
-    passed: CertificateRecord
-    run_id: str
-
-    def verification(self, record: CertificateRecord) -> str:
-        answer = self.client.get(f"/certificates/{record.id}/verification")
-        assert answer.status_code == 200
-        return answer.text
-
-
-@pytest.fixture
-def erased(tiny_context: Context) -> Erased:
-    run_id = tiny.plan_run(tiny_context, tiny.people(tiny_context)[0])
-    assert not tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
-    assert tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
-    advance(tiny_context, run_id, "deploying")
-    tiny.candidates.deploy(tiny.workspace(tiny_context, run_id))
-    advance(tiny_context, run_id, "purging")
-    completion.purge(tiny.workspace(tiny_context, run_id))
-    completion.complete(tiny.workspace(tiny_context, run_id))
-    with session(tiny_context.engine) as s:
-        _, key = api_keys.create_key(s, name="a", scopes=[api_keys.AUDIT], now=tiny_context.now(), key_id="auditor")
-        s.commit()
-    client = TestClient(create_console(tiny_context))
-    client.auth = ("auditor", key)
-    failed, passed = sorted(tiny.certificates(tiny_context), key=lambda record: record.log_index)
-    return Erased(tiny_context, client, failed, passed, run_id)
+from tests.service.console.conftest import Erased
 
 
 def test_verifying_looks_at_signature_log_and_weights_and_says_so(erased: Erased) -> None:

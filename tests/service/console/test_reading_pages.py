@@ -26,7 +26,18 @@ from tests.service.qualified import N_SUBJECTS, write_qualification
 from unlearning.faces.dataset import METADATA
 
 CANARY = "canary-77aa"
-PAGES = ("/", "/runs", "/runs/run-1", "/models", "/banks", "/methods", "/file", "/requests/{request_id}", "/nowhere")
+PAGES = (
+    "/",
+    "/runs",
+    "/runs/run-1",
+    "/models",
+    "/banks",
+    "/methods",
+    "/file",
+    "/register",
+    "/requests/{request_id}",
+    "/nowhere",
+)
 OURS = Client("client", "client", frozenset(api_keys.SCOPES))
 EVIL = "<script>alert(1)</script>"
 

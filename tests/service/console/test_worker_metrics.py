@@ -48,8 +48,8 @@ def samples(collector: DatabaseCollector) -> Samples:
     }
 
 
-def file(context: Context, *names: str) -> list[str]:
-    filing = Filing(user_ids=list(names))
+def file(context: Context, *names: str, **fields: Any) -> list[str]:
+    filing = Filing(user_ids=list(names), **fields)
     filed = intake.file_requests(context, CLIENT, filing, n_subjects=lambda: 1000, most_open=1000)
     return [receipt.id for receipt in filed.requests]
 
@@ -80,6 +80,24 @@ def test_deadlines_and_queue(context: Context, clock: Any) -> None:
     assert found["expunge_stage_duration_seconds_sum", "queued"] == pytest.approx(3 * 86400)
     clock.at = due + timedelta(seconds=1)
     assert samples(collector)["expunge_requests_overdue",] == 2
+
+
+def test_a_request_received_long_ago_is_overdue_from_its_filing_on(context: Context, clock: Any) -> None:
+    received = clock() - timedelta(days=100)
+    (request_id,) = file(context, "a", received_at=received)
+    found = samples(DatabaseCollector(context))
+    assert found["expunge_requests_overdue",] == 1
+    assert found["expunge_next_deadline_timestamp_seconds",] < clock().timestamp()
+    assert found["expunge_oldest_open_request_timestamp_seconds",] == received.timestamp()
+    with session(context.engine) as s:
+        request = s.get_one(ErasureRequest, request_id)
+        states.move(s, request, "unlearning", now=clock())
+        states.move(s, request, "purging", now=clock())
+        states.move(s, request, "completed", now=clock.advance(seconds=9), outcome="no_data_held")
+        s.commit()
+    assert samples(DatabaseCollector(context))["expunge_request_duration_seconds_sum", "no_data_held"] == (
+        pytest.approx(9, abs=0.01)
+    )
 
 
 def test_histograms_are_computed_anew_only_after_a_move(context: Context, clock: Any) -> None:

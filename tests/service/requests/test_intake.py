@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import calendar
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,12 +16,21 @@ from sqlmodel import col, func, select
 
 from service.context import Context
 from service.errors import InvalidInputError
-from service.keys.api_keys import WRITE, Client, create_key
+from service.keys.api_keys import ADMIN, WRITE, Client, create_key
 from service.keys.keyring import commitment
 from service.requests import states
-from service.requests.decisions import cancel
-from service.requests.intake import LEGAL_HOLD, MASS_DELETION, QuotaError, due_at, file_requests, forget_old_answers
-from service.requests.schemas import Filed, Filing
+from service.requests.decisions import cancel, extend
+from service.requests.intake import (
+    LEGAL_HOLD,
+    MASS_DELETION,
+    QuotaError,
+    due_at,
+    file_requests,
+    forget_old_answers,
+    telling_case_reference,
+)
+from service.requests.schemas import Extension, Filed, Filing
+from service.requests.views import request_detail
 from service.store.engine import reading, session
 from service.store.tables import ErasureRequest, IdempotencyRecord, RequestEvent, Tombstone
 from tests.waiting import at_once
@@ -39,7 +49,7 @@ def file(context: Context, client: Client, *ids: str, **options: Any) -> Filed:
 
 def rows(context: Context) -> list[ErasureRequest]:
     with reading(context.engine) as s:
-        return list(s.exec(select(ErasureRequest).order_by(col(ErasureRequest.received_at), col(ErasureRequest.id))))
+        return list(s.exec(select(ErasureRequest).order_by(col(ErasureRequest.filed_at), col(ErasureRequest.id))))
 
 
 def count(context: Context, table: Any) -> int:
@@ -74,13 +84,122 @@ def test_a_filed_request_is_stored_with_its_clock_tombstone_and_event(context: C
     assert request.id == f"{filed.batch_id}-0001"
     assert request.subject_hash == context.keyring.subject_hash("s31")
     assert request.commitment == receipt.commitment == commitment(bytes.fromhex(receipt.commitment_salt), "s31")
-    assert request.received_at == request.requested_at == context.now()
+    assert request.received_at == request.requested_at == request.filed_at == context.now()
     assert request.due_at == datetime(2026, 2, 28, 12, 0, tzinfo=UTC)
     assert request.hold_until == context.now() + timedelta(hours=1)
     assert (request.ground, request.regulation, request.callback_url) == ("objection", "gdpr", "https://a.example/cb")
     with reading(context.engine) as s:
         assert s.get(Tombstone, request.subject_hash) is not None
         assert s.exec(select(RequestEvent.to_state)).all() == ["queued"]
+
+
+def test_the_clock_counts_from_the_day_the_controller_received_the_request(context: Context, person: Person) -> None:
+    received = datetime(2026, 1, 7, 9, 30, tzinfo=UTC)
+    (receipt,) = file(context, person(), "s31", received_at=received.isoformat()).requests
+    (request,) = rows(context)
+    assert receipt.due_at == request.due_at == datetime(2026, 2, 7, 9, 30, tzinfo=UTC)
+    assert request.received_at == request.requested_at == received == receipt.received_at
+    assert request.filed_at == receipt.filed_at == context.now()
+    assert request.hold_until == context.now() + timedelta(hours=1)
+    assert not receipt.overdue
+    extended = extend(context, person("boss", ADMIN), request.id, Extension(reason="Many requests."))
+    assert extended.due_at == datetime(2026, 4, 7, 9, 30, tzinfo=UTC)
+
+
+def test_a_request_received_more_than_a_month_ago_is_overdue_at_once(context: Context, person: Person) -> None:
+    receipts = file(context, person(), "s31", received_at="2025-12-30T12:00:00Z").requests
+    assert [receipt.overdue for receipt in receipts] == [True]
+    assert request_detail(context, person(), receipts[0].id).overdue
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"received_at": "2026-01-31T12:06:00Z"}, "not to lie in the future"),
+        ({"received_at": "2025-01-31T11:59:59Z"}, "at most a year ago"),
+        ({"received_at": "2026-01-20T00:00:00Z", "requested_at": "2026-01-21T00:00:00Z"}, "not to be later than"),
+    ],
+)
+def test_receipts_that_cannot_be_are_refused(
+    context: Context, person: Person, values: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=sentence):
+        file(context, person(), "s31", **values)
+    assert rows(context) == []
+    file(context, person(), "s31", received_at="2025-01-31T12:00:00Z", requested_at="2020-02-29T00:00:00Z")
+
+
+def test_a_mass_deletion_is_noticed_whatever_the_dates_of_receipt(context: Context, person: Person) -> None:
+    settings = context.settings.model_copy(update={"mass_deletion_hours": 24.0})
+    context = replace(context, settings=settings)
+    for number in range(8):
+        file(context, person(), f"p{number}", received_at="2025-12-01T00:00:00Z")
+    (receipt,) = file(context, person(), "p8", received_at="2025-12-01T00:00:00Z").requests
+    assert receipt.state == "needs_attention"
+
+
+@pytest.mark.parametrize(
+    ("user_id", "case_reference"),
+    [
+        ("customer-7", "customer-7"), ("customer-7", "DSR CUSTOMER_7/2026"), ("customer-7", "customer"),
+        ("Zoë Smith", "zoe.smith"), ("ＡＢＣ", "abc-1"), ("7", "2026/0007"), ("s 31", "S31"),
+    ],
+)  # fmt: skip
+def test_a_case_reference_that_tells_a_user_id_of_the_call_is_refused(
+    context: Context, person: Person, user_id: str, case_reference: str
+) -> None:
+    with pytest.raises(InvalidInputError, match="number 2 does or is") as caught:
+        file(context, person(), "--", "other", user_id, case_references=[None, case_reference, "B/x"])
+    assert user_id not in caught.value.detail
+    assert case_reference not in caught.value.detail
+    assert rows(context) == []
+
+
+@given(
+    st.lists(st.text("aB1-é ", min_size=1, max_size=3), max_size=4),
+    st.lists(st.none() | st.text("aAbBeE1-. ", max_size=4), max_size=4),
+)
+def test_telling_case_references_are_those_that_a_naive_search_finds(
+    ids: list[str], case_references: list[str | None]
+) -> None:
+    def bare(text: str) -> str:
+        return "".join({"é": "e"}.get(each, each) for each in text.lower() if each.isalnum())
+
+    told = [
+        place
+        for place, case_reference in enumerate(case_references)
+        for user_id in ids
+        if bare(case_reference or "") and bare(user_id)
+        if bare(case_reference or "") in bare(user_id) or bare(user_id) in bare(case_reference or "")
+    ]
+    assert telling_case_reference(case_references, ids) == (min(told) if told else None)
+
+
+def test_a_case_reference_stays_after_the_end_and_each_follower_has_its_own(context: Context, person: Person) -> None:
+    first = file(context, person(), "s31", case_references=["DSR-A"]).requests[0]
+    second = file(context, person(), "s31", case_references=["DSR-B"]).requests[0]
+    assert (first.case_reference, second.case_reference) == ("DSR-A", "DSR-B")
+    cancel(context, person(), first.id)
+    assert sorted(str(row.case_reference) for row in rows(context)) == ["DSR-A", "DSR-B"]
+
+
+def test_an_answer_kept_by_an_earlier_release_is_still_given(context: Context, person: Person) -> None:
+    """Its body had no date of receipt, and its receipts no date of filing."""
+    first = file(context, person(), "s31", idempotency_key="k")
+    with session(context.engine) as s:
+        (record,) = s.exec(select(IdempotencyRecord))
+        body = {
+            "user_ids": ["s31"], "regulation": "gdpr", "ground": "unspecified", "requested_at": None,
+            "callback_url": None, "legal_hold": False,
+        }  # fmt: skip
+        assert record.body_sha256 == context.keyring.subject_hash("filing\n" + json.dumps(body, sort_keys=True))
+        (receipt,) = record.response["requests"]
+        record.response = {**record.response, "requests": [
+            {name: value for name, value in receipt.items() if name not in ("filed_at", "overdue", "case_reference")}
+        ]}  # fmt: skip
+        s.add(record)
+        s.commit()
+    assert file(context, person(), "s31", idempotency_key="k") == first
 
 
 def test_receipts_come_in_the_order_of_the_ids_and_never_name_them(context: Context, person: Person) -> None:

@@ -52,6 +52,24 @@ def test_moments_are_text_with_an_offset_in_this_age(moment: object) -> None:
     refused(requested_at=moment)
 
 
+@pytest.mark.parametrize(
+    "case_references",
+    [
+        [], ["a", "b"], "DSR", [""], [" a"], ["a "], ["=1+1"], ["+1"], ["-1"], ["@x"], ["a\nb"], ["a\tb"], ["a@b"],
+        ["é"], ["x" * 65], [5], [["a"]], ["a\n"], ["a,b"], ['a"b'], ["a;b"],
+    ],
+)  # fmt: skip
+def test_unfit_case_references_are_refused(case_references: object) -> None:
+    refused(case_references=case_references)
+
+
+def test_fit_case_references_are_taken_as_they_are() -> None:
+    case_references = ["DSR-2026/0141", None, "a", "Az. 14 O 123#4:x_y-", "x" * 64]
+    filing = Filing.model_validate({"user_ids": [f"s{n}" for n in range(5)], "case_references": case_references})
+    assert filing.case_references == case_references
+    assert Filing.model_validate({"user_ids": ["s"], "case_references": None}).case_references is None
+
+
 def test_moments_come_out_in_utc() -> None:
     filing = Filing.model_validate({"user_ids": ["s"], "requested_at": "2026-01-31T14:30:00+02:30"})
     assert filing.requested_at == datetime(2026, 1, 31, 12, 0, tzinfo=UTC)

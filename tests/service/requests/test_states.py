@@ -39,8 +39,8 @@ def row(context: Context, number: int = 1, **fields: object) -> ErasureRequest:
     values = {
         "id": f"batch-{number:04d}", "client_id": "client", "state": "", "user_id": "s31", "subject_hash": "h",
         "commitment": f"c{number}", "commitment_salt": f"{number:02x}", "regulation": "gdpr", "ground": "unspecified",
-        "requested_at": now, "received_at": now + timedelta(seconds=number), "hold_until": now, "due_at": now,
-        "updated_at": now, "completed_at": None,
+        "requested_at": now, "received_at": now, "filed_at": now + timedelta(seconds=number), "hold_until": now,
+        "due_at": now, "updated_at": now, "completed_at": None,
     }  # fmt: skip
     return ErasureRequest(**(values | fields))
 
@@ -227,14 +227,14 @@ def test_what_has_ended_takes_no_note(context: Context, end: str) -> None:
 def followers(s: Session, leader_id: str) -> list[ErasureRequest]:
     """Requests that follow one, oldest first."""
     query = select(ErasureRequest).where(ErasureRequest.linked_request_id == leader_id)
-    return list(s.exec(query.order_by(col(ErasureRequest.received_at), col(ErasureRequest.id))))
+    return list(s.exec(query.order_by(col(ErasureRequest.filed_at), col(ErasureRequest.id))))
 
 
-def test_followers_are_led_by_the_one_received_first_whatever_its_number(context: Context) -> None:
+def test_followers_are_led_by_the_one_filed_first_whatever_its_number(context: Context) -> None:
     leader = stored(context, 1)
     with session(context.engine) as s:
         for number, seconds in ((2, 20), (3, 10), (4, 10)):
-            follower = row(context, number, received_at=context.now() + timedelta(seconds=seconds))
+            follower = row(context, number, filed_at=context.now() + timedelta(seconds=seconds))
             states.begin(s, follower, now=context.now(), leader=leader)
         assert [each.id[-1] for each in followers(s, leader.id)] == ["3", "4", "2"]
         states.move(s, leader, "cancelled", now=context.now())
@@ -328,9 +328,7 @@ def act(context: Context, operation: str, choice: int) -> None:
         file_requests(context, client, calls[operation](), n_subjects=lambda: 3, most_open=100)
         return
     with session(context.engine) as s:
-        requests = s.exec(
-            select(ErasureRequest).order_by(col(ErasureRequest.received_at), col(ErasureRequest.id))
-        ).all()
+        requests = s.exec(select(ErasureRequest).order_by(col(ErasureRequest.filed_at), col(ErasureRequest.id))).all()
     if not requests:
         return
     request = requests[choice % len(requests)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -26,8 +27,8 @@ pytestmark = pytest.mark.both_databases
 Person = Callable[..., Client]
 
 
-def file(context: Context, client: Client, *ids: str) -> list[str]:
-    filing = Filing(user_ids=list(ids))
+def file(context: Context, client: Client, *ids: str, **fields: Any) -> list[str]:
+    filing = Filing(user_ids=list(ids), **fields)
     filed = file_requests(context, client, filing, n_subjects=lambda: 4000, most_open=2000)
     return [receipt.id for receipt in filed.requests]
 
@@ -75,6 +76,14 @@ def test_a_page_is_not_moved_by_newer_requests(
     file(context, person("a"), "new")
     rest = views.request_page(context, person("a"), RequestFilter(limit=200, cursor=first.next_cursor))
     assert [each.id for each in (*first.requests, *rest.requests)] == [*some["a"], *some["batch"]]
+
+
+def test_the_last_filed_comes_first_though_it_was_received_long_ago(
+    context: Context, clock: Any, some: dict[str, list[str]], person: Person
+) -> None:
+    clock.advance(minutes=1)
+    late = file(context, person("a"), "late", received_at=clock() - timedelta(days=90))
+    assert listed(context, person("a"), limit=1) == [*late, *some["a"], *some["batch"]]
 
 
 def test_filters(context: Context, clock: Any, some: dict[str, list[str]], person: Person) -> None:
