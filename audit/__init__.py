@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from audit.proof.certificate import verify
     from audit.statistics.epsilon import epsilons
     from audit.statistics.forgetting import competition_score, forgetting_quality, forgetting_ratio
-    from audit.statistics.gate import Gate, PooledSpread, gate, pooled_spread
+    from audit.statistics.gate import Gate, gate
     from audit.statistics.margins import margins
+    from audit.statistics.spread import PooledSpread, pooled_spread
 
 __all__ = [
     "PRESETS",
@@ -43,7 +44,7 @@ _MODULES = {
     "Evidence": "evaluation",
     "Gate": "statistics.gate",
     "Policy": "policy",
-    "PooledSpread": "statistics.gate",
+    "PooledSpread": "statistics.spread",
     "competition_score": "statistics.forgetting",
     "epsilons": "statistics.epsilon",
     "evaluate": "evaluation",
@@ -52,7 +53,7 @@ _MODULES = {
     "gate": "statistics.gate",
     "load_policy": "policy",
     "margins": "statistics.margins",
-    "pooled_spread": "statistics.gate",
+    "pooled_spread": "statistics.spread",
     "verify": "proof.certificate",
 }
 

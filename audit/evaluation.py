@@ -18,9 +18,10 @@ from audit.statistics.distances import Detection, detect
 from audit.statistics.epsilon import epsilons
 from audit.statistics.exchangeability import Exchangeability, exchangeability
 from audit.statistics.forgetting import CompetitionScore, ForgettingRatio, competition_score, forgetting_ratio
-from audit.statistics.gate import ALPHA, Gate, PooledSpread, gate
+from audit.statistics.gate import ALPHA, Gate, gate
 from audit.statistics.intervals import as_accuracies
 from audit.statistics.margins import Array, as_bank, as_banks, as_row
+from audit.statistics.spread import PooledSpread
 from audit.statistics.utility import Utility, forget_accuracy, utility
 
 

@@ -29,9 +29,10 @@ from audit.figures import beside, beside_percent
 from audit.policy import Policy
 from audit.statistics.distances import detect
 from audit.statistics.forgetting import forgetting_ratio
-from audit.statistics.gate import gate, tail_mean
+from audit.statistics.gate import gate
 from audit.statistics.intervals import CONFIDENCE, Interval, as_accuracies, clopper_pearson
 from audit.statistics.margins import Array
+from audit.statistics.spread import tail_mean
 from audit.statistics.utility import utility
 
 FEWEST_MODELS = 8

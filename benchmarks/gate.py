@@ -46,8 +46,9 @@ from scipy import stats  # noqa: E402
 
 from audit.evaluation import as_json  # noqa: E402
 from audit.report import drawings  # noqa: E402
-from audit.statistics.gate import ALPHA, UPPER_SHARE, Gate, PooledSpread, gate, pooled_spread, tail_mean  # noqa: E402
+from audit.statistics.gate import ALPHA, UPPER_SHARE, Gate, gate  # noqa: E402
 from audit.statistics.intervals import clopper_pearson  # noqa: E402
+from audit.statistics.spread import PooledSpread, pooled_spread, tail_mean  # noqa: E402
 from benchmarks.gates.models import SETS, Margins, Set, margins_of, opened, planned, train_all  # noqa: E402
 from benchmarks.pictures import standalone  # noqa: E402
 

@@ -12,8 +12,8 @@ from audit.proof.statement import LIMITS
 VERDICT_WORDS = {"PASSED": "Passed", "FAILED": "Failed", "UNDETERMINED": "Undetermined"}
 
 CHECK_TITLES = {
-    "gate": "Audited model among retrained models, all views, p-value",
-    "qualification": "The method was shown ahead to forget",
+    "gate": "The gate: audited model among retrained models, all views",
+    "qualification": "Qualification of the method, ahead of requests",
     "bank_size": "Number of models to compare with",
     "retain_ratio": "Accuracy on the retain set, mean of the method",
     "deployed_retain_ratio": "Accuracy on the retain set, audited model",

@@ -29,7 +29,7 @@ from audit.policy import Policy
 from service.banks import replica
 from service.banks.blocks import blocks
 from service.banks.build import BankPlan, OnProgress, build_bank, discard_unnamed, plan_exact_bank
-from service.banks.file_format import IN
+from service.banks.file_format import IN, MARGIN, OUT
 from service.banks.oracles import FIRST_SEED, build_oracles, n_asked_for, oracle_plan
 from service.banks.originals import N_ORIGINALS, STALENESS_MAX, build_originals, originals_plan
 from service.banks.store import BankKey, BankStatus, BankStore, Staleness
@@ -248,8 +248,9 @@ def _discard_superseded(store: BankStore, fresh: list[BankPlan], context: Contex
 
 
 def _made_alike(key: BankKey) -> BankKey:
-    """The key less what data the models saw."""
-    return replace(key, training_digest="", test_digest="")
+    """The key less what data the models saw; a bank from before banks held views is none beside one that does."""
+    statistic = OUT if key.statistic == MARGIN else key.statistic
+    return replace(key, training_digest="", test_digest="", statistic=statistic)
 
 
 class Rebuilder:

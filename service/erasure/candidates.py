@@ -18,7 +18,7 @@ from audit.policy import Policy
 from audit.qualification import Bars
 from audit.report.content import report_of
 from audit.report.page import render_html, write
-from audit.statistics.gate import pooled_spread
+from audit.statistics.spread import pooled_spread
 from service.banks.build import BankPlan, build_bank, columns_of, example_ids, views_of
 from service.banks.qualifications import Qualified, count_subjects, find_valid
 from service.banks.store import Bank, BankStore

@@ -35,7 +35,8 @@ from audit.qualification import (
     share_of_subjects,
     view_shifts,
 )
-from audit.statistics.gate import gate, tail_mean
+from audit.statistics.gate import gate
+from audit.statistics.spread import tail_mean
 
 BARS = Bars.of(PRESETS["standard"])
 SHAPE = (4, 5)

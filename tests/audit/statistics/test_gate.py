@@ -21,16 +21,8 @@ from scipy import stats
 import audit
 from audit.errors import BankError, OptionError
 from audit.statistics.exchangeability import exchangeability
-from audit.statistics.gate import (
-    LOWER_SHARE,
-    RANK_SHARE,
-    TAIL,
-    UPPER_SHARE,
-    PooledSpread,
-    gate,
-    pooled_spread,
-    tail_mean,
-)
+from audit.statistics.gate import LOWER_SHARE, RANK_SHARE, UPPER_SHARE, gate
+from audit.statistics.spread import TAIL, PooledSpread, pooled_spread, tail_mean
 
 SHAPE = (3, 4)
 MARGINS = hnp.arrays(

@@ -9,15 +9,17 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from sqlmodel import col, delete
 
 from service.banks import refresh
 from service.banks.blocks import forget_from_blocks
+from service.banks.file_format import MARGIN
 from service.banks.overview import overview
 from service.banks.refresh import Rebuilder, publish, rebuild, survey
-from service.banks.store import BankStore
+from service.banks.store import BankStore, ReferenceRow
 from service.erasure.candidates import unlearn
 from service.erasure.completion import complete, purge, tidy
 from service.erasure.references import bank_plan, gather
@@ -98,6 +100,16 @@ def test_stale_banks_are_built_anew_and_replaced(tiny_context, built):
     (status,) = BankStore(tiny_context.settings.banks_folder).status(now=tiny_context.now())
     assert status.key != stale
     assert rebuild(tiny_context, POLICY, missing_too=False) == 0
+
+
+def test_a_bank_from_before_banks_held_views_goes_when_there_is_one_that_does(tiny_context, built):
+    store, plan = BankStore(tiny_context.settings.banks_folder), tiny.plan_for(tiny_context, built[0])
+    old = replace(plan.key, statistic=MARGIN)
+    store.begin(old, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=1, now=tiny_context.now())
+    store.add(old, ReferenceRow(0, plan.example_ids, np.zeros(len(plan.tags), np.float32), 0.9, 0.8, 1.0))
+    assert store.find(old, n_models=1) is not None
+    rebuild(tiny_context, POLICY, missing_too=False)
+    assert [status.key for status in store.status(now=tiny_context.now())] == [plan.key]
 
 
 def test_a_stale_bank_that_may_judge_after_one_more_erasure_is_left_as_it_is(tiny_context, built):
