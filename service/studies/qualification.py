@@ -121,6 +121,8 @@ class Lot:
         people: user ids, in the order of the commitments, which is that of chance.
         commitments: of each, as logged.
         number: among the lots for this method and these data, from 1.
+        n_subjects: of the training split when it was drawn.
+        n_drawn_from: of these, without those whom the settings were tuned on.
         is_new: drawn now, not taken up again.
     """
 
@@ -129,6 +131,8 @@ class Lot:
     people: tuple[str, ...]
     commitments: tuple[str, ...]
     number: int
+    n_subjects: int
+    n_drawn_from: int
     is_new: bool
 
     @property
@@ -177,7 +181,6 @@ class Prepared:
     lots: tuple[Lot, ...]
     stages: dict[str, Stage]
     price: Price
-    n_subjects: int
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ def prepare(context: Context, asked: Asked) -> Prepared:
         )
         s.commit()
     stages = {person: set_stage(context, [person]) for person in sorted({p for lot in lots for p in lot.people})}
-    return Prepared(asked, lots, stages, price_of(context, asked, lots, stages), len(present))
+    return Prepared(asked, lots, stages, price_of(context, asked, lots, stages))
 
 
 def qualify(
@@ -294,8 +297,7 @@ def _lot(  # noqa: PLR0917
         same = numbers == (n_probes, n_probes, asked.n_references, asked.n_runs) and row.bars == bars.to_dict()
         if waits and same and Identity.of_row(row) == identity:
             people = tuple(by_tag[probe["tag"]] for probe in row.probes)
-            logged = tuple(probe["commitment"] for probe in row.probes)
-            return Lot(row.id, identity, people, logged, row.lot_number, is_new=False)
+            return _as_lot(row, people, is_new=False)
     number = 1 + max((row.lot_number for row in earlier), default=0)
     drawn = draw_lot([(person, context.keyring.block_hash(person)) for person in allowed], data, number, n_probes)
     salted = [(secrets.token_bytes(16), person) for person in drawn]
@@ -306,13 +308,13 @@ def _lot(  # noqa: PLR0917
         s, LOT_KIND, now=now, method=identity.method, settings_digest=identity.settings_digest,
         recipe_digest=identity.recipe_digest, method_code=identity.method_code, training_code=identity.training_code,
         data_digest=data, policy_digest=asked.policy.digest, bars=bars.to_dict(), n_subjects=len(present),
-        lot_number=number, n_references=asked.n_references, n_runs=asked.n_runs,
+        n_drawn_from=len(allowed), lot_number=number, n_references=asked.n_references, n_runs=asked.n_runs,
         probes=[each for each, _, _ in committed],
     )  # fmt: skip
     row = tables.Qualification(
         id=context.new_id(), method=identity.method, settings_digest=identity.settings_digest,
         recipe_digest=identity.recipe_digest, method_code=identity.method_code, training_code=identity.training_code,
-        data_digest=data, bars=bars.to_dict(), n_subjects=len(present), lot_number=number,
+        data_digest=data, bars=bars.to_dict(), n_subjects=len(present), n_drawn_from=len(allowed), lot_number=number,
         n_references=asked.n_references, n_runs=asked.n_runs, n_probes=n_probes,
         probes=[
             {"commitment": each, "salt": salt, "tag": context.keyring.block_hash(person)}
@@ -322,8 +324,14 @@ def _lot(  # noqa: PLR0917
     )  # fmt: skip
     s.add(row)
     s.flush()
-    people, shown = tuple(person for _, _, person in committed), tuple(each for each, _, _ in committed)
-    return Lot(row.id, identity, people, shown, number, is_new=True)
+    return _as_lot(row, tuple(person for _, _, person in committed), is_new=True)
+
+
+def _as_lot(row: tables.Qualification, people: tuple[str, ...], *, is_new: bool) -> Lot:
+    committed = tuple(probe["commitment"] for probe in row.probes)
+    return Lot(
+        row.id, Identity.of_row(row), people, committed, row.lot_number, row.n_subjects, row.n_drawn_from, is_new
+    )
 
 
 def draw_lot(tagged: Sequence[tuple[str, str]], data: str, number: int, n_probes: int) -> list[str]:
@@ -414,6 +422,7 @@ def _finish(
                 "training_code": row.training_code,
                 "data_digest": row.data_digest,
                 "n_subjects": row.n_subjects,
+                "n_drawn_from": row.n_drawn_from,
                 "policy": {"name": asked.policy.name, "digest": asked.policy.digest},
                 "bars": row.bars,
                 "lot": {

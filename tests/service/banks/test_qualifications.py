@@ -200,11 +200,12 @@ def _sign_anew(row: Qualification) -> None:
         lambda row: setattr(row, "log_index", 0),
         lambda row: setattr(row, "lot_log_index", 1),
         lambda row: setattr(row, "bars", {**row.bars, "cost_share_max": 0.1}),
+        lambda row: setattr(row, "bars", {"cost_share_max": 7}),
     ],
 )
 def test_an_altered_record_is_worth_nothing(context: Context, store: Any, update: Any) -> None:
     change(context, store(), update)
-    assert ask(context) == (
+    assert ask(context, bars=BARS) == (
         "The record of the qualification of remix was altered after it was signed; run `expunge qualify remix`."
     )
 

@@ -181,7 +181,9 @@ def test_nobody_who_waits_or_was_tuned_on_is_drawn(context: Context, monkeypatch
     monkeypatch.setattr(study, "tuned_record", lambda *_: record)
     (lot,) = prepare(context, asked(n_probes=len(people))).lots
     assert set(lot.people) == set(free)
-    assert rows(context)[0].n_probes == len(free)
+    (row,) = rows(context)
+    assert (row.n_probes, row.n_subjects, row.n_drawn_from) == (len(free), len(people) - 1, len(free))
+    assert leaf(context, row.lot_log_index)["n_drawn_from"] == len(free)  # whoever tunes on the hard ones is seen
 
 
 @pytest.mark.parametrize("n_left", [0, 2])
