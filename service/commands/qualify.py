@@ -48,6 +48,8 @@ def qualify(
         f"At most {asked.most_trainings:.0f} trainings' worth: {probes} probe subjects, {models} retrained models of "
         f"each, {models} runs of each method on each; by the bars of the policy {asked.policy.name}."
     )
+    if asked.reading_oracles:
+        say(f"The oracles that {', '.join(asked.reading_oracles)} reads come on top of it.")
     prepared = prepare(context, asked)
     for lot in prepared.lots:
         say(_about(lot, prepared))

@@ -55,7 +55,14 @@ from service.keys.keyring import commitment
 from service.store import ledger, tables
 from service.store.engine import reading, session
 from service.store.tables import TunedSubject
-from service.studies.experiments import Experiment, bank_keys, draw_references, draw_together, store_of
+from service.studies.experiments import (
+    Experiment,
+    bank_keys,
+    draw_oracles,
+    draw_references,
+    draw_together,
+    store_of,
+)
 from service.studies.forget_setup import Stage, Task, set_stage
 from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.production import made_with
@@ -104,6 +111,11 @@ class Asked:
                 f"Expected at least {FEWEST_PROBES} probe subjects, and {FEWEST_MODELS} references and runs of each, "
                 f"which F / F_null and the gate need; got {self.n_probes}, {self.n_references} and {self.n_runs}."
             )
+
+    @property
+    def reading_oracles(self) -> tuple[str, ...]:
+        """Methods that need further trainings for each probe subject; how many is in their settings."""
+        return tuple(name for name in self.methods if find_method(name).needs_oracles)
 
     @property
     def most_trainings(self) -> float:
@@ -235,6 +247,7 @@ def qualify(
     lost: dict[tuple[str, str], str] = {}
     with intact(next(iter(stages.values())).plan.spec.images):
         references = _draw_references(context, prepared, on_step)
+        _draw_oracles(context, prepared, on_step)
         person_of = {stage: person for person, stage in stages.items()}
 
         def note(task: Task, reason: str) -> None:
@@ -363,6 +376,28 @@ def _draw_references(context: Context, prepared: Prepared, on_step: OnStep) -> d
     return banks
 
 
+def _draw_oracles(context: Context, prepared: Prepared, on_step: OnStep) -> None:
+    """Those that the methods read; the runs find them."""
+    wanted = {person: _n_oracles(context, prepared.lots, person, stage) for person, stage in prepared.stages.items()}
+    done_before, together = 0, sum(wanted.values())
+    for person, n in wanted.items():
+        if not n:
+            continue
+
+        def report(done: int, _: int, before: int = done_before, n: int = n) -> None:
+            on_step("oracles", before + min(done, n), together)
+
+        draw_oracles(context, prepared.stages[person], n, report)
+        done_before += n
+
+
+def _n_oracles(context: Context, lots: Sequence[Lot], person: str, stage: Stage) -> int:
+    """Oracles that the methods with this probe subject read."""
+    recipe, tuned = stage.plan.spec.recipe, context.settings.tuned
+    methods = (lot.method for lot in lots if person in lot.people)
+    return n_wanted({name: settings_for(name, recipe, tuned).to_dict() for name in methods})
+
+
 def _experiment(prepared: Prepared, person: str) -> Experiment:
     methods = tuple(lot.method for lot in prepared.lots if person in lot.people)
     return Experiment(methods, (person,), "reuse_n_1", n_models=prepared.asked.n_runs)
@@ -469,8 +504,8 @@ def price_of(context: Context, asked: Asked, lots: Sequence[Lot], stages: dict[s
             found = tuned_record(name, recipe, context.settings.tuned)
             share = found["record"].get("cost_share") if found else None
             worth += lacking * (asked.policy.cost_share_max if share is None else float(share))
-        wanted = n_wanted({m: settings_for(m, recipe, context.settings.tuned).to_dict() for m in methods})
-        n_trainings += len(store.missing_seeds(oracle_plan(stage.plan).key, wanted, first=FIRST_ORACLE))
+        n_oracles = _n_oracles(context, lots, person, stage)
+        n_trainings += len(store.missing_seeds(oracle_plan(stage.plan).key, n_oracles, first=FIRST_ORACLE))
         known = known or _training_seconds(context, store, stage)
     return Price(n_trainings + originals, n_runs, worth, n_there, known)
 

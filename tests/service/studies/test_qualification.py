@@ -399,6 +399,10 @@ def test_what_cannot_be_asked(methods: tuple[str, ...], changes: dict[str, int],
         asked(*methods, **changes)
 
 
+def test_methods_that_read_oracles_are_named() -> None:
+    assert asked("finetune", "oracle_matching").reading_oracles == ("oracle_matching",)
+
+
 def test_no_method() -> None:
     with pytest.raises(InvalidInputError, match="at least one method"):
         Asked((), LAX)
