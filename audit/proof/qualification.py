@@ -64,7 +64,7 @@ def matches(lot: Mapping[str, Any], predicate: Mapping[str, Any]) -> bool:
     """Whether an entry of the log is the lot of a record: the same probes, and all that was fixed beforehand."""
     fixed = (
         "method", "settings_digest", "method_code", "training_code", "data_digest", "bars", "n_subjects",
-        "n_references", "n_runs",
+        "n_drawn_from", "n_references", "n_runs",
     )  # fmt: skip
     return (
         lot.get("kind") == LOT_KIND

@@ -48,6 +48,8 @@ def qualify(
         f"At most {asked.most_trainings:.0f} trainings' worth: {probes} probe subjects, {models} retrained models of "
         f"each, {models} runs of each method on each; by the bars of the policy {asked.policy.name}."
     )
+    if asked.reading_oracles:
+        say(f"The oracles that {', '.join(asked.reading_oracles)} reads come on top of it.")
     prepared = prepare(context, asked)
     for lot in prepared.lots:
         say(_about(lot, prepared))
@@ -76,12 +78,14 @@ def qualify(
 
 def _about(lot: Lot, prepared: Prepared) -> str:
     how = "drawn now" if lot.is_new else "taken up again, for it has no result yet"
-    n, fewer = len(lot.people), ""
+    n, more = len(lot.people), ""
+    if (n_left_out := lot.n_subjects - lot.n_drawn_from) > 0:
+        more = f" Left out because settings were tuned on them: {n_left_out} of {lot.n_subjects}."
     if n < prepared.asked.n_probes:
-        fewer = f" There are no more than {n} subjects to draw from."
+        more += f" There are no more than {n} subjects to draw from."
     return (
-        f"{lot.method}: lot number {lot.number} for this method and these data, {how}: {n} of {prepared.n_subjects} "
-        f"subjects.{fewer}"
+        f"{lot.method}: lot number {lot.number} for this method and these data, {how}: {n} of {lot.n_drawn_from} "
+        f"subjects.{more}"
     )
 
 
@@ -90,12 +94,12 @@ def _show(result: Result, file: Path) -> None:
 
     found = result.qualification
     table = Table(
-        "probe", "d′", "F/F_null", "p", "rejected", "shift", "retain", "test", "cost", "passed", title=result.lot.method
+        "probe", "d′", "F/F_null", "p", "gate", "shift", "retain", "test", "cost", "pass", title=result.lot.method
     )
     for place, probe in enumerate(found.probes, 1):
         figures, passed = probe.figures, "yes" if probe.passed else "no"
         if figures is None:
-            table.add_row(str(place), *["–"] * 8, "diverged")
+            table.add_row(str(place), *["–"] * 8, "no")
             continue
         learned = "–" if figures.learned is None else number(figures.learned.value, digits=1)
         table.add_row(
@@ -105,7 +109,7 @@ def _show(result: Result, file: Path) -> None:
         )  # fmt: skip
     console.print(table)
     _say(
-        "d′: how much had been learned; p: of telling runs from retrained models; rejected: runs, by the gate; shift: "
+        "d′: how much had been learned; p: of telling runs from retrained models; gate: runs that it rejects; shift: "
         "the largest of a view, in standard deviations of retrained models; cost: a run's share of a training."
     )
     for reason in found.reasons:

@@ -30,7 +30,7 @@ from service.store.engine import fit_id, reading
 from service.store.tables import Attempt, Run
 from service.studies.method_catalog import standings
 from service.training.data import recipe_of
-from unlearning.errors import FacesError
+from unlearning.errors import UnlearningError
 from unlearning.methods import METHODS
 
 At = Annotated[Visitor, Depends(visitor_of)]
@@ -188,8 +188,8 @@ def models_page(
 
 
 def _standings(context: Context) -> dict[str, Qualified | str]:
-    """Which methods are qualified; nothing if the data folder cannot be read, of which other pages tell."""
-    with suppress(FacesError):
+    """Which methods are qualified; nothing if data, recipe or tuned settings cannot be read: other pages tell of it."""
+    with suppress(UnlearningError):
         return standings(context, recipe_of(context), METHODS)
     return {}
 

@@ -378,6 +378,7 @@ class Qualification(SQLModel, table=True):
     data_digest: str  # of the data folder's manifest when the lot was drawn
     bars: dict[str, Any] = Field(sa_type=JSON)
     n_subjects: int  # in the training split then
+    n_drawn_from: int  # of these, without those whom the settings were tuned on
     lot_number: int  # among the lots drawn for this method and these data, from 1
     n_references: int
     n_runs: int

@@ -55,7 +55,14 @@ from service.keys.keyring import commitment
 from service.store import ledger, tables
 from service.store.engine import reading, session
 from service.store.tables import TunedSubject
-from service.studies.experiments import Experiment, bank_keys, draw_references, draw_together, store_of
+from service.studies.experiments import (
+    Experiment,
+    bank_keys,
+    draw_oracles,
+    draw_references,
+    draw_together,
+    store_of,
+)
 from service.studies.forget_setup import Stage, Task, set_stage
 from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.production import made_with
@@ -106,6 +113,11 @@ class Asked:
             )
 
     @property
+    def reading_oracles(self) -> tuple[str, ...]:
+        """Methods that need further trainings for each probe subject; how many is in their settings."""
+        return tuple(name for name in self.methods if find_method(name).needs_oracles)
+
+    @property
     def most_trainings(self) -> float:
         """What it costs at most in trainings, oracles not counted, if no run costs more than the policy's bar."""
         runs = len(self.methods) * self.n_probes * self.n_runs
@@ -121,6 +133,8 @@ class Lot:
         people: user ids, in the order of the commitments, which is that of chance.
         commitments: of each, as logged.
         number: among the lots for this method and these data, from 1.
+        n_subjects: of the training split when it was drawn.
+        n_drawn_from: of these, without those whom the settings were tuned on.
         is_new: drawn now, not taken up again.
     """
 
@@ -129,6 +143,8 @@ class Lot:
     people: tuple[str, ...]
     commitments: tuple[str, ...]
     number: int
+    n_subjects: int
+    n_drawn_from: int
     is_new: bool
 
     @property
@@ -177,7 +193,6 @@ class Prepared:
     lots: tuple[Lot, ...]
     stages: dict[str, Stage]
     price: Price
-    n_subjects: int
 
 
 @dataclass(frozen=True)
@@ -217,7 +232,7 @@ def prepare(context: Context, asked: Asked) -> Prepared:
         )
         s.commit()
     stages = {person: set_stage(context, [person]) for person in sorted({p for lot in lots for p in lot.people})}
-    return Prepared(asked, lots, stages, price_of(context, asked, lots, stages), len(present))
+    return Prepared(asked, lots, stages, price_of(context, asked, lots, stages))
 
 
 def qualify(
@@ -232,6 +247,7 @@ def qualify(
     lost: dict[tuple[str, str], str] = {}
     with intact(next(iter(stages.values())).plan.spec.images):
         references = _draw_references(context, prepared, on_step)
+        _draw_oracles(context, prepared, on_step)
         person_of = {stage: person for person, stage in stages.items()}
 
         def note(task: Task, reason: str) -> None:
@@ -294,8 +310,7 @@ def _lot(  # noqa: PLR0917
         same = numbers == (n_probes, n_probes, asked.n_references, asked.n_runs) and row.bars == bars.to_dict()
         if waits and same and Identity.of_row(row) == identity:
             people = tuple(by_tag[probe["tag"]] for probe in row.probes)
-            logged = tuple(probe["commitment"] for probe in row.probes)
-            return Lot(row.id, identity, people, logged, row.lot_number, is_new=False)
+            return _as_lot(row, people, is_new=False)
     number = 1 + max((row.lot_number for row in earlier), default=0)
     drawn = draw_lot([(person, context.keyring.block_hash(person)) for person in allowed], data, number, n_probes)
     salted = [(secrets.token_bytes(16), person) for person in drawn]
@@ -306,13 +321,13 @@ def _lot(  # noqa: PLR0917
         s, LOT_KIND, now=now, method=identity.method, settings_digest=identity.settings_digest,
         recipe_digest=identity.recipe_digest, method_code=identity.method_code, training_code=identity.training_code,
         data_digest=data, policy_digest=asked.policy.digest, bars=bars.to_dict(), n_subjects=len(present),
-        lot_number=number, n_references=asked.n_references, n_runs=asked.n_runs,
+        n_drawn_from=len(allowed), lot_number=number, n_references=asked.n_references, n_runs=asked.n_runs,
         probes=[each for each, _, _ in committed],
     )  # fmt: skip
     row = tables.Qualification(
         id=context.new_id(), method=identity.method, settings_digest=identity.settings_digest,
         recipe_digest=identity.recipe_digest, method_code=identity.method_code, training_code=identity.training_code,
-        data_digest=data, bars=bars.to_dict(), n_subjects=len(present), lot_number=number,
+        data_digest=data, bars=bars.to_dict(), n_subjects=len(present), n_drawn_from=len(allowed), lot_number=number,
         n_references=asked.n_references, n_runs=asked.n_runs, n_probes=n_probes,
         probes=[
             {"commitment": each, "salt": salt, "tag": context.keyring.block_hash(person)}
@@ -322,8 +337,14 @@ def _lot(  # noqa: PLR0917
     )  # fmt: skip
     s.add(row)
     s.flush()
-    people, shown = tuple(person for _, _, person in committed), tuple(each for each, _, _ in committed)
-    return Lot(row.id, identity, people, shown, number, is_new=True)
+    return _as_lot(row, tuple(person for _, _, person in committed), is_new=True)
+
+
+def _as_lot(row: tables.Qualification, people: tuple[str, ...], *, is_new: bool) -> Lot:
+    committed = tuple(probe["commitment"] for probe in row.probes)
+    return Lot(
+        row.id, Identity.of_row(row), people, committed, row.lot_number, row.n_subjects, row.n_drawn_from, is_new
+    )
 
 
 def draw_lot(tagged: Sequence[tuple[str, str]], data: str, number: int, n_probes: int) -> list[str]:
@@ -353,6 +374,28 @@ def _draw_references(context: Context, prepared: Prepared, on_step: OnStep) -> d
 
         banks[person] = draw_references(context, stage, n, report)
     return banks
+
+
+def _draw_oracles(context: Context, prepared: Prepared, on_step: OnStep) -> None:
+    """Those that the methods read; the runs find them."""
+    wanted = {person: _n_oracles(context, prepared.lots, person, stage) for person, stage in prepared.stages.items()}
+    done_before, together = 0, sum(wanted.values())
+    for person, n in wanted.items():
+        if not n:
+            continue
+
+        def report(done: int, _: int, before: int = done_before, n: int = n) -> None:
+            on_step("oracles", before + min(done, n), together)
+
+        draw_oracles(context, prepared.stages[person], n, report)
+        done_before += n
+
+
+def _n_oracles(context: Context, lots: Sequence[Lot], person: str, stage: Stage) -> int:
+    """Oracles that the methods with this probe subject read."""
+    recipe, tuned = stage.plan.spec.recipe, context.settings.tuned
+    methods = (lot.method for lot in lots if person in lot.people)
+    return n_wanted({name: settings_for(name, recipe, tuned).to_dict() for name in methods})
 
 
 def _experiment(prepared: Prepared, person: str) -> Experiment:
@@ -414,6 +457,7 @@ def _finish(
                 "training_code": row.training_code,
                 "data_digest": row.data_digest,
                 "n_subjects": row.n_subjects,
+                "n_drawn_from": row.n_drawn_from,
                 "policy": {"name": asked.policy.name, "digest": asked.policy.digest},
                 "bars": row.bars,
                 "lot": {
@@ -460,8 +504,8 @@ def price_of(context: Context, asked: Asked, lots: Sequence[Lot], stages: dict[s
             found = tuned_record(name, recipe, context.settings.tuned)
             share = found["record"].get("cost_share") if found else None
             worth += lacking * (asked.policy.cost_share_max if share is None else float(share))
-        wanted = n_wanted({m: settings_for(m, recipe, context.settings.tuned).to_dict() for m in methods})
-        n_trainings += len(store.missing_seeds(oracle_plan(stage.plan).key, wanted, first=FIRST_ORACLE))
+        n_oracles = _n_oracles(context, lots, person, stage)
+        n_trainings += len(store.missing_seeds(oracle_plan(stage.plan).key, n_oracles, first=FIRST_ORACLE))
         known = known or _training_seconds(context, store, stage)
     return Price(n_trainings + originals, n_runs, worth, n_there, known)
 

@@ -210,6 +210,30 @@ def test_each_bar_fails_alone_and_says_so(changes: dict[str, Any], name: str) ->
     assert "bar is" in said
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"retain_accuracy_runs": np.full(24, 0.97), "retain_accuracy_references": np.ones(24)}, "retain_ratio"),
+        ({"test_accuracy_runs": np.full(24, 0.97), "test_accuracy_references": np.ones(24)}, "test_ratio"),
+        ({"seconds_runs": np.full(24, 2.0), "seconds_references": np.full(24, 10.0)}, "cost_share"),
+    ],
+)
+def test_who_is_exactly_at_the_bar_has_reached_it(changes: dict[str, Any], name: str) -> None:
+    assert checks_of(judge_probe(evidence(np.random.default_rng(14), **changes), BARS, seed=0))[name] is True
+
+
+@pytest.mark.parametrize(("n_bad", "passed"), [(12, True), (13, False)])
+def test_half_of_the_runs_may_be_rejected_and_no_more(n_bad: int, passed: bool) -> None:
+    rng = np.random.default_rng(15)
+    references = bank(rng, 24)
+    runs = np.repeat(references.mean(axis=0)[None], 24, axis=0)
+    runs[:n_bad] += 50.0
+    probe = judge_probe(evidence(rng, references=references, runs=runs), BARS, seed=0)
+    assert probe.figures is not None
+    assert probe.figures.rejected.n_rejected == n_bad
+    assert checks_of(probe)["rejected_share"] is passed
+
+
 def test_what_forgot_nothing_fails_by_both_tests() -> None:
     probe = judge_probe(evidence(np.random.default_rng(10), shift=4.0), BARS, seed=0)
     assert checks_of(probe)["forgetting_ratio"] is False

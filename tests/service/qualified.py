@@ -51,7 +51,7 @@ def write_qualification(
         fixed: dict[str, Any] = {
             "method": method, "settings_digest": fields["settings_digest"], "method_code": fields["method_code"],
             "training_code": fields["training_code"], "data_digest": "d", "bars": bars.to_dict(),
-            "n_subjects": n_subjects, "n_references": 24, "n_runs": 24,
+            "n_subjects": n_subjects, "n_drawn_from": n_subjects, "n_references": 24, "n_runs": 24,
         }  # fmt: skip
         lot = ledger.record(
             s, LOT_KIND, now=context.now(), probes=committed, lot_number=1, recipe_digest=fields["recipe_digest"],
@@ -59,8 +59,8 @@ def write_qualification(
         )  # fmt: skip
         row = Qualification(
             id=context.new_id(), method=method, data_digest="d", bars=bars.to_dict(), n_subjects=n_subjects,
-            lot_number=1, n_references=24, n_runs=24, n_probes=3, probes=probes, lot_log_index=lot,
-            created_at=context.now(), passed=passed, **fields,
+            n_drawn_from=n_subjects, lot_number=1, n_references=24, n_runs=24, n_probes=3, probes=probes,
+            lot_log_index=lot, created_at=context.now(), passed=passed, **fields,
         )  # fmt: skip
         s.add(row)
         if passed is not None:

@@ -181,7 +181,9 @@ def test_nobody_who_waits_or_was_tuned_on_is_drawn(context: Context, monkeypatch
     monkeypatch.setattr(study, "tuned_record", lambda *_: record)
     (lot,) = prepare(context, asked(n_probes=len(people))).lots
     assert set(lot.people) == set(free)
-    assert rows(context)[0].n_probes == len(free)
+    (row,) = rows(context)
+    assert (row.n_probes, row.n_subjects, row.n_drawn_from) == (len(free), len(people) - 1, len(free))
+    assert leaf(context, row.lot_log_index)["n_drawn_from"] == len(free)  # whoever tunes on the hard ones is seen
 
 
 @pytest.mark.parametrize("n_left", [0, 2])
@@ -395,6 +397,10 @@ def test_of_two_processes_the_first_writes(context: Context) -> None:
 def test_what_cannot_be_asked(methods: tuple[str, ...], changes: dict[str, int], error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         asked(*methods, **changes)
+
+
+def test_methods_that_read_oracles_are_named() -> None:
+    assert asked("finetune", "oracle_matching").reading_oracles == ("oracle_matching",)
 
 
 def test_no_method() -> None:

@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("data_digest", sa.String(), nullable=False),
         sa.Column("bars", sa.JSON(), nullable=False),
         sa.Column("n_subjects", sa.Integer(), nullable=False),
+        sa.Column("n_drawn_from", sa.Integer(), nullable=False),
         sa.Column("lot_number", sa.Integer(), nullable=False),
         sa.Column("n_references", sa.Integer(), nullable=False),
         sa.Column("n_runs", sa.Integer(), nullable=False),
