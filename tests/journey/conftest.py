@@ -31,6 +31,7 @@ TINY_RECIPE = {
 TINY_POLICY = {
     "name": "tiny", "n_models": 40, "retain_ratio_min": 0.5, "test_ratio_min": 0.5, "exchangeability_alpha": 0.05,
     "forgetting_ratio_min": 0.9, "cost_share_max": 0.01, "ladder": ["finetune", "retrain"], "retrain_attempts": 6,
+    "gate_alpha": 0.01,
 }  # fmt: skip
 """Fine-tuning cannot pass at one per cent of retraining's cost, so that every run sees a failed audit, too."""
 

@@ -65,7 +65,7 @@ def test_a_folder_with_a_csv_becomes_a_model_that_forgets(pictures: Path, tmp_pa
     assert "every rule holds" in run("data", "check")
     assert "Generation 1" in run("train")
     person = next(row.user_id for row in read_metadata(settings.data_folder) if row.split == "train")
-    assert "1 banks of 40 models" in run("references", "build", person)
+    assert "1 bank: 40 models each" in run("references", "build", person)
     key = run("keys", "create", "stranger", "--scope", "predict", "--scope", "erasure:write", "--scope", "erasure:read")
     token = key.split()[-1]
     picture = next(pictures.glob("images/*.png")).read_bytes()

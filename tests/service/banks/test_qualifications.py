@@ -68,7 +68,8 @@ def erase(s: Session, context: Context, who: str) -> None:
         ErasureRequest(
             id=context.new_id(), client_id="c", state="completed", outcome="erased",
             subject_hash=context.keyring.subject_hash(who), commitment="", commitment_salt=None, regulation="gdpr",
-            ground="g", requested_at=now, received_at=now, hold_until=now, due_at=now, updated_at=now, completed_at=now,
+            ground="g", requested_at=now, received_at=now, filed_at=now, hold_until=now, due_at=now, updated_at=now,
+            completed_at=now,
         )
     )  # fmt: skip
 
