@@ -10,6 +10,7 @@ from typing import Any
 
 from audit.policy import Policy
 from service.banks.build import plans_lock, training_code_version
+from service.banks.file_format import OUT
 from service.context import Context
 from service.erasure.plan import RunPlan, make_plan
 from service.errors import RunStoppedError
@@ -142,7 +143,8 @@ class Workspace:
         if stored is None:
             raise FileNotFoundError(f"Expected the plan of run {self.run_id} in its folder; the folder was removed.")
         plan = RunPlan(**stored)
-        is_old = plan.bank and plan.bank["key"]["code_version"] != training_code_version()
+        key = plan.bank.get("key", {})
+        is_old = plan.bank and (key["code_version"], key["statistic"]) != (training_code_version(), OUT)
         if is_old or plan.recipe_digest != self.recipe.digest:
             raise RunStoppedError(
                 f"Expected the {'training code' if is_old else 'recipe'} this run was planned with, but it changed "

@@ -107,7 +107,7 @@ def test_a_run_is_not_judged_by_another_policy_than_the_one_logged_before_it(pip
     assert tiny.attempts(tiny_context) == []
 
 
-@pytest.mark.parametrize("what", ["recipe", "training code"])
+@pytest.mark.parametrize("what", ["recipe", "training code", "views"])
 def test_a_run_is_not_carried_on_by_another_recipe_or_code_than_it_was_planned_with(
     pipeline, tiny_context, monkeypatch, what
 ):
@@ -115,9 +115,14 @@ def test_a_run_is_not_carried_on_by_another_recipe_or_code_than_it_was_planned_w
     if what == "recipe":
         recipe = tiny_context.settings.home / "recipe.json"
         recipe.write_text(json.dumps({**tiny.RECIPE, "epochs": 4}))
+    elif what == "views":  # planned before banks held margins of views, or with other views
+        folder = RunFolder(tiny_context.settings, run_id)
+        plan = folder.read("plan")
+        folder.write("plan", plan | {"bank": plan["bank"] | {"key": plan["bank"]["key"] | {"statistic": "margin"}}})
     else:
         monkeypatch.setattr(workspace, "training_code_version", lambda: "another")
-    with pytest.raises(StoppedError, match=f"the {what} this run was planned with"):
+    told = "training code" if what == "views" else what
+    with pytest.raises(StoppedError, match=f"the {told} this run was planned with"):
         pipeline.unlearn(run_id, tiny.RETRAIN)
     assert tiny.certificates(tiny_context) == []
 
