@@ -38,7 +38,7 @@ from rich.console import Console  # noqa: E402
 from benchmarks.loads.figures import machine, ratio, verdict  # noqa: E402
 from benchmarks.loads.homes import serving, settings_of  # noqa: E402
 from benchmarks.loads.wrk import Burst, Call, burst, need_wrk, write_script  # noqa: E402
-from service.commands.demo import prepare_home  # noqa: E402
+from service.commands.home import prepare_home  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.launch import Processes  # noqa: E402
 from unlearning.faces import read_metadata  # noqa: E402

@@ -44,7 +44,7 @@ from benchmarks.contenders.running import Running, ours, started  # noqa: E402
 from benchmarks.loads.figures import machine, verdict  # noqa: E402
 from benchmarks.loads.homes import serving_pids  # noqa: E402
 from benchmarks.loads.wrk import Call, burst, need_wrk, write_script  # noqa: E402
-from service.commands.demo import prepare_home  # noqa: E402
+from service.commands.home import prepare_home  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.launch import free_ports  # noqa: E402
 from service.settings import Settings  # noqa: E402

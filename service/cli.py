@@ -155,7 +155,7 @@ def worker() -> None:
 @app.command()
 def up() -> None:
     """Start service and worker on this machine; makes data (AT&T faces), model and key if there are none."""
-    from service.commands.demo import prepare_home
+    from service.commands.home import prepare_home
     from service.launch import Processes
 
     settings = Settings()
@@ -166,7 +166,7 @@ def up() -> None:
     with Processes(settings) as processes:
         processes.start_serving()
         processes.start_worker()
-        from service.commands.demo import wait_ready
+        from service.commands.home import wait_ready
 
         wait_ready(processes, settings)
         _print_usage(settings)

