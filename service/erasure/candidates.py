@@ -54,7 +54,7 @@ from unlearning.devices import describe_device, resolve_device
 from unlearning.errors import MethodError, RecipeError
 from unlearning.faces.decoding import to_png
 from unlearning.methods import METHODS
-from unlearning.models import build, load_weights
+from unlearning.models import build, load_weights, weights_digest
 
 log = structlog.get_logger()
 
@@ -183,6 +183,9 @@ def deploy(work: Workspace) -> None:
     context, run, folder = work.context, work.run, work.folder
     with reading(context.engine) as s:
         attempt = _passed(s, run.id)
+    weights = folder.weights(attempt.step)
+    if weights_digest(weights) != attempt.candidate_digest:
+        raise ValueError("Expected the audited weights in the run's folder, found others; nothing was deployed.")
     base = registry.get(context, run.base_digest)
     manifest = registry.Manifest.from_dict(
         {
@@ -192,9 +195,7 @@ def deploy(work: Workspace) -> None:
             "lineage": {"method": attempt.method, "parent": run.base_digest, "run_id": run.id},
         }
     )
-    digest = registry.add(context, folder.weights(attempt.step), manifest, _learned_from(work, attempt.method))
-    if digest != attempt.candidate_digest:
-        raise ValueError("Expected the audited weights in the run's folder, found others; nothing was deployed.")
+    digest = registry.add(context, weights, manifest, _learned_from(work, attempt.method))
     context.reached("deploying.registered")
     note(context, run.id, "waiting for the serving processes to swap")
     barrier = swap(context, digest, forget_older=True)

@@ -362,6 +362,7 @@ def test_other_weights_than_the_audited_are_not_deployed(tiny_context, run_id):
     folder.weights(tiny.RETRAIN).write_bytes(folder.weights(tiny.FINETUNE).read_bytes())
     with pytest.raises(ValueError, match="Expected the audited weights"):
         deploy(tiny.workspace(tiny_context, run_id))
+    assert [each.name for each in tiny_context.settings.models_folder.glob("*.safetensors")] == [f"{base}.safetensors"]
     assert deployment.pointer(tiny_context).committed_digest == base
     assert tiny.run_of(tiny_context, run_id).generation is None
 
