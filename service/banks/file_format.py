@@ -29,7 +29,7 @@ _HEADER = struct.Struct("<8s32s32sqqddd")  # magic, key, layout, seed, n_example
 MARGIN = "margin"
 """Statistic of banks that hold margins of the images as they are."""
 OUT = f"margin, views {VIEWS_VERSION}"
-"""Statistic of reference banks: models that never saw the subjects of the columns."""
+"""Statistic of reference banks: models trained without the subjects of the columns."""
 IN = f"margin with everybody, views {VIEWS_VERSION}"
 """Statistic of the bank of models that learned from everybody (`service.banks.originals`)."""
 

@@ -41,8 +41,8 @@ def price(work: Workspace, step: int, bank: Bank, oracles: Bank | None) -> dict[
         oracles: of the run, if its methods read any.
 
     Returns:
-        training_seconds: the unit; trainings: caused by the run, by purpose and in total; ahead: trainings of the banks
-        that are there now, without those the run caused; erasures: how many subjects were erased before.
+        training_seconds: the unit; trainings: caused by the run, by purpose; total: their sum; ahead: trainings of the
+        banks that are there now, without those the run caused; erasures_before: requests completed as erased before.
     """
     unit = float(np.median(bank.seconds))
     made = [work.folder.read(f"step-{i}") for i in range(step + 1)]

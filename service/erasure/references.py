@@ -107,14 +107,14 @@ def other_forget_sets(work: Workspace) -> list[NDArray[np.float64]]:
         if not seen.isdisjoint(tags):
             continue
         seen.update(tags)
-        for some in batched(tags, n_subjects):
+        for some in _batched(tags, n_subjects):
             if len(some) == n_subjects:
                 columns = [i for i, tag in enumerate(bank.subject_tags) if tag in some]
                 found.append(bank.views[:, :, columns].astype(np.float64))
     return found
 
 
-def batched(values: Iterable[str], n: int) -> Iterator[set[str]]:
+def _batched(values: Iterable[str], n: int) -> Iterator[set[str]]:
     """Sets of `n` in order; the last may be smaller."""
     rest = iter(values)
     while some := set(islice(rest, n)):

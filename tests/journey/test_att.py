@@ -1,6 +1,6 @@
 """The audit's conscience on real faces: it fails who did nothing, and passes who trained again without the person.
 
-A true retrain is turned away in about one of twenty attempts (the level of the gate). So exact retraining may try three
+A true retrain is rejected in about one of twenty attempts (the level of the gate). So exact retraining may try three
 times. References are twice as many as the standard policy asks for, so that luck of the machine does not decide.
 """
 
