@@ -22,6 +22,9 @@ Presets (`PRESETS`):
 | ladder before it                         | remix,           | oracle_matching  | remix,      |
 |                                          | random_mask      |                  | random_mask |
 
+`spare` and `catch_up` are `standard` with another ladder: instead of approximate methods a model that was trained ahead
+without the subjects' block, as it is or trained some epochs further on all that is retained.
+
 `standard` asks two questions at different times. Whether a method is any good is settled ahead by its *qualification*
 on subjects drawn by lot (`audit.qualification`); an approximate method without a valid one is no rung, and the run goes
 on to the next. Whether this one model is all right is the *gate*'s question (`audit.statistics.gate`), to which eight
@@ -47,7 +50,7 @@ beforehand and part of the digest.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,10 @@ from typing import Any
 from audit.errors import PolicyError, in_range
 
 RETRAIN = "retrain"
+FROM_SPARE = ("spare", "catch_up")
+EXACT = (*FROM_SPARE, RETRAIN)
+"""Methods whose weights never depended on the forget set: exact retraining, and what starts from a spare model that was
+trained ahead without the subjects' block. Their attempts are tested at the full α and need no qualification."""
 ADDED_LATER = ("gate_alpha", "qualification")
 
 
@@ -135,7 +142,7 @@ class Policy:
             object.__setattr__(self, field.name, settled)
 
     def level_at(self, rung: int, alpha: float) -> float:
-        """Level of a test of the candidate at a rung: α, 2α, … (at most ½), and α for exact retraining."""
+        """Level of a test of the candidate at a rung: α, 2α, … (at most ½), and α for exact methods."""
         level = alpha * (1 if self.is_exact(rung) else rung + 1)
         return min(0.5, round(level, 12))  # 3 × 0.05 is 0.15000000000000002, which p = 0.15 would miss
 
@@ -155,8 +162,13 @@ class Policy:
         return self.ladder[rung]
 
     def is_exact(self, rung: int) -> bool:
-        """Whether the rung is exact retraining."""
-        return self.method_at(rung) == RETRAIN
+        """Whether the rung is of a method that never reads a weight which depended on the forget set."""
+        return self.method_at(rung) in EXACT
+
+    @property
+    def reads_spares(self) -> bool:
+        """Whether a rung starts from a spare, so that spares are kept for every block."""
+        return not set(FROM_SPARE).isdisjoint(self.ladder)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able fields and digest."""
@@ -199,7 +211,9 @@ _COMPETITION = Policy(
     cost_share_max=0.2,
     ladder=("remix", "random_mask", RETRAIN),
 )
-PRESETS = {"standard": _STANDARD, "strict": _STRICT, "competition": _COMPETITION}
+_SPARE = replace(_STANDARD, name="spare", ladder=("spare", RETRAIN))
+_CATCH_UP = replace(_STANDARD, name="catch_up", ladder=("catch_up", RETRAIN))
+PRESETS = {policy.name: policy for policy in (_STANDARD, _STRICT, _COMPETITION, _SPARE, _CATCH_UP)}
 
 
 def load_policy(name_or_path: str | Path) -> Policy:

@@ -27,6 +27,7 @@ from unlearning.methods import (
     scrub,
     sebastian,
     seif,
+    spare,
     ssd,
     sun,
     toshi,
@@ -45,7 +46,9 @@ class Method:
         source: its authors or paper.
         needs_forget: reads the forget set; the others run without one.
         needs_oracles: reads oracle margins of the forget set, see `unlearning.procedures.oracles`.
-        exact: never reads the original's weights, so nothing of the forget set can remain.
+        needs_spare: starts from a spare, a model that never saw the forget set, in the original's place; see
+            `unlearning.methods.spare`.
+        exact: never reads weights that depended on the forget set, so nothing of it can remain.
     """
 
     function: Callable[..., nn.Module]
@@ -55,6 +58,7 @@ class Method:
     needs_forget: bool
     exact: bool = False
     needs_oracles: bool = False
+    needs_spare: bool = False
 
 
 _CHALLENGE = "NeurIPS 2023 machine unlearning challenge"
@@ -67,6 +71,24 @@ METHODS: dict[str, Method] = {
         "the definition of unlearning",
         needs_forget=False,
         exact=True,
+    ),
+    "spare": Method(
+        spare.spare,
+        spare.SpareSettings,
+        "Spare model",
+        "ours, after arXiv 1912.03817",
+        needs_forget=False,
+        exact=True,
+        needs_spare=True,
+    ),
+    "catch_up": Method(
+        spare.catch_up,
+        spare.CatchUpSettings,
+        "Spare model, caught up",
+        "ours, after arXiv 1912.03817",
+        needs_forget=False,
+        exact=True,
+        needs_spare=True,
     ),
     "fanchuan": Method(
         fanchuan.fanchuan, fanchuan.FanchuanSettings, "Fanchuan", f"{_CHALLENGE}, place 1", needs_forget=True

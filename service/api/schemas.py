@@ -57,7 +57,7 @@ class Model(Answer):
 
     digest: str
     line: str
-    state: Literal["candidate", "active", "retired", "destroyed"]
+    state: Literal["candidate", "spare", "active", "retired", "destroyed"]
     generation: int | None
     certificate_id: str | None
     manifest: dict[str, Any]

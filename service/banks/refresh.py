@@ -26,7 +26,7 @@ import structlog
 from sqlmodel import col, delete
 
 from audit.policy import Policy
-from service.banks import replica
+from service.banks import replica, spares
 from service.banks.blocks import blocks
 from service.banks.build import BankPlan, OnProgress, build_bank, discard_unnamed, plan_exact_bank
 from service.banks.file_format import IN, MARGIN, OUT
@@ -44,8 +44,8 @@ from service.training.spec import intact
 log = structlog.get_logger()
 
 LOOK_AGAIN_SECONDS = 600.0  # data may also change by hand
-EVERYBODY = "everybody"
-"""In place of a block's name: the bank of originals."""
+EVERYBODY, SPARES = "everybody", "spares"
+"""In place of a block's name: the bank of originals, and the spares of all blocks."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def rebuild(
 ) -> int:
     """Train the banks that a request would wait for, now or after one more erasure; gives how many were trained.
 
-    What would make a request wait longest comes first; then the bank of originals, then oracles. A bank that lost
+    What would make a request wait longest comes first; then the bank of originals, spares and oracles. A bank that lost
     people and may still judge is left as it is.
 
     Args:
@@ -169,6 +169,9 @@ def rebuild(
         build_bank(store, block.plan, policy.n_models, settings, progress, now=context.now())
         _discard_superseded(store, [block.plan], context)
     n_built = len(todo) + _renew_originals(context, store, missing_too=missing_too, on_block=on_block)
+    if policy.reads_spares:
+        asked_for = [block.plan for block in surveyed if missing_too or block.had_bank]
+        n_built += _renew_spares(context, asked_for, on_block)
     for block in surveyed if n_oracles else []:
         plan = oracle_plan(block.plan)
         if (missing_too or block.had_bank) and _lacking(store, plan, n_oracles):
@@ -210,6 +213,14 @@ def _renew_originals(
     build_originals(store, plan, N_ORIGINALS, context.settings, told or (lambda done, wanted: None), now=context.now())
     _discard_superseded(store, [plan], context)
     return 1
+
+
+def _renew_spares(
+    context: Context, plans: list[BankPlan], on_block: Callable[[str, int, int], OnProgress] | None
+) -> int:
+    """Train the spares that blocks lack; gives how many."""
+    told = on_block(SPARES, 1, 1) if on_block else None
+    return spares.train_spares(context, recipe_of(context), plans, told or (lambda done, wanted: None))
 
 
 def _note(context: Context, row: ReferenceBlock, n_next: int) -> None:

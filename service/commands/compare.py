@@ -57,7 +57,7 @@ def compare(
     with progress_bar() as bar:
         task = bar.add_task("models", total=None)
         done = study(
-            fields, methods or [name for name in METHODS if name != "retrain"], n_models=n_models,
+            fields, methods or [name for name, method in METHODS.items() if not method.exact], n_models=n_models,
             n_experiments=experiments, fewer={"reuse_n_n": n_n_models} if n_n_models else {},
             on_step=lambda doing, n, wanted: bar.update(task, description=doing, completed=n, total=wanted),
         )  # fmt: skip

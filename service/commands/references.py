@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,13 +15,15 @@ from service.errors import StartupError
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from rich.progress import TaskID
 
+    from audit.policy import Policy
     from service.banks.build import BankPlan, OnProgress
-    from service.banks.store import Bank, BankStore
+    from service.banks.store import BankStore
+    from service.context import Context
     from unlearning.recipes import Recipe
 
 references_app = typer.Typer(
@@ -37,64 +40,112 @@ def references_build(
     """Build reference banks ahead, so that a request need not wait for them.
 
     Without names also the originals, models trained with everybody, from which an audit reads how much had been
-    learned of a subject; and the oracles, if a method of the policy's ladder reads any. Says first what it costs.
+    learned of a subject; oracles and spares, if methods of the policy's ladder read any. Says first what it costs.
     Several of these commands at once share the work.
     """
     from audit.policy import load_policy
     from service.banks import replica
-    from service.banks.build import build_bank, plan_bank
-    from service.banks.oracles import FIRST_SEED as FIRST_ORACLE
-    from service.banks.oracles import build_oracles, n_asked_for, oracle_plan
-    from service.banks.originals import FIRST_SEED as FIRST_ORIGINAL
-    from service.banks.originals import N_ORIGINALS, build_originals, originals_plan
     from service.banks.refresh import publish, survey
     from service.banks.store import BankStore
     from service.context import Context
     from service.training.answers import require_good_model_in_service
-    from service.training.data import asked_to_go, images_in_service, recipe_of
-    from service.training.spec import open_images
+    from service.training.data import recipe_of
 
     context = Context.open(Settings())
     require_good_model_in_service(context)
-    settings, recipe, policy = context.settings, recipe_of(context), load_policy(context.settings.policy)
-    images = images_in_service(context, recipe)
+    settings, policy = context.settings, load_policy(context.settings.policy)
+    store, parts = BankStore(settings.banks_folder), _parts(context, policy, subjects)
+    console.print(price_of(store, recipe_of(context), sum(part.n_lacking for part in parts), now=context.now()))
+    tell_of_priority(settings)
+    with progress_bar() as bar:
+
+        def show(task: TaskID, done: int, _: int) -> None:
+            bar.update(task, completed=done)
+
+        for part in parts:
+            part.build(partial(show, bar.add_task(part.title, total=part.n_wanted)))
+    replica.publish(context)
+    publish(context, survey(context, policy))
+    for part in parts:
+        console.print(f"{part.title}: {part.n_wanted} models, in {part.folder}")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One kind of models that `references build` trains."""
+
+    title: str
+    n_wanted: int
+    n_lacking: int
+    folder: Path
+    build: Callable[[OnProgress], None]
+
+
+def _parts(context: Context, policy: Policy, subjects: list[str] | None) -> list[_Part]:
+    """What is to be there for some subjects, or for all of the training split.
+
+    Raises:
+        StartupError: a user id of nobody who is trained on.
+    """
+    from service.banks import spares
+    from service.banks.build import build_bank, plan_bank
+    from service.banks.oracles import FIRST_SEED as FIRST_ORACLE
+    from service.banks.oracles import n_asked_for, oracle_plan
+    from service.banks.originals import FIRST_SEED as FIRST_ORIGINAL
+    from service.banks.originals import N_ORIGINALS, originals_plan
+    from service.banks.refresh import survey
+    from service.banks.store import BankStore
+    from service.training.data import asked_to_go, images_in_service, recipe_of
+    from service.training.spec import open_images
+
+    settings, recipe = context.settings, recipe_of(context)
+    images, store = images_in_service(context, recipe), BankStore(settings.banks_folder)
     faces = open_images(images)
     absent = asked_to_go(context, faces)
     known = tuple(subject for subject in faces.train_subjects() if subject not in absent)
-    unknown = [subject for subject in subjects or [] if subject not in known]
-    if unknown:
+    if unknown := [subject for subject in subjects or [] if subject not in known]:
         raise StartupError(f"Expected people of the training split, got {len(unknown)} others among the arguments.")
     plans = {}
     for subject in subjects or known:
         plan = plan_bank(context, recipe, images, forget={subject}, absent=absent, n_models=policy.n_models)
         plans[plan.key.digest] = plan
-    store, n_oracles = BankStore(settings.banks_folder), n_asked_for(settings, policy)
-    banks = "1 bank" if len(plans) == 1 else f"{len(plans)} banks"
-    kinds: list[tuple[str, Callable[..., Bank], list[BankPlan], int, int]] = [
-        (f"reference models, {banks}", build_bank, [*plans.values()], policy.n_models, 0)
-    ]
+
+    def banks(title: str, of: Iterable[BankPlan], n_models: int, first_seed: int = 0) -> _Part:
+        of = list(of)
+
+        def build(on_progress: OnProgress) -> None:
+            for i, plan in enumerate(of):
+                told = partial(_further, on_progress, i * n_models)
+                build_bank(store, plan, n_models, settings, told, now=context.now(), first_seed=first_seed)
+
+        lacking = sum(len(store.missing_seeds(plan.key, n_models, first=first_seed)) for plan in of)
+        return _Part(title, len(of) * n_models, lacking, settings.banks_folder, build)
+
+    count = "1 bank" if len(plans) == 1 else f"{len(plans)} banks"
+    parts = [banks(f"reference models, {count}", plans.values(), policy.n_models)]
     if not subjects:
         everybody = originals_plan(context, recipe, images, absent)
-        kinds.append(("originals, trained with everybody", build_originals, [everybody], N_ORIGINALS, FIRST_ORIGINAL))
-    if n_oracles:
-        oracles = [oracle_plan(plan) for plan in plans.values()]
-        kinds.append((f"oracles, {banks}", build_oracles, oracles, n_oracles, FIRST_ORACLE))
-    lacking = [len(store.missing_seeds(plan.key, n, first=seed)) for _, _, of, n, seed in kinds for plan in of]
-    console.print(price_of(store, recipe, sum(lacking), now=context.now()))
-    tell_of_priority(context.settings)
-    with progress_bar() as bar:
+        parts.append(banks("originals, trained with everybody", [everybody], N_ORIGINALS, FIRST_ORIGINAL))
+    if n_oracles := n_asked_for(settings, policy):
+        parts.append(banks(f"oracles, {count}", map(oracle_plan, plans.values()), n_oracles, FIRST_ORACLE))
+    if policy.reads_spares:
+        asked = {context.keyring.block_hash(subject) for subject in subjects or known}
+        blocks = [block.plan for block in survey(context, policy) if not asked.isdisjoint(block.plan.tags)]
+        lacking = len(spares.lacking(context, recipe, blocks))
+        train = partial(_train_spares, context, blocks)
+        parts.append(_Part("spares, one for each block", len(blocks), lacking, settings.models_folder, train))
+    return parts
 
-        def advance(task: TaskID, before: int, done: int, _: int) -> None:
-            bar.update(task, completed=before + done)
 
-        for title, build, of_kind, n_models, _ in kinds:
-            task = bar.add_task(title, total=len(of_kind) * n_models)
-            for i, plan in enumerate(of_kind):
-                build(store, plan, n_models, settings, partial(advance, task, i * n_models), now=context.now())
-    replica.publish(context)
-    publish(context, survey(context, policy))
-    for title, _, _, n_models, _ in kinds:
-        console.print(f"{title}: {n_models} models each, in {settings.banks_folder}")
+def _further(on_progress: OnProgress, before: int, done: int, wanted: int) -> None:
+    on_progress(before + done, wanted)
+
+
+def _train_spares(context: Context, blocks: list[BankPlan], on_progress: OnProgress) -> None:
+    from service.banks.spares import train_spares
+    from service.training.data import recipe_of
+
+    train_spares(context, recipe_of(context), blocks, on_progress)
 
 
 def price_of(store: BankStore, recipe: Recipe, n_trainings: int, *, now: datetime) -> str:

@@ -42,7 +42,7 @@ from service.store.tables import (
 from service.telemetry.catalog import WORKER
 
 VERDICTS = ("PASSED", "FAILED", "UNDETERMINED")
-VERSION_STATES = ("candidate", "active", "retired", "destroyed")
+VERSION_STATES = ("candidate", "spare", "active", "retired", "destroyed")
 _DOUBTS = {doubts.ALIKE: "alike", doubts.UNNAMED: "unnamed", doubts.FEWER: "fewer"}
 CALLBACK_STATES = (outbox.PENDING, outbox.DELIVERED, outbox.DISABLED, outbox.GIVEN_UP)
 

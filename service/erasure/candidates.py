@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 
 from audit.errors import BankError
 from audit.evaluation import Evaluation, Evidence, Views, evaluate
-from audit.policy import Policy
+from audit.policy import RETRAIN, Policy
 from audit.qualification import Bars
 from audit.report.content import report_of
 from audit.report.page import render_html, write
@@ -38,7 +38,7 @@ from service.erasure.references import (
     other_forget_sets,
 )
 from service.erasure.workspace import Workspace
-from service.errors import PoorModelError
+from service.errors import NotFoundError, PoorModelError, WeightsError
 from service.models import registry, rosters
 from service.models.building import build_model
 from service.models.deployment import deploy as swap
@@ -57,6 +57,11 @@ from unlearning.methods import METHODS
 from unlearning.models import build, load_weights, weights_digest
 
 log = structlog.get_logger()
+
+NO_SPARE = (
+    "Expected a spare, a model that was trained ahead without these subjects, found none; `expunge references build` "
+    "trains spares, and the worker does while it is idle."
+)
 
 
 def steps(policy: Policy) -> tuple[str, ...]:
@@ -79,14 +84,28 @@ def unlearn(work: Workspace, step: int) -> str | None:
     if attempt.verdict is not None:  # ended when the step was tried before
         return None if attempt.candidate_digest else " ".join(attempt.reasons)
     work.context.reached("unlearning.attempt")
-    if isinstance(found := _qualification(work, method), str):
-        _give_up_attempt(work, step, found)
-        return found
+    if (lacking := _lacking(work, method)) is not None:
+        _give_up_attempt(work, step, lacking)
+        return lacking
     try:
         _make_models(work, step, method)
     except (MethodError, RecipeError, PoorModelError) as error:
         _give_up_attempt(work, step, str(error))
         return str(error)
+    return None
+
+
+def _lacking(work: Workspace, method: str) -> str | None:
+    """Why the method cannot be tried: it is not qualified, or there is no spare to start from; None: it can."""
+    if isinstance(found := _qualification(work, method), str):
+        return found
+    if METHODS[method].needs_spare:
+        if not work.plan.spare:
+            return NO_SPARE
+        try:
+            registry.load_checked(work.context, work.plan.spare)
+        except (NotFoundError, WeightsError) as error:
+            return error.detail
     return None
 
 
@@ -141,7 +160,8 @@ def judge(work: Workspace, step: int) -> bool:
     evidence = _evidence(work, step, attempt.method, bank)
     evaluation = evaluate(evidence, policy, rung=min(step, len(policy.ladder) - 1), seed=work.run.seed)
     context.reached("auditing.evaluated")
-    priced = price(work, step, bank, oracle_bank(work))
+    used = work.plan.spare if METHODS[attempt.method].needs_spare else ""
+    priced = price(work, step, bank, oracle_bank(work), used=used)
     _write_report(work, evaluation, attempt, priced)
     context.reached("auditing.reported")
     log.info("audit.done", step=step, verdict=evaluation.verdict, seconds=time.perf_counter() - started)
@@ -192,7 +212,7 @@ def deploy(work: Workspace) -> None:
             **base.manifest,
             "seed": attempt.seed,
             "versions": attempt.figures["made_with"]["versions"],
-            "lineage": {"method": attempt.method, "parent": run.base_digest, "run_id": run.id},
+            "lineage": {"method": attempt.method, "parent": _parent(work, attempt.method), "run_id": run.id},
         }
     )
     digest = registry.add(context, weights, manifest, _learned_from(work, attempt.method))
@@ -212,16 +232,20 @@ def deploy(work: Workspace) -> None:
 def _learned_from(work: Workspace, method: str) -> dict[str, int] | None:
     """The candidate's roster: the retained subjects and, unless it was trained from scratch, its parent's.
 
+    A spare that is taken as it is learned from nobody else.
+
     None if the parent has no roster.
     """
     retained = rosters.of_rows(work.context.keyring, work.faces, as_rows(work.plan.retain))
-    if METHODS[method].exact:
+    if method == RETRAIN:
         return retained
     with reading(work.context.engine) as s:
-        parents = rosters.read(s, work.run.base_digest)
+        parents = rosters.read(s, _parent(work, method))
         gone = {request.subject_hash for request in requests_of(s, work.run_id)}
     if not parents:
         return None
+    if method == "spare":
+        return parents
     return {each: n for each, n in (retained | parents).items() if each not in gone}
 
 
@@ -308,13 +332,19 @@ def spec_of(work: Workspace, method: str) -> TrialSpec:
         retain_scored=as_rows(plan.bank["retain"]), test=as_rows(plan.bank["test"]), device=context.settings.device,
         forget=as_rows(plan.forget), with_views=True,
     )  # fmt: skip
-    if METHODS[method].exact:
+    if method == RETRAIN:
         return spec
+    parent = _parent(work, method)
     return replace(
-        spec, method=method, options=plan.methods.get(method), base_digest=work.run.base_digest,
+        spec, method=method, options=plan.methods.get(method), base_digest=parent,
         oracles=oracle_margins(work) if METHODS[method].needs_oracles else None,
-        base_weights=registry.bring_here(context, work.run.base_digest),
+        base_weights=registry.bring_here(context, parent),
     )  # fmt: skip
+
+
+def _parent(work: Workspace, method: str) -> str:
+    """Digest of the weights that a method starts from: the model in service, or the run's spare."""
+    return work.plan.spare if METHODS[method].needs_spare else work.run.base_digest
 
 
 def _unlearned_bank_plan(work: Workspace, spec: TrialSpec) -> BankPlan:

@@ -78,6 +78,8 @@ class Issuer:
         settings = dict(self.facts.methods[attempt.method])
         if find_method(attempt.method).needs_oracles:
             settings["oracle_bank"] = self.facts.oracle_bank_digest
+        if find_method(attempt.method).needs_spare:
+            settings["spare"] = self.facts.spare
         procedure = self._procedure(
             data_digest_after, method=attempt.method, rung=attempt.step, settings=settings, seed=attempt.seed,
             **figures.pop("made_with"),

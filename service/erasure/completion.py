@@ -8,6 +8,7 @@ from sqlmodel import select
 from service.banks import build, replica
 from service.banks.blocks import forget_from_blocks
 from service.banks.qualifications import forget_probes
+from service.banks.spares import registration_lock
 from service.erasure import leftovers, purge_record
 from service.erasure.certificates import Issuer
 from service.erasure.evidence import forget_reports
@@ -61,7 +62,8 @@ def purge(work: Workspace) -> None:
     context.reached("purging.blocks")
     replica.follow_erasure(context)
     registry.destroy_refused(context)
-    registry.destroy_remembering(context, [request.subject_hash for request in requests])
+    with registration_lock(settings, exclusive=True):
+        registry.destroy_remembering(context, [request.subject_hash for request in requests])
     registry.confirm_destroyed(context)
     context.reached("purging.weights")
     work.folder.destroy()  # candidates, the banks of their other seeds, the plan

@@ -12,6 +12,7 @@ from audit.policy import Policy
 from service.banks.build import BankPlan, plan_bank
 from service.banks.oracles import STATISTIC, n_wanted
 from service.banks.originals import find_originals
+from service.banks.spares import find as find_spare
 from service.context import Context
 from service.models import registry
 from service.requests import data_folder, doubts
@@ -47,6 +48,8 @@ class RunPlan:
             reads any.
         originals: key and staleness of the bank of models that learned from everybody (`service.banks.originals`);
             empty if there is none.
+        spare: digest of the model that never saw the subjects from which a rung of the ladder starts
+            (`service.banks.spares`); empty if no rung does, or there is none.
         policy_name, recipe_digest: of the policy that was logged and the recipe in force when the run was planned.
         unanswerable: why nothing can be said of these subjects; empty: it can.
     """
@@ -61,6 +64,7 @@ class RunPlan:
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     oracles: dict[str, Any] = field(default_factory=dict)
     originals: dict[str, Any] = field(default_factory=dict)
+    spare: str = ""
     policy_name: str = ""
     recipe_digest: str = ""
     unanswerable: str = ""
@@ -122,6 +126,7 @@ def make_plan(context: Context, policy: Policy, run: Run) -> RunPlan:
     bank: dict[str, Any] = {}
     oracles: dict[str, Any] = {}
     originals: dict[str, Any] = {}
+    spare = None
     if trained:
         model = build_model(registry.load_checked(context, run.base_digest))
         if (reason := refusal("the model in service", model, faces, faces.where(split="train"))) is not None:
@@ -135,9 +140,12 @@ def make_plan(context: Context, policy: Policy, run: Run) -> RunPlan:
             oracles = {"n": n_oracles, "key": asdict(planned.key), "staleness": asdict(planned.staleness)}
         if found := find_originals(context, recipe, images, forget, trained | absent):
             originals = {"key": asdict(found[0]), "staleness": asdict(found[1])}
+        if policy.reads_spares:
+            spare = find_spare(context, recipe, faces, trained)
     return RunPlan(
         faces.manifest_digest, list(faces.classes), forget.tolist(), retain.tolist(), images_of, trained_of, bank,
-        methods=methods, oracles=oracles, originals=originals, policy_name=policy.name, recipe_digest=recipe.digest,
+        methods=methods, oracles=oracles, originals=originals, spare=spare.digest if spare else "",
+        policy_name=policy.name, recipe_digest=recipe.digest,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ IMAGES, COPIES = "image files", "copies of image files"
 REFERENCES, ORACLES, ORIGINALS = "reference columns", "oracle columns", "original columns"
 _KINDS = {oracles.STATISTIC: ORACLES, IN: ORIGINALS}
 """Kind of a bank's columns by its statistic; those of other banks are reference columns."""
-VERSIONS = "older model versions"
+VERSIONS, SPARES = "older model versions", "spare models"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Facts:
         trained_of: images a model learned from, by request.
         bank_digest, oracle_bank_digest: keys of the banks, or none.
         methods: settings of each method of the ladder.
+        spare: digest of the spare that a rung starts from; empty if there is none.
     """
 
     policy_name: str
@@ -58,6 +59,7 @@ class Facts:
     bank_digest: str | None
     oracle_bank_digest: str | None
     methods: Mapping[str, Mapping[str, Any]]
+    spare: str = ""
 
     @classmethod
     def of(cls, work: Workspace) -> Facts:
@@ -73,6 +75,7 @@ class Facts:
             bank_digest=bank_plan(work).key.digest if plan.bank else None,
             oracle_bank_digest=oracle_bank_plan(work).key.digest if plan.oracles else None,
             methods=plan.methods,
+            spare=plan.spare,
         )
 
 
@@ -85,17 +88,22 @@ class Holding:
         copies: names of files of the data folder that have the same bytes as one of these and that no row names.
         columns: number of columns of reference banks, by kind.
         versions: digests of model versions out of service that learned from the subject.
+        spares: digests of models trained ahead for other blocks (`service.banks.spares`) that learned from the subject.
     """
 
     images: Sequence[str] = ()
     copies: Sequence[str] = ()
     columns: Mapping[str, int] = field(default_factory=dict)
     versions: Sequence[str] = ()
+    spares: Sequence[str] = ()
 
     def counts(self) -> dict[str, int]:
         """Number of things by kind."""
         copies = {COPIES: len(self.copies)} if self.copies else {}
-        return {IMAGES: len(self.images), **copies, REFERENCES: 0, **self.columns, VERSIONS: len(self.versions)}
+        spares = {SPARES: len(self.spares)} if self.spares else {}
+        return {
+            IMAGES: len(self.images), **copies, REFERENCES: 0, **self.columns, VERSIONS: len(self.versions), **spares
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,6 +187,7 @@ def _with_what_came_since(work: Workspace, record: PurgeRecord) -> PurgeRecord:
             images=_union(holding.images, now[request_id].images),
             copies=_union(holding.copies, now[request_id].copies),
             versions=_union(holding.versions, now[request_id].versions),
+            spares=_union(holding.spares, now[request_id].spares),
         )
         for request_id, holding in record.held.items()
     }
@@ -206,8 +215,9 @@ def finish(work: Workspace, record: PurgeRecord, *, n_unnamed: int, data_digest_
     for holding in record.held.values():
         left[IMAGES] += sum(name not in named and (folder / name).exists() for name in holding.images)
         left[COPIES] += sum(name not in named and (folder / name).exists() for name in holding.copies)
-    versions = {digest for holding in record.held.values() for digest in holding.versions}
-    left[VERSIONS] = sum(not _is_destroyed(context, digest) for digest in versions)
+    for kind, name in ((VERSIONS, "versions"), (SPARES, "spares")):
+        digests = {digest for holding in record.held.values() for digest in getattr(holding, name)}
+        left[kind] = sum(not _is_destroyed(context, digest) for digest in digests)
     if still := ", ".join(f"{count} {kind}" for kind, count in left.items() if count):
         raise RunStoppedError(
             f"Expected everything to be gone after the purge, found {still}. See whether the home can be written to "
@@ -232,6 +242,7 @@ def _held(work: Workspace, trained_of: Mapping[str, int]) -> dict[str, Holding]:
     with reading(context.engine) as s:
         requests = requests_of(s, work.run_id)
         remembering = rosters.naming(s, [request.subject_hash for request in requests])
+    spares = {row.digest for row in registry.versions(context) if row.state == registry.SPARE}
     refused = {row.digest for row in registry.refused(context) if row.destroyed_at is None}
     subject_of = {request.id: request.user_id or "" for request in requests}
     in_folder = find_held(settings.data_folder, set(subject_of.values()))
@@ -245,9 +256,12 @@ def _held(work: Workspace, trained_of: Mapping[str, int]) -> dict[str, Holding]:
         for (tag, statistic), count in columns.items():
             if tag == tag_of[request.id]:
                 counts[_KINDS.get(statistic, REFERENCES)] += count
-        versions = remembering.get(request.subject_hash, set()) | (refused if trained_of.get(request.id) else set())
+        known = remembering.get(request.subject_hash, set())
+        versions = (known - spares) | (refused if trained_of.get(request.id) else set())
         files = in_folder[subject_of[request.id]]
-        holdings[request.id] = Holding(files.images, files.copies, dict(counts), sorted(versions))
+        holdings[request.id] = Holding(
+            files.images, files.copies, dict(counts), sorted(versions), sorted(known & spares)
+        )
     return holdings
 
 

@@ -8,12 +8,15 @@ again. Equal digests show that the procedure in the certificate makes these weig
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import structlog
 from sqlmodel import Session, col, select
 
+from audit.policy import RETRAIN
 from audit.proof.reruns import is_chosen, key_commitment
+from service.banks.spares import find as find_spare
 from service.context import Context
 from service.erasure.candidates import spec_of
 from service.erasure.workspace import Workspace
@@ -25,6 +28,7 @@ from service.store.tables import Attempt, LogLeaf
 from service.training.jobs import run_apart
 from service.training.production import made_with
 from unlearning import files
+from unlearning.methods import find_method
 
 log = structlog.get_logger()
 
@@ -117,10 +121,12 @@ def _make_again(work: Workspace, attempt: Attempt, *, asked_by: str) -> tuple[st
     if outcome is None:
         raise ConflictError(f"Expected a candidate in run {run_id}, found none yet; ask again after its unlearning.")
     first = str(outcome["weights_digest"])
-    weights = work.folder.path / f"again-{asked_by}.safetensors"
+    weights, spare = (work.folder.path / f"again-{what}-{asked_by}.safetensors" for what in ("candidate", "spare"))
     spec = spec_of(work, attempt.method)
+    if find_method(attempt.method).needs_spare:
+        spec = replace(spec, base_weights=spare, base_digest=_spare_again(work, spare))
     again = str(run_apart(spec, attempt.seed, context.settings, weights).weights_digest)
-    files.destroy(weights)
+    files.destroy(weights, spare)
     with session(context.engine) as s:
         now = context.now()
         ledger.record(
@@ -129,6 +135,24 @@ def _make_again(work: Workspace, attempt: Attempt, *, asked_by: str) -> tuple[st
         s.commit()
     log.info("rerun.done", run_id=run_id, step=attempt.step, equal=first == again, asked_by=asked_by)
     return first, again
+
+
+def _spare_again(work: Workspace, weights: Path) -> str:
+    """Train the spare that the run began with a second time; gives its digest.
+
+    Raises:
+        ConflictError: the data it learned from changed since.
+    """
+    plan, context, faces = work.plan, work.context, work.faces
+    forget = {faces.people[index] for index in faces.subject_of[plan.forget]}
+    known = find_spare(context, work.recipe, faces, forget)
+    if known is None or known.digest != plan.spare:
+        raise ConflictError(
+            "Expected the data that the run's spare learned from to be as they were, but they changed, so it cannot be "
+            "trained a second time. Approve the request to start anew."
+        )
+    spec = replace(spec_of(work, RETRAIN), retain=known.rows)
+    return str(run_apart(spec, known.seed, context.settings, weights).weights_digest)
 
 
 def _candidate(s: Session, run_id: str, *, passed: bool) -> Attempt:

@@ -23,6 +23,9 @@ from service.store.engine import fit_id, reading, session
 from service.store.tables import Deployment, ModelVersion
 from unlearning import files
 
+SPARE = "spare"
+"""State of a model that was trained ahead without a block of subjects (`service.banks.spares`) and never served. Its
+roster says whom it remembers, whatever its age."""
 _STORED = "models"  # folder of the shared storage
 _NOT_SIGNED = (
     "Expected the manifest of {} to be signed with this service's key; it was altered or signed with another key."
@@ -72,13 +75,21 @@ def versions(context: Context) -> list[ModelVersion]:
         return list(s.exec(query))
 
 
-def add(context: Context, weights: Path, manifest: Manifest, learned_from: Mapping[str, int] | None = None) -> str:
-    """Take a copy of a weights file into the registry as a candidate and give its digest.
+def add(
+    context: Context,
+    weights: Path,
+    manifest: Manifest,
+    learned_from: Mapping[str, int] | None = None,
+    *,
+    state: str = "candidate",
+) -> str:
+    """Take a copy of a weights file into the registry and give its digest.
 
     Adding the same weights again changes nothing, but for a roster that was missing.
 
     Args:
         learned_from: the version's roster, see `rosters`; none where it is not known.
+        state: of a version that is not there yet; `SPARE` for a model that was trained ahead.
 
     Raises:
         WeightsError: these very weights were destroyed here; they do not come back.
@@ -94,7 +105,7 @@ def add(context: Context, weights: Path, manifest: Manifest, learned_from: Mappi
             signature = context.keyring.sign(_signed_bytes(digest, manifest))
             s.add(
                 ModelVersion(
-                    digest=digest, line=LINE, state="candidate", manifest=values, signature=signature,
+                    digest=digest, line=LINE, state=state, manifest=values, signature=signature,
                     created_at=context.now(),
                 )
             )  # fmt: skip
@@ -268,7 +279,9 @@ def _older_than(context: Context, generation: int) -> list[ModelVersion]:
         if kept is None:
             raise NotFoundError(f"Expected a model version of generation {generation} on line {LINE!r}, found none.")
         never_deployed = col(ModelVersion.generation).is_(None) & (col(ModelVersion.created_at) <= kept.created_at)
-        before = of_line.where(or_(col(ModelVersion.generation) < generation, never_deployed))
+        before = of_line.where(
+            or_(col(ModelVersion.generation) < generation, never_deployed), col(ModelVersion.state) != SPARE
+        )
         rows = s.exec(before.order_by(col(ModelVersion.created_at), col(ModelVersion.digest)))
         return [row for row in rows if row.digest != kept.digest]
 

@@ -157,7 +157,7 @@ class ModelVersion(SQLModel, table=True):
 
     digest: str = Field(primary_key=True)
     line: str = Field(index=True)
-    state: str  # candidate | active | retired | destroyed
+    state: str  # candidate | spare | active | retired | destroyed
     generation: int | None = Field(default=None, unique=True)
     manifest: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     signature: str  # base64 Ed25519 over the digest and the manifest's digest

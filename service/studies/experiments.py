@@ -68,8 +68,11 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for method in self.methods:
-            find_method(method)
+        if spares := [name for name in self.methods if find_method(name).needs_spare]:
+            raise InvalidInputError(
+                f"Expected methods that start from the original; {', '.join(spares)} starts from a model that never "
+                "saw the forget set, and there is nothing to compare."
+            )
         object.__setattr__(self, "methods", tuple(dict.fromkeys(m for m in self.methods if m != RETRAIN)))
         object.__setattr__(self, "people", tuple(dict.fromkeys(self.people)))
         if not self.people:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from audit.policy import load_policy
+from audit.policy import RETRAIN, load_policy
 from audit.qualification import Bars
 from service.banks.qualifications import Qualified, count_subjects, find_valid
 from service.context import Context
@@ -35,6 +35,7 @@ class Entry:
     source: str
     needs_forget: bool
     needs_oracles: bool
+    needs_spare: bool
     exact: bool
     cost: str
     cost_share: float | None
@@ -45,6 +46,8 @@ class Entry:
     @property
     def reads(self) -> str:
         """In words."""
+        if self.needs_spare:
+            return "retain set only, a spare in place of the model"
         if self.exact:
             return "retain set only, not the model"
         if self.needs_oracles:
@@ -69,9 +72,10 @@ def describe(name: str, recipe: Recipe, file: Path | None = None) -> Entry:
         source=method.source,
         needs_forget=method.needs_forget,
         needs_oracles=method.needs_oracles,
+        needs_spare=method.needs_spare,
         exact=method.exact,
         cost=documented_cost(name),
-        cost_share=1.0 if method.exact else found["record"]["cost_share"] if found else None,
+        cost_share=1.0 if name == RETRAIN else found["record"]["cost_share"] if found else None,
         authors=method.settings().to_dict(),
         settings=settings_for(name, recipe, file).to_dict(),
         tuned_on=recipe.name if found else None,

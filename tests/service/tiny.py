@@ -231,18 +231,18 @@ def deploy_run(context: Context, *user_ids: str) -> str:
     return run_id
 
 
-def deploy(context: Context, run_id: str) -> None:
+def deploy(context: Context, run_id: str, policy: Policy = POLICY) -> None:
     """Put the candidate that passed into service."""
     advance(context, run_id, "deploying")
-    candidates.deploy(workspace(context, run_id))
+    candidates.deploy(workspace(context, run_id, policy))
     advance(context, run_id, "purging")
 
 
-def finish(context: Context, run_id: str) -> None:
+def finish(context: Context, run_id: str, policy: Policy = POLICY) -> None:
     """Everything after the audit."""
-    deploy(context, run_id)
-    completion.purge(workspace(context, run_id))
-    completion.complete(workspace(context, run_id))
+    deploy(context, run_id, policy)
+    completion.purge(workspace(context, run_id, policy))
+    completion.complete(workspace(context, run_id, policy))
 
 
 def run_of(context: Context, run_id: str) -> Run:
