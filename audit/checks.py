@@ -110,7 +110,14 @@ def _gate(policy: Policy, rung: int, gate: Gate | None) -> Check:
 def _qualification(policy: Policy, rung: int, statement: str | None) -> Check:
     """Whether the method was shown ahead, on subjects drawn by lot, to forget as retraining does."""
     if policy.is_exact(rung):
-        return Check("qualification", None, None, None, "Exact retraining needs no qualification.", applicable=False)
+        return Check(
+            "qualification",
+            None,
+            None,
+            None,
+            "No weight of the candidate depended on the forget set; such a method needs no qualification.",
+            applicable=False,
+        )
     if not policy.qualification:
         sentence = "The method is judged by a bank of its runs for this request, not by a qualification."
         return Check("qualification", None, None, None, sentence, applicable=False)

@@ -62,7 +62,7 @@ FROM_SPARE = ("spare", "catch_up")
 EXACT = (*FROM_SPARE, RETRAIN)
 """Methods whose weights never depended on the forget set: exact retraining, and what starts from a spare model that was
 trained ahead without the subjects' block. Their attempts are tested at the full α and need no qualification."""
-ADDED_LATER = ("gate_alpha", "qualification")
+ADDED_LATER = ("gate_alpha", "qualification", "cheapest_first")
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,9 @@ class Policy:
     qualification: bool = False
     """Whether an approximate method must be qualified, in place of a bank of its runs for each request. The bars of F /
     F_null and of mean accuracy are then those of the qualification."""
+    cheapest_first: bool = False
+    """Whether a run tries the rungs in the order of their expected price, from measured shares and pass rates, in place
+    of the ladder's. Each keeps the level of its place in the ladder."""
 
     def __post_init__(self) -> None:
         self._settle_types()

@@ -16,6 +16,7 @@ known to one who knew them already, and nothing of their images.
 from __future__ import annotations
 
 import hashlib
+import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,6 +85,8 @@ class Qualified:
         log_index: of the record's entry in the log.
         envelope_sha256: digest of the signed envelope, which that entry has.
         statement: what it says about the subjects.
+        cost_share: what a run cost, as a share of a training: the median over the probe subjects.
+        pass_rate: share of all runs that the gate passed.
     """
 
     id: str
@@ -93,6 +96,8 @@ class Qualified:
     expires_at: datetime
     n_probes: int
     statement: str
+    cost_share: float
+    pass_rate: float
 
 
 def find_valid(
@@ -141,8 +146,16 @@ def find_valid(
         statement += f" {done.n_probes_erased} {was} erased since."
     return Qualified(
         done.id, method, int(done.log_index or 0), dsse.digest(_envelope(done)),
-        datetime.fromisoformat(predicate["expires_at"]), done.n_probes, statement,
+        datetime.fromisoformat(predicate["expires_at"]), done.n_probes, statement, *_price_of(predicate),
     )  # fmt: skip
+
+
+def _price_of(predicate: Mapping[str, Any]) -> tuple[float, float]:
+    """`Qualified.cost_share` and `Qualified.pass_rate`."""
+    figures = [probe["figures"] for probe in predicate["probes"] if probe["figures"] is not None]
+    n_runs = sum(each["rejected"]["n_runs"] for each in figures)
+    n_rejected = sum(each["rejected"]["n_rejected"] for each in figures)
+    return statistics.median(each["cost_share"] for each in figures), 1.0 - n_rejected / n_runs
 
 
 def read_record(context: Context, s: Session, row: Qualification) -> dict[str, Any] | None:

@@ -19,7 +19,8 @@ from service.console import comparisons, queries, views
 from service.console.rendering import IDLE_MS, LIVE_MS, Pages
 from service.console.sessions import Visitor, visitor_of
 from service.context import Context
-from service.erasure import candidates
+from service.erasure.ladder import steps
+from service.erasure.workspace import stored_plan
 from service.errors import NotFoundError
 from service.keys import api_keys
 from service.models import rollbacks
@@ -104,8 +105,11 @@ def _rungs(context: Context, run: Run | None, attempts: Sequence[Attempt]) -> li
     if run is None:
         return []
     policy = load_policy(context.settings.policy)
-    steps = candidates.steps(policy) if policy.digest == run.policy_digest and run.base_digest else ()
-    return views.ladder(steps, attempts, run, context.now())
+    tried: tuple[str, ...] = ()
+    if policy.digest == run.policy_digest and run.base_digest:
+        plan = stored_plan(context.settings, run.id) or {}
+        tried = steps(policy, [rung["method"] for rung in plan.get("order", [])])
+    return views.ladder(tried, attempts, run, context.now())
 
 
 def _add_runs(router: APIRouter, context: Context, pages: Pages) -> None:

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 
 from audit.errors import BankError
 from audit.evaluation import Evaluation, Evidence, Views, evaluate
-from audit.policy import RETRAIN, Policy
+from audit.policy import RETRAIN
 from audit.qualification import Bars
 from audit.report.content import report_of
 from audit.report.page import render_html, write
@@ -25,7 +25,8 @@ from service.banks.store import Bank, BankStore
 from service.context import LINE
 from service.erasure.certificates import Issuer
 from service.erasure.evidence import kept
-from service.erasure.plan import as_rows
+from service.erasure.ladder import steps
+from service.erasure.plan import RunPlan, as_rows
 from service.erasure.price import price, rows
 from service.erasure.purge_record import Facts
 from service.erasure.references import (
@@ -64,11 +65,6 @@ NO_SPARE = (
 )
 
 
-def steps(policy: Policy) -> tuple[str, ...]:
-    """Methods a run tries, in order: the ladder, exact retraining as often as the policy allows."""
-    return policy.ladder[:-1] + policy.ladder[-1:] * policy.retrain_attempts
-
-
 def unlearn(work: Workspace, step: int) -> str | None:
     """Make the step's candidate, and for an approximate method the bank of its other seeds.
 
@@ -79,7 +75,7 @@ def unlearn(work: Workspace, step: int) -> str | None:
         with the candidate's seed or another, cannot work on this network, or made a candidate that answers one class
         only. The attempt is then ended as undetermined, and the next step is to be tried.
     """
-    method = steps(work.policy)[step]
+    method = steps(work.policy, work.plan.rungs)[step]
     attempt = _open_attempt(work, step, method)
     if attempt.verdict is not None:  # ended when the step was tried before
         return None if attempt.candidate_digest else " ".join(attempt.reasons)
@@ -158,7 +154,7 @@ def judge(work: Workspace, step: int) -> bool:
     note(context, run_id, f"{attempt.method}: audit")
     started = time.perf_counter()
     evidence = _evidence(work, step, attempt.method, bank)
-    evaluation = evaluate(evidence, policy, rung=min(step, len(policy.ladder) - 1), seed=work.run.seed)
+    evaluation = evaluate(evidence, policy, rung=policy.ladder.index(attempt.method), seed=work.run.seed)
     context.reached("auditing.evaluated")
     used = work.plan.spare if METHODS[attempt.method].needs_spare else ""
     priced = price(work, step, bank, oracle_bank(work), used=used)
@@ -171,7 +167,7 @@ def judge(work: Workspace, step: int) -> bool:
         **kept(evaluation.to_dict(), context.settings),
         "margin_means": _margin_means(evaluation.evidence),
         "made_with": outcome["made_with"],
-        "price": priced,
+        "price": {**priced, **({"order": work.plan.order} if work.plan.order else {})},
     }
     with session(context.engine) as s:
         now = context.now()
@@ -418,12 +414,17 @@ def _write_report(work: Workspace, evaluation: Evaluation, attempt: Attempt, pri
             **library_versions(),
         },
         cost=({} if share is None else {"One run of the method, as a share of retraining": f"{share:.1%}"})
-        | rows(priced),
+        | rows(priced)
+        | ({"Order of the ladder, by expected price": _order_in_words(plan)} if plan.order else {}),
     )
     write(report, context.settings.reports_folder / work.run_id, name=f"step-{attempt.step}")
     if context.settings.report_photographs:
         page = render_html(replace(report, thumbnails=[to_png(image) for image in work.faces.images[plan.forget]]))
         (work.folder.path / f"step-{attempt.step}-photographs.html").write_text(page)
+
+
+def _order_in_words(plan: RunPlan) -> str:
+    return " ".join(f"{rung['method']}: {rung['why']}" for rung in plan.order)
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dbos import error as dbos_error
 from audit.policy import Policy
 from service.context import LINE, Context
 from service.erasure import candidates, completion, reruns
+from service.erasure.ladder import steps
 from service.erasure.references import gather
 from service.erasure.workspace import RunFolder, Workspace
 from service.errors import DataFolderError, RunStoppedError, StorageError
@@ -129,7 +130,7 @@ class Pipeline(DBOSConfiguredInstance):
                     return self.ask_for_help(run_id, planned)
                 if planned:
                     self.gather_references(run_id)
-                    if not any(self.try_step(run_id, step) for step in range(len(candidates.steps(self.policy)))):
+                    if not any(self.try_step(run_id, step) for step in range(len(steps(self.policy, ())))):
                         return self.ask_for_help(run_id, "No step of the ladder passed the audit.")
                     if (mismatch := self.rerun(run_id)) is not None:
                         return self.ask_for_help(run_id, mismatch)

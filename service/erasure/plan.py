@@ -14,6 +14,7 @@ from service.banks.oracles import STATISTIC, n_wanted
 from service.banks.originals import find_originals
 from service.banks.spares import find as find_spare
 from service.context import Context
+from service.erasure.ladder import by_price
 from service.models import registry
 from service.requests import data_folder, doubts
 from service.requests.runs import requests_of
@@ -50,6 +51,8 @@ class RunPlan:
             empty if there is none.
         spare: digest of the model that never saw the subjects from which a rung of the ladder starts
             (`service.banks.spares`); empty if no rung does, or there is none.
+        order: the rungs in the order in which the run tries them, with the expected price of each
+            (`service.erasure.ladder.PricedRung`); empty: the policy's.
         policy_name, recipe_digest: of the policy that was logged and the recipe in force when the run was planned.
         unanswerable: why nothing can be said of these subjects; empty: it can.
     """
@@ -65,6 +68,7 @@ class RunPlan:
     oracles: dict[str, Any] = field(default_factory=dict)
     originals: dict[str, Any] = field(default_factory=dict)
     spare: str = ""
+    order: list[dict[str, Any]] = field(default_factory=list)
     policy_name: str = ""
     recipe_digest: str = ""
     unanswerable: str = ""
@@ -73,6 +77,11 @@ class RunPlan:
     def must_unlearn(self) -> bool:
         """Whether a model learned from these subjects."""
         return bool(self.forget) and bool(self.bank)
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """Methods in the run's order; none for the policy's."""
+        return tuple(rung["method"] for rung in self.order)
 
     @property
     def obstacle(self) -> str | None:
@@ -126,7 +135,7 @@ def make_plan(context: Context, policy: Policy, run: Run) -> RunPlan:
     bank: dict[str, Any] = {}
     oracles: dict[str, Any] = {}
     originals: dict[str, Any] = {}
-    spare = None
+    spare, order = None, list[dict[str, Any]]()
     if trained:
         model = build_model(registry.load_checked(context, run.base_digest))
         if (reason := refusal("the model in service", model, faces, faces.where(split="train"))) is not None:
@@ -142,10 +151,12 @@ def make_plan(context: Context, policy: Policy, run: Run) -> RunPlan:
             originals = {"key": asdict(found[0]), "staleness": asdict(found[1])}
         if policy.reads_spares:
             spare = find_spare(context, recipe, faces, trained)
+        if policy.cheapest_first:
+            order = list(map(asdict, by_price(context, policy, recipe, methods, has_spare=spare is not None)))
     return RunPlan(
         faces.manifest_digest, list(faces.classes), forget.tolist(), retain.tolist(), images_of, trained_of, bank,
         methods=methods, oracles=oracles, originals=originals, spare=spare.digest if spare else "",
-        policy_name=policy.name, recipe_digest=recipe.digest,
+        order=order, policy_name=policy.name, recipe_digest=recipe.digest,
     )  # fmt: skip
 
 

@@ -59,6 +59,14 @@ class RunFolder:
         files.destroy_folder(self.path)
 
 
+def stored_plan(settings: Settings, run_id: str) -> dict[str, Any] | None:
+    """The plan of an open run as plain values, for whoever only shows it; none if there is none."""
+    try:
+        return json.loads((settings.runs_folder / run_id / "plan.json").read_bytes())
+    except OSError:
+        return None
+
+
 class Workspace:
     """The context, policy, row, plan and folder of one run, for one step.
 

@@ -39,7 +39,7 @@ def test_presets_load_by_name_and_from_their_own_json(name, tmp_path):
     assert PRESETS[name].name == name
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["standard", "strict", "competition"])
 def test_the_table_in_the_text_says_what_the_presets_are(name):
     lines = [line for line in policy.__doc__.splitlines() if line.startswith("|") and "---" not in line]
     header, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -141,6 +141,21 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path, text, words):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(PolicyError, match="standard, strict, competition"):
         load_policy("lenient")
+
+
+@pytest.mark.parametrize("name", ["spare", "catch_up"])
+def test_presets_that_start_from_spares_are_standard_with_another_ladder(name):
+    preset = PRESETS[name]
+    assert preset == replace(STANDARD, name=name, ladder=(name, "retrain"))
+    assert preset.reads_spares
+    assert not STANDARD.reads_spares
+    assert preset.is_exact(0)
+    assert preset.level_at(0, 0.05) == preset.level_at(1, 0.05) == 0.05
+
+
+def test_the_order_of_the_rungs_came_later_than_the_policies_without_it():
+    assert replace(STANDARD, cheapest_first=True).digest != STANDARD.digest
+    assert "cheapest_first" in policy.ADDED_LATER
 
 
 def test_only_a_ladder_of_retraining_is_a_policy_too():

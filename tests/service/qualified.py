@@ -22,6 +22,10 @@ N_SUBJECTS = 40
 BARS = Bars.of(PRESETS["standard"])
 
 
+FIGURES = {"cost_share": 0.1, "rejected": {"n_runs": 24, "n_rejected": 6}}
+"""Of each probe subject: a run costs a tenth of a training, and three of four pass the gate."""
+
+
 def write_qualification(
     context: Context,
     *,
@@ -68,7 +72,9 @@ def write_qualification(
             row.expires_at = context.now() + timedelta(days=180)
             sign_record(context, s, row, {
                 **fixed, "recipe": {"digest": row.recipe_digest}, "policy": {"digest": "p"},
-                "lot": {"number": 1, "log_index": lot}, "probes": [{"commitment": each} for each in committed],
+                "lot": {"number": 1, "log_index": lot}, "probes": [
+                    {"commitment": each, "figures": FIGURES} for each in committed
+                ],
                 "passed": passed, "statement": "All 3 of 3." if passed else "2 of 3.",
                 "reasons": [] if passed else ["Probe 2: it did not."], "expires_at": row.expires_at.isoformat(),
             })  # fmt: skip
