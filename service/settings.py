@@ -89,6 +89,12 @@ class Settings(BaseSettings):
         description="What the idle worker rebuilds: stale banks (known), also missing ones (all), or nothing (off).",
     )
 
+    qualify_when_idle: bool = Field(
+        False,
+        description="Whether the idle worker qualifies the methods of the policy's ladder that have no qualification or "
+        "one that expires soon; once for each recipe, code and settings.",
+    )
+
     hold_seconds: float = Field(
         0.0, ge=0, le=_CENTURY_SECONDS, description="Hold window in which a request may still be cancelled."
     )

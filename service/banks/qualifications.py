@@ -19,7 +19,7 @@ import hashlib
 import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,6 +41,8 @@ from service.store.tables import ErasureRequest, LogLeaf, Qualification, Tombsto
 from unlearning.faces.dataset import read_rows
 from unlearning.recipes import Recipe
 
+RENEW_DAYS = 14
+"""So long before a qualification expires a new one is due."""
 DRIFT_MAX = 0.2
 """Largest share of the subjects that may have been erased or added since.
 
@@ -156,6 +158,25 @@ def _price_of(predicate: Mapping[str, Any]) -> tuple[float, float]:
     n_runs = sum(each["rejected"]["n_runs"] for each in figures)
     n_rejected = sum(each["rejected"]["n_rejected"] for each in figures)
     return statistics.median(each["cost_share"] for each in figures), 1.0 - n_rejected / n_runs
+
+
+def is_due(
+    context: Context, *, method: str, options: Mapping[str, Any], recipe: Recipe, n_subjects_now: int, bars: Bars
+) -> bool:
+    """Whether a method is to be qualified by whoever has time: it has no result, or one that ends soon.
+
+    One that failed is not tried again before its result expires: exactly the same would fail again. Arguments are those
+    of `find_valid`.
+    """
+    found = find_valid(context, method=method, options=options, recipe=recipe, n_subjects_now=n_subjects_now, bars=bars)
+    soon = context.now() + timedelta(days=RENEW_DAYS)
+    if isinstance(found, Qualified):
+        return found.expires_at <= soon
+    wanted = Identity.of(method, options, recipe)
+    with reading(context.engine) as s:
+        rows = s.exec(select(Qualification).where(Qualification.method == method, col(Qualification.passed).is_(False)))
+        failed = [row for row in rows if Identity.of_row(row) == wanted and _decides(row, bars)]
+    return all(row.expires_at is None or row.expires_at <= soon for row in failed)
 
 
 def read_record(context: Context, s: Session, row: Qualification) -> dict[str, Any] | None:

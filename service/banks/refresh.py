@@ -304,6 +304,8 @@ class Rebuilder:
 
 
 def _has_work(settings: Settings) -> bool:
+    if settings.qualify_when_idle:
+        return True
     if settings.rebuild_references == "known":
         return BankStore(settings.banks_folder).any()
     return settings.rebuild_references == "all"

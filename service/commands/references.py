@@ -164,7 +164,7 @@ def references_refresh(
     everything: Annotated[bool, typer.Option("--all", help="Also blocks that have no bank yet.")] = False,
     child_of: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Train anew the banks that erasures made too stale, or nearly, as the worker does while no run is open."""
+    """Train anew the banks that erasures made too stale, or nearly, and spares, as the worker does while no run is open."""
     from audit.policy import load_policy
     from service.banks.refresh import become_child, rebuild
     from service.context import Context
@@ -185,11 +185,23 @@ def references_refresh(
 
             return told
 
-        n_built = rebuild(context, policy, missing_too=everything, on_block=on_block if child_of is None else None)
+        n_built = 0
+        if child_of is None or context.settings.rebuild_references != "off":
+            n_built = rebuild(context, policy, missing_too=everything, on_block=on_block if child_of is None else None)
+    if child_of is not None and context.settings.qualify_when_idle:
+        _qualify_what_is_due(context, policy)
     if child_of is None:
         console.print(
             f"{n_built} banks were built anew." if n_built else "Every bank may judge, also after one more erasure."
         )
+
+
+def _qualify_what_is_due(context: Context, policy: Policy) -> None:
+    from service.studies.lots import Asked
+    from service.studies.qualification import due, prepare, qualify
+
+    if names := due(context, policy):
+        qualify(context, prepare(context, Asked(names, policy)))
 
 
 @references_app.command("validate")

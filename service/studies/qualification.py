@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from audit.errors import BankError
+from audit.policy import Policy
 from audit.proof.statement import json_ready
 from audit.qualification import (
     Bars,
@@ -41,6 +42,7 @@ from service.banks import qualifications
 from service.banks.build import views_of
 from service.banks.oracles import FIRST_SEED as FIRST_ORACLE
 from service.banks.oracles import n_wanted, oracle_plan
+from service.banks.qualifications import count_subjects, is_due
 from service.banks.store import Bank, BankStore
 from service.context import Context
 from service.errors import ConflictError, DataChangedError, InvalidInputError
@@ -60,7 +62,7 @@ from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.production import made_with
 from service.training.spec import intact, open_images
 from unlearning.faces.views import VIEWS
-from unlearning.methods import settings_for, tuned_record
+from unlearning.methods import find_method, settings_for, tuned_record
 
 OnStep = Callable[[str, int, int], None]
 """Called with (what is being done, models or probes done, models or probes wanted)."""
@@ -146,6 +148,26 @@ def prepare(context: Context, asked: Asked) -> Prepared:
         s.commit()
     stages = {person: set_stage(context, [person]) for person in sorted({p for lot in lots for p in lot.people})}
     return Prepared(asked, lots, stages, price_of(context, asked, lots, stages))
+
+
+def due(context: Context, policy: Policy) -> tuple[str, ...]:
+    """Methods of the policy's ladder that the idle worker is to qualify; none where the policy asks for none.
+
+    Raises:
+        FacesError: the data folder's table cannot be read.
+    """
+    if not policy.qualification:
+        return ()
+    recipe, n_subjects = recipe_of(context), count_subjects(context)
+    return tuple(
+        name
+        for name in policy.ladder
+        if not find_method(name).exact
+        and is_due(
+            context, method=name, options=settings_for(name, recipe, context.settings.tuned).to_dict(), recipe=recipe,
+            n_subjects_now=n_subjects, bars=Bars.of(policy),
+        )
+    )  # fmt: skip
 
 
 def qualify(

@@ -18,11 +18,13 @@ from audit.proof.qualification import LIMITS, PREDICATE_TYPE
 from audit.qualification import Bars
 from service.banks.qualifications import (
     DRIFT_MAX,
+    RENEW_DAYS,
     Identity,
     Qualified,
     count_subjects,
     find_valid,
     forget_probes,
+    is_due,
     newest_results,
     read_record,
 )
@@ -344,3 +346,28 @@ def test_subjects_are_counted_without_those_who_wait(tiny_context: Context) -> N
         s.add(Tombstone(subject_hash=hashed, created_at=tiny_context.now()))
         s.commit()
     assert count_subjects(tiny_context) == 39
+
+
+def due(context: Context) -> bool:
+    return is_due(context, method="remix", options=OPTIONS, recipe=RECIPE, n_subjects_now=N_SUBJECTS, bars=BARS)
+
+
+def test_a_method_without_a_result_is_due(context: Context, store: Callable[..., str]) -> None:
+    assert due(context)
+    store(passed=None)  # begun
+    assert due(context)
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_result_is_not_asked_for_again_before_it_ends_soon(
+    context: Context, store: Callable[..., str], passed: bool
+) -> None:
+    store(passed=passed)
+    assert not due(context)
+    context.now.advance(days=180 - RENEW_DAYS + 1)
+    assert due(context)
+
+
+def test_a_method_that_failed_with_other_settings_is_due(context: Context, store: Callable[..., str]) -> None:
+    store(passed=False, settings_digest="other")
+    assert due(context)

@@ -18,6 +18,7 @@ from audit.proof import envelope as dsse
 from audit.proof import log
 from audit.qualification import Bars
 from service.banks.qualifications import Qualified, find_valid, forget_probes, read_record
+from service.commands.references import _qualify_what_is_due
 from service.context import Context
 from service.errors import ConflictError, DataChangedError, InvalidInputError
 from service.keys.keyring import commitment
@@ -29,7 +30,7 @@ from service.studies import qualification as study
 from service.studies.experiments import draw_references
 from service.studies.forget_setup import original_of
 from service.studies.lots import Asked, draw_lot
-from service.studies.qualification import Prepared, Price, prepare, price_of, qualify
+from service.studies.qualification import Prepared, Price, due, prepare, price_of, qualify
 from service.training.data import images_in_service, recipe_of
 from service.training.jobs import release_processes
 from service.training.spec import open_images
@@ -410,3 +411,16 @@ def test_methods_that_read_oracles_are_named() -> None:
 def test_no_method() -> None:
     with pytest.raises(InvalidInputError, match="at least one method"):
         Asked((), LAX)
+
+
+def test_the_idle_worker_qualifies_what_the_ladder_has_and_nobody_knows(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = replace(LAX, ladder=("finetune", "seif", "retrain"), qualification=True, gate_alpha=0.05)
+    assert due(context, LAX) == ()
+    assert due(context, policy) == ("finetune", "seif")
+    seen: list[Asked] = []
+    monkeypatch.setattr("service.studies.qualification.prepare", lambda context, asked: seen.append(asked))
+    monkeypatch.setattr("service.studies.qualification.qualify", lambda context, prepared: [])
+    _qualify_what_is_due(context, policy)
+    assert [one.methods for one in seen] == [("finetune", "seif")]
