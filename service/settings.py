@@ -91,7 +91,7 @@ class Settings(BaseSettings):
 
     qualify_when_idle: bool = Field(
         False,
-        description="Whether the idle worker qualifies the methods of the policy's ladder that have no qualification or "
+        description="Whether the idle worker qualifies methods of the policy's ladder that have no qualification or "
         "one that expires soon; once for each recipe, code and settings.",
     )
 

@@ -164,7 +164,7 @@ def references_refresh(
     everything: Annotated[bool, typer.Option("--all", help="Also blocks that have no bank yet.")] = False,
     child_of: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Train anew the banks that erasures made too stale, or nearly, and spares, as the worker does while no run is open."""
+    """Train anew spares, and banks that erasures made too stale or nearly, as the worker does while no run is open."""
     from audit.policy import load_policy
     from service.banks.refresh import become_child, rebuild
     from service.context import Context

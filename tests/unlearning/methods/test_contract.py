@@ -42,6 +42,7 @@ CANONICAL = {
     "oracle_matching": {"epochs": 2},
     "retrain": {},
     "spare": {},
+    "catch_up": {"epochs": 2, "batch_size": 16},
 }
 """Settings that run in a moment and pass through every part; methods not named get two epochs of batches of 16."""
 
