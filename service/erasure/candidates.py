@@ -112,7 +112,10 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
     spec = spec_of(work, method)
     if folder.read(f"step-{step}") is None:
         note(context, work.run_id, f"{method}: making the candidate")
-        (outcome,) = run_trials(spec, [seed_of(work.run, step)], context.settings, keep_weights=folder.weights(step))
+        settings = context.settings
+        if method == "spare":  # there is nothing to train, and a process of its own would take seconds to start
+            settings = settings.model_copy(update={"jobs": 1, "cluster": ""})
+        (outcome,) = run_trials(spec, [seed_of(work.run, step)], settings, keep_weights=folder.weights(step))
         context.reached("unlearning.weights")
         folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context)})
         context.reached("unlearning.recorded")
