@@ -16,7 +16,7 @@ same round; printed are their median and the interval of the middle 90 % of medi
 * *FastAPI, our batching*: the same with `batching.py` and `engine.py` of `service/serving`, and nothing else of ours.
 * *the limit*: two processes with the model in a loop, as torch computes it, in batches of 32, with decoding the JPEG
   files; below it the same without decoding, and in batches of 1. No server, no HTTP, no load generator beside it.
-* *the limit of our engine*: the same loop with the model as `service/serving/engine.py` prepares it.
+* *the limit of our engine*: the same loop with the model as `service/inference/engine.py` prepares it.
 
 A burst in which others took more than 8 % of all cores is repeated up to three times, and the least disturbed one
 counts; the most that others took in a counted burst is in the table. Ratios of processor time stand beside those of

@@ -40,10 +40,11 @@ from benchmarks.loads.figures import machine, ratio  # noqa: E402
 from benchmarks.loads.homes import make_home, pictures, serving, settings_of  # noqa: E402
 from benchmarks.loads.wrk import Call, burst, need_wrk, write_script  # noqa: E402
 from service.context import Context  # noqa: E402
+from service.inference.engine import Engine  # noqa: E402
 from service.models import registry  # noqa: E402
 from service.serving.connections import PatientProtocol  # noqa: E402
-from service.serving.engine import Engine  # noqa: E402
 from service.serving.speedups import FAIR_CONNECTIONS, SPEEDUPS  # noqa: E402
+from service.serving.speedups.packed_weights import pack  # noqa: E402
 
 SHAPE = (64, 64, 3)
 N_CONNECTIONS = 16
@@ -56,7 +57,7 @@ def packed_weights(folder: Path, n_rounds: int) -> None:
     digests, _ = make_home(settings, SHAPE, FILES, range(1))
     context = Context.open(settings)
     weights = registry.load_checked(context, digests[0])
-    engines = {name: Engine.load(weights, 1, "cpu", packed=name == "with") for name in ("with", "without")}
+    engines = {name: Engine.load(weights, 1, "cpu", pack=how) for name, how in (("with", pack), ("without", None))}
     for n_images in (1, 8, 32):
         images = np.random.default_rng(0).integers(0, 256, (n_images, *SHAPE), np.uint8)
         n_repeats = max(1, 32 // n_images)

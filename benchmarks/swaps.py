@@ -39,9 +39,10 @@ from benchmarks.loads.client import Plan, answers_of  # noqa: E402
 from benchmarks.loads.figures import Others, machine, verdict  # noqa: E402
 from benchmarks.loads.homes import cpu_seconds, make_home, pictures, pixels, serving, serving_pids, settings_of  # noqa: E402
 from service.context import Context  # noqa: E402
+from service.inference.engine import Engine  # noqa: E402
 from service.models import registry  # noqa: E402
 from service.models.deployment import deploy  # noqa: E402
-from service.serving.engine import Engine  # noqa: E402
+from service.serving.speedups.packed_weights import pack  # noqa: E402
 from service.telemetry.logs import set_up_logs  # noqa: E402
 
 N_VERSIONS = 10
@@ -74,7 +75,7 @@ def expected_of(context: Context, digests: list[str], images: NDArray[np.uint8])
     """What each version says of each picture, computed one at a time: `(n_versions, n_pictures, n_classes)`."""
     said = []
     for digest in digests:
-        engine = Engine.load(registry.load_checked(context, digest), 1, context.settings.device)
+        engine = Engine.load(registry.load_checked(context, digest), 1, context.settings.device, pack=pack)
         said.append(np.concatenate([engine.predict(image[np.newaxis]) for image in images]))
     return np.stack(said)
 

@@ -11,8 +11,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from benchmarks.contenders.model import Model, answer
+from service.inference.engine import Engine
 from service.serving.batching import MicroBatcher
-from service.serving.engine import Engine
 from service.serving.slot import InFlight
 
 

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.inference.engine import Engine
 from service.models.manifest import Manifest
 from service.models.registry import CheckedWeights
-from service.serving.engine import Engine
+from service.serving.speedups.packed_weights import pack
 from service.settings import Settings
 from unlearning.devices import resolve_dtype
 from unlearning.models import build, to_inputs
@@ -64,7 +65,7 @@ class Model:
         """The same weights as our service computes them, warmed up."""
         chosen: dict[str, Any] = {} if backend == "torch" else {"backend": backend}
         content = Path(os.environ["CONTENDER_WEIGHTS"]).read_bytes()
-        found = Engine.load(CheckedWeights("0" * 64, manifest(self.shape), content), 1, **chosen)
+        found = Engine.load(CheckedWeights("0" * 64, manifest(self.shape), content), 1, pack=pack, **chosen)
         for size in WARM_UP:
             found.predict(np.zeros((size, *self.shape), np.uint8))
         return found

@@ -50,6 +50,7 @@ from service.store.tables import Attempt, Run
 from service.training.answers import refusal
 from service.training.jobs import Outcome, run_trials, score
 from service.training.production import library_versions, made_with
+from service.training.served import score_as_served
 from service.training.spec import TrialSpec
 from unlearning.devices import describe_device, resolve_device
 from unlearning.errors import MethodError, RecipeError
@@ -124,11 +125,26 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
     load_weights(candidate, folder.weights(step))
     if (reason := refusal(f"the candidate of {method}", candidate, work.faces, as_rows(work.plan.retain))) is not None:
         raise PoorModelError(reason)
+    _score_as_served(work, step, spec)
     if METHODS[method].exact or work.policy.qualification:
         return
     on_progress = noting(work, f"{method}: unlearned models", half="unlearning.bank")
     store, planned = BankStore(folder.unlearned()), _unlearned_bank_plan(work, spec)
     build_bank(store, planned, work.policy.n_models, context.settings, on_progress, now=context.now())
+
+
+def _score_as_served(work: Workspace, step: int, spec: TrialSpec) -> None:
+    """Record what the serving engine makes of the step's candidate, unless it is recorded."""
+    outcome, folder = _outcome(work, step), work.folder
+    if "served" in outcome:
+        return
+    manifest = registry.get(work.context, work.run.base_digest).manifest
+    served = score_as_served(
+        spec, registry.Manifest.from_dict(manifest), folder.weights(step), outcome["weights_digest"],
+        work.context.settings,
+    )  # fmt: skip
+    in_float32 = np.array(outcome["views"], dtype=np.float32)
+    folder.write(f"step-{step}", {**outcome, "served": served.to_dict(in_float32)})
 
 
 def _qualification(work: Workspace, method: str) -> Qualified | str | None:
@@ -169,6 +185,7 @@ def judge(work: Workspace, step: int) -> bool:
     figures = {
         **kept(evaluation.to_dict(), context.settings),
         "margin_means": _margin_means(evaluation.evidence),
+        "served": {name: outcome["served"][name] for name in ("backend", "dtype", "largest_difference")},
         "made_with": outcome["made_with"],
         "price": {**priced, **({"order": work.plan.order} if work.plan.order else {})},
     }
@@ -266,7 +283,7 @@ def _evidence(work: Workspace, step: int, method: str, bank: Bank) -> Evidence:
     return Evidence(
         retrained=columns_of(bank, ids),
         unlearned=columns_of(unlearned, ids) if unlearned else None,
-        deployed=np.array(candidate["views"][0], dtype=np.float64),
+        deployed=np.array(candidate["served"]["views"][0], dtype=np.float64),
         original=original.margins.astype(np.float64),
         retain_accuracy_retrained=bank.retain_accuracy,
         retain_accuracy_unlearned=unlearned.retain_accuracy if unlearned else None,
@@ -293,7 +310,7 @@ def _views(work: Workspace, candidate: dict[str, Any], bank: Bank, ids: tuple[st
     known, pooled = originals(work), None
     with suppress(BankError):  # too few other blocks, or spreads that cannot be compared: the bank's own is used alone
         pooled = pooled_spread(other_forget_sets(work))
-    deployed = np.array(candidate["views"], dtype=np.float64)
+    deployed = np.array(candidate["served"]["views"], dtype=np.float64)
     return Views(deployed, views_of(bank, ids), None if known is None else views_of(known, ids), pooled)
 
 
@@ -414,6 +431,7 @@ def _write_report(work: Workspace, evaluation: Evaluation, attempt: Attempt, pri
             "Data manifest": plan.manifest_digest,
             "Policy logged": f"{work.policy.digest} before the run",
             "Device": describe_device(resolve_device(context.settings.device)),
+            "Candidate scored as served": _served_in_words(_outcome(work, attempt.step)["served"]),
             **library_versions(),
         },
         cost=({} if share is None else {"One run of the method, as a share of retraining": f"{share:.1%}"})
@@ -424,6 +442,11 @@ def _write_report(work: Workspace, evaluation: Evaluation, attempt: Attempt, pri
     if context.settings.report_photographs:
         page = render_html(replace(report, thumbnails=[to_png(image) for image in work.faces.images[plan.forget]]))
         (work.folder.path / f"step-{attempt.step}-photographs.html").write_text(page)
+
+
+def _served_in_words(served: dict[str, Any]) -> str:
+    far = f"{served['largest_difference']:.2g}"
+    return f"by {served['backend']} in {served['dtype']}; its margins are at most {far} from those in float32"
 
 
 def _order_in_words(plan: RunPlan) -> str:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EngineError, TryLaterError
-from service.serving.engine import Engine
+from service.inference.engine import Engine
 from service.serving.slot import InFlight, ModelSlot
 
 MAX_BATCH = 32  # images; larger batches are no cheaper an image, and the first of them waits longer

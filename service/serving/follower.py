@@ -21,13 +21,14 @@ from sqlmodel import select
 
 from service.context import LINE, Context
 from service.errors import ExpungeError
+from service.inference.engine import Engine
 from service.models import deployment, registry
 from service.models.commit_word import CommitWord
 from service.models.deployment import failure_prefix
 from service.serving.batching import MicroBatcher
-from service.serving.engine import Engine
 from service.serving.slot import Lease, ModelSlot, Moment
 from service.serving.speedups import PACKED_WEIGHTS, is_on
+from service.serving.speedups.packed_weights import pack
 from service.store.engine import session
 from service.store.process_marks import has_ended, mark_of, this_host
 from service.store.tables import Deployment, ServingWorker
@@ -191,7 +192,8 @@ class Follower:
         settings, weights = self._context.settings, registry.load_checked(self._context, digest)
         return Engine.load(
             weights, generation, settings.device, lambda job: self._batcher.on_inference_thread(job).result(),
-            backend=settings.backend, temperature=settings.temperature, packed=is_on(PACKED_WEIGHTS, settings),
+            backend=settings.backend, temperature=settings.temperature,
+            pack=pack if is_on(PACKED_WEIGHTS, settings) else None,
         )  # fmt: skip
 
     def _fail(self, sentence: str) -> None:

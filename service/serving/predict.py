@@ -28,10 +28,10 @@ from starlette.requests import ClientDisconnect
 from service.errors import ExpungeError, InvalidInputError, TooManyAtOnceError, TryLaterError
 from service.http.guard import KnownKeys, client_of
 from service.http.problems import problem_for, request_id_of
+from service.inference.engine import Engine
 from service.keys.api_keys import PREDICT, Client
 from service.serving import images
 from service.serving.batching import MAX_BATCH, InputChangedError, MicroBatcher, Prediction
-from service.serving.engine import Engine
 from service.serving.response_gate import in_flight_of
 from service.serving.responses import prediction_json, predictions_json, server_timing
 from service.serving.slot import ModelSlot

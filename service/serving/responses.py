@@ -8,8 +8,8 @@ from typing import Any
 
 from service.errors import ExpungeError
 from service.http.problems import summary_of
+from service.inference.engine import Engine
 from service.serving.batching import Prediction
-from service.serving.engine import Engine
 
 _PLACES = 6
 

@@ -19,7 +19,7 @@ from service.errors import TryLaterError
 from service.models.commit_word import CommitWord
 
 if TYPE_CHECKING:
-    from service.serving.engine import Engine
+    from service.inference.engine import Engine
     from service.serving.in_flight import InFlightGenerations
 
 _FENCED = "This process could not renew its lease and does not answer until it has; try another or wait."

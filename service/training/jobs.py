@@ -41,7 +41,7 @@ from unlearning.procedures.oracles import with_oracles
 from unlearning.training import Examples, logits, train
 
 T = TypeVar("T")
-_CHUNK = 4096  # images whose views are in memory at a time
+CHUNK = 4096  # images whose views are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def score(spec: TrialSpec, model: torch.nn.Module) -> tuple[NDArray[np.float32],
 
     shown = VIEWS.values() if spec.with_views else [VIEWS["as it is"]]
     margins: list[list[NDArray[np.float64]]] = [[] for _ in shown]
-    for start in range(0, len(spec.scored), _CHUNK):
-        rows = spec.scored[start : start + _CHUNK]
+    for start in range(0, len(spec.scored), CHUNK):
+        rows = spec.scored[start : start + CHUNK]
         images = faces.images[rows]
         for found, view in zip(margins, shown, strict=True):
             found.append(audit.margins(answers(view(images), rows), faces.labels[rows]))

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from service.context import Context
+from service.inference.engine import Engine
 from service.models import registry
 from service.models.building import build_model
 from service.models.manifest import Manifest
-from service.serving.engine import Engine
+from service.serving.speedups.packed_weights import pack
 from unlearning.models import build, save_weights, to_inputs
 
 CLASSES = ("glasses", "none", "sun glasses")
@@ -51,7 +52,7 @@ def add_version(context: Context, seed: int) -> str:
 
 
 def engine_of(context: Context, digest: str, generation: int = 1) -> Engine:
-    return Engine.load(registry.load_checked(context, digest), generation, "cpu")
+    return Engine.load(registry.load_checked(context, digest), generation, "cpu", pack=pack)
 
 
 def reference_probabilities(context: Context, digest: str, images: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from service.serving.folding import replace_module
+from service.inference.folding import replace_module
 from service.serving.speedups import PACKED_WEIGHTS, unavailable
 
 

@@ -15,7 +15,7 @@ from audit.qualification import Bars
 from service.banks.build import columns_of, example_ids
 from service.banks.store import BankStore
 from service.erasure import candidates, completion
-from service.erasure.candidates import deploy, judge, original_outcome, seed_of, spec_of, steps, unlearn
+from service.erasure.candidates import deploy, judge, original_outcome, seed_of, spec_of, unlearn
 from service.erasure.price import rows as price_rows
 from service.erasure.references import bank_plan, gather
 from service.erasure.workspace import RunFolder
@@ -48,11 +48,6 @@ def unlearned_bank(context, run_id):
     store = BankStore(RunFolder(context.settings, run_id).unlearned())
     (status,) = store.status(now=context.now())
     return store.find(status.key, n_models=tiny.POLICY.n_models)
-
-
-def test_exact_retraining_comes_last_and_as_often_as_allowed():
-    assert steps(tiny.POLICY) == ("finetune", "retrain", "retrain")
-    assert steps(replace(tiny.POLICY, ladder=("retrain",), retrain_attempts=1)) == ("retrain",)
 
 
 def test_the_seeds_of_the_steps_follow_from_the_run_s(tiny_context, run_id):
@@ -419,7 +414,9 @@ def test_the_audit_is_given_what_was_measured(tiny_context, run_id, evaluated, s
     before = original_outcome(work, spec_of(work, "retrain"))
     same = np.testing.assert_array_equal
     same(evidence.retrained, columns_of(bank, ids))
-    same(evidence.deployed, folder.read(f"step-{step}")["views"][0])
+    served = folder.read(f"step-{step}")["served"]
+    same(evidence.deployed, served["views"][0])
+    same(evidence.views.deployed, served["views"])
     same(evidence.original, before.margins)
     assert (evidence.retain_accuracy_deployed, evidence.test_accuracy_deployed) == (0.25, 0.125)
     assert evidence.retain_accuracy_original == before.retain_accuracy

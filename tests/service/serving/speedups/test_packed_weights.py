@@ -10,7 +10,7 @@ import structlog
 import torch
 from torch import nn
 
-from service.serving.folding import fold_norms
+from service.inference.folding import fold_norms
 from service.serving.speedups import packed_weights
 from service.serving.speedups.packed_weights import PackedConv2d, pack
 from tests.service.serving.networks import images_for, trained

@@ -1,7 +1,7 @@
 """Batch norms folded into the convolutions before them.
 
 A model folded so takes 0.8 to 0.95 of the time on a CPU. Nothing changes what is computed but for rounding:
-`tests/service/serving/test_folding.py` compares with the model as it was. No object here is part of a cycle: the
+`tests/service/inference/test_folding.py` compares with the model as it was. No object here is part of a cycle: the
 weights of an engine that was exchanged are gone with it, not with the next collection.
 """
 

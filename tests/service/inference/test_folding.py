@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.serving.folding import fold_norms
+from service.inference.folding import fold_norms
 from tests.service.serving.networks import images_for, trained
 from unlearning.models import to_inputs
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from service.errors import EngineError, WeightsError
+from service.inference.engine import Engine
+from service.inference.openvino_model import _empty
 from service.models import registry
 from service.models.registry import CheckedWeights
-from service.serving.engine import Engine
-from service.serving.openvino_model import _empty
 from tests.service.versions import add_version, manifest, pixels_of
 from unlearning.errors import FacesError
 from unlearning.faces import read_metadata

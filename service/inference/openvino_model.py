@@ -54,7 +54,7 @@ class OpenVinoModel:
         self._request = _core().compile_model(network, "CPU", options).create_infer_request()
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `service.serving.engine.Model`.
+        """See `service.inference.engine.Model`.
 
         Raises:
             EngineError: another thread is computing with it.

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from service.errors import WeightsError
+from service.inference.engine import Engine
 from service.models import registry
 from service.models.building import build_model
 from service.models.registry import CheckedWeights
-from service.serving.engine import Engine
 from tests.service.versions import CLASSES, add_version, engine_of, manifest, pixels_of, reference_probabilities
 
 TOLERANCE = 0.03  # bfloat16 keeps 8 bits of a logit

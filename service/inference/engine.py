@@ -10,18 +10,19 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.fx import Graph
 
+from service.inference.folding import fold_norms
 from service.models.building import build_model
 from service.models.registry import CheckedWeights
-from service.serving.folding import fold_norms
-from service.serving.speedups.packed_weights import pack
 from unlearning.devices import resolve_device, resolve_dtype
 from unlearning.models import to_inputs
 
 PACKED_FOR = 8  # images: what a busy process computes together
 
 Backend = Literal["torch", "openvino"]
+Pack = Callable[[nn.Module, torch.Tensor], nn.Module]
 
 
 class Model(Protocol):
@@ -64,7 +65,7 @@ class Engine:
         *,
         backend: Backend = "torch",
         temperature: float = 1.0,
-        packed: bool = True,
+        pack: Pack | None = None,
     ) -> Engine:
         """Engine of a model version, in the arithmetic the device is good at.
 
@@ -72,7 +73,7 @@ class Engine:
             device: as `unlearning.devices.resolve_device`; OpenVINO serves on the CPU.
             alone: runs a short job while no other engine of this process computes; see `fold_norms`.
             temperature: logits are divided by it before they become probabilities.
-            packed: whether weights are laid out for the CPU when they are loaded; see `speedups.packed_weights`.
+            pack: lays weights out for the CPU, once; see `service.serving.speedups.packed_weights`.
 
         Raises:
             WeightsError: the bytes are no safetensors file, or of another architecture than the manifest says.
@@ -80,11 +81,11 @@ class Engine:
         where = resolve_device(device if backend == "torch" else "cpu")
         dtype = resolve_dtype("auto", where)
         if backend == "openvino":
-            from service.serving.openvino_model import OpenVinoModel
+            from service.inference.openvino_model import OpenVinoModel
 
             model: Model = OpenVinoModel(weights, dtype)
         else:
-            model = TorchModel(weights, where, dtype, alone, packed=packed)
+            model = TorchModel(weights, where, dtype, alone, pack=pack)
         manifest = weights.manifest
         return cls(
             generation, weights.digest, manifest.classes, manifest.image_size, manifest.channels, dtype, temperature,
@@ -117,11 +118,11 @@ class TorchModel:
         dtype: torch.dtype,
         alone: Callable[[Callable[[], Graph]], Graph],
         *,
-        packed: bool,
+        pack: Pack | None,
     ) -> None:
         self._device, self._dtype, manifest = device, dtype, weights.manifest
         self._model = fold_norms(build_model(weights), alone).to(device, dtype).to(memory_format=torch.channels_last)
-        if packed and device.type == "cpu":
+        if pack is not None and device.type == "cpu":
             shape = (PACKED_FOR, manifest.channels, *manifest.image_size)
             self._model = pack(self._model, to_inputs(torch.zeros(shape, dtype=torch.uint8), dtype))
         self._stream: torch.cuda.Stream | None = None

@@ -1,0 +1,83 @@
+"""A candidate scored as it will be served: by the serving engine, in its arithmetic.
+
+References are scored in float32. What callers will get of a candidate comes from the engine instead: folded norms,
+bfloat16 where the hardware multiplies it, OpenVINO where that is set. So its margins come from there too, and how far
+they are from float32 is said with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import audit
+from service.errors import WeightsError
+from service.inference.engine import Backend, Engine
+from service.models.manifest import Manifest
+from service.models.registry import CheckedWeights
+from service.settings import Settings
+from service.training.jobs import CHUNK, in_children
+from service.training.spec import TrialSpec, intact
+from unlearning.faces.views import VIEWS
+
+
+@dataclass(frozen=True)
+class Served:
+    """Margins of a candidate by the serving engine.
+
+    Attributes:
+        views: of the spec's scored rows in every view, float32 `(n_views, n_examples)`.
+        backend, dtype: of the engine.
+    """
+
+    views: NDArray[np.float32]
+    backend: str
+    dtype: str
+
+    def to_dict(self, in_float32: NDArray[np.float32]) -> dict[str, Any]:
+        """Plain values.
+
+        Args:
+            in_float32: the same margins as computed for references.
+        """
+        difference = float(np.abs(self.views.astype(np.float64) - in_float32).max())
+        return {**asdict(self), "views": self.views.tolist(), "largest_difference": difference}
+
+
+def score_as_served(spec: TrialSpec, manifest: Manifest, weights: Path, digest: str, settings: Settings) -> Served:
+    """Score a candidate's weights file on the spec's scored rows.
+
+    Args:
+        manifest: of the candidate: architecture, size and classes.
+
+    Raises:
+        DataChangedError: somebody was erased meanwhile.
+        WeightsError: the file is not of this digest or architecture.
+    """
+    call = (spec, manifest.to_dict(), weights, digest, settings.device, settings.backend)
+    (found,) = in_children(_score, [call], settings.model_copy(update={"cluster": ""}))
+    return found
+
+
+def _score(  # noqa: PLR0917
+    spec: TrialSpec, manifest: dict[str, Any], weights: Path, digest: str, device: str, backend: Backend
+) -> Served:
+    content = weights.read_bytes()
+    if (found_digest := hashlib.sha256(content).hexdigest()) != digest:
+        raise WeightsError(f"Expected the candidate's weights with SHA-256 {digest}, found {found_digest}.")
+    engine = Engine.load(CheckedWeights(digest, Manifest.from_dict(manifest), content), 0, device, backend=backend)
+    with intact(spec.images) as faces:
+        margins: list[list[NDArray[np.float64]]] = [[] for _ in VIEWS]
+        for start in range(0, len(spec.scored), CHUNK):
+            rows = spec.scored[start : start + CHUNK]
+            images = faces.images[rows]
+            for found, view in zip(margins, VIEWS.values(), strict=True):
+                shown = np.ascontiguousarray(view(images))
+                found.append(audit.margins(engine.logits(shown), faces.labels[rows]))
+    views = np.array([np.concatenate(found) for found in margins], dtype=np.float32)
+    return Served(views, backend, str(engine.dtype).removeprefix("torch."))
