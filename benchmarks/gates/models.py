@@ -1,6 +1,6 @@
-"""Models trained with everybody (IN), without a block (OUT), and with a part of a block's images, kept as margins.
+"""Models trained with everybody (IN), without a block (OUT), with a part of a block's images, and runs of methods.
 
-One file a model, written whole or not at all, so that a run that was stopped goes on.
+Kept as margins, one file a model, written whole or not at all, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -11,26 +11,38 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 import audit
 from audit.statistics.blocks import assign_blocks
 from unlearning.faces import Faces, pack
 from unlearning.faces.sources import att, synthetic
 from unlearning.faces.views import VERSION, views
+from unlearning.methods import unlearn
+from unlearning.procedures.oracles import with_oracles
 from unlearning.recipes import RECIPES
 from unlearning.training import Examples, logits, train
 
 IN, OUT = "in", "out"
 SHARES = {"between-25": 0.25, "between-50": 0.5, "between-75": 0.75}
 """Kinds of models between the two: this share of the block's images was learned from, drawn anew for each model."""
+METHODS = ("remix", "random_mask", "oracle_matching", "kookmin", "salun", "finetune")
+RUNS = tuple(f"method-{method}" for method in METHODS)
+"""Kinds of runs of a method that forget the block, with the settings that ship for the recipe. Run i starts from IN
+model i."""
+NEEDS_ORACLES = "method-oracle_matching"
+FIRST_ORACLE, N_ORACLES = 50, 16
+"""OUT models that `oracle_matching` takes its targets from; they judge no run of a method."""
+POPULATION = "population"
 _FIRST_SEED = {IN: 50_000_000, OUT: 0, "between-25": 60_000_000, "between-50": 70_000_000, "between-75": 80_000_000}
+_FIRST_SEED |= {kind: 90_000_000 + 1_000_000 * i for i, kind in enumerate(RUNS)}
 _TELL_SECONDS = 20
 
 
@@ -44,14 +56,24 @@ class Set:
     blocks: tuple[tuple[str, ...], ...]
     tuning: tuple[str, ...]
     """Subjects that a statistic may be chosen on, and nobody is reported by name of."""
+    blank: tuple[str, ...] = ()
+    """Subjects of whom nothing was learned, for whom methods are run all the same."""
 
     @cached_property
     def rows(self) -> np.ndarray:
         """Faces trained on, `(n_images,)`."""
         return self.faces.where(split="train")
 
+    @cached_property
+    def population(self) -> np.ndarray:
+        """Faces of subjects whom no model learned from, `(n_images,)`."""
+        return np.concatenate([self.faces.where(split=split) for split in ("validation", "test")])
+
     def rows_of(self, block: int) -> np.ndarray:
         return self.faces.where(split="train", subjects=self.blocks[block])
+
+    def examples(self, rows: np.ndarray) -> Examples:
+        return Examples.from_arrays(self.faces.images[rows], self.faces.labels[rows])
 
     def block_of(self, subject: str) -> int:
         return next(i for i, block in enumerate(self.blocks) if subject in block)
@@ -74,6 +96,13 @@ class Model:
     def file(self, folder: Path) -> Path:
         return folder / self.kind / f"{self.block:03d}-{self.number:04d}.npy"
 
+    def population_file(self, folder: Path) -> Path:
+        """Margins of the population."""
+        return folder / POPULATION / self.file(folder).relative_to(folder)
+
+    def is_there(self, folder: Path, *, population: bool = False) -> bool:
+        return self.file(folder).exists() and (not population or self.population_file(folder).exists())
+
 
 def _att(home: Path) -> Set:
     """The AT&T faces; each of the 32 training subjects is a block."""
@@ -84,13 +113,13 @@ def _att(home: Path) -> Set:
     recipe = RECIPES["att_small"]
     faces = pack(folder, size=recipe.image_size, channels=recipe.channels)
     blocks = tuple((subject,) for subject in faces.train_subjects())
-    return Set("att", recipe.name, faces, blocks, tuning=("s2", "s10", "s20", "s34"))
+    return Set("att", recipe.name, faces, blocks, tuning=("s2", "s10", "s20", "s34"), blank=("s4",))
 
 
 def _drawn(home: Path) -> Set:
-    """200 drawn subjects of four images, 160 of them to train on, in blocks of 5 %."""
+    """250 drawn subjects of four images, 200 of them to train on, in blocks of 5 %."""
     recipe = RECIPES["synthetic_small"]
-    faces = synthetic.draw(n_subjects=200, images_per_subject=4, size=recipe.image_size, seed=0)
+    faces = synthetic.draw(n_subjects=250, images_per_subject=4, size=recipe.image_size, seed=0)
     subjects = faces.train_subjects()
     hashes = {subject: sha256(f"gate {subject}".encode()).hexdigest() for subject in subjects}
     block_of = assign_blocks(hashes.values())
@@ -112,9 +141,16 @@ def opened(name: str, home: Path) -> Set:
 
 
 def planned(
-    set_: Set, *, n_in: int, n_out: int, n_between: int, blocks: Collection[int] | None = None
+    set_: Set,
+    *,
+    n_in: int = 0,
+    n_out: int = 0,
+    n_between: int = 0,
+    n_runs: int = 0,
+    runs: Collection[str] = RUNS,
+    blocks: Collection[int] | None = None,
 ) -> Iterator[Model]:
-    """Models to train, every block once before any block twice; OUT and IN first."""
+    """Models to train, every block once before any block twice; OUT and IN first, runs of methods last."""
     chosen = [block for block in range(len(set_.blocks)) if blocks is None or block in blocks]
     for number in range(max(n_in, n_out)):
         if number < n_in:
@@ -123,11 +159,17 @@ def planned(
             yield from (Model(set_.name, OUT, block, number) for block in chosen)
     for number in range(n_between):
         yield from (Model(set_.name, kind, block, number) for block in chosen for kind in SHARES)
+    for number in range(n_runs):
+        yield from (Model(set_.name, kind, block, number) for block in chosen for kind in runs)
 
 
-def train_all(models: Sequence[Model], home: Path, jobs: int) -> float:
-    """Train those that are not there yet, telling every now and then what is left; processor seconds taken."""
-    left = [model for model in models if not model.file(opened(model.set, home).folder(home)).exists()]
+def train_all(models: Sequence[Model], home: Path, jobs: int, *, population: bool = False) -> float:
+    """Train those that are not there yet, telling every now and then what is left; processor seconds taken.
+
+    With `population` also those whose margins of the population are missing: the same seed gives the same model.
+    """
+    folders = {name: opened(name, home).folder(home) for name in {model.set for model in models}}
+    left = [model for model in models if not model.is_there(folders[model.set], population=population)]
     print(f"{len(models) - len(left)} of {len(models)} models are there, {len(left)} left to train", flush=True)
     if not left:
         return 0.0
@@ -154,34 +196,63 @@ def train_all(models: Sequence[Model], home: Path, jobs: int) -> float:
 
 
 def _make(model: Model, home: Path) -> float:
-    """Train a model, keep its margins and forget it; processor seconds.
+    """Train a model or run a method, keep the margins and forget the model; processor seconds.
 
-    A model of kind IN is scored on all training images, others on those of their block: `(n_views, n_images)`.
+    A model of kind IN is scored on all training images, others on those of their block: `(n_views, n_images)`. All are
+    scored on the population as well.
     """
     started = time.process_time()
     torch.set_num_threads(1)
     set_ = opened(model.set, home)
-    faces, seed = set_.faces, _FIRST_SEED[model.kind] + 10_000 * model.block + model.number
+    made = _run(set_, model, home) if model.kind in RUNS else _trained(set_, model)
     scored = set_.rows if model.kind == IN else set_.rows_of(model.block)
-    learned = set_.rows
-    if model.kind != IN:
-        n_kept = round(SHARES.get(model.kind, 0.0) * len(scored))
-        kept = np.random.default_rng(seed).permutation(scored)[:n_kept]
-        learned = np.sort(np.concatenate([np.setdiff1d(set_.rows, scored), kept]))
-    data = Examples.from_arrays(faces.images[learned], faces.labels[learned])
-    trained = train(RECIPES[set_.recipe], data, n_classes=len(faces.classes), seed=seed, device="cpu").model
-    labels = faces.labels[scored]
-    margins = [
-        audit.margins(logits(trained, Examples.from_arrays(view, labels).images), labels)
-        for view in views(np.asarray(faces.images[scored]))
-    ]
-    file = model.file(set_.folder(home))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(f".{os.getpid()}")
-    with beside.open("wb") as stream:
-        np.save(stream, np.array(margins, dtype=np.float32))
-    beside.replace(file)
+    folder = set_.folder(home)
+    for file, rows in ((model.population_file(folder), set_.population), (model.file(folder), scored)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(f".{os.getpid()}")
+        with beside.open("wb") as stream:
+            np.save(stream, _scored(made, set_.faces, rows))
+        beside.replace(file)
     return time.process_time() - started
+
+
+def _trained(set_: Set, model: Model) -> nn.Module:
+    seed, learned = _FIRST_SEED[model.kind] + 10_000 * model.block + model.number, set_.rows
+    if model.kind != IN:
+        block = set_.rows_of(model.block)
+        n_kept = round(SHARES.get(model.kind, 0.0) * len(block))
+        kept = np.random.default_rng(seed).permutation(block)[:n_kept]
+        learned = np.sort(np.concatenate([np.setdiff1d(set_.rows, block), kept]))
+    data, n_classes = set_.examples(learned), len(set_.faces.classes)
+    return train(RECIPES[set_.recipe], data, n_classes=n_classes, seed=seed, device="cpu").model
+
+
+@lru_cache(maxsize=64)
+def _original(name: str, home: Path, number: int) -> nn.Module:
+    """IN model by number; its weights are not kept, so it is trained once more in each process."""
+    return _trained(opened(name, home), Model(name, IN, 0, number))
+
+
+def _run(set_: Set, model: Model, home: Path) -> nn.Module:
+    """One run of a method from an original, which forgets the block."""
+    method, block = model.kind.removeprefix("method-"), set_.rows_of(model.block)
+    forget, retain = set_.examples(block), set_.examples(np.setdiff1d(set_.rows, block))
+    if model.kind == NEEDS_ORACLES:
+        oracles = [Model(set_.name, OUT, model.block, FIRST_ORACLE + i) for i in range(N_ORACLES)]
+        forget = with_oracles(forget, [np.load(oracle.file(set_.folder(home)))[0] for oracle in oracles])
+    seed, original = _FIRST_SEED[model.kind] + 10_000 * model.block + model.number, model.number
+    start, recipe = _original(set_.name, home, original), RECIPES[set_.recipe]
+    return unlearn(method, start, forget, retain, recipe=recipe, seed=seed, device="cpu").model
+
+
+def _scored(model: nn.Module, faces: Faces, rows: np.ndarray) -> np.ndarray:
+    """Margins in all views, float32 `(n_views, n_images)`."""
+    labels = faces.labels[rows]
+    margins = [
+        audit.margins(logits(model, Examples.from_arrays(view, labels).images), labels)
+        for view in views(np.asarray(faces.images[rows]))
+    ]
+    return np.array(margins, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -192,7 +263,8 @@ class Margins:
     block: int
     out: np.ndarray
     in_: np.ndarray
-    between: dict[str, np.ndarray]
+    others: dict[str, np.ndarray]
+    """By kind: models that learned from a part of the block, and runs of methods."""
 
 
 def margins_of(set_: Set, home: Path) -> list[Margins]:
@@ -215,11 +287,23 @@ def margins_of(set_: Set, home: Path) -> list[Margins]:
                     block,
                     out=np.array(stored[OUT, block])[:, :, mine].astype(np.float64),
                     in_=in_[:, :, np.isin(set_.rows, rows[mine])].astype(np.float64) if len(in_) else in_,
-                    between={
+                    others={
                         kind: np.array(stored[kind, block])[:, :, mine].astype(np.float64)
-                        for kind in SHARES
+                        for kind in (*SHARES, *RUNS)
                         if (kind, block) in stored
                     },
                 )
             )
     return found
+
+
+def population_of(set_: Set, home: Path, n_models: int) -> dict[tuple[str, int], np.ndarray]:
+    """By kind and block the margins of the population under the first models, `(n_models, n_views, n_images)`."""
+    folder = set_.folder(home)
+    return {
+        (kind, block): np.array(
+            [np.load(Model(set_.name, kind, block, i).population_file(folder)) for i in range(n_models)]
+        ).astype(np.float64)
+        for kind, blocks in ((IN, [0]), (OUT, range(len(set_.blocks))))
+        for block in blocks
+    }
