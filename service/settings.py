@@ -254,6 +254,11 @@ class Settings(BaseSettings):
         return self.local_folder / "serving.lock"
 
     @property
+    def accepting_mark_path(self) -> Path:
+        """File that serving processes of this machine hold a lock on while they take connections."""
+        return self.local_folder / "accepting.lock"
+
+    @property
     def local_folder(self) -> Path:
         """What must not be shared with another machine: the commit word, BentoML's own files."""
         return Path(self.local) if self.local else self.home
