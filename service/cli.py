@@ -26,7 +26,7 @@ from service.commands.qualify import qualify
 from service.commands.references import references_app
 from service.commands.rerun import rerun, rerun_check
 from service.commands.screen import be_printable, console, fail, progress_bar, sentence_of
-from service.commands.training import accuracy_words, show_answers
+from service.commands.training import accuracy_words, say_methods, show_answers
 from service.commands.verify import verify
 from service.errors import ExpungeError, StartupError
 from service.listening import listen, url_of
@@ -106,6 +106,7 @@ def train(
     from service.training.production import train_production
 
     context = Context.open(Settings())
+    say_methods(context.settings)
     with progress_bar() as bar:
         task = bar.add_task(f"training {context.settings.recipe}", total=None)
         done = train_production(
@@ -168,7 +169,7 @@ def up() -> None:
         processes.start_worker()
         from service.commands.home import wait_ready
 
-        wait_ready(processes, settings)
+        wait_ready(processes, settings, console)
         _print_usage(settings)
         stop: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):
