@@ -127,9 +127,10 @@ def serve() -> None:
     """Start the serving process: predictions and the request API (needs a key: `expunge keys create`)."""
     from service.context import Context
     from service.keys.api_keys import any_usable_key
-    from service.launch import serve_command
+    from service.launch import require_temporary_folder, serve_command
     from service.store.engine import reading
 
+    require_temporary_folder()
     settings = Settings()
     context = Context.open(settings)
     with reading(context.engine) as s:
@@ -144,6 +145,9 @@ def serve() -> None:
 def worker() -> None:
     """Start the unlearning worker with the operators' console; one per service."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: further threads of OpenBLAS would spin
+    from service.launch import require_temporary_folder
+
+    require_temporary_folder()  # before libraries that need one
     from audit.policy import load_policy
     from service.telemetry.logs import set_up_logs
     from service.worker import run_worker
@@ -157,8 +161,9 @@ def worker() -> None:
 def up() -> None:
     """Start service and worker on this machine; makes data (AT&T faces), model and key if there are none."""
     from service.commands.home import prepare_home
-    from service.launch import Processes
+    from service.launch import Processes, require_temporary_folder
 
+    require_temporary_folder()
     settings = Settings()
     secret = prepare_home(settings, console)
     if secret is not None:

@@ -153,7 +153,8 @@ class ServingProcess:
         """The app with the layers around it that the API has."""
         for layer in reversed(self._inner_layers()):
             app = layer.cls(app, *layer.args, **layer.kwargs)
-        app = RequestLog(app, new_id=self.context.new_id, on_answer=self.watch.answer)
+        share = self.context.settings.log_predictions_share
+        app = RequestLog(app, new_id=self.context.new_id, on_answer=self.watch.answer, share=share)
         return TraceCalls(app, traces=self.traces) if self.traces.on else app
 
     def _inner_layers(self) -> list[Middleware]:
