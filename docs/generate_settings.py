@@ -20,6 +20,10 @@ def settings_table() -> str:
     for name, field in Settings.model_fields.items():
         default = "" if field.default == "" else f"`{field.default}`"
         allowed = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        if field.annotation is bool:
+            default, allowed = f"`{str(field.default).lower()}`", ("true", "false")
+        if field.default is None:
+            default = ""
         values = f" One of {', '.join(f'`{value}`' for value in allowed)}." if allowed else ""
         lines.append(f"| `EXPUNGE_{name.upper()}` | {default} | {field.description}{values} |")
     return "\n".join(lines) + "\n"

@@ -92,7 +92,8 @@ class Expunge:
     async def start(self) -> None:
         """Load the active model and warm up; requests are answered afterwards."""
         if is_on(FAIR_CONNECTIONS, _settings):
-            share_connections(asyncio.get_running_loop(), lambda: connections.PatientProtocol.n_open)
+            n_open = lambda: connections.PatientProtocol.n_open  # noqa: E731
+            share_connections(asyncio.get_running_loop(), n_open, _process.accepts_last)
         await run_in_threadpool(_process.start)
 
     @bentoml.on_shutdown

@@ -26,7 +26,7 @@ from service.commands.qualify import qualify
 from service.commands.references import references_app
 from service.commands.rerun import rerun, rerun_check
 from service.commands.screen import be_printable, console, fail, progress_bar, sentence_of
-from service.commands.training import accuracy_words, show_answers
+from service.commands.training import accuracy_words, say_methods, show_answers
 from service.commands.verify import verify
 from service.errors import ExpungeError, StartupError
 from service.listening import listen, url_of
@@ -106,6 +106,7 @@ def train(
     from service.training.production import train_production
 
     context = Context.open(Settings())
+    say_methods(context.settings)
     with progress_bar() as bar:
         task = bar.add_task(f"training {context.settings.recipe}", total=None)
         done = train_production(
@@ -126,9 +127,10 @@ def serve() -> None:
     """Start the serving process: predictions and the request API (needs a key: `expunge keys create`)."""
     from service.context import Context
     from service.keys.api_keys import any_usable_key
-    from service.launch import serve_command
+    from service.launch import require_temporary_folder, serve_command
     from service.store.engine import reading
 
+    require_temporary_folder()
     settings = Settings()
     context = Context.open(settings)
     with reading(context.engine) as s:
@@ -143,6 +145,9 @@ def serve() -> None:
 def worker() -> None:
     """Start the unlearning worker with the operators' console; one per service."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: further threads of OpenBLAS would spin
+    from service.launch import require_temporary_folder
+
+    require_temporary_folder()  # before libraries that need one
     from audit.policy import load_policy
     from service.telemetry.logs import set_up_logs
     from service.worker import run_worker
@@ -156,8 +161,9 @@ def worker() -> None:
 def up() -> None:
     """Start service and worker on this machine; makes data (AT&T faces), model and key if there are none."""
     from service.commands.home import prepare_home
-    from service.launch import Processes
+    from service.launch import Processes, require_temporary_folder
 
+    require_temporary_folder()
     settings = Settings()
     secret = prepare_home(settings, console)
     if secret is not None:
@@ -168,7 +174,7 @@ def up() -> None:
         processes.start_worker()
         from service.commands.home import wait_ready
 
-        wait_ready(processes, settings)
+        wait_ready(processes, settings, console)
         _print_usage(settings)
         stop: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):

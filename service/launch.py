@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,21 @@ from service.settings import Settings
 
 _KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep idle connections, so that they close them, not we
 _GRACE_SECONDS = 20
+
+
+def require_temporary_folder() -> None:
+    """Nothing, if the system has a folder for temporary files, which BentoML and other libraries need.
+
+    Raises:
+        StartupError: it has none that can be written to.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise StartupError(
+            "Expected a folder for temporary files, found none that can be written to. Where the root is read-only, "
+            "mount an empty folder at /tmp, or name one in TMPDIR."
+        ) from None
 
 
 def serve_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
@@ -86,6 +102,7 @@ class Processes:
         self.worker: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Processes:
+        require_temporary_folder()
         self.logs.mkdir(parents=True, exist_ok=True)
         return self
 

@@ -53,8 +53,15 @@ class Settings(BaseSettings):
     )
     console_port: int = Field(3001, ge=0, le=65535, description="Port of the operators' listener.")
 
-    policy: str = Field("standard", description="Audit policy: a preset's name or the path of a policy JSON file.")
-    recipe: str = Field("att_small", description="Training recipe: a built-in name or the path of a recipe JSON file.")
+    policy: str = Field(
+        "standard",
+        description="Audit policy: standard, strict, competition, or the path of a policy JSON file.",
+    )
+    recipe: str = Field(
+        "att_small",
+        description="Training recipe: att_small, att_resnet18, synthetic_small, synthetic_resnet18, "
+        "casia_surf_resnet18, or the path of a recipe JSON file.",
+    )
     tuned: Path | None = Field(
         None, description="File of tuned method settings (`expunge tune`); none: only those that come with Expunge."
     )
@@ -140,6 +147,12 @@ class Settings(BaseSettings):
         True,
         description="Whether figures of single images are kept after the purge, in reports and certificates.",
     )
+    report_days: float = Field(
+        0.0,
+        ge=0,
+        le=_CENTURY_DAYS,
+        description="Days for which the audit reports of an ended run are kept before they are destroyed; 0: for good.",
+    )
     signing_key_days: float = Field(
         365.0,
         gt=0,
@@ -181,6 +194,12 @@ class Settings(BaseSettings):
     fail_at: str = Field("", description="For tests: the worker kills itself once at this point of the pipeline.")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines.")
     log_level: Literal["info", "warning", "error"] = Field("info", description="The lowest level that is logged.")
+    log_predictions_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the answered predictions that get a log line; refusals and faults always do.",
+    )
     metrics: bool = Field(True, description="Whether the serving processes keep metrics.")
     otlp_endpoint: str = Field(
         "",
@@ -258,6 +277,11 @@ class Settings(BaseSettings):
     def serving_mark_path(self) -> Path:
         """File that serving processes of this machine hold a lock on."""
         return self.local_folder / "serving.lock"
+
+    @property
+    def accepting_mark_path(self) -> Path:
+        """File that serving processes of this machine hold a lock on while they take connections."""
+        return self.local_folder / "accepting.lock"
 
     @property
     def local_folder(self) -> Path:

@@ -28,7 +28,7 @@ from service.banks.refresh import Rebuilder
 from service.callbacks.delivery import Deliverer
 from service.console.listener import Listener
 from service.context import LINE, Context, utc_now
-from service.erasure import leftovers
+from service.erasure import evidence, leftovers
 from service.erasure.lease import LineLease
 from service.erasure.pipeline import Pipeline, abandon
 from service.erasure.reruns import announcement
@@ -139,6 +139,7 @@ def work(context: Context, policy: Policy, stop: threading.Event, rng: random.Ra
                 intake.forget_old_answers(context)
                 head_count.write_down(context)
                 leftovers.sweep(context)
+                evidence.forget_old_reports(context)
                 tidy_at += TIDY_SECONDS
             watch.tend()
             rollbacks.carry_out(context)  # before a claim: only between two runs

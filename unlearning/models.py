@@ -5,6 +5,7 @@ scoring and serving all call `to_inputs`, so images are always preprocessed in t
 safetensors (which cannot contain code) and always float32.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from unlearning import files
+from unlearning import factories, files
 from unlearning.errors import RecipeError, WeightsError
 
 PIXEL_MEAN = 127.5
@@ -131,13 +132,14 @@ def build(architecture: str, n_classes: int, *, channels: int = 1, width: int = 
     """Returns a fresh model with weights drawn from torch's global generator (see `unlearning.devices.seeded`).
 
     Args:
-        architecture: one of `ARCHITECTURES`, or the name of any torchvision classifier.
+        architecture: one of `ARCHITECTURES`, the name of any torchvision classifier, or of a network from elsewhere
+            (`unlearning.factories`).
         n_classes: at least 2.
         channels: 1 (grey) or 3 (colour); the first convolution of a torchvision model is exchanged to fit.
-        width: channels of the first stage; torchvision's models have no choice here.
+        width: channels of the first stage; other networks have no choice here.
 
     Raises:
-        RecipeError: unknown architecture, or a number out of range.
+        RecipeError: unknown architecture, or a number out of range; as `factories.make`.
     """
     if n_classes < 2:
         raise RecipeError(f"Expected n_classes={n_classes} of at least 2.")
@@ -147,11 +149,26 @@ def build(architecture: str, n_classes: int, *, channels: int = 1, width: int = 
         raise RecipeError(f"Expected width={width} of at least 1.")
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture](n_classes, channels, width)
+    if factories.is_from_elsewhere(architecture):
+        return factories.make(architecture, n_classes, channels)
     return _torchvision(architecture, n_classes, channels)
 
 
+def build_empty(architecture: str, n_classes: int, *, channels: int, width: int) -> nn.Module:
+    """Returns a model like that of `build`, to be filled with weights.
+
+    Where it can, without memory for its own: on torch's device `meta`. torchvision's RegNets compute with tensors when
+    they are made, and networks from elsewhere may keep some that are not among their weights; these are made whole.
+    """
+    if not factories.is_from_elsewhere(architecture):
+        with contextlib.suppress(NotImplementedError), torch.device("meta"):
+            return build(architecture, n_classes, channels=channels, width=width)
+    with torch.random.fork_rng(devices=[]):  # the weights it draws are thrown away
+        return build(architecture, n_classes, channels=channels, width=width)
+
+
 def known_architecture(architecture: str) -> bool:
-    """Whether `build` has this name."""
+    """Whether `build` has this name among its own and torchvision's."""
     if architecture in ARCHITECTURES:
         return True
     from torchvision import models
@@ -165,7 +182,8 @@ def _torchvision(architecture: str, n_classes: int, channels: int) -> nn.Module:
     if not known_architecture(architecture):
         raise RecipeError(
             f"Unknown architecture {architecture!r}. Expected one of {sorted(ARCHITECTURES)} "
-            "or a classifier of torchvision.models, for example 'mobilenet_v3_small'."
+            "a classifier of torchvision.models, for example 'mobilenet_v3_small', one of timm, for example "
+            "'timm:resnet18', or the import path of a function, for example 'mypackage.models:build'."
         )
     # Two of them have a second classifier for training, whose logits nobody here would use, and warn unless told how to
     # draw their weights.

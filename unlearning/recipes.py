@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearning.errors import RecipeError
+from unlearning.factories import is_from_elsewhere, source_of
 
 # Those of `unlearning.models.ARCHITECTURES`, which is not imported here: whoever plans, packs or purges reads recipes
 # and has no use for torch and its several hundred megabytes.
@@ -49,7 +50,9 @@ class Recipe:
     Attributes:
         name: human-readable name.
         architecture: see `unlearning.models.build`.
-        width: channels of the first stage (torchvision's models have their own).
+        architecture_source: of a network from elsewhere what code it is made by, `unlearning.factories.source_of`;
+            taken from there where it is not given, and refused where it differs.
+        width: channels of the first stage (networks from elsewhere have their own).
         image_size: (height, width) in pixels the images are packed at.
         channels: 1 (grey) or 3 (colour).
         epochs: passes over the data.
@@ -88,12 +91,14 @@ class Recipe:
     dtype: str = "auto"
     weights: str = ""
     weights_sha256: str = ""
+    architecture_source: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise RecipeError(f"Expected a recipe's name as a word, got {self.name!r}.")
         if not isinstance(self.architecture, str) or not _known_architecture(self.architecture):
             raise self._wrong(f"unknown architecture {self.architecture!r}")
+        self._take_source()
         if not isinstance(self.image_size, tuple | list) or len(self.image_size) != 2:
             raise self._wrong(f"expected image_size (height, width), got {self.image_size!r}")
         object.__setattr__(self, "image_size", tuple(self._number("image_size", s, int) for s in self.image_size))
@@ -120,6 +125,8 @@ class Recipe:
         del options["name"], options["weights"]
         if not self.weights_sha256:
             del options["weights_sha256"]  # so that recipes without it keep the digest they had before there was one
+        if not self.architecture_source:
+            del options["architecture_source"]  # as well
         canonical = json.dumps(options, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -128,6 +135,18 @@ class Recipe:
         options = dataclasses.asdict(self)
         options["image_size"] = list(self.image_size)
         return options
+
+    def _take_source(self) -> None:
+        """Fills in by what code the architecture is made, or compares it with what is given."""
+        try:
+            found = source_of(self.architecture)
+        except RecipeError as error:
+            raise RecipeError(f"Recipe {self.name!r}: {error}") from error
+        if self.architecture_source not in ("", found):
+            raise self._wrong(
+                f"expected {self.architecture} with architecture_source {self.architecture_source!r}, found {found!r}"
+            )
+        object.__setattr__(self, "architecture_source", found)
 
     def _number(self, name: str, value: Any, kind: type) -> Any:
         """Returns the value as `kind`; a digest must not depend on whether 1 or 1.0 was written."""
@@ -142,7 +161,7 @@ class Recipe:
 
 
 def _known_architecture(architecture: str) -> bool:
-    if architecture in ARCHITECTURES:
+    if architecture in ARCHITECTURES or is_from_elsewhere(architecture):
         return True
     from unlearning.models import known_architecture  # one of torchvision's, if it is one
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -32,6 +33,8 @@ from unlearning.methods import (
     sun,
     toshi,
 )
+from unlearning.procedures.last_layer import last_layer
+from unlearning.procedures.modules import convolution_weights, layout
 from unlearning.procedures.settings import Settings
 
 
@@ -49,6 +52,7 @@ class Method:
         needs_spare: starts from a spare, a model that never saw the forget set, in the original's place; see
             `unlearning.methods.spare`.
         exact: never reads weights that depended on the forget set, so nothing of it can remain.
+        needs: `(model, settings)`; raises MethodError if the network lacks a part that the method works on.
     """
 
     function: Callable[..., nn.Module]
@@ -59,6 +63,19 @@ class Method:
     exact: bool = False
     needs_oracles: bool = False
     needs_spare: bool = False
+    needs: Callable[[nn.Module, Any], object] = lambda model, settings: None
+
+
+def _convolutions(model: nn.Module, settings: Any) -> object:
+    return convolution_weights(model)
+
+
+def _kernels_of_seif(model: nn.Module, settings: seif.SeifSettings) -> object:
+    return layout(model).first_convolution if settings.noise_on == "stem" else convolution_weights(model)
+
+
+def _last_blocks(model: nn.Module, settings: cf_k.LastBlocksSettings) -> object:
+    return cf_k.last_modules(model, settings.k)
 
 
 _CHALLENGE = "NeurIPS 2023 machine unlearning challenge"
@@ -94,9 +111,16 @@ METHODS: dict[str, Method] = {
         fanchuan.fanchuan, fanchuan.FanchuanSettings, "Fanchuan", f"{_CHALLENGE}, place 1", needs_forget=True
     ),
     "kookmin": Method(
-        kookmin.kookmin, kookmin.KookminSettings, "Kookmin (MSG)", f"{_CHALLENGE}, place 2", needs_forget=True
+        kookmin.kookmin,
+        kookmin.KookminSettings,
+        "Kookmin (MSG)",
+        f"{_CHALLENGE}, place 2",
+        needs_forget=True,
+        needs=_convolutions,
     ),
-    "seif": Method(seif.seif, seif.SeifSettings, "Seif", f"{_CHALLENGE}, place 3", needs_forget=False),
+    "seif": Method(
+        seif.seif, seif.SeifSettings, "Seif", f"{_CHALLENGE}, place 3", needs_forget=False, needs=_kernels_of_seif
+    ),
     "sebastian": Method(
         sebastian.sebastian,
         sebastian.SebastianSettings,
@@ -105,14 +129,36 @@ METHODS: dict[str, Method] = {
         needs_forget=False,
     ),
     "toshi": Method(
-        toshi.toshi, toshi.ToshiSettings, "Toshi (CT, pseudo-labels)", f"{_CHALLENGE}, place 5", needs_forget=True
+        toshi.toshi,
+        toshi.ToshiSettings,
+        "Toshi (CT, pseudo-labels)",
+        f"{_CHALLENGE}, place 5",
+        needs_forget=True,
+        needs=lambda model, settings: settings.procedure == "pseudo_labels" or toshi.square_kernels(model),
     ),
     "amnesiacs": Method(
-        amnesiacs.amnesiacs, amnesiacs.AmnesiacsSettings, "Amnesiacs", f"{_CHALLENGE}, place 6", needs_forget=False
+        amnesiacs.amnesiacs,
+        amnesiacs.AmnesiacsSettings,
+        "Amnesiacs",
+        f"{_CHALLENGE}, place 6",
+        needs_forget=False,
+        needs=lambda model, settings: layout(model).first_convolution,
     ),
-    "sun": Method(sun.sun, sun.SunSettings, "Sun", f"{_CHALLENGE}, place 7", needs_forget=False),
+    "sun": Method(
+        sun.sun,
+        sun.SunSettings,
+        "Sun",
+        f"{_CHALLENGE}, place 7",
+        needs_forget=False,
+        needs=lambda model, settings: layout(model),
+    ),
     "forget": Method(
-        forget.forget_cycles, forget.ForgetSettings, "Forget", f"{_CHALLENGE}, place 8", needs_forget=False
+        forget.forget_cycles,
+        forget.ForgetSettings,
+        "Forget",
+        f"{_CHALLENGE}, place 8",
+        needs_forget=False,
+        needs=lambda model, settings: forget.layers_to_draw(model),
     ),
     "random_mask": Method(
         random_mask.random_mask,
@@ -155,7 +201,9 @@ METHODS: dict[str, Method] = {
         bad_teacher.bad_teacher, bad_teacher.BadTeacherSettings, "Bad teacher", "arXiv 2205.08096", needs_forget=True
     ),
     "ssd": Method(ssd.ssd, ssd.SSDSettings, "Selective synaptic dampening", "arXiv 2308.07707", needs_forget=True),
-    "cf_k": Method(cf_k.cf_k, cf_k.LastBlocksSettings, "CF-k", "arXiv 2201.06640", needs_forget=False),
+    "cf_k": Method(
+        cf_k.cf_k, cf_k.LastBlocksSettings, "CF-k", "arXiv 2201.06640", needs_forget=False, needs=_last_blocks
+    ),
     "dilute": Method(dilute.dilute, dilute.DiluteSettings, "Dilute", "ours", needs_forget=False),
     "remix": Method(remix.remix, remix.RemixSettings, "Remix", "ours", needs_forget=False),
     "oracle_matching": Method(
@@ -165,8 +213,11 @@ METHODS: dict[str, Method] = {
         "ours, after arXiv 2410.23232",
         needs_forget=True,
         needs_oracles=True,
+        needs=lambda model, settings: last_layer(model),
     ),
-    "eu_k": Method(cf_k.eu_k, cf_k.LastBlocksSettings, "EU-k", "arXiv 2201.06640", needs_forget=False),
+    "eu_k": Method(
+        cf_k.eu_k, cf_k.LastBlocksSettings, "EU-k", "arXiv 2201.06640", needs_forget=False, needs=_last_blocks
+    ),
 }
 
 

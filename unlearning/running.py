@@ -11,9 +11,10 @@ from unlearning.devices import resolve_device, stopwatch
 from unlearning.errors import MethodError
 from unlearning.procedures.cost import Cost, metered
 from unlearning.procedures.finishing import finish
+from unlearning.procedures.modules import layout
 from unlearning.procedures.settings import ApproximateSettings, Settings, bound_to
 from unlearning.recipes import Recipe
-from unlearning.registry import Method, find_method
+from unlearning.registry import METHODS, Method, find_method
 from unlearning.training import Examples
 from unlearning.tuned import tuned_settings
 
@@ -33,6 +34,26 @@ def settings_for(name: str, recipe: Recipe, file: Path | None = None) -> Setting
         file: further tuned settings, see `tuned_record`.
     """
     return tuned_settings(name, find_method(name).settings, recipe, file)
+
+
+def undefined(model: nn.Module, recipe: Recipe, file: Path | None = None) -> dict[str, str]:
+    """Returns the methods that are not defined for a network with their settings for a recipe, each with the reason.
+
+    The network is neither run nor changed. A method that is defined may still fail on a network, or be of no use.
+
+    Args:
+        file: as for `settings_for`.
+    """
+    found: dict[str, str] = {}
+    for name, method in METHODS.items():
+        settings = settings_for(name, recipe, file)
+        try:
+            method.needs(model, settings)
+            if isinstance(settings, ApproximateSettings) and settings.confidence > 0.0:
+                layout(model)  # whose classifier is scaled
+        except MethodError as error:
+            found[name] = str(error)
+    return found
 
 
 def unlearn(

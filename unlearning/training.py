@@ -21,8 +21,12 @@ from unlearning.convolution import small_maps_as_products
 from unlearning.descent import SGD, Adam, FlatWeights
 from unlearning.devices import resolve_device, resolve_dtype, seeded, stopwatch
 from unlearning.errors import RecipeError
+from unlearning.factories import require_source
 from unlearning.models import ARCHITECTURES, build, start_from, to_inputs
 from unlearning.recipes import Recipe
+
+_MOST_AT_ONCE = 256  # images in a pass that computes no gradients
+_PIXELS_AT_ONCE = 1 << 20  # of all of them: 256 images of 64×64, 20 of 224×224
 
 OPTIMISERS: dict[str, Callable[..., SGD | Adam]] = {"sgd": SGD, "adam": Adam}
 
@@ -176,10 +180,10 @@ def train(
     step = 0
     with contextlib.ExitStack() as stack:
         generator = stack.enter_context(seeded(seed, where))
-        model = build(recipe.architecture, n_classes, channels=recipe.channels, width=recipe.width)
+        model = fresh_model(recipe, n_classes)
         if recipe.weights:
             start_from(model, Path(recipe.weights), digest=recipe.weights_sha256)
-        _try_out(model, recipe)
+        _try_out(model, recipe, n_classes)
         model = model.to(where).to(memory_format=torch.channels_last).train()
         data = data.to(where)
         weights = class_weights(data.labels, n_classes, recipe.class_weight_power)
@@ -208,10 +212,31 @@ def train(
     return Trained(model.eval(), stopwatch(where) - started, n_seen, n_seen)
 
 
-def logits(model: nn.Module, images: Tensor, *, batch_size: int = 256) -> NDArray[np.float32]:
+def fresh_model(recipe: Recipe, n_classes: int) -> nn.Module:
+    """Returns an untrained model of a recipe, with weights drawn from torch's global generator.
+
+    Raises:
+        RecipeError: the code of a network from elsewhere is not what it was when the recipe was read; as `build`.
+    """
+    require_source(recipe.architecture, recipe.architecture_source)
+    return build(recipe.architecture, n_classes, channels=recipe.channels, width=recipe.width)
+
+
+def images_at_once(images: Tensor) -> int:
+    """Returns how many of the images `(n, channels, height, width)` go through a network in one pass without gradients.
+
+    Fewer the larger they are: what a pass holds in memory grows with the pixels in it, and may be a hundred times them.
+    """
+    return min(_MOST_AT_ONCE, max(1, _PIXELS_AT_ONCE // (images.shape[2] * images.shape[3])))
+
+
+def logits(model: nn.Module, images: Tensor, *, batch_size: int | None = None) -> NDArray[np.float32]:
     """Returns the model's float32 logits `(n, n_classes)` of uint8 images `(n, channels, height, width)`.
 
     Runs in float32 and eval mode on the model's device, and leaves the model in the mode it was in.
+
+    Args:
+        batch_size: images a pass; none for `images_at_once`.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -219,7 +244,8 @@ def logits(model: nn.Module, images: Tensor, *, batch_size: int = 256) -> NDArra
     try:
         with torch.inference_mode():
             parts = [
-                model(to_inputs(part.to(device, non_blocking=True))).float().cpu() for part in images.split(batch_size)
+                model(to_inputs(part.to(device, non_blocking=True))).float().cpu()
+                for part in images.split(batch_size or images_at_once(images))
             ]
     finally:
         model.train(was_training)
@@ -241,20 +267,26 @@ def schedule_factor(recipe: Recipe, step: int, n_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - n_rising) / (n_steps - n_rising)))
 
 
-def _try_out(model: nn.Module, recipe: Recipe) -> None:
-    """Passes one image through a torchvision model: some take one size only, and fail with unclear messages."""
+def _try_out(model: nn.Module, recipe: Recipe, n_classes: int) -> None:
+    """Passes one image through a network that is not ours: some take one size only, and fail with unclear messages."""
     if recipe.architecture in ARCHITECTURES:
         return
     image = torch.zeros((1, recipe.channels, *recipe.image_size), dtype=torch.uint8)
     try:
         with torch.inference_mode():
-            model.eval()(to_inputs(image))
-    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
-        reason = str(error).strip().partition("\n")[0]
+            outputs = model.eval()(to_inputs(image))
+    except Exception as error:  # anything: a factory's network is the user's code
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise RecipeError(
             f"Recipe {recipe.name!r}: {recipe.architecture} takes no images of {recipe.image_size} pixels "
-            f"({reason}); transformers want (224, 224), others a larger image_size."
+            f"({reason}); try (224, 224), the only size that most vision transformers take, or a larger image_size."
         ) from error
+    if not isinstance(outputs, Tensor) or outputs.shape != (1, n_classes):
+        given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise RecipeError(
+            f"Recipe {recipe.name!r}: expected {recipe.architecture} to give logits of the shape (1, {n_classes}) for "
+            f"one image and {n_classes} classes, got {given}."
+        )
 
 
 def _check(recipe: Recipe, data: Examples, n_classes: int) -> None:

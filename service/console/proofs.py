@@ -38,7 +38,7 @@ def add_proofs(router: APIRouter, context: Context, pages: Pages) -> None:
                 raise NotFoundError("There is no run with this number.")
         path = context.settings.reports_folder / run_id / f"step-{step}.html"
         if not path.exists():
-            raise NotFoundError("There is no report of this attempt (yet).")
+            raise NotFoundError("There is no report of this attempt: not yet, or no longer.")
         return standalone(path.read_text(encoding="utf-8"))
 
     @router.get("/certificates/{certificate_id}")

@@ -56,7 +56,8 @@ from unlearning.devices import describe_device, resolve_device
 from unlearning.errors import MethodError, RecipeError
 from unlearning.faces.decoding import to_png
 from unlearning.methods import METHODS
-from unlearning.models import build, load_weights, weights_digest
+from unlearning.models import load_weights, weights_digest
+from unlearning.training import fresh_model
 
 log = structlog.get_logger()
 
@@ -121,7 +122,7 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
         folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context)})
         context.reached("unlearning.recorded")
     recipe = work.recipe
-    candidate = build(recipe.architecture, len(work.faces.classes), channels=recipe.channels, width=recipe.width)
+    candidate = fresh_model(recipe, len(work.faces.classes))
     load_weights(candidate, folder.weights(step))
     if (reason := refusal(f"the candidate of {method}", candidate, work.faces, as_rows(work.plan.retain))) is not None:
         raise PoorModelError(reason)

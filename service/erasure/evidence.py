@@ -8,10 +8,18 @@ controller decides with `EXPUNGE_KEEP_EVIDENCE`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
+import structlog
+
+from service.context import Context
 from service.settings import Settings
+from service.store.engine import fit_id, reading
+from service.store.tables import Run
 from unlearning import files
+
+log = structlog.get_logger()
 
 PER_IMAGE: Final = frozenset({
     "exact_epsilons", "score.forgetting.epsilons", "score.forgetting.points", "bounds.bounds", "band.low", "band.high",
@@ -30,6 +38,24 @@ def forget_reports(settings: Settings) -> None:
     """Destroy the reports of all audits, also of runs that stopped, unless they are to be kept; can be repeated."""
     if not settings.keep_evidence:
         files.destroy_folder(settings.reports_folder)
+
+
+def forget_old_reports(context: Context) -> int:
+    """Destroy the reports of runs that ended `report_days` ago; gives of how many runs."""
+    settings, n_destroyed = context.settings, 0
+    folders = (
+        list(settings.reports_folder.iterdir()) if settings.report_days and settings.reports_folder.is_dir() else []
+    )
+    with reading(context.engine) as s:
+        runs = [s.get(Run, folder.name) for folder in folders if fit_id(folder.name)]
+    for run in runs:
+        ended_at = run.finished_at if run is not None else None
+        if ended_at is not None and ended_at <= context.now() - timedelta(days=settings.report_days):
+            files.destroy_folder(settings.reports_folder / run.id)
+            n_destroyed += 1
+    if n_destroyed:
+        log.info("reports.destroyed", n=n_destroyed)
+    return n_destroyed
 
 
 def _without_per_image(figures: Mapping[str, Any], place: str = "") -> dict[str, Any]:

@@ -37,6 +37,7 @@ class RequestLog:
 
     Args:
         on_answer: told method, route's template, status and seconds of each request.
+        share: of the requests that succeed, which get a line; the others always do.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class RequestLog:
         new_id: Callable[[], str],
         clock: Callable[[], float] = time.perf_counter,
         on_answer: OnAnswer = lambda *_: None,
+        share: float = 1.0,
     ) -> None:
         self.app = app
+        self._share, self._due = share, 0.0
         self._new_id = new_id
         self._clock = clock
         self._on_answer = on_answer
@@ -84,8 +87,18 @@ class RequestLog:
         finally:
             seconds, route = self._clock() - started, route_template(scope)
             self._on_answer(scope["method"], route, status or 500, seconds)
-            self._line(scope, route, status, seconds)
+            if self._is_to_be_logged(status):
+                self._line(scope, route, status, seconds)
             call.reset(token)
+
+    def _is_to_be_logged(self, status: int) -> bool:
+        if not 200 <= status < 400:
+            return True
+        self._due += self._share
+        if self._due < 1.0:
+            return False
+        self._due -= 1.0
+        return True
 
     def _line(self, scope: Scope, route: str, status: int, seconds: float) -> None:
         method, client = scope["method"], scope.get("expunge.client")

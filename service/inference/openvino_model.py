@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from service.errors import EngineError, WeightsError
 from service.models.registry import CheckedWeights
 from unlearning.errors import UnlearningError
-from unlearning.models import build, to_inputs
+from unlearning.factories import is_factory, require_source
+from unlearning.models import build_empty, to_inputs
 
 _PREFIX = "self.model."  # of the weights' names in a converted network
 
@@ -93,6 +94,8 @@ def _filled(weights: CheckedWeights) -> ov.Model:
     """
     manifest = weights.manifest
     try:
+        if is_factory(manifest.architecture):
+            require_source(manifest.architecture, manifest.architecture_source)
         tensors = safetensors.numpy.load(weights.content)
         network = _empty(
             manifest.architecture, manifest.width, manifest.channels, manifest.image_size, len(manifest.classes)
@@ -131,9 +134,10 @@ def _put(network: ov.Model, tensors: dict[str, NDArray[np.float32]]) -> None:
 @lru_cache(maxsize=4)
 def _empty(architecture: str, width: int, channels: int, image_size: tuple[int, int], n_classes: int) -> ov.Model:
     """The network with made-up weights, for batches of any size."""
-    with torch.device("meta"):
-        model = build(architecture, n_classes, channels=channels, width=width)
-    model = model.to_empty(device="cpu").requires_grad_(False).eval()
+    model = build_empty(architecture, n_classes, channels=channels, width=width)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        model = model.to_empty(device="cpu")
+    model = model.requires_grad_(False).eval()
     for number, tensor in enumerate(model.state_dict().values(), 1):
         tensor.fill_(number)  # OpenVINO would make one constant of two that are equal
     example = torch.zeros((2, *image_size, channels), dtype=torch.uint8)

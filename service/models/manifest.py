@@ -15,6 +15,7 @@ class Manifest:
 
     Attributes:
         architecture, width, channels: arguments of `unlearning.models.build`.
+        architecture_source: what code a network from elsewhere is made by, `unlearning.factories.source_of`.
         image_size: (height, width) in pixels.
         classes: names in the order of the model's outputs.
         recipe, recipe_digest: name and SHA-256 of the training recipe.
@@ -35,6 +36,7 @@ class Manifest:
     seed: int
     versions: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    architecture_source: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", tuple(self.image_size))
@@ -48,7 +50,10 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "image_size": list(self.image_size), "classes": list(self.classes)}
+        values = {**asdict(self), "image_size": list(self.image_size), "classes": list(self.classes)}
+        if not self.architecture_source:
+            del values["architecture_source"]  # so that manifests without it keep the digest they had before it
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Manifest:

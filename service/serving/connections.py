@@ -15,7 +15,7 @@ from service.http.problems import problem
 
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 65_536
-LAST_SECONDS = 0.25  # for a request that was sent before its client could know that we end
+LAST_SECONDS = 3.0  # for one more request on an open connection, whose answer says that it is the last
 _NO_HTTP = problem(400, "Bad request", "Expected a request in HTTP/1.1.", request_id="")  # none: it gets no log line
 
 
@@ -26,9 +26,11 @@ class PatientProtocol(HttpToolsProtocol):
 
     Attributes:
         n_open: connections of this process now.
+        is_ending: the process ends; connections that it still takes get one answer at most.
     """
 
     n_open = 0
+    is_ending = False
     _head_seconds, _most_head_bytes, _last_seconds = HEAD_SECONDS, HEAD_BYTES, LAST_SECONDS
     _is_last = False  # the process ends: one more answer at most
     _n_head_bytes = 0
@@ -40,6 +42,8 @@ class PatientProtocol(HttpToolsProtocol):
         PatientProtocol.n_open += 1
         super().connection_made(transport)
         self._wait_for_head()
+        if self.is_ending:
+            self._wait_for_the_last()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
@@ -61,9 +65,8 @@ class PatientProtocol(HttpToolsProtocol):
         """The process ends: answer what came, also what is just coming, then close."""
         if self.cycle is not None and not self.cycle.response_complete:
             super().shutdown()
-            return
-        self._is_last = True
-        self.loop.call_later(self._last_seconds, super().shutdown)
+        else:
+            self._wait_for_the_last()
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -86,6 +89,15 @@ class PatientProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+    def _wait_for_the_last(self) -> None:
+        if not self._is_last:
+            self._is_last = True
+            self.loop.call_later(self._last_seconds, self._end_idle)
+
+    def _end_idle(self) -> None:
+        if not (self._is_head_open and self._n_head_bytes):  # else it has ten seconds of its own
+            super().shutdown()
 
     def _wait_for_head(self) -> None:
         self._end = self.loop.call_later(self._head_seconds, self.transport.close)

@@ -37,7 +37,7 @@ from service.serving.routes import prediction_routes
 from service.serving.slot import Lease, ModelSlot
 from service.serving.speedups import EARLY_REFUSAL, is_on
 from service.serving.speedups.early_refusal import Shedding, protocol_with
-from service.store.serving_mark import ServingMark
+from service.store.serving_mark import ServingMark, is_served
 from service.telemetry import serving_metrics
 from service.telemetry.tracing import TraceCalls, Traces
 
@@ -59,6 +59,7 @@ class ServingProcess:
     watch: serving_metrics.Watch
     traces: Traces
     mark: ServingMark
+    accepting: ServingMark
 
     @classmethod
     def of(cls, context: Context, place: int = 0) -> ServingProcess:
@@ -84,9 +85,9 @@ class ServingProcess:
         traces = Traces.open(settings, "serving")
         app = create_api(context, n_subjects=lambda: people_held(context), on_answer=watch.answer)
         predictor = Predictor(slot, batcher, app.state.keys, settings, watch)
-        mark = ServingMark(settings.serving_mark_path)
+        marks = ServingMark(settings.serving_mark_path), ServingMark(settings.accepting_mark_path)
         process = cls(
-            context, app, prediction_routes(predictor), predictor, slot, batcher, follower, watch, traces, mark
+            context, app, prediction_routes(predictor), predictor, slot, batcher, follower, watch, traces, *marks
         )
         process._complete_app()
         return process
@@ -152,7 +153,8 @@ class ServingProcess:
         """The app with the layers around it that the API has."""
         for layer in reversed(self._inner_layers()):
             app = layer.cls(app, *layer.args, **layer.kwargs)
-        app = RequestLog(app, new_id=self.context.new_id, on_answer=self.watch.answer)
+        share = self.context.settings.log_predictions_share
+        app = RequestLog(app, new_id=self.context.new_id, on_answer=self.watch.answer, share=share)
         return TraceCalls(app, traces=self.traces) if self.traces.on else app
 
     def _inner_layers(self) -> list[Middleware]:
@@ -162,6 +164,7 @@ class ServingProcess:
     def start(self) -> None:
         """Start the threads, load and warm up what is active; afterwards the process may still not be ready."""
         self.mark.hold()
+        self.accepting.hold()
         self.watch.start(
             (method, route.path, route.status_code or 200)
             for route in self.routes
@@ -173,6 +176,12 @@ class ServingProcess:
         gc.freeze()  # full collections over torch's modules stop the process for hundreds of milliseconds
         gc.set_threshold(*_COLLECT)
 
+    def accepts_last(self) -> bool:
+        """From now on the process takes no connections; whether no other one of this machine does."""
+        PatientProtocol.is_ending = True
+        self.accepting.release()
+        return not is_served(self.context.settings.accepting_mark_path)
+
     def stop(self) -> None:
         """Take the process's row away and end its threads; to be called after the last response."""
         self.follower.stop()
@@ -180,6 +189,7 @@ class ServingProcess:
         self.watch.stop()
         self.traces.close()
         self.mark.release()
+        self.accepting.release()
 
 
 def _add_health(app: FastAPI, follower: Follower) -> None:

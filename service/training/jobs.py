@@ -36,9 +36,9 @@ from unlearning.errors import MethodError
 from unlearning.faces import Faces
 from unlearning.faces.views import VIEWS
 from unlearning.methods import find_method, unlearn
-from unlearning.models import build, load_weights, save_weights
+from unlearning.models import load_weights, save_weights
 from unlearning.procedures.oracles import with_oracles
-from unlearning.training import Examples, logits, train
+from unlearning.training import Examples, fresh_model, logits, train
 
 T = TypeVar("T")
 CHUNK = 4096  # images whose views are in memory at a time
@@ -183,7 +183,7 @@ def _make_model(spec: TrialSpec, faces: Faces, seed: int) -> tuple[torch.nn.Modu
         return trained.model, trained.seconds, trained.n_forward, trained.n_backward
     if spec.forget is None or spec.base_weights is None:
         raise ValueError("Expected forget rows and base weights for a trial with a method.")
-    base = build(spec.recipe.architecture, n_classes, channels=spec.recipe.channels, width=spec.recipe.width)
+    base = fresh_model(spec.recipe, n_classes)
     load_weights(base, spec.base_weights, digest=spec.base_digest)
     forget = Examples.from_arrays(faces.images[spec.forget], faces.labels[spec.forget])
     if spec.oracles is not None:

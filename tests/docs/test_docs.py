@@ -9,13 +9,16 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
+from audit.policy import PRESETS
 from audit.proof.certificate import openssl_recipe
 from docs.generate_settings import settings_table
 from service.cli import app
 from service.commands.data import Layout
+from service.serving.speedups import SPEEDUPS
 from service.settings import Settings
 from service.telemetry.catalog import metrics_page
 from tests.faults.parts import PARTS
+from unlearning.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,6 +35,16 @@ def test_the_settings_table_names_the_values_that_are_allowed(name: str) -> None
     (row,) = [line for line in settings_table().splitlines() if f"`EXPUNGE_{name.upper()}`" in line]
     values = [value for value in get_args(Settings.model_fields[name].annotation) if isinstance(value, str)]
     assert [value for value in values if f"`{value}`" not in row.split("|")[3]] == []
+
+
+def test_the_settings_table_names_policies_recipes_speedups_and_what_a_switch_takes() -> None:
+    rows = {row.split("`")[1]: row for row in settings_table().splitlines() if row.startswith("| `EXPUNGE_")}
+    named = {"POLICY": PRESETS, "RECIPE": RECIPES, "SPEEDUPS": SPEEDUPS}
+    for setting, names in named.items():
+        assert [name for name in names if not re.search(rf"\b{name}\b", rows[f"EXPUNGE_{setting}"])] == []
+    switches = [name for name, field in Settings.model_fields.items() if field.annotation is bool]
+    assert switches
+    assert all("One of `true`, `false`." in rows[f"EXPUNGE_{name.upper()}"] for name in switches)
 
 
 def test_the_metrics_table_is_the_catalog() -> None:

@@ -7,6 +7,7 @@ import json
 import select
 import signal
 import socket
+import threading
 from contextlib import ExitStack
 from http.client import HTTPResponse
 from pathlib import Path
@@ -25,7 +26,7 @@ from service.settings import Settings
 from service.store.engine import reading, session
 from service.store.tables import ServingWorker
 from tests.service.versions import add_version
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.journey
 
@@ -76,4 +77,54 @@ def test_sigterm_lets_every_call_that_was_taken_be_answered(tmp_path: Path) -> N
             httpx.get(f"http://127.0.0.1:{settings.port}/v1/health/live", timeout=PATIENCE_SECONDS)
     with reading(context.engine) as s:
         assert s.exec(query(ServingWorker)).all() == []  # each took its row away
+    context.engine.dispose()
+
+
+def test_sigterm_under_load_closes_no_connection_without_an_answer(tmp_path: Path) -> None:
+    """Clients that keep their connections and repeat at once: each is answered, then cannot connect any more."""
+    settings = Settings(home=tmp_path / "home", port=free_ports(1)[0], log_format="json")
+    context = Context.open(settings)
+    with session(context.engine) as s:
+        _, key = api_keys.create_key(s, name="t", scopes=[api_keys.PREDICT], now=context.now(), key_id="t")
+        s.commit()
+    deployment.activate_first(context, add_version(context, 1))
+    stream = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(stream, "PNG")
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/png"}
+    n_answered, has_ended = [0] * 16, threading.Event()
+    unanswered: list[str] = []
+
+    def repeat(number: int) -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{settings.port}/v1", timeout=PATIENCE_SECONDS) as client:
+            while not has_ended.is_set():
+                try:
+                    answer = client.post("/predictions", content=stream.getvalue(), headers=headers)
+                except httpx.ConnectError:  # refused
+                    return
+                except httpx.TransportError as error:
+                    unanswered.append(type(error).__name__)
+                    return
+                assert answer.status_code == 200
+                n_answered[number] += 1
+
+    clients = [threading.Thread(target=repeat, args=(number,)) for number in range(16)]
+    with Processes(settings) as processes:
+        processes.start_serving()
+        processes.wait_until(
+            lambda: sum(row.acknowledged_generation == 1 for row in look(context).alive()) == settings.api_workers,
+            "the serving processes", 120,
+        )  # fmt: skip
+        serving = processes.serving
+        assert serving is not None
+        try:
+            for client in clients:
+                client.start()
+            wait_until(lambda: min(n_answered) >= 5, "every client to be answered a few times")
+            serving.send_signal(signal.SIGTERM)
+            serving.wait(PATIENCE_SECONDS)
+        finally:
+            has_ended.set()
+            for client in clients:
+                client.join(PATIENCE_SECONDS)
+    assert unanswered == []
     context.engine.dispose()

@@ -34,6 +34,13 @@ def test_the_tour_begins_where_own_images_are_imported() -> None:
     assert tour.index("expunge data import") < tour.index("expunge data check") < tour.index("expunge train")
 
 
+def test_commands_that_do_not_compute_load_no_torch() -> None:
+    """It takes seconds and half a gigabyte: `up` would hold that only to watch its children."""
+    modules = "service.cli, service.commands.home, service.commands.screen, service.context, service.keys.api_keys"
+    program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
+
+
 def expunge(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The real program."""
     import os

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from service.errors import StartupError
-from service.launch import Processes, environment, free_ports, serve_command, stop
+from service.launch import Processes, environment, free_ports, require_temporary_folder, serve_command, stop
 from service.settings import Settings
 from tests.processes import is_alive
 from tests.waiting import PATIENCE_SECONDS, line_of
@@ -86,3 +87,19 @@ def test_settings_travel_in_the_environment(tmp_path, monkeypatch):
         if name.startswith("EXPUNGE_"):
             monkeypatch.setenv(name, value)
     assert Settings() == settings.model_copy(update={"home": settings.home.resolve()})
+
+
+def test_without_a_folder_for_temporary_files_nothing_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the root is read-only; what needs it first is BentoML, and waiting for it would take two minutes."""
+
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    require_temporary_folder()
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(StartupError, match=r"mount an empty folder at /tmp, or name one in TMPDIR"):
+        require_temporary_folder()
+    with pytest.raises(StartupError, match="TMPDIR"), Processes(Settings(home=tmp_path)):
+        pass

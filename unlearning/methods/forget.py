@@ -77,11 +77,21 @@ def pick_layers(student: nn.Module, n_layers: int, feed: Feed) -> list[str]:
     """Draws layers with replacement, the classifier and shortcuts excluded.
 
     Raises:
-        MethodError: nothing is left to draw from.
+        MethodError: as `layers_to_draw`.
+    """
+    names = layers_to_draw(student)
+    chosen = torch.randint(len(names), (n_layers,), generator=feed.generator, device=feed.device)
+    return [names[i] for i in chosen.tolist()]
+
+
+def layers_to_draw(student: nn.Module) -> list[str]:
+    """Returns the names of all layers but the classifier and shortcuts.
+
+    Raises:
+        MethodError: there are none.
     """
     parts = layout(student)
     names = [name for name in parts.layers if name != parts.classifier and name not in parts.shortcuts]
     if not names:
         raise MethodError(f"Expected layers besides classifier and shortcuts in {type(student).__name__}, found none.")
-    chosen = torch.randint(len(names), (n_layers,), generator=feed.generator, device=feed.device)
-    return [names[i] for i in chosen.tolist()]
+    return names

@@ -40,10 +40,9 @@ from unlearning.procedures.finishing import finish, sample
 from unlearning.procedures.last_layer import features_of, fit_last_layer
 from unlearning.procedures.oracles import oracle_margins
 from unlearning.procedures.settings import Settings, ranged
-from unlearning.training import Augment, Examples
+from unlearning.training import Augment, Examples, images_at_once
 
 _SETTLED_ON = 128  # retained images, drawn for the run, that tell the norms' statistics well enough before the fit
-_BATCH_SIZE = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,9 +103,10 @@ def oracle_matching(
     images, labels = to_inputs(forget.images.to(where)), forget.labels.to(where)
     with feeding(settings, seed, device) as feed:
         plain = dataclasses.replace(feed, augment=Augment())
-        kept = features_of(student, plain.batches(fitted_to, _BATCH_SIZE), plain)
+        n = images_at_once(images)
+        kept = features_of(student, plain.batches(fitted_to, n), plain)
         exact = dataclasses.replace(plain, dtype=torch.float32)
-        held = features_of(student, zip(images.split(_BATCH_SIZE), labels.split(_BATCH_SIZE), strict=True), exact)
+        held = features_of(student, zip(images.split(n), labels.split(n), strict=True), exact)
     fit_last_layer(
         student, kept, held, targets[seed % len(targets)],
         hold=settings.hold, decay=settings.decay, n_iterations=settings.n_iterations,

@@ -38,7 +38,7 @@ def random_label(
     forget = needed(forget)
     with feeding(settings, seed, device) as feed:
         student = feed.student(model)
-        fit(student, join(retain.to(feed.device), relabel(forget, count_classes(model), feed)), feed, settings)
+        fit(student, join(retain.to(feed.device), relabel(forget, count_classes(model, retain), feed)), feed, settings)
         return student
 
 

@@ -40,6 +40,6 @@ def retrain(
     """
     if settings.recipe is None:
         raise MethodError("Exact retraining needs the recipe of the original model in its settings.")
-    trained = train(settings.recipe, retain, n_classes=count_classes(model), seed=seed, device=device)
+    trained = train(settings.recipe, retain, n_classes=count_classes(model, retain), seed=seed, device=device)
     report(n_forward=trained.n_forward, n_backward=trained.n_backward)
     return trained.model

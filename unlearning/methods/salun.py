@@ -52,7 +52,7 @@ def salun(
         masks = largest_of_all(saliency(student, forget, settings, feed), settings.salient_share)
         frozen = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
         optimiser = sgd(student, settings)
-        both = join(retain.to(feed.device), relabel(forget, count_classes(model), feed))
+        both = join(retain.to(feed.device), relabel(forget, count_classes(model, retain), feed))
         steps = feed.batches(both, settings.batch_size, settings.epochs)
         for (inputs, labels), rate in zip(steps, rates(settings, len(both)), strict=True):
             descend(optimiser, cross_entropy(feed.outputs(student, inputs), labels), rate)

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from unlearning.procedures.feeding import Feed, descend, distil, feeding, needed, sgd
 from unlearning.procedures.settings import DescentSettings, ranged
-from unlearning.training import Examples
+from unlearning.training import Examples, images_at_once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def error(student: nn.Module, examples: Examples, feed: Feed) -> float:
     student.eval()
     wrong = sum(
         int((feed.teach(student, inputs).argmax(dim=1) != labels).sum())
-        for inputs, labels in plain.batches(examples, 256)
+        for inputs, labels in plain.batches(examples, images_at_once(examples.images))
     )
     return wrong / len(examples)
 

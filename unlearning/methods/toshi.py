@@ -15,13 +15,13 @@ transposition; kernels that are not square cannot be transposed and are left alo
 import dataclasses
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unlearning.errors import MethodError
 from unlearning.procedures.feeding import Feed, feeding, fit, join, needed
 from unlearning.procedures.modules import convolution_weights
 from unlearning.procedures.settings import SCHEDULES, DescentSettings, choice, ranged
-from unlearning.training import Augment, Examples
+from unlearning.training import Augment, Examples, images_at_once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,13 +75,22 @@ def transpose_kernels(student: nn.Module) -> None:
     """Exchanges height and width of every square kernel larger than 1×1.
 
     Raises:
+        MethodError: as `square_kernels`.
+    """
+    for kernel in square_kernels(student):
+        kernel.copy_(kernel.transpose(2, 3).clone())
+
+
+def square_kernels(student: nn.Module) -> list[Tensor]:
+    """Returns every square kernel larger than 1×1.
+
+    Raises:
         MethodError: there is none.
     """
     kernels = [k for k in convolution_weights(student).values() if k.shape[2] == k.shape[3] > 1]
     if not kernels:
         raise MethodError("Expected square convolution kernels larger than 1×1 to transpose, but the network has none.")
-    for kernel in kernels:
-        kernel.copy_(kernel.transpose(2, 3).clone())
+    return kernels
 
 
 def mistakes(model: nn.Module, forget: Examples, retain: Examples, settings: ToshiSettings, feed: Feed) -> Examples:
@@ -93,7 +102,7 @@ def mistakes(model: nn.Module, forget: Examples, retain: Examples, settings: Tos
     # images pass through `batches` with their index in the place of the label, so that answers find their image again
     indexed = Examples(forget.images.to(feed.device), torch.arange(len(forget), device=feed.device))
     answers = torch.empty(len(forget), dtype=torch.int64, device=feed.device)
-    for inputs, indices in plain.batches(indexed, 256):
+    for inputs, indices in plain.batches(indexed, images_at_once(indexed.images)):
         answers[indices] = feed.teach(probe, inputs).argmax(dim=1)
     wrong = answers != forget.labels.to(feed.device)
     return Examples(indexed.images[wrong], answers[wrong])

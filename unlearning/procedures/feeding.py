@@ -16,7 +16,7 @@ from unlearning.convolution import small_maps_as_products
 from unlearning.descent import Adam, FlatWeights
 from unlearning.devices import resolve_device, resolve_dtype, seeded
 from unlearning.errors import MethodError
-from unlearning.procedures.modules import layout
+from unlearning.models import to_inputs
 from unlearning.procedures.settings import DescentSettings, Settings
 from unlearning.training import Augment, Examples, arithmetic, batches, class_weights
 
@@ -218,15 +218,16 @@ def balance(model: nn.Module, examples: Examples, power: float) -> Tensor | None
     """Returns class weights counts^-power for the classes `model` knows; None for power 0."""
     if power == 0.0:
         return None
-    return class_weights(examples.labels, count_classes(model), power)
+    return class_weights(examples.labels, count_classes(model, examples), power)
 
 
-def count_classes(model: nn.Module) -> int:
-    """Returns the number of the network's logits, read from its last layer."""
-    classifier = model.get_submodule(layout(model).classifier)
-    if isinstance(classifier, nn.Conv2d):
-        return classifier.out_channels
-    return int(classifier.out_features)  # type: ignore[arg-type]
+@torch.no_grad()
+def count_classes(model: nn.Module, examples: Examples) -> int:
+    """Returns the number of the network's logits, as it gives them for one of the examples."""
+    was_training, device = model.training, next(model.parameters()).device
+    outputs = model.eval().forward(to_inputs(examples.images[:1].to(device)))  # not a call, which would be counted
+    model.train(was_training)
+    return int(outputs.shape[1])
 
 
 def distil(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from unlearning.procedures.feeding import Feed, feeding
 from unlearning.procedures.modules import layout
 from unlearning.procedures.settings import ApproximateSettings
-from unlearning.training import Augment, Examples
+from unlearning.training import Augment, Examples, images_at_once
 
-_BATCH_SIZE = 256
 _SETTLED_ON, _COMPARED_ON = 2048, 128
 _LARGEST_FACTOR = 4.0  # a margin near zero says nothing about confidence, only that the repair failed
 
@@ -56,7 +55,7 @@ def settle(student: nn.Module, retain: Examples, feed: Feed) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
         norm.train()
-    for inputs, _labels in feed.batches(sample(retain, _SETTLED_ON, feed), _BATCH_SIZE):
+    for inputs, _labels in feed.batches(sample(retain, _SETTLED_ON, feed), images_at_once(retain.images)):
         feed.outputs(student, inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -85,7 +84,8 @@ def sample(examples: Examples, n: int, feed: Feed) -> Examples:
 
 def median_margin(model: nn.Module, examples: Examples, feed: Feed) -> float:
     """Returns the median of z_y − logsumexp over the other classes."""
-    found = [margins(feed.teach(model, inputs), labels) for inputs, labels in feed.batches(examples, _BATCH_SIZE)]
+    batches = feed.batches(examples, images_at_once(examples.images))
+    found = [margins(feed.teach(model, inputs), labels) for inputs, labels in batches]
     return float(torch.cat(found).median())
 
 

@@ -91,7 +91,7 @@ class SheddingProtocol(PatientProtocol):
 
     def _refuses(self, data: bytes, shedding: Shedding) -> bool:
         """Whether a request was answered unread; the connection goes on as after any other answer."""
-        if self.pipeline or not (self.cycle is None or self.cycle.response_complete):
+        if self.pipeline or self._is_last or not (self.cycle is None or self.cycle.response_complete):
             return False
         found = shedding.refusal(data)
         if found is None:

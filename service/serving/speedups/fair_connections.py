@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -30,6 +31,7 @@ _MOST_YIELDS = 16  # five milliseconds: what opening a connection may cost
 _SHARE_AT_ONCE = (
     8  # with many connections an eighth of their number is taken together: it hardly matters to the balance
 )
+_ALL = 1 << 16  # more than any socket lets wait
 _RETRY_SECONDS = 1.0  # after an error such as too many open files
 
 
@@ -41,6 +43,7 @@ class FairServer:
         make: gives the protocol of a connection.
         sock: listens, or will.
         n_held: how many connections this process holds now.
+        ends: told when this process takes no more; gives whether no other process takes connections of the socket.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class FairServer:
         make: Callable[[], asyncio.BaseProtocol],
         sock: socket.socket,
         n_held: Callable[[], int],
+        ends: Callable[[], bool] = lambda: False,
         *,
         backlog: int = 100,
     ) -> None:
@@ -56,6 +60,7 @@ class FairServer:
         self._make = make
         self._sock: socket.socket | None = sock
         self._n_held = n_held
+        self._ends = ends
         self._tasks: set[asyncio.Task[None]] = set()
         sock.setblocking(False)
         sock.listen(backlog)
@@ -67,11 +72,20 @@ class FairServer:
         return () if self._sock is None else (self._sock,)
 
     def close(self) -> None:
-        """Take no more connections; those there are go on."""
-        if self._sock is not None:
-            self._loop.remove_reader(self._sock)
-            self._sock.close()
-            self._sock = None
+        """Take no more connections; those there are go on.
+
+        The last process takes those that wait, and ends the socket for the whole service: BentoML's parent has it open
+        for some seconds more, in which connections would be accepted by the system and then reset.
+        """
+        if self._sock is None:
+            return
+        self._loop.remove_reader(self._sock)
+        if self._ends():
+            self._take(_ALL)
+            with suppress(OSError):  # another process was the last one as well
+                self._sock.shutdown(socket.SHUT_RD)
+        self._sock.close()
+        self._sock = None
 
     async def wait_closed(self) -> None:
         """Return at once, as asyncio's own of Python 3.11 does."""
@@ -118,11 +132,13 @@ class FairServer:
             connection.close()
 
 
-def share_connections(loop: asyncio.AbstractEventLoop, n_held: Callable[[], int]) -> None:
+def share_connections(
+    loop: asyncio.AbstractEventLoop, n_held: Callable[[], int], ends: Callable[[], bool] = lambda: False
+) -> None:
     """Let servers that the loop makes from now on, of a socket that is given to them, be fair ones.
 
     Args:
-        n_held: how many connections this process holds now.
+        n_held, ends: as of `FairServer`.
     """
     create_server = loop.create_server
 
@@ -132,7 +148,7 @@ def share_connections(loop: asyncio.AbstractEventLoop, n_held: Callable[[], int]
         sock, backlog = options.pop("sock", None), options.pop("backlog", 100)
         if sock is None or places or any(options.values()):  # TLS and the like
             return await create_server(make, *places, sock=sock, backlog=backlog, **options)
-        return FairServer(loop, make, sock, n_held, backlog=backlog)
+        return FairServer(loop, make, sock, n_held, ends, backlog=backlog)
 
     try:
         loop.create_server = create  # type: ignore[method-assign,assignment]

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from audit.evaluation import Evidence, evaluate
+from service.context import Context
 from service.erasure import evidence
 from service.settings import Settings
+from service.store.engine import session
+from service.store.tables import Run
 from tests.service import tiny
+from tests.service.conftest import Clock
 
 N_MODELS, N_PHOTOGRAPHS = 16, 7
 
@@ -60,3 +65,27 @@ def test_reports_stay_or_go_with_the_purge(settings: Settings, keep: bool) -> No
     for _ in range(2):
         evidence.forget_reports(settings.model_copy(update={"keep_evidence": keep}))
     assert report.exists() is keep
+
+
+def test_reports_of_old_runs_are_destroyed_when_the_setting_says_so(tiny_context: Context, clock: Clock) -> None:
+    reports = tiny_context.settings.reports_folder
+    ended, open_run = "11111111-aaaa", "22222222-bbbb"
+    with session(tiny_context.engine) as s:
+        for run_id, finished_at in ((ended, tiny_context.now()), (open_run, None)):
+            s.add(
+                Run(
+                    id=run_id, line="default", stage="completed", base_digest="", policy_digest="", seed=0,
+                    created_at=tiny_context.now(), updated_at=tiny_context.now(), finished_at=finished_at,
+                )
+            )  # fmt: skip
+        s.commit()
+    for name in (ended, open_run, "training", "qualifications"):
+        (reports / name).mkdir(parents=True, exist_ok=True)
+        (reports / name / "step-0.html").write_text("x")
+    tidy = replace(tiny_context, settings=tiny_context.settings.model_copy(update={"report_days": 30.0}))
+    clock.advance(days=29)
+    assert evidence.forget_old_reports(tidy) == 0
+    clock.advance(days=1)
+    assert evidence.forget_old_reports(tiny_context) == 0  # by default they stay
+    assert evidence.forget_old_reports(tidy) == 1
+    assert sorted(path.name for path in reports.iterdir()) == [open_run, "qualifications", "training"]

@@ -151,6 +151,30 @@ def test_an_idle_connection_is_closed_when_the_process_ends() -> None:
     connected(scene)
 
 
+def test_a_head_that_has_begun_is_waited_for_when_the_process_ends() -> None:
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(REQUEST[:10])
+        await until(lambda: Hasty.last.n_received == 10, "the head to begin")
+        Hasty.last.shutdown()
+        Hasty.last._end_idle()  # as after the last seconds
+        writer.write(REQUEST[10:])
+        assert (await reader.read()).endswith(b"hello")
+
+    connected(scene)
+
+
+def test_a_connection_that_comes_when_the_process_ends_has_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientProtocol, "is_ending", True)
+
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(REQUEST)
+        answer = await reader.read()
+        assert b"connection: close" in answer
+        assert answer.endswith(b"hello")
+
+    connected(scene)
+
+
 def test_requests_in_pieces_and_in_a_row_are_answered() -> None:
     async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for at in range(1, len(REQUEST), 7):

@@ -122,6 +122,22 @@ def test_one_line_a_request_with_the_template(app: FastAPI, log_stream: io.Strin
     assert line["client_id"] is None
 
 
+def test_of_requests_that_succeed_a_share_gets_a_line_and_of_others_each(log_stream: io.StringIO) -> None:
+    app, told = FastAPI(), []
+    app.add_middleware(RequestLog, new_id=lambda: "made", on_answer=lambda *_: told.append(1), share=0.25)
+
+    @app.get("/fine")
+    def fine() -> None: ...
+
+    with TestClient(app) as client:
+        for _ in range(8):
+            client.get("/fine")
+            client.get("/absent")
+    assert [line["status"] for line in lines(log_stream)].count(200) == 2
+    assert [line["status"] for line in lines(log_stream)].count(404) == 8
+    assert len(told) == 16  # metrics count all of them
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [("abc-1.2_3", True), ("a" * 64, True), ("a" * 65, False), ("a b", False), ("", False), ("a\tb", False)],

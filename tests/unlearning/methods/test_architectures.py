@@ -12,6 +12,7 @@ from unlearning.methods import METHODS, unlearn
 from unlearning.models import build
 from unlearning.procedures.oracles import with_oracles
 from unlearning.recipes import Recipe
+from unlearning.running import undefined
 from unlearning.training import Examples
 
 SHORT = {
@@ -45,8 +46,23 @@ def resnet18() -> nn.Module:
     return build("resnet18", 3, channels=1)
 
 
-ARCHITECTURES = {build.__name__: build for build in (resnet18, mobilenet, vision_transformer, perceptron)}
-NEED_CONVOLUTIONS = {"kookmin", "seif", "toshi", "amnesiacs"}
+class Wandering(nn.Module):
+    """Its way depends on its input, so torch.fx cannot follow it."""
+
+    def __init__(self, n_classes: int = 3, channels: int = 1) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(channels, 4, 3, padding=1), nn.Linear(4, n_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x).relu().mean(dim=(2, 3))
+        return self.fc(y if y.sum() > 0 else -y)
+
+
+ARCHITECTURES = {make.__name__: make for make in (resnet18, mobilenet, vision_transformer, perceptron, Wandering)}
+NEED_CONVOLUTIONS = {"kookmin", "toshi", "amnesiacs", "seif"}
+MATCH_CONFIDENCE = {"dilute", "remix"}  # which needs the graph only if the medians of margins are positive
+NEED_THE_GRAPH = {"amnesiacs", "sun", "forget", "cf_k", "eu_k", "oracle_matching"} | MATCH_CONFIDENCE
+NOT_DEFINED = {"perceptron": NEED_CONVOLUTIONS, "Wandering": NEED_THE_GRAPH}
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +94,26 @@ def test_method_works_or_says_why_not(name, architecture, networks, faces):
             forget = with_oracles(forget, [[1.0, -2.0, 0.5]])
         return unlearn(name, network, forget, retain, recipe=recipe, seed=1, device="cpu", settings=settings).model
 
-    if architecture == "perceptron" and name in NEED_CONVOLUTIONS:
-        with pytest.raises(MethodError, match="convolution"):
+    if name in undefined(network, recipe) and name not in MATCH_CONFIDENCE:
+        with pytest.raises(MethodError, match=r"convolution|torch\.fx"):
             run()
         return
     result = run()
     assert type(result) is type(network)
     changed = [not torch.equal(p, q) for p, q in zip(result.parameters(), network.parameters(), strict=True)]
     assert any(changed) or name == "ssd"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_not_defined_is_known_before_it_runs(architecture, networks):
+    found = undefined(networks[architecture], Recipe("strange", "resnet18", image_size=(32, 32)))
+    assert found.keys() == NOT_DEFINED.get(architecture, set())
+    assert not any(METHODS[name].exact for name in found)
+
+
+def test_exact_retraining_needs_nothing_of_a_network(networks, faces):
+    recipe = Recipe("short", f"{__name__}:Wandering", image_size=(32, 32), epochs=1)
+    unlearn("retrain", networks["Wandering"], None, faces, recipe=recipe, seed=1, device="cpu")
 
 
 def test_single_image_to_forget(networks, faces):

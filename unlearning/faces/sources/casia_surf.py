@@ -15,7 +15,7 @@ from pathlib import Path
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import Progress, left_by_macos
 from unlearning.faces.rows import Rows
-from unlearning.faces.sources.importing import Found, age_bins, write_found
+from unlearning.faces.sources.importing import Found, age_bins, read_lines, write_found
 from unlearning.faces.writing import refuse_existing
 
 AGES = "Age_Gender.txt"
@@ -64,11 +64,7 @@ def read_ages(path: Path) -> dict[str, int]:
         FacesError: no such file, or a line without an id and an age.
     """
     ages: dict[str, int] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FacesError(f"Expected the list of ages at {path}: {error}.") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path, "the list of ages"), start=1):
         fields = line.split()
         if not fields or (number == 1 and len(fields) > 1 and not fields[1].isdigit()):
             continue

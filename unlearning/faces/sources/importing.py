@@ -7,6 +7,8 @@ subject. The result is a complete data folder or none.
 
 from __future__ import annotations
 
+import codecs
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -154,16 +156,34 @@ def _digest(each: Found) -> bytes | FacesError:
     return sha256(content).digest()
 
 
+def read_text(path: Path, what: str) -> str:
+    """A text file of the source: UTF-8, or UTF-16 with a byte order mark.
+
+    Raises:
+        FacesError: it cannot be read, or has another encoding.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FacesError(f"Expected {what} at {path}: {error.strerror}.") from error
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise FacesError(
+            f"{path.name}, line {line}: Expected UTF-8 text, found another encoding, as office programs write it where "
+            "they are not told; save the table as “CSV UTF-8”."
+        ) from error
+
+
 def read_lines(path: Path, what: str) -> list[str]:
     """Lines of a text file of the source.
 
     Raises:
-        FacesError: it cannot be read, or is not UTF-8.
+        FacesError: as `read_text`.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FacesError(f"Expected {what} at {path}: {error}.") from error
+    return io.StringIO(read_text(path, what), newline=None).read().split("\n")
 
 
 def age_bins(low: int, high: int) -> dict[int, str]:

@@ -8,15 +8,16 @@ Other columns are not imported, nor are rows of files that macOS adds (`._…`, 
 
 from __future__ import annotations
 
-import csv
-import io
+import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import METADATA, Progress, left_by_macos
 from unlearning.faces.rows import Rows
-from unlearning.faces.sources.importing import Found, read_lines, write_found
+from unlearning.faces.sources.importing import Found, write_found
+from unlearning.faces.sources.tables import read_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def write_folder(
     Args:
         source: Folder the paths in the table start from.
         folder: The data folder to make.
-        table: The CSV, UTF-8 with a header; `metadata.csv` in the source if none is given.
+        table: The CSV, with a header (`tables`); `metadata.csv` in the source if none is given.
         columns: Names of its columns; without a split column people are split at random, four fifths to train.
         seed: Of that split.
         progress: As `write_found`.
@@ -55,53 +56,49 @@ def write_folder(
     return write_found(folder, read_table(table, source, columns), seed=seed, progress=progress)
 
 
-def read_table(table: Path, source: Path, columns: Columns) -> list[Found]:
+def read_table(table: Path, source: Path, columns: Columns, *, split: str | None = None) -> list[Found]:
     """The images of a table, in its order.
+
+    Args:
+        split: Of all its images, where no column holds it.
 
     Raises:
         FacesError: as `write_folder`, of all that can be seen without opening the images.
     """
-    text = "\n".join(read_lines(table, "a table of images"))
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     wanted = [columns.file, columns.person, columns.label, *([columns.split] if columns.split else [])]
     found: list[Found] = []
     names: dict[str, str] = {}
-    try:
-        header = next(reader, [])
-        missing = [name for name in wanted if header.count(name) != 1]
-        if missing:
-            raise FacesError(
-                f"{table.name}, line 1: Expected the columns {', '.join(wanted)}, each once; not so: "
-                f"{', '.join(missing)}. The table has {', '.join(header) or 'none'}; name yours with --file, --person, "
-                "--label, --split."
-            )
-        at = [header.index(name) for name in wanted]
-        for values in reader:
-            if not values:
-                continue
-            place = f"{table.name}, line {reader.line_num}"
-            if len(values) != len(header):
-                raise FacesError(
-                    f"{place}: Expected {len(header)} fields as in the header, got {len(values)}; put fields with "
-                    "commas into double quotes."
-                )
-            name, person, label, *split = (values[position] for position in at)
-            if left_by_macos(name):
-                continue
-            twin = names.setdefault(name, place)
-            if twin != place:
-                raise FacesError(f"{place}: This image is already in {twin}; take one of the two out.")
-            found.append(Found(_inside(source, name, place), place, person, label, split[0] if split else None))
-    except csv.Error as error:
-        raise FacesError(f"{table.name}, line {reader.line_num}: Expected comma-separated fields: {error}.") from error
+    spelt = _Spelt(source)
+    for record in read_records(table, wanted, "name yours with --file, --person, --label, --split."):
+        (name, person, label, *in_column), place = record.values, record.place
+        if left_by_macos(name):
+            continue
+        twin = names.setdefault(unicodedata.normalize("NFC", name), place)
+        if twin != place:
+            raise FacesError(f"{place}: This image is already in {twin}; take one of the two out.")
+        found.append(Found(spelt.inside(name, place), place, person, label, in_column[0] if in_column else split))
     if not found:
         raise FacesError(f"Expected images in {table.name}, found no row below the header.")
     return found
 
 
-def _inside(source: Path, name: str, place: str) -> Path:
-    """Path of the file that a row names, which must be inside the source."""
-    path = (source / name).resolve()
-    if not name or not path.is_relative_to(source.resolve()):
-        raise FacesError(f"{place}: Expected a path inside {source.name or source}, relative to it; mend it.")
-    return path
+class _Spelt:
+    """Files of a source by their names in any Unicode form: macOS writes é as two characters, most tables as one."""
+
+    def __init__(self, source: Path) -> None:
+        self._source, self._root = source, source.resolve()
+        self._by_form: dict[str, Path] | None = None
+
+    def inside(self, name: str, place: str) -> Path:
+        """Path of the file that a row names, which must be inside the source."""
+        path = (self._source / name).resolve()
+        if not name or not path.is_relative_to(self._root):
+            raise FacesError(
+                f"{place}: Expected a path inside {self._source.name or self._source}, relative to it; mend it."
+            )
+        if name.isascii() or path.exists():
+            return path
+        if self._by_form is None:
+            files = self._root.rglob("*")
+            self._by_form = {unicodedata.normalize("NFC", os.fspath(file)): file for file in files}
+        return self._by_form.get(unicodedata.normalize("NFC", os.fspath(path)), path)

@@ -8,9 +8,12 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import structlog
 
+from service.launch import free_ports
 from service.serving.speedups.fair_connections import FairServer, share_connections
+from tests.waiting import play, until
 
 
 class Loop:
@@ -177,6 +180,56 @@ def test_two_at_one_socket_share_its_connections() -> None:
             writer.close()
 
     asyncio.run(scene())
+
+
+def test_the_last_process_takes_what_waits_and_then_nobody_can_connect() -> None:
+    """BentoML's parent keeps the socket open: whoever connects to it then would be accepted by the system and reset."""
+
+    async def scene() -> None:
+        loop, held = asyncio.get_running_loop(), set[asyncio.Protocol]()
+        sock = socket.create_server(("127.0.0.1", free_ports(1)[0]))  # chosen, as a service's is
+        parent, address = sock.dup(), sock.getsockname()
+        left = 2
+
+        def ends() -> bool:
+            nonlocal left
+            left -= 1
+            return left == 0
+
+        servers = [FairServer(loop, lambda: Counting(held), each, lambda: 0, ends) for each in (sock.dup(), sock)]
+        servers[0].close()
+        clients = [socket.create_connection(address) for _ in range(20)]
+        servers[1].close()
+        for number, client in enumerate(clients):
+            client.setblocking(False)
+            await loop.sock_sendall(client, b"%02d" % number)
+            assert await loop.sock_recv(client, 2) == b"%02d" % number
+            client.close()
+        await until(lambda: not held, "the connections to end")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        again = FairServer(loop, lambda: Counting(held), parent, lambda: 0)  # by a process that BentoML starts anew
+        socket.create_connection(address).close()
+        again.close()
+
+    play(scene())
+
+
+def test_a_process_that_ends_alone_leaves_the_socket_to_the_others() -> None:
+    async def scene() -> None:
+        loop, held = asyncio.get_running_loop(), set[asyncio.Protocol]()
+        sock = socket.create_server(("127.0.0.1", 0))
+        servers = [FairServer(loop, lambda: Counting(held), each, lambda: 0) for each in (sock, sock.dup())]
+        address = sock.getsockname()
+        servers[0].close()
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"xy")
+        assert await reader.readexactly(2) == b"xy"
+        writer.close()
+        await until(lambda: not held, "the connection to end")
+        servers[1].close()
+
+    play(scene())
 
 
 def test_servers_of_a_given_socket_are_fair_ones_and_others_are_the_loops_own() -> None:

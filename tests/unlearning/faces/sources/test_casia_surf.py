@@ -101,3 +101,9 @@ def test_missing_parts(source, tmp_path):
     (tmp_path / "bare/Age_Gender.txt").write_text("x 30 M\n")
     with pytest.raises(FacesError, match="found none"):
         write_folder(tmp_path / "bare", tmp_path / "faces")
+
+
+def test_a_list_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "Age_Gender.txt"
+    path.write_text("1 25 f\n2 30 m\n", encoding="utf-8-sig")
+    assert read_ages(path) == {"1": 25, "2": 30}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from tests.unlearning.faces.folders import image_file
@@ -91,3 +93,68 @@ def test_a_link_out_of_the_source_is_not_followed(source, tmp_path):
     (source / "2024" / "1.jpg").symlink_to(tmp_path / "outside.jpg")
     with pytest.raises(FacesError, match="line 3: Expected a path inside"):
         write_folder(source, tmp_path / "data", table=source / "people.csv", columns=COLUMNS)
+
+
+def office(source, change, encoding="utf-8"):
+    path = source / "people.csv"
+    path.write_bytes(change(path.read_text()).encode(encoding))
+
+
+@pytest.mark.parametrize(
+    ("change", "encoding"),
+    [
+        (lambda text: text.replace(",", ";"), "utf-8"),
+        (lambda text: text.replace(",", "\t"), "utf-8"),
+        (lambda text: "sep=;\r\n" + text.replace(",", ";").replace("\n", "\r\n"), "utf-8"),
+        (lambda text: text + ",,,\n", "utf-8"),
+        (lambda text: text + "\n\n", "utf-8"),
+        (lambda text: text.replace("\n", ",\n"), "utf-8"),
+        (lambda text: text.replace("\n", ",\n").replace("outcome,", "outcome"), "utf-8"),
+        (lambda text: text, "utf-8-sig"),
+        (lambda text: text, "utf-16"),
+        (lambda text: text.replace("\n", "\r"), "utf-8"),
+        (lambda text: text.replace("a@example.org", '"a\x0b\x0c\u2028b"'), "utf-8"),
+        (lambda text: text.replace("a@example.org", '"two\nlines"'), "utf-8"),
+    ],
+    ids=[
+        "semicolons",
+        "tabs",
+        "sep",
+        "empty-row",
+        "blank-lines",
+        "commas",
+        "commas-below",
+        "bom",
+        "utf16",
+        "cr",
+        "odd-breaks",
+        "breaks",
+    ],
+)
+def test_tables_are_read_as_office_programs_write_them(source, tmp_path, change, encoding):
+    plain = write_folder(source, tmp_path / "plain", table=source / "people.csv", columns=COLUMNS)
+    office(source, change, encoding)
+    assert write_folder(source, tmp_path / "data", table=source / "people.csv", columns=COLUMNS) == plain
+
+
+def test_another_encoding_is_named_with_the_remedy(source, tmp_path):
+    office(source, lambda text: text.replace("c-2", "Jörg", 1), "latin-1")
+    with pytest.raises(FacesError, match=r"people.csv, line 8: Expected UTF-8 text.*save the table as “CSV UTF-8”"):
+        write_folder(source, tmp_path / "data", table=source / "people.csv", columns=COLUMNS)
+
+
+def test_lines_are_counted_behind_a_first_line_of_the_separator(source, tmp_path):
+    office(source, lambda text: "sep=;\n" + text.replace(",", ";").replace("2024/1.jpg", "2024/x.jpg"))
+    with pytest.raises(FacesError, match=r"people.csv, line 4: The file named here is missing"):
+        write_folder(source, tmp_path / "data", table=source / "people.csv", columns=COLUMNS)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_file_names_match_in_any_unicode_form(source, tmp_path, form):
+    name, other = (unicodedata.normalize(f, "2024/Zoé.jpg") for f in (form, {"NFC": "NFD", "NFD": "NFC"}[form]))
+    (source / "2024" / "0.jpg").rename(source / name)
+    edit(source, 2, f"{other},x,c-0,no")
+    assert len(write_folder(source, tmp_path / "data", table=source / "people.csv", columns=COLUMNS)) == 12
+    edit(source, 3, f"{name},x,c-0,no")
+    with pytest.raises(FacesError, match=r"line 3: This image is already in people.csv, line 2"):
+        write_folder(source, tmp_path / "again", table=source / "people.csv", columns=COLUMNS)
