@@ -141,15 +141,10 @@ def check_data(context: Context) -> str:
     Raises:
         FacesError: one is broken.
     """
-    from sqlmodel import select
-
-    from service.store.engine import reading
-    from service.store.tables import Tombstone
+    from service.requests.data_folder import erased_subjects
     from unlearning.faces import check_folder
 
-    with reading(context.engine) as s:
-        erased = set(s.exec(select(Tombstone.subject_hash)))
-    subject_hash = context.keyring.subject_hash
+    erased, subject_hash = erased_subjects(context), context.keyring.subject_hash
     rows = check_folder(context.settings.data_folder, erased=lambda user: subject_hash(user) in erased)
     return f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,12 +103,10 @@ def _prepare(context: Context, asked: Asked, *, ask: bool) -> None:
     seconds = _pay(context, asked, facts, plan, kinds, measured_before, ask=ask)
     if plan.references and _n_missing(context, kinds):
         build_ahead(context, asked.policy, kinds)
-    found: dict[str, str] = {}
-    if plan.tuned:
-        found |= _tune(context, asked, facts, plan)
-        context = _with_tuned(context)
-    measured = _qualify(context, asked, facts, [method for method in plan.methods if method not in found], found)
-    _recommend(context, asked, plan, measured, (*plan.reasons, *found.values()), seconds)
+    failed = _tune(context, asked, facts, plan)
+    context = _with_tuned(context)
+    measured = _qualify(context, asked, facts, plan, failed)
+    _recommend(context, asked, plan, measured, (*plan.reasons, *failed.values()), seconds)
 
 
 @contextmanager
@@ -192,14 +191,11 @@ def _pay(  # noqa: PLR0917
 
 def _show_parts(context: Context, asked: Asked, facts: Facts, plan: Plan, kinds: list[Kind]) -> float:
     """What each part costs at most, and why others are left out; gives the trainings that are still to do."""
-    from service.studies.preparation import is_tuned_here, qualification_price, search_price, standing
+    from service.studies.preparation import qualification_price, search_price, to_qualify, to_tune
 
     n_missing = _n_missing(context, kinds) if plan.references else 0
-    to_tune = [method for method in plan.tuned if not is_tuned_here(context, method)]
-    to_qualify = [
-        method for method in plan.methods if method in to_tune or standing(context, asked, facts, method) is None
-    ]
-    searches, qualifications = search_price(asked, facts, to_tune), qualification_price(asked, facts, to_qualify)
+    searches = search_price(asked, facts, to_tune(context, asked, facts, plan))
+    qualifications = qualification_price(asked, facts, to_qualify(context, asked, facts, plan))
     table = Table("part", "trainings, at most", "still to do")
     for shown, part, at_most, left in (
         (plan.references, "references", plan.references, n_missing),
@@ -240,18 +236,16 @@ def _train_one(context: Context, kinds: list[Kind]) -> None:
 
 def _tune(context: Context, asked: Asked, facts: Facts, plan: Plan) -> dict[str, str]:
     """Search settings where none were found yet; by method, why none could be found."""
-    from service.studies.preparation import is_tuned_here, tuned_file, tuning_people
+    from service.studies.preparation import to_tune, tuned_file, tuning_people
     from unlearning.errors import MethodError
 
     lost: dict[str, str] = {}
-    to_tune = [method for method in plan.tuned if not is_tuned_here(context, method)]
-    if not to_tune:
-        _say(f"Settings found before, in {tuned_file(context)}: {', '.join(plan.tuned)}.")
+    if not (searched := to_tune(context, asked, facts, plan)):
         return lost
     people = tuning_people(context, plan.tuned, facts.n_tuning)
     _say(f"Settings are searched on {len(people)} subjects, drawn by lot, whom no qualification will draw.")
     command = f"expunge prepare --trials {asked.n_trials} --models {asked.n_models}"
-    for method in to_tune:
+    for method in searched:
         search = asked.search(method, tuple((person,) for person in people))
         try:
             search_settings(context, search, tuned_file(context), own=True, command=command)
@@ -260,22 +254,19 @@ def _tune(context: Context, asked: Asked, facts: Facts, plan: Plan) -> dict[str,
     return lost
 
 
-def _qualify(
-    context: Context, asked: Asked, facts: Facts, methods: list[str], failed: dict[str, str]
-) -> list[Measured]:
-    """Qualify what has no result yet; the figures of those that are qualified, and into `failed` why others are not."""
-    from service.studies.preparation import standing
+def _qualify(context: Context, asked: Asked, facts: Facts, plan: Plan, failed: dict[str, str]) -> list[Measured]:
+    """Qualify what has no result yet, and put into `failed` why methods failed; gives the figures of those qualified.
 
-    if to_do := [method for method in methods if standing(context, asked, facts, method) is None]:
-        qualify_methods(context, asked.qualification(to_do))
-    measured = []
-    for method in methods:
-        found = standing(context, asked, facts, method)
-        if isinstance(found, str):
-            failed[method] = found
-        elif found is not None:
-            measured.append(found)
-    return measured
+    A candidate that was qualified before counts, also where the plan leaves it out.
+    """
+    from service.studies.preparation import Measured, standing, to_qualify
+
+    left = [method for method in to_qualify(context, asked, facts, plan) if method not in failed]
+    if left:
+        qualify_methods(context, asked.qualification(left))
+    found = {method: standing(context, asked, facts, method) for method in asked.candidates if method not in failed}
+    failed |= {method: said for method, said in found.items() if isinstance(said, str) and method in plan.methods}
+    return [each for each in found.values() if isinstance(each, Measured)]
 
 
 def _recommend(  # noqa: PLR0917
@@ -301,9 +292,9 @@ def _recommend(  # noqa: PLR0917
         _say(reason)
     _tell_when_it_pays(found, plan)
     _say(f"The policy {policy.name} is in {file}. To start with it:")
-    exports = f"export EXPUNGE_POLICY={file}"
+    exports = f"export EXPUNGE_POLICY={shlex.quote(str(file.resolve()))}"
     if len(found.ladder) > 1 and context.settings.tuned is not None:
-        exports += f" EXPUNGE_TUNED={context.settings.tuned}"
+        exports += f" EXPUNGE_TUNED={shlex.quote(str(context.settings.tuned.resolve()))}"
     scopes = " ".join(f"--scope {scope}" for scope in ("predict", "erasure:write", "erasure:read", "audit:read"))
     for line in (exports, f"expunge keys create operator {scopes}", "expunge up"):
         _say(f"  {line}")
@@ -321,8 +312,8 @@ def _figures(each: Measured) -> str:
 
 
 def _tell_when_it_pays(found: Recommendation, plan: Plan) -> None:
-    if len(found.ladder) > 1:
-        spent = plan.searches + plan.qualifications
+    spent = plan.searches + plan.qualifications
+    if len(found.ladder) > 1 and spent:
         _say(
             f"Tuning and qualification cost up to {spent:.0f} trainings: against exact retraining they have paid after "
             f"about {spent / (1 - found.trainings):.0f} erasures."

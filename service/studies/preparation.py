@@ -344,6 +344,22 @@ def standing(context: Context, asked: Asked, facts: Facts, method: str) -> Measu
     )
 
 
+def to_tune(context: Context, asked: Asked, facts: Facts, plan: Plan) -> list[str]:
+    """Methods whose settings are still to be searched: not those that are qualified as they are."""
+    return [
+        method for method in plan.tuned
+        if not is_tuned_here(context, method) and not isinstance(standing(context, asked, facts, method), Measured)
+    ]  # fmt: skip
+
+
+def to_qualify(context: Context, asked: Asked, facts: Facts, plan: Plan) -> list[str]:
+    """Methods that have no result with the settings in force; of one that is tuned first, with those it will have."""
+    tuned_first = to_tune(context, asked, facts, plan)
+    return [
+        method for method in plan.methods if method in tuned_first or standing(context, asked, facts, method) is None
+    ]  # fmt: skip
+
+
 def upkeep(policy: Policy, facts: Facts, n_oracles: int) -> float:
     """Trainings an erasure for oracles of all blocks, trained anew whenever the policy's share of subjects is gone."""
     return facts.n_blocks * n_oracles / max(1, math.floor(policy.staleness_max * facts.n_subjects))

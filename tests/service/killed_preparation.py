@@ -47,7 +47,7 @@ def run(notes: Path, end: str, words: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     watch(registry, "add", "model", lambda *args: "added", told)
-    watch(BankStore, "add", "row", lambda _, key, row: f"{key.digest} {row.seed}", told)
+    watch(BankStore, "add", "row", lambda store, key, row: f"{store.folder.name} {key.digest} {row.seed}", told)
     watch(optuna.Study, "optimize", "trial", lambda study, _: f"of {len(study.trials)}", told)
     watch(lots, "draw_lot", "lot", lambda _, data, number, n: f"{data[:6]} {number}", told)
     watch(qualifications, "sign_record", "result", lambda _, s, row, record: row.method, told)

@@ -25,18 +25,17 @@ from service.commands.prepare import _alone
 from service.commands.screen import console
 from service.context import Context
 from service.settings import Settings
-from service.store.engine import reading, session
-from service.store.tables import Qualification, Tombstone, TunedSubject
+from service.store.engine import reading
+from service.store.tables import Qualification, TunedSubject
 from service.studies.method_catalog import standings
 from service.training.data import recipe_of
 from service.training.jobs import release_processes
-from tests.service.tiny import RECIPE as TINY
-from tests.service.tiny import change_table
+from tests.service import tiny
 from unlearning.faces.sources import synthetic
 
 pytest.importorskip("optuna")
 
-RECIPE = {**TINY, "epochs": 4, "batch_size": 8, "learning_rate": 0.05}
+RECIPE = {**tiny.RECIPE, "epochs": 4, "batch_size": 8, "learning_rate": 0.05}
 METHOD = "eu_k"  # makes its last blocks anew, so it forgets whatever the settings
 ROOT = Path(__file__).resolve().parents[3]
 LAX = Policy(
@@ -61,7 +60,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "lax.json").write_text(json.dumps(asdict(LAX)))
     settings = Settings(home=home, database_url="")
     synthetic.write_folder(settings.data_folder, n_subjects=12, images_per_subject=3, size=(16, 16), seed=1)
-    change_table(settings, lambda row: row | {"label": "young" if row["label"] < "age_5" else "old"})
+    tiny.change_table(settings, lambda row: row | {"label": "young" if row["label"] < "age_5" else "old"})
     Context.open(settings).engine.dispose()
     return home
 
@@ -255,7 +254,7 @@ def test_a_model_that_answers_one_class_only_ends_it(home: Path) -> None:
 
 def test_a_model_of_another_recipe_is_not_judged(home: Path) -> None:
     assert run("train").exit_code == 0
-    (home / "recipe.json").write_text(json.dumps({**RECIPE, "name": "other", "epochs": 4}))
+    (home / "recipe.json").write_text(json.dumps({**RECIPE, "name": "other", "epochs": 5}))
     done = run("prepare", "--yes")
     assert "Expected the model in service to be of the recipe other" in str(done.exception)
 
@@ -268,10 +267,8 @@ def test_only_one_at_a_time_works_on_a_home(home: Path) -> None:
 
 def test_whoever_waits_for_erasure_is_neither_tuned_on_nor_drawn(home: Path) -> None:
     context = Context.open(Settings())
-    asked = min(row.split(",")[1] for row in (home / "data" / "metadata.csv").read_text().splitlines()[1:])
-    with session(context.engine) as s:
-        s.add(Tombstone(subject_hash=context.keyring.subject_hash(asked), created_at=context.now()))
-        s.commit()
+    asked = tiny.people(context)[0]
+    tiny.file(context, asked)
     done = run(*SMALL, "--without", "references")
     assert done.exit_code == 0, done.output
     tags = tuned_tags(context) | {probe["tag"] for probe in qualification(context).probes}
