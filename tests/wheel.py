@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -27,7 +26,10 @@ def install(built: Path, folder: Path) -> Path:
     done = run(*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     site = next(folder.glob("lib/python*/site-packages"))
-    (site / "packages-of-the-tests.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    borrowed = [
+        path for path in sys.path if Path(path).name == "site-packages"
+    ]  # several, where they are borrowed here
+    (site / "packages-of-the-tests.pth").write_text("\n".join(borrowed) + "\n")
     return folder / "bin" / "expunge"
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from audit.policy import PRESETS, load_policy
 from service.launch import free_ports
-from tests.journey.conftest import ENDS, TINY_RECIPE, tell_young_from_old
+from tests.journey.conftest import ENDS, TINY_RECIPE
 from tests.waiting import PATIENCE_SECONDS, wait_until
 from tests.wheel import build, install, run
 from unlearning.faces import read_metadata
@@ -47,13 +47,20 @@ def images(tmp_path: Path) -> Path:
     ends, columns of its own, and one column too many."""
     drawn, folder = tmp_path / "drawn", tmp_path / "images"
     synthetic.write_folder(drawn, n_subjects=12, images_per_subject=6, size=(16, 16), seed=1)
-    tell_young_from_old(drawn / "metadata.csv")
-    rows = []
-    for number, row in enumerate(read_metadata(drawn)):
+    people, rows = list(read_metadata(drawn)), []
+    middle = sorted(row.label for row in people)[len(people) // 2]
+    for number, row in enumerate(people):
         file = folder / row.user_id / f"IMG {number:04}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.open(drawn / row.file_name).save(file, quality=95)
-        rows.append((file.relative_to(folder).as_posix(), "2026-05-01", f"Müller, {row.user_id}", row.label))
+        rows.append(
+            (
+                file.relative_to(folder).as_posix(),
+                "2026-05-01",
+                f"Müller, {row.user_id}",
+                "yes" if row.label < middle else "no",
+            )
+        )
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
     writer.writerows([("image", "taken", "customer", "outcome"), *rows])
