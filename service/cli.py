@@ -9,7 +9,6 @@ import shlex
 import signal
 import sys
 import time
-from functools import partial
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -17,16 +16,17 @@ import typer
 
 from service import __version__
 from service.commands.compare import compare
-from service.commands.data import data_app, say_unnamed
+from service.commands.data import data_app
 from service.commands.database import database_app
 from service.commands.evaluate import evaluate
 from service.commands.keys import keys_app
 from service.commands.methods import methods, tune
+from service.commands.prepare import prepare
 from service.commands.qualify import qualify
 from service.commands.references import references_app
 from service.commands.rerun import rerun, rerun_check
-from service.commands.screen import be_printable, console, fail, progress_bar, sentence_of
-from service.commands.training import accuracy_words, say_methods, show_answers
+from service.commands.screen import be_printable, console, fail, sentence_of
+from service.commands.training import train_and_show
 from service.commands.verify import verify
 from service.errors import ExpungeError, StartupError
 from service.listening import listen, url_of
@@ -41,10 +41,11 @@ app = typer.Typer(
     A first tour: `expunge demo`. Your own data, step by step:
 
     1. `expunge data import` – your images and their table, into the home's `data`; `expunge data check` – its rules
-    2. `expunge train` – the production model
-    3. `expunge references build` – reference models, which audits compare with (optional, ahead of requests)
-    4. `expunge keys create` – a key for each client
-    5. `expunge serve` and `expunge worker` – the two processes; `expunge up` starts both
+    2. `expunge prepare` – the production model, reference models, methods; it recommends a policy, says prices first,
+       and goes on where it was. Each part has a command of its own: `expunge train`, `expunge references build`,
+       `expunge tune`, `expunge qualify`
+    3. `expunge keys create` – a key for each client
+    4. `expunge serve` and `expunge worker` – the two processes; `expunge up` starts both
 
     Settings are environment variables `EXPUNGE_…`; the most important is `EXPUNGE_HOME`, the folder of everything.
     """,
@@ -56,6 +57,7 @@ app.add_typer(database_app, name="database")
 app.command()(methods)
 app.command()(tune)
 app.command()(qualify)
+app.command()(prepare)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(rerun)
@@ -103,23 +105,8 @@ def train(
 ) -> None:
     """Train the production model on the data folder and put it into service."""
     from service.context import Context
-    from service.training.production import train_production
 
-    context = Context.open(Settings())
-    say_methods(context.settings)
-    with progress_bar() as bar:
-        task = bar.add_task(f"training {context.settings.recipe}", total=None)
-        done = train_production(
-            context, seed=seed, strict=strict,
-            on_epoch=lambda epoch, epochs, loss: bar.update(task, total=epochs, completed=epoch),
-        )  # fmt: skip
-    console.print(
-        f"Generation {done.generation}, model version {done.digest[:16]}…, trained in {done.seconds:.1f} s: right on "
-        f"{accuracy_words(done)}.",
-        soft_wrap=True,
-    )
-    show_answers(done)
-    say_unnamed(context.settings.data_folder, partial(console.print, markup=False, soft_wrap=True))
+    train_and_show(Context.open(Settings()), seed=seed, strict=strict)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -127,15 +127,9 @@ def find_valid(
     """
     wanted, again = Identity.of(method, options, recipe), f"run `expunge qualify {method}`"
     with reading(context.engine) as s:
-        rows = list(
-            s.exec(
-                select(Qualification)
-                .where(Qualification.method == method)
-                .order_by(col(Qualification.created_at).desc(), col(Qualification.lot_log_index).desc())
-            )
-        )
+        rows = _rows_of(s, method)
         own = [row for row in rows if Identity.of_row(row) == wanted]
-        done = max((row for row in own if row.passed is not None and _decides(row, bars)), key=_finished, default=None)
+        done = _newest_of(own, bars)
         if done is None:
             return _why_none(rows, own, wanted, again)
         predicate = read_record(context, s, done)
@@ -177,6 +171,16 @@ def is_due(
         rows = s.exec(select(Qualification).where(Qualification.method == method, col(Qualification.passed).is_(False)))
         failed = [row for row in rows if Identity.of_row(row) == wanted and _decides(row, bars)]
     return all(row.expires_at is None or row.expires_at <= soon for row in failed)
+
+
+def has_failed(
+    context: Context, *, method: str, options: Mapping[str, Any], recipe: Recipe, bars: Bars | None = None
+) -> bool:
+    """Whether the result that counts, as for `find_valid`, is that the method did not reach the bars."""
+    wanted = Identity.of(method, options, recipe)
+    with reading(context.engine) as s:
+        done = _newest_of([row for row in _rows_of(s, method) if Identity.of_row(row) == wanted], bars)
+    return done is not None and not done.passed
 
 
 def read_record(context: Context, s: Session, row: Qualification) -> dict[str, Any] | None:
@@ -306,6 +310,17 @@ def _why_none(rows: list[Qualification], own: list[Qualification], wanted: Ident
     else:
         what = "another version of its code"
     return f"{wanted.method} was qualified with {what} only; {again}."
+
+
+def _rows_of(s: Session, method: str) -> list[Qualification]:
+    """Lots and results of a method, the newest first."""
+    newest = col(Qualification.created_at).desc(), col(Qualification.lot_log_index).desc()
+    return list(s.exec(select(Qualification).where(Qualification.method == method).order_by(*newest)))
+
+
+def _newest_of(rows: Iterable[Qualification], bars: Bars | None) -> Qualification | None:
+    """The newest result that says whether the bars are reached."""
+    return max((row for row in rows if row.passed is not None and _decides(row, bars)), key=_finished, default=None)
 
 
 def _decides(row: Qualification, bars: Bars | None) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.commands.screen import console, progress_bar, stating
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.context import Context
 
 MOST_NAMES = 50  # of files that no row names
 
@@ -137,20 +140,25 @@ def data_check() -> None:
     from unlearning.errors import FacesError
 
     with stating(found_by=(FacesError,)) as findings:
-        from sqlmodel import select
-
         from service.context import Context
-        from service.store.engine import reading
-        from service.store.tables import Tombstone
-        from unlearning.faces import check_folder
 
         context = Context.open(Settings())
-        with reading(context.engine) as s:
-            erased = set(s.exec(select(Tombstone.subject_hash)))
-        folder, subject_hash = context.settings.data_folder, context.keyring.subject_hash
-        rows = check_folder(folder, erased=lambda user: subject_hash(user) in erased)
-        findings.say(f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds.")
-        say_unnamed(folder, findings.say)
+        findings.say(check_data(context))
+        say_unnamed(context.settings.data_folder, findings.say)
+
+
+def check_data(context: Context) -> str:
+    """Check every rule of the data folder; a sentence if all hold.
+
+    Raises:
+        FacesError: one is broken.
+    """
+    from service.requests.data_folder import erased_subjects
+    from unlearning.faces import check_folder
+
+    erased, subject_hash = erased_subjects(context), context.keyring.subject_hash
+    rows = check_folder(context.settings.data_folder, erased=lambda user: subject_hash(user) in erased)
+    return f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds."
 
 
 def say_unnamed(folder: Path, say: Callable[[str], None]) -> None:

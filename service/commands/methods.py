@@ -13,6 +13,8 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.banks.qualifications import Qualified
+    from service.context import Context
+    from service.studies.tuning import Search
     from unlearning.recipes import Recipe
 
 
@@ -119,13 +121,9 @@ def tune(
 
     Whoever is tuned on must not be reported on. A search that was stopped goes on where it was.
     """
-    from service.banks.qualifications import note_tuned
     from service.context import Context
     from service.studies.datasets import WORLDS, open_world
-    from service.studies.tuning import Search, keep
-    from service.studies.tuning import tune as run_search
-    from service.training.data import recipe_of
-    from service.training.jobs import release_processes
+    from service.studies.tuning import Search
 
     settings = Settings()
     if forget:
@@ -135,9 +133,30 @@ def tune(
         sets, where = WORLDS[world].tuning, f" --world {world}"
     search = Search(method, sets, n_trials=trials, n_models=n_models, n_confirm=n_models)
     tell_of_priority(settings)
+    command = f"expunge tune {method}{where} --trials {trials} --n-models {n_models}"
+    file = out or settings.home / "tuned.json"
+    search_settings(context, search, file, own=bool(forget), command=command)
+    console.print("The service uses it where EXPUNGE_TUNED names the file.")
+
+
+def search_settings(context: Context, search: Search, file: Path, *, own: bool, command: str) -> None:
+    """Search a method's settings, with a bar, and keep what was found in a file of tuned settings.
+
+    Args:
+        own: the subjects are the home's own: they are noted before, so that no lot draws them, and are in no file.
+        command: to repeat it, for the record.
+    """
+    from service.banks.qualifications import note_tuned
+    from service.studies.tuning import keep, tune
+    from service.training.data import recipe_of
+    from service.training.jobs import release_processes
+
+    method, recipe = search.method, recipe_of(context)
+    if own:
+        note_tuned(context, method, recipe, [person for people in search.forget_sets for person in people])
     with progress_bar() as bar:
-        task = bar.add_task(f"{method}: trials", total=trials)
-        found = run_search(
+        task = bar.add_task(f"{method}: trials", total=search.n_trials)
+        found = tune(
             context, search,
             on_trial=lambda done, wanted, best: bar.update(
                 task, completed=done, total=wanted, description=f"{method}: best so far {best:.2f}, trials"
@@ -145,16 +164,13 @@ def tune(
         )  # fmt: skip
     release_processes()
     record = found["record"]
-    if not forget:
-        record["people"] = [list(people) for people in sets]  # of public data; people of your own are in no file
-    record["command"] = f"expunge tune {method}{where} --trials {trials} --n-models {n_models}"
-    file = out or settings.home / "tuned.json"
-    if forget:
-        note_tuned(context, method, recipe_of(context), [person for people in sets for person in people])
-    keep(file, recipe_of(context), method, found)
+    if not own:
+        record["people"] = [list(people) for people in search.forget_sets]
+    record["command"] = command
+    keep(file, recipe, method, found)
     console.print(
         f"{method}: F / F_null {record['forgetting_ratio']:.2f}, retain {record['retain_ratio']:.3f}, test "
         f"{record['test_ratio']:.3f}, cost {record['cost_share']:.0%} with {json.dumps(found['settings'])}; kept in "
-        f"{file}. The service uses it where EXPUNGE_TUNED names it.",
+        f"{file}.",
         markup=False, soft_wrap=True,
     )  # fmt: skip

@@ -14,7 +14,8 @@ from service.commands.screen import console, progress_bar, tell_of_priority
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.studies.lots import Lot
+    from service.context import Context
+    from service.studies.lots import Asked, Lot
     from service.studies.qualification import Prepared, Result
 
 
@@ -37,9 +38,6 @@ def qualify(
     from audit.policy import load_policy
     from service.context import Context
     from service.studies.lots import Asked
-    from service.studies.qualification import prepare
-    from service.studies.qualification import qualify as run
-    from service.training.jobs import release_processes
 
     context = Context.open(Settings())
     asked = Asked(
@@ -52,14 +50,27 @@ def qualify(
     )
     if asked.reading_oracles:
         say(f"The oracles that {', '.join(asked.reading_oracles)} reads come on top of it.")
+    if not as_json:
+        tell_of_priority(context.settings)
+    results, files = qualify_methods(context, asked, quiet=as_json)
+    if as_json:
+        print(json.dumps([_plain(*pair) for pair in zip(results, files, strict=True)], indent=2, ensure_ascii=False))
+    raise typer.Exit(0 if all(result.qualification.qualified for result in results) else 1)
+
+
+def qualify_methods(context: Context, asked: Asked, *, quiet: bool = False) -> tuple[list[Result], list[Path]]:
+    """Draw the lots or take them up again, make what is missing with a bar, and show the results; with their files."""
+    from service.studies.qualification import prepare
+    from service.studies.qualification import qualify as run
+    from service.training.jobs import release_processes
+
+    say = _silent if quiet else _say
     prepared = prepare(context, asked)
     for lot in prepared.lots:
         say(_about(lot, prepared))
     say(prepared.price.sentence())
-    if not as_json:
-        tell_of_priority(context.settings)
     with progress_bar() as bar:
-        bar.disable = as_json
+        bar.disable = quiet
         tasks = {}
 
         def on_step(doing: str, done: int, wanted: int) -> None:
@@ -70,12 +81,10 @@ def qualify(
         results = run(context, prepared, on_step=on_step)
     release_processes()
     files = [_write(result, context.settings) for result in results]
-    if as_json:
-        print(json.dumps([_plain(*pair) for pair in zip(results, files, strict=True)], indent=2, ensure_ascii=False))
-    else:
+    if not quiet:
         for result, file in zip(results, files, strict=True):
             _show(result, file)
-    raise typer.Exit(0 if all(result.qualification.qualified for result in results) else 1)
+    return results, files
 
 
 def _about(lot: Lot, prepared: Prepared) -> str:

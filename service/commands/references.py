@@ -15,16 +15,14 @@ from service.errors import StartupError
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from datetime import datetime
+    from collections.abc import Callable, Sequence
 
     from rich.progress import TaskID
 
     from audit.policy import Policy
     from service.banks.build import BankPlan, OnProgress
-    from service.banks.store import BankStore
+    from service.banks.store import Bank, BankStore
     from service.context import Context
-    from unlearning.recipes import Recipe
 
 references_app = typer.Typer(
     no_args_is_help=True, help="Reference banks: margins of models trained without a block of subjects."
@@ -44,119 +42,167 @@ def references_build(
     Several of these commands at once share the work.
     """
     from audit.policy import load_policy
-    from service.banks import replica
-    from service.banks.refresh import publish, survey
+    from service.banks import spares
     from service.banks.store import BankStore
     from service.context import Context
-    from service.training.answers import require_good_model_in_service
     from service.training.data import recipe_of
 
     context = Context.open(Settings())
-    require_good_model_in_service(context)
-    settings, policy = context.settings, load_policy(context.settings.policy)
-    store, parts = BankStore(settings.banks_folder), _parts(context, policy, subjects)
-    console.print(price_of(store, recipe_of(context), sum(part.n_lacking for part in parts), now=context.now()))
-    tell_of_priority(settings)
-    with progress_bar() as bar:
-
-        def show(task: TaskID, done: int, _: int) -> None:
-            bar.update(task, completed=done)
-
-        for part in parts:
-            part.build(partial(show, bar.add_task(part.title, total=part.n_wanted)))
-    replica.publish(context)
-    publish(context, survey(context, policy))
-    for part in parts:
-        console.print(f"{part.title}: {part.n_wanted} models, in {part.folder}")
+    policy = load_policy(context.settings.policy)
+    kinds = kinds_ahead(context, policy, subjects or [])
+    store = BankStore(context.settings.banks_folder)
+    blocks = blocks_with_spares(context, policy, subjects or [])
+    n_missing = sum(kind.n_missing(store) for kind in kinds) + len(spares.lacking(context, recipe_of(context), blocks))
+    console.print(price_of(n_missing, seconds_of_training(context)))
+    tell_of_priority(context.settings)
+    build_ahead(context, policy, kinds, blocks)
+    for kind in kinds:
+        console.print(f"{kind.title}: {kind.n_models} models each, in {context.settings.banks_folder}")
+    if blocks:
+        console.print(f"spares: one for each of {len(blocks)} blocks, in {context.settings.models_folder}")
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One kind of models that `references build` trains."""
+class Kind:
+    """Banks of one kind, to be built ahead.
+
+    Attributes:
+        title: for the progress bar.
+        build: as `service.banks.build.build_bank`.
+        n_models: of each bank, with seeds from `first_seed` on.
+    """
 
     title: str
-    n_wanted: int
-    n_lacking: int
-    folder: Path
-    build: Callable[[OnProgress], None]
+    build: Callable[..., Bank]
+    plans: tuple[BankPlan, ...]
+    n_models: int
+    first_seed: int
+
+    @property
+    def n_wanted(self) -> int:
+        """Models of all its banks."""
+        return len(self.plans) * self.n_models
+
+    def n_missing(self, store: BankStore) -> int:
+        """Models that are not there yet."""
+        return sum(len(store.missing_seeds(plan.key, self.n_models, first=self.first_seed)) for plan in self.plans)
 
 
-def _parts(context: Context, policy: Policy, subjects: list[str] | None) -> list[_Part]:
-    """What is to be there for some subjects, or for all of the training split.
+def kinds_ahead(context: Context, policy: Policy, subjects: Sequence[str] = ()) -> list[Kind]:
+    """What is built ahead for a policy: reference banks, originals, oracles if a method of the ladder reads any.
+
+    Args:
+        subjects: whose blocks; none: all blocks, and the originals.
 
     Raises:
-        StartupError: a user id of nobody who is trained on.
+        PoorModelError: the model in service answers one class only.
+        StartupError: somebody is not of the training split.
     """
-    from service.banks import spares
     from service.banks.build import build_bank, plan_bank
     from service.banks.oracles import FIRST_SEED as FIRST_ORACLE
-    from service.banks.oracles import n_asked_for, oracle_plan
+    from service.banks.oracles import build_oracles, n_asked_for, oracle_plan
     from service.banks.originals import FIRST_SEED as FIRST_ORIGINAL
-    from service.banks.originals import N_ORIGINALS, originals_plan
-    from service.banks.refresh import survey
-    from service.banks.store import BankStore
+    from service.banks.originals import N_ORIGINALS, build_originals, originals_plan
+    from service.training.answers import require_good_model_in_service
     from service.training.data import asked_to_go, images_in_service, recipe_of
     from service.training.spec import open_images
 
-    settings, recipe = context.settings, recipe_of(context)
-    images, store = images_in_service(context, recipe), BankStore(settings.banks_folder)
+    require_good_model_in_service(context)
+    recipe = recipe_of(context)
+    images = images_in_service(context, recipe)
     faces = open_images(images)
     absent = asked_to_go(context, faces)
     known = tuple(subject for subject in faces.train_subjects() if subject not in absent)
-    if unknown := [subject for subject in subjects or [] if subject not in known]:
+    unknown = [subject for subject in subjects if subject not in known]
+    if unknown:
         raise StartupError(f"Expected people of the training split, got {len(unknown)} others among the arguments.")
     plans = {}
     for subject in subjects or known:
         plan = plan_bank(context, recipe, images, forget={subject}, absent=absent, n_models=policy.n_models)
         plans[plan.key.digest] = plan
-
-    def banks(title: str, of: Iterable[BankPlan], n_models: int, first_seed: int = 0) -> _Part:
-        of = list(of)
-
-        def build(on_progress: OnProgress) -> None:
-            for i, plan in enumerate(of):
-                told = partial(_further, on_progress, i * n_models)
-                build_bank(store, plan, n_models, settings, told, now=context.now(), first_seed=first_seed)
-
-        lacking = sum(len(store.missing_seeds(plan.key, n_models, first=first_seed)) for plan in of)
-        return _Part(title, len(of) * n_models, lacking, settings.banks_folder, build)
-
-    count = "1 bank" if len(plans) == 1 else f"{len(plans)} banks"
-    parts = [banks(f"reference models, {count}", plans.values(), policy.n_models)]
+    banks = "1 bank" if len(plans) == 1 else f"{len(plans)} banks"
+    kinds = [Kind(f"reference models, {banks}", build_bank, tuple(plans.values()), policy.n_models, 0)]
     if not subjects:
         everybody = originals_plan(context, recipe, images, absent)
-        parts.append(banks("originals, trained with everybody", [everybody], N_ORIGINALS, FIRST_ORIGINAL))
-    if n_oracles := n_asked_for(settings, policy):
-        parts.append(banks(f"oracles, {count}", map(oracle_plan, plans.values()), n_oracles, FIRST_ORACLE))
-    if policy.reads_spares:
-        asked = {context.keyring.block_hash(subject) for subject in subjects or known}
-        blocks = [block.plan for block in survey(context, policy) if not asked.isdisjoint(block.plan.tags)]
-        lacking = len(spares.lacking(context, recipe, blocks))
-        train = partial(_train_spares, context, blocks)
-        parts.append(_Part("spares, one for each block", len(blocks), lacking, settings.models_folder, train))
-    return parts
+        title = "originals, trained with everybody"
+        kinds.append(Kind(title, build_originals, (everybody,), N_ORIGINALS, FIRST_ORIGINAL))
+    if n_oracles := n_asked_for(context.settings, policy):
+        oracles = tuple(oracle_plan(plan) for plan in plans.values())
+        kinds.append(Kind(f"oracles, {banks}", build_oracles, oracles, n_oracles, FIRST_ORACLE))
+    return kinds
 
 
-def _further(on_progress: OnProgress, before: int, done: int, wanted: int) -> None:
-    on_progress(before + done, wanted)
+def blocks_with_spares(context: Context, policy: Policy, subjects: Sequence[str] = ()) -> list[BankPlan]:
+    """The exact bank of each block that is to have a spare; none if no method of the ladder reads spares.
+
+    Args:
+        subjects: whose blocks; none: all.
+    """
+    from service.banks.refresh import survey
+
+    if not policy.reads_spares:
+        return []
+    asked = {context.keyring.block_hash(subject) for subject in subjects}
+    plans = [block.plan for block in survey(context, policy)]
+    return [plan for plan in plans if not asked or not asked.isdisjoint(plan.tags)]
 
 
-def _train_spares(context: Context, blocks: list[BankPlan], on_progress: OnProgress) -> None:
+def build_ahead(context: Context, policy: Policy, kinds: Sequence[Kind], blocks: Sequence[BankPlan] = ()) -> None:
+    """Train what is missing, with a bar for each kind, and publish it.
+
+    Args:
+        blocks: that are to have a spare, see `blocks_with_spares`.
+    """
+    from service.banks import replica
+    from service.banks.refresh import publish, survey
     from service.banks.spares import train_spares
+    from service.banks.store import BankStore
     from service.training.data import recipe_of
 
-    train_spares(context, recipe_of(context), blocks, on_progress)
+    store = BankStore(context.settings.banks_folder)
+    with progress_bar() as bar:
+
+        def advance(task: TaskID, before: int, done: int, _: int) -> None:
+            bar.update(task, completed=before + done)
+
+        for kind in kinds:
+            task = bar.add_task(kind.title, total=kind.n_wanted)
+            for i, plan in enumerate(kind.plans):
+                told = partial(advance, task, i * kind.n_models)
+                kind.build(store, plan, kind.n_models, context.settings, told, now=context.now())
+        if blocks:
+            task = bar.add_task("spares", total=len(blocks))
+            train_spares(context, recipe_of(context), blocks, partial(advance, task, 0))
+    replica.publish(context)
+    publish(context, survey(context, policy))
 
 
-def price_of(store: BankStore, recipe: Recipe, n_trainings: int, *, now: datetime) -> str:
-    """What so many trainings cost, before they begin; with the time if models of the recipe were trained before."""
+def seconds_of_training(context: Context) -> float | None:
+    """Processor seconds of one training by the recipe, if any was made for references before."""
+    from service.banks.store import BankStore
+    from service.training.data import recipe_of
+
+    digest = recipe_of(context).digest
+    banks = BankStore(context.settings.banks_folder).status(now=context.now())
+    known = [bank for bank in banks if bank.key.recipe_digest == digest and bank.n_models]
+    return sum(bank.cost_seconds for bank in known) / sum(bank.n_models for bank in known) if known else None
+
+
+def price_of(n_trainings: int, training_seconds: float | None) -> str:
+    """What so many trainings cost, before they begin; with the time if it is known how long one takes."""
     trainings = "1 model to train" if n_trainings == 1 else f"{n_trainings} models to train"
-    known = [bank for bank in store.status(now=now) if bank.key.recipe_digest == recipe.digest and bank.n_models]
-    if not known or not n_trainings:
+    if training_seconds is None or not n_trainings:
         return f"{trainings}."
-    seconds = n_trainings * sum(bank.cost_seconds for bank in known) / sum(bank.n_models for bank in known)
-    time = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
-    return f"{trainings}, about {time} of one core."
+    return f"{trainings}, about {minutes(n_trainings * training_seconds)} of one core."
+
+
+def minutes(seconds: float) -> str:
+    """A time in words: hours, minutes or seconds."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} hours"
+    if seconds >= 90:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.1f} seconds"
 
 
 @references_app.command("refresh")

@@ -1,15 +1,18 @@
-"""What `expunge train` says of the model it made."""
+"""Training the production model, and what is said of it."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
-from service.commands.screen import console
+from service.commands.data import say_unnamed
+from service.commands.screen import console, progress_bar
 
 if TYPE_CHECKING:
+    from service.context import Context
     from service.settings import Settings
     from service.training.production import Production
 
@@ -34,6 +37,27 @@ def say_methods(settings: Settings) -> None:
     ]
     lines += [f"Not defined: {', '.join(names)}. {reason}" for reason, names in names_by_reason.items()]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def train_and_show(context: Context, *, seed: int = 0, strict: bool = False) -> float:
+    """Train the production model with a bar, say how good it is and what lies beside the data; gives its seconds."""
+    from service.training.production import train_production
+
+    say_methods(context.settings)
+    with progress_bar() as bar:
+        task = bar.add_task(f"training {context.settings.recipe}", total=None)
+        done = train_production(
+            context, seed=seed, strict=strict,
+            on_epoch=lambda epoch, epochs, loss: bar.update(task, total=epochs, completed=epoch),
+        )  # fmt: skip
+    console.print(
+        f"Generation {done.generation}, model version {done.digest[:16]}…, trained in {done.seconds:.1f} s: right on "
+        f"{accuracy_words(done)}.",
+        soft_wrap=True,
+    )
+    show_answers(done)
+    say_unnamed(context.settings.data_folder, partial(console.print, markup=False, soft_wrap=True))
+    return done.seconds
 
 
 def accuracy_words(done: Production) -> str:

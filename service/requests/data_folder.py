@@ -128,12 +128,17 @@ def n_returned(context: Context, held: Held) -> int:
 
     Their tombstones keep them out of every training, but the service holds what it certified as destroyed.
     """
+    erased = erased_subjects(context)
+    return sum(context.keyring.subject_hash(subject) in erased for subject in held.n_images) if erased else 0
+
+
+def erased_subjects(context: Context) -> set[str]:
+    """Keyed hash of everybody whose erasure has ended, not of those who wait for it."""
     with reading(context.engine) as s:
         asked = set(s.exec(select(Tombstone.subject_hash)))
         is_open = col(ErasureRequest.state).not_in(states.ENDS)
         waiting = set(s.exec(select(ErasureRequest.subject_hash).where(is_open)))
-    erased = asked - waiting
-    return sum(context.keyring.subject_hash(subject) in erased for subject in held.n_images) if erased else 0
+    return asked - waiting
 
 
 def has_unnamed_images(context: Context, held: Held) -> bool:

@@ -20,6 +20,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from service.studies.forget_setup import Stage, Task, run_original, set_stage
 from service.training.jobs import Outcome, in_children
 from service.training.production import library_versions
 from service.training.spec import intact
+from unlearning import files
 from unlearning.devices import describe_device, resolve_device
 from unlearning.errors import MethodError
 from unlearning.methods import Settings as MethodSettings
@@ -224,19 +226,28 @@ def keep(path: Path, recipe: Recipe, method: str, found: dict[str, Any]) -> None
         table = tables[recipe.name] = {"recipe_digest": recipe.digest, "methods": {}}
     table["methods"] = dict(sorted({**table.get("methods", {}), method: found}.items()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
+    files.overwrite(path, (json.dumps(tables, indent=2) + "\n").encode(), mode=0o666)  # whole, whenever it is killed
+
+
+def require_optuna() -> None:
+    """Nothing if the search can be done here.
+
+    Raises:
+        InvalidInputError: optuna is not installed.
+    """
+    if find_spec("optuna") is None:
+        raise InvalidInputError(OPTUNA_MISSING)
 
 
 def _study(
     context: Context, search: Search, stages: Sequence[Stage], space: Space
 ) -> tuple[optuna.Study, type[Exception]]:
     """The search's journal, whatever a killed process left running in it queued again; and what ends a trial early."""
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise InvalidInputError(OPTUNA_MISSING) from error
+    require_optuna()
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     words = (search.method, search.n_models, search.seed, space, method_code_version(search.method))
     name = hashlib.sha256(repr((words, [stage.digest for stage in stages])).encode()).hexdigest()[:32]

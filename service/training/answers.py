@@ -147,6 +147,21 @@ def require_good_model_in_service(context: Context) -> None:
         raise PoorModelError(reason)
 
 
+def shortcoming_in_service(context: Context) -> str:
+    """`shortcoming` of the model in service, on the data as they are.
+
+    Raises:
+        DataChangedError: somebody was erased from the data meanwhile.
+    """
+    pointer = deployment.pointer(context)
+    if pointer is None or not pointer.committed_digest:
+        return ""
+    model = build_model(registry.load_checked(context, pointer.committed_digest))
+    with intact(images_in_service(context, recipe_of(context))) as faces:
+        learned, tested = (answers_of(model, faces, faces.where(split=split)) for split in ("train", "test"))
+    return shortcoming(learned, tested)
+
+
 def write_report(folder: Path, train: Answers, test: Answers, losses: Sequence[float]) -> tuple[Path, Path]:
     """`confusion.csv` and `losses.svg` in a folder: numbers of images by class, and the loss of each epoch."""
     folder.mkdir(parents=True, exist_ok=True)

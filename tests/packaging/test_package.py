@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 import sysconfig
 import tarfile
 import threading
-import venv
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,35 +15,19 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.wheel import ROOT, build, install, run
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the source distribution, and the wheel that was built from it."""
-    folder = tmp_path_factory.mktemp("dist")
-    done = run(sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT), cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return build(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
 def program(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`expunge` of a clean environment with the wheel, which sees the packages installed here but not this tree."""
-    folder = tmp_path_factory.mktemp("clean")
-    venv.create(folder, with_pip=False, symlinks=True)
-    (wheel,) = built.glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
-    done = run(*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel), cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    site = next(folder.glob("lib/python*/site-packages"))
-    (site / "packages-of-the-tests.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    return folder / "bin" / "expunge"
-
-
-def run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
-    return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=280, check=False)
+    """`expunge` of a clean environment with the wheel."""
+    return install(built, tmp_path_factory.mktemp("clean"))
 
 
 def test_the_wheel_holds_the_packages_and_what_they_show(built: Path) -> None:

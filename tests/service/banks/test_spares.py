@@ -213,5 +213,5 @@ def test_the_command_says_the_price_and_trains_them(tiny_context: Context, tmp_p
     said = CliRunner().invoke(app, ["references", "build", person])
     assert said.exit_code == 0, said.output
     assert f"{POLICY.n_models + 1} models to train" in said.output
-    assert "spares, one for each block: 1 models" in said.output
+    assert "spares: one for each of 1 blocks" in said.output
     assert spares.count(tiny_context) == 1

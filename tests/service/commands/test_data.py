@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 from rich.console import Console
+from sqlalchemy import update
+from sqlmodel import select
 from typer.testing import CliRunner
 
 from service.cli import app
 from service.commands import data
+from service.store.engine import session
+from service.store.tables import ErasureRequest
 from tests.service import tiny
 from tests.service.versions import picture
 
@@ -27,6 +31,20 @@ def check(tiny_context, monkeypatch):
 
 def test_a_folder_of_nothing_else_has_nothing_to_tell(check):
     assert "no row names" not in check(terminal=True)
+
+
+def test_whoever_waits_for_erasure_breaks_no_rule(tiny_context, check):
+    """Their images are in the folder until the erasure destroys them; only afterwards must they not come back."""
+    person = tiny.people(tiny_context)[0]
+    tiny.file(tiny_context, person)
+    assert "every rule holds" in check(terminal=False)
+    with session(tiny_context.engine) as s:
+        (request,) = s.exec(select(ErasureRequest))
+        s.exec(update(ErasureRequest).where(ErasureRequest.id == request.id).values(state="completed"))
+        s.commit()
+    result = CliRunner().invoke(app, ["data", "check"])
+    assert result.exit_code == 1
+    assert "This person was erased and must not come back" in result.output
 
 
 def test_what_macos_left_is_counted_and_not_named(tiny_context, check):

@@ -1,0 +1,381 @@
+"""`expunge prepare`: which parts are worth their price, who is tuned on, and the ladder that the results recommend.
+
+All prices are in *trainings*: processor time of one training by the recipe. Whether a part is done is decided by what
+it costs at most, whether or not some of it is there already, so that a command that was stopped decides the same when
+it is given again.
+
+**What an erasure costs by a ladder.** A run of a method costs a share c of a training. With probability r the gate
+rejects it, and the next rung is tried; the last rung, exact retraining, costs 1. So rungs of costs c₁, c₂, … cost
+c₁ + r₁ (c₂ + r₂ (… + 1)) an erasure. Whatever the rest of a ladder costs, R, a method before it is worth its place
+where c + r R < R, that is c / (1 − r) < R; so the cheapest ladder has the methods with c / (1 − r) < 1, in that order.
+Both numbers are the means over the probe subjects of the method's qualification. To c comes the upkeep of what a method
+reads: oracles, which have to be trained again when too many subjects are gone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import col, select
+
+from audit.policy import RETRAIN, Policy
+from audit.qualification import Bars
+from service.banks.oracles import n_wanted
+from service.banks.qualifications import count_subjects, find_valid, has_failed, note_tuned, read_record
+from service.context import Context
+from service.errors import InvalidInputError
+from service.store.engine import reading
+from service.store.tables import Qualification, TunedSubject
+from service.studies import lots, tuning
+from service.training.data import asked_to_go, images_in_service, recipe_of
+from service.training.spec import open_images
+from unlearning import files
+from unlearning.methods import settings_for, tuned_record
+from unlearning.recipes import Recipe
+
+N_TUNING, N_TRIALS, N_TUNING_MODELS = 3, 8, 16
+"""Subjects tuned on, each a forget set of its own; settings tried; runs of a trial on each subject."""
+REFERENCES, TUNE, QUALIFY = PARTS = ("references", "tune", "qualify")
+SUFFIX = "-recommended"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked.
+
+    Attributes:
+        methods: candidates; none: the approximate ones of the policy's ladder, where they can pay.
+        n_probes, n_models: of the qualification, see `service.studies.lots.Asked`.
+        n_trials: settings tried for each method.
+        most_trainings: what everything together may cost.
+        without: parts to leave out.
+
+    Raises:
+        MethodError: an unknown method, or one without anything to tune.
+        InvalidInputError: an exact method, or a number out of range.
+    """
+
+    policy: Policy
+    methods: tuple[str, ...] = ()
+    n_probes: int = lots.N_PROBES
+    n_models: int = lots.N_MODELS
+    n_trials: int = N_TRIALS
+    most_trainings: int | None = None
+    without: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(self.without - set(PARTS)):
+            raise InvalidInputError(f"Expected parts among {', '.join(PARTS)} to leave out, got {', '.join(unknown)}.")
+        if self.most_trainings is not None and self.most_trainings < 1:
+            raise InvalidInputError(f"Expected at least 1 training to pay for, got {self.most_trainings}.")
+        if self.candidates:
+            _ = self.qualification(self.candidates)
+            if self.tunes:
+                for method in self.candidates:
+                    _ = self.search(method, (("somebody",),))
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The methods in question."""
+        return self.methods or self.policy.ladder[:-1]
+
+    @property
+    def tunes(self) -> bool:
+        """Whether settings may be searched: only a qualification uses them."""
+        return bool(self.candidates) and self.policy.qualification and not {TUNE, QUALIFY} & self.without
+
+    @property
+    def n_tuning_models(self) -> int:
+        """Runs of a trial on each subject."""
+        return min(N_TUNING_MODELS, self.n_models)
+
+    def qualification(self, methods: Sequence[str]) -> lots.Asked:
+        """What `expunge qualify` is asked."""
+        return lots.Asked(
+            tuple(methods), self.policy, n_probes=self.n_probes, n_references=self.n_models, n_runs=self.n_models
+        )
+
+    def search(self, method: str, forget_sets: tuple[tuple[str, ...], ...]) -> tuning.Search:
+        """What `expunge tune` is asked."""
+        n = self.n_tuning_models
+        return tuning.Search(method, forget_sets, n_trials=self.n_trials, n_models=n, n_confirm=n)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What prices depend on.
+
+    Attributes:
+        n_subjects: of the training split whose erasure does not wait.
+        n_references: references and originals of all blocks.
+        n_blocks: banks of references.
+        oracles: of each block or subject, by the method that reads them.
+    """
+
+    n_subjects: int
+    n_references: int
+    n_blocks: int
+    oracles: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def n_tuning(self) -> int:
+        """Subjects tuned on: enough have to be left for a lot."""
+        return max(0, min(N_TUNING, self.n_subjects - lots.FEWEST_PROBES))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done, and what it costs at most.
+
+    Attributes:
+        references: trainings for them; 0 if they are left out.
+        methods: that are qualified.
+        tuned: those of them whose settings are searched first.
+        searches, qualifications: trainings' worth of all of them together, at most.
+        reasons: sentences on what is left out.
+    """
+
+    references: int
+    methods: tuple[str, ...]
+    tuned: tuple[str, ...]
+    searches: float
+    qualifications: float
+    reasons: tuple[str, ...]
+
+
+def decide(asked: Asked, facts: Facts) -> Plan:
+    """Which parts are done. A part that does not fit into `most_trainings` is left out whole."""
+    left = math.inf if asked.most_trainings is None else asked.most_trainings - 1.0  # one is the production model's
+    reasons = []
+    references = facts.n_references
+    if REFERENCES in asked.without:
+        references = 0
+        reasons.append("References are left out: the first request for each block waits for them.")
+    elif references > left:
+        reasons.append(
+            f"References are left out: they cost {references} trainings, and {asked.most_trainings} were allowed for "
+            "everything. The first request for each block waits for them."
+        )
+        references = 0
+    methods, why = _methods(asked, facts, left - references)
+    tuned = () if TUNE in asked.without else methods
+    reasons += [why] if why else []
+    return Plan(
+        references, methods, tuned, search_price(asked, facts, tuned), qualification_price(asked, facts, methods),
+        tuple(reasons),
+    )  # fmt: skip
+
+
+def _methods(asked: Asked, facts: Facts, left: float) -> tuple[tuple[str, ...], str]:
+    """The methods that are tuned and qualified, and why others are not."""
+    if why := _why_none(asked, facts):
+        return (), why
+    candidates = asked.candidates
+    for n in range(len(candidates), 0, -1):
+        if methods_price(asked, facts, candidates[:n]) <= left:
+            rest = ", ".join(candidates[n:])
+            why = f"Left out, because they do not fit into {asked.most_trainings} trainings: {rest}." if rest else ""
+            return candidates[:n], why
+    cheapest = methods_price(asked, facts, candidates[:1])
+    return (), (
+        f"No method is qualified: {candidates[0]} alone costs up to {cheapest:.0f} trainings, and of the "
+        f"{asked.most_trainings} allowed for everything {max(0.0, left):.0f} are left."
+    )
+
+
+def _why_none(asked: Asked, facts: Facts) -> str:
+    """Why no method is tuned and qualified, whatever may be spent; empty: some can be."""
+    candidates, policy = asked.candidates, asked.policy
+    named = ", ".join(candidates)
+    if not candidates:
+        return f"No method is qualified: the ladder of the policy {policy.name} has none, and none was named."
+    if QUALIFY in asked.without:
+        return f"Qualification is left out, and with it tuning, which nothing else here uses: {named}."
+    if not policy.qualification:
+        return (
+            f"No method is qualified: the policy {policy.name} draws {policy.n_models} runs of a method for each "
+            "request instead, which costs more than the one training of exact retraining."
+        )
+    if facts.n_subjects < lots.FEWEST_PROBES + (TUNE not in asked.without):
+        return (
+            f"No method is qualified: with {facts.n_subjects} subjects to train on, too few are left for a lot of "
+            "probe subjects."
+        )
+    price = methods_price(asked, facts, candidates)
+    if not asked.methods and price >= facts.n_subjects:
+        return (
+            f"No method is qualified: to tune and qualify {named} costs up to {price:.0f} trainings. An erasure by "
+            f"exact retraining costs 1, and there are {facts.n_subjects} subjects: even if all of them were erased one "
+            "by one, it would not pay. Name the methods to have them qualified all the same."
+        )
+    return ""
+
+
+def methods_price(asked: Asked, facts: Facts, methods: Sequence[str]) -> float:
+    """Trainings' worth of tuning and qualifying methods, at most."""
+    tuned = () if TUNE in asked.without else methods
+    return search_price(asked, facts, tuned) + qualification_price(asked, facts, methods)
+
+
+def search_price(asked: Asked, facts: Facts, methods: Sequence[str]) -> float:
+    """Trainings' worth of the searches: references shared, two originals and all trials of each, and oracles."""
+    if not methods:
+        return 0.0
+    n, people = asked.n_tuning_models, facts.n_tuning
+    runs = (asked.n_trials + 1) * n * people * asked.policy.cost_share_max
+    oracles = max((facts.oracles.get(method, 0) for method in methods), default=0)
+    return people * (2 * n + oracles) + len(methods) * (2 + runs)
+
+
+def qualification_price(asked: Asked, facts: Facts, methods: Sequence[str]) -> float:
+    """Trainings' worth of the qualifications: `service.studies.lots.Asked.most_trainings`, and oracles."""
+    if not methods:
+        return 0.0
+    oracles = max((facts.oracles.get(method, 0) for method in methods), default=0)
+    return asked.qualification(methods).most_trainings + asked.n_probes * oracles
+
+
+def oracles_of(context: Context, methods: Sequence[str]) -> dict[str, int]:
+    """Oracles that each method reads, with the settings in force."""
+    recipe, tuned = recipe_of(context), context.settings.tuned
+    return {method: n_wanted({method: settings_for(method, recipe, tuned).to_dict()}) for method in methods}
+
+
+def tuned_file(context: Context) -> Path:
+    """Where settings that are found are kept."""
+    return context.settings.tuned or context.settings.home / "tuned.json"
+
+
+def is_tuned_here(context: Context, method: str) -> bool:
+    """Whether settings for the recipe were found on this home's subjects, and not only on public data."""
+    recipe, file = recipe_of(context), tuned_file(context)
+    found = tuned_record(method, recipe, file if file.exists() else context.settings.tuned)
+    if found is None or "people" in found["record"]:  # nobody, or subjects of public data
+        return False
+    with reading(context.engine) as s:
+        return bool(_noted(s.exec(select(TunedSubject)), recipe, (method,)))
+
+
+def tuning_people(context: Context, methods: Sequence[str], n: int) -> list[str]:
+    """Whom the methods are tuned on: those who were before, else drawn by lot; noted, so that no lot draws them."""
+    recipe = recipe_of(context)
+    images = images_in_service(context, recipe)
+    faces = open_images(images)
+    present = sorted(set(faces.train_subjects()) - asked_to_go(context, faces))
+    with reading(context.engine) as s:
+        tags = _noted(s.exec(select(TunedSubject).order_by(col(TunedSubject.tag))), recipe, methods)
+    by_tag = {context.keyring.block_hash(person): person for person in present}
+    people = [by_tag[tag] for tag in tags if tag in by_tag][:n]
+    if not people:
+        tagged = [(person, tag) for tag, person in by_tag.items()]
+        people = lots.draw_lot(tagged, f"tuning {images.manifest_digest}", 0, n)
+    for method in methods:
+        note_tuned(context, method, recipe, people)
+    return people
+
+
+def _noted(rows: Any, recipe: Recipe, methods: Sequence[str]) -> list[str]:
+    """Tags of whom methods were tuned on, each once."""
+    tags = (row.tag for row in rows if row.recipe_digest == recipe.digest and row.method in methods)
+    return list(dict.fromkeys(tags))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a valid qualification found of a method; means over the probe subjects.
+
+    Attributes:
+        cost_share: of a run, in trainings.
+        rejected_share: of its runs, by the gate.
+        upkeep: of its oracles, in trainings an erasure.
+    """
+
+    method: str
+    cost_share: float
+    rejected_share: float
+    upkeep: float = 0.0
+
+    @property
+    def worth(self) -> float:
+        """Trainings at which it just pays: c / (1 − r)."""
+        passed = 1.0 - self.rejected_share
+        return (self.cost_share + self.upkeep) / passed if passed > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A ladder, and what an erasure by it costs, in trainings."""
+
+    ladder: tuple[str, ...]
+    trainings: float
+
+
+def recommend(measured: Sequence[Measured]) -> Recommendation:
+    """The cheapest ladder."""
+    worth_it = sorted((each for each in measured if each.worth < 1.0), key=lambda each: (each.worth, each.method))
+    trainings = 1.0
+    for each in reversed(worth_it):
+        trainings = each.cost_share + each.upkeep + each.rejected_share * trainings
+    return Recommendation((*(each.method for each in worth_it), RETRAIN), trainings)
+
+
+def standing(context: Context, asked: Asked, facts: Facts, method: str) -> Measured | str | None:
+    """What is known of a method: figures of its valid qualification, why it failed, or none: it is to be qualified."""
+    recipe, bars = recipe_of(context), Bars.of(asked.policy)
+    options = settings_for(method, recipe, context.settings.tuned).to_dict()
+    found = find_valid(
+        context, method=method, options=options, recipe=recipe, n_subjects_now=count_subjects(context), bars=bars
+    )
+    if isinstance(found, str):
+        return found if has_failed(context, method=method, options=options, recipe=recipe, bars=bars) else None
+    with reading(context.engine) as s:
+        predicate = read_record(context, s, s.get_one(Qualification, found.id)) or {"probes": ()}
+    figures = [probe["figures"] for probe in predicate["probes"]]
+    return Measured(
+        method,
+        cost_share=_mean([each["cost_share"] for each in figures]),
+        rejected_share=_mean([each["rejected"]["share"]["value"] for each in figures]),
+        upkeep=upkeep(asked.policy, facts, facts.oracles.get(method, 0)),
+    )
+
+
+def to_tune(context: Context, asked: Asked, facts: Facts, plan: Plan) -> list[str]:
+    """Methods whose settings are still to be searched: not those that are qualified as they are."""
+    return [
+        method for method in plan.tuned
+        if not is_tuned_here(context, method) and not isinstance(standing(context, asked, facts, method), Measured)
+    ]  # fmt: skip
+
+
+def to_qualify(context: Context, asked: Asked, facts: Facts, plan: Plan) -> list[str]:
+    """Methods that have no result with the settings in force; of one that is tuned first, with those it will have."""
+    tuned_first = to_tune(context, asked, facts, plan)
+    return [
+        method for method in plan.methods if method in tuned_first or standing(context, asked, facts, method) is None
+    ]  # fmt: skip
+
+
+def upkeep(policy: Policy, facts: Facts, n_oracles: int) -> float:
+    """Trainings an erasure for oracles of all blocks, trained anew whenever the policy's share of subjects is gone."""
+    return facts.n_blocks * n_oracles / max(1, math.floor(policy.staleness_max * facts.n_subjects))
+
+
+def policy_of(policy: Policy, ladder: tuple[str, ...]) -> Policy:
+    """The policy with another ladder, under a name of its own."""
+    return replace(policy, name=policy.name.removesuffix(SUFFIX) + SUFFIX, ladder=ladder)
+
+
+def write_policy(context: Context, policy: Policy) -> Path:
+    """The policy as a file that `EXPUNGE_POLICY` can name."""
+    file = context.settings.home / "recommended-policy.json"
+    files.overwrite(file, (json.dumps(policy.to_dict(), indent=2) + "\n").encode(), mode=0o666)
+    return file
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,59 @@
+"""`expunge` that notes what it has done and can kill itself, for the test of `expunge prepare`.
+
+Run as a program with a file to note in, the event after which to end, and the words of the command. Events are counted
+from 1 in this process: `model 1` (weights are registered), `row 5` (a model is in a bank), `trial 1` (of a search),
+`lot 1`, `result 1`. It is killed by SIGKILL before anything that follows the event.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from service.banks import qualifications
+from service.banks.store import BankStore
+from service.cli import main
+from service.models import registry
+from service.studies import lots
+
+
+def watch(owner: Any, name: str, event: str, describe: Callable[..., str], told: Callable[[str, str], None]) -> None:
+    """Call the real function, then tell what it did."""
+    real = getattr(owner, name)
+
+    def observed(*args: Any, **options: Any) -> Any:
+        done = real(*args, **options)
+        told(event, describe(*args))
+        return done
+
+    setattr(owner, name, observed)
+
+
+def run(notes: Path, end: str, words: list[str]) -> None:
+    counts: Counter[str] = Counter()
+
+    def told(event: str, what: str) -> None:
+        counts[event] += 1
+        with notes.open("a") as file:
+            file.write(f"{event} {what}\n")
+        if f"{event} {counts[event]}" == end:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    watch(registry, "add", "model", lambda *args: "added", told)
+    watch(BankStore, "add", "row", lambda store, key, row: f"{store.folder.name} {key.digest} {row.seed}", told)
+    watch(optuna.Study, "optimize", "trial", lambda study, _: f"of {len(study.trials)}", told)
+    watch(lots, "draw_lot", "lot", lambda _, data, number, n: f"{data[:6]} {number}", told)
+    watch(qualifications, "sign_record", "result", lambda _, s, row, record: row.method, told)
+    sys.argv = ["expunge", *words]
+    main()
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
