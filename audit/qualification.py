@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from audit.checks import SETS, Check, Verdict, verdict_of
 from audit.errors import BankError, OptionError, in_range
@@ -29,10 +28,9 @@ from audit.figures import beside, beside_percent
 from audit.policy import Policy
 from audit.statistics.distances import detect
 from audit.statistics.forgetting import forgetting_ratio
-from audit.statistics.gate import gate
-from audit.statistics.intervals import CONFIDENCE, Interval, as_accuracies, clopper_pearson
+from audit.statistics.intervals import CONFIDENCE, Interval, as_accuracies
 from audit.statistics.margins import Array
-from audit.statistics.spread import tail_mean
+from audit.statistics.runs import UNKNOWN, Rejected, learned, rejected_runs, view_figures, view_shifts
 from audit.statistics.utility import utility
 
 FEWEST_MODELS = 8
@@ -45,9 +43,6 @@ One half, although the gate rejects an exact retrain with probability 5 %: a run
 rung of the ladder, not a false certificate. The bar asks only that trying the method is worth its price. Whether the
 method forgets is asked by F / F_null, over all runs together.
 """
-
-
-_UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,7 @@ class Bars:
     forgetting_ratio_min: float
     cost_share_max: float
     rejected_share_max: float = REJECTED_SHARE_MAX
+    view_ratio_min: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():
@@ -71,7 +67,10 @@ class Bars:
     @classmethod
     def of(cls, policy: Policy) -> Bars:
         """The policy's bars of a method."""
-        return cls(policy.retain_ratio_min, policy.test_ratio_min, policy.forgetting_ratio_min, policy.cost_share_max)
+        return cls(
+            policy.retain_ratio_min, policy.test_ratio_min, policy.forgetting_ratio_min, policy.cost_share_max,
+            view_ratio_min=policy.view_ratio_min,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, float]:
         """By name."""
@@ -81,6 +80,7 @@ class Bars:
             "forgetting_ratio_min": self.forgetting_ratio_min,
             "cost_share_max": self.cost_share_max,
             "rejected_share_max": self.rejected_share_max,
+            "view_ratio_min": self.view_ratio_min,
         }
 
     def as_strict_as(self, others: Bars) -> bool:
@@ -142,22 +142,6 @@ class ProbeEvidence:
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """Runs that the gate rejects, each judged by all references of the probe subject."""
-
-    share: Interval
-    """With its exact binomial interval (Clopper & Pearson 1934) over runs; NaN where the gate cannot judge."""
-    n_rejected: int
-    n_too_high: int
-    """T too high: too little forgotten. A run may be rejected on several sides."""
-    n_too_low: int
-    """T too low: pushed below what a model without the subject gets."""
-    n_mean_rank: int
-    """By the mean rank over all margins."""
-    n_runs: int
-
-
-@dataclass(frozen=True)
 class ProbeFigures:
     """Everything measured of a method on one probe subject."""
 
@@ -173,6 +157,12 @@ class ProbeFigures:
     view_shifts: tuple[float, ...]
     """Of each view, mean margin of the runs less that of the references, in the references' standard deviations over
     models; NaN where these do not vary."""
+    view_ratios: tuple[float, ...]
+    """F / F_null of each view; NaN as above."""
+    view_detection_p: tuple[float, ...]
+    """As `detection_p`, of each view. No bar: the worst of ten is below .05 more often than one in twenty."""
+    smallest_view_ratio: float
+    """F / F_null in the worst view; NaN if it is of any."""
     largest_view_shift: float
     """The one furthest from 0, with its sign; it has no bar."""
     retain_ratio: Interval
@@ -240,12 +230,13 @@ def judge_probe(evidence: ProbeEvidence, bars: Bars, *, seed: int | np.random.Se
         seed: of the halves, permutations and bootstrap samples.
     """
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    of_forgetting, of_detection, of_retain, of_test = root.spawn(4)
+    of_forgetting, of_detection, of_retain, of_test, of_views = root.spawn(5)
     runs, references = evidence.runs[:, 0], evidence.references[:, 0]
     forgetting = forgetting_ratio(
         runs, references, seed=of_forgetting, n_pairs=int(np.clip(2500 // runs.shape[1], 20, 100))
     )
     shifts = view_shifts(evidence.runs, evidence.references)
+    ratios, view_p = view_figures(evidence.runs, evidence.references, of_views)
     figures = ProbeFigures(
         forgetting_ratio=forgetting.ratio,
         n_models_a_side=forgetting.n_models_a_side,
@@ -253,6 +244,9 @@ def judge_probe(evidence: ProbeEvidence, bars: Bars, *, seed: int | np.random.Se
         rejected=rejected_runs(evidence.runs, evidence.references),
         learned=None if evidence.originals is None else learned(evidence.references, evidence.originals),
         view_shifts=shifts,
+        view_ratios=ratios,
+        view_detection_p=view_p,
+        smallest_view_ratio=float(np.min(ratios)),
         largest_view_shift=max(shifts, key=lambda shift: -1.0 if math.isnan(shift) else abs(shift)),
         retain_ratio=_ratio(evidence.retain_accuracy_runs, evidence.retain_accuracy_references, of_retain),
         test_ratio=_ratio(evidence.test_accuracy_runs, evidence.test_accuracy_references, of_test),
@@ -264,6 +258,7 @@ def judge_probe(evidence: ProbeEvidence, bars: Bars, *, seed: int | np.random.Se
     )
     checks = (
         _forgetting_check(figures, bars.forgetting_ratio_min),
+        *([_views_check(figures, bars.view_ratio_min)] if bars.view_ratio_min else []),
         _rejected_check(figures.rejected, bars.rejected_share_max),
         _utility_check("retain", figures.retain_ratio, bars.retain_ratio_min),
         _utility_check("test", figures.test_ratio, bars.test_ratio_min),
@@ -308,62 +303,10 @@ def share_of_subjects(n_probes: int, *, confidence: float = CONFIDENCE) -> float
     return float((1 - confidence) ** (1 / n_probes))
 
 
-def rejected_runs(runs: ArrayLike, references: ArrayLike) -> Rejected:
-    """How many of the runs `(n_runs, n_views, n_images)` the gate rejects by references `(n_models, …)`."""
-    mine = np.asarray(runs, dtype=np.float64)
-    if not _vary(references):
-        return Rejected(_UNKNOWN, 0, 0, 0, 0, len(mine))
-    judged = [gate(run, references) for run in mine]
-    n, k = len(judged), sum(not each.passed for each in judged)
-    low, high = clopper_pearson(k, n, alpha=1 - CONFIDENCE)
-    return Rejected(
-        share=Interval(k / n, float(low), float(high)),
-        n_rejected=k,
-        n_too_high=sum(each.p_value < each.alpha_upper for each in judged),
-        n_too_low=sum(each.p_over < each.alpha_lower for each in judged),
-        n_mean_rank=sum(each.mean_rank_p < each.alpha_rank for each in judged),
-        n_runs=n,
-    )
-
-
-def view_shifts(runs: ArrayLike, references: ArrayLike) -> tuple[float, ...]:
-    """How far the runs' mean margin lies above the references', of each view in the references' standard deviations."""
-    mine, theirs = (np.asarray(bank, dtype=np.float64).mean(axis=2) for bank in (runs, references))  # (n, n_views)
-    spread = theirs.std(axis=0, ddof=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shifts = (mine.mean(axis=0) - theirs.mean(axis=0)) / spread
-    return tuple(float(shift) if math.isfinite(shift) else math.nan for shift in shifts)
-
-
-def learned(references: ArrayLike, originals: ArrayLike) -> Interval:
-    """d′: how far T of the originals lies above that of the references, in the references' standard deviations.
-
-    With several originals it is the gate's (Glass's Δ). With one, the spread of originals is taken to be that of the
-    references: the estimate's variance is then 1 + 1/N + d²/(2(N − 1)), and the interval is wide. NaN where the
-    references have no spread.
-    """
-    out, known = np.asarray(references, dtype=np.float64), np.asarray(originals, dtype=np.float64)
-    if not _vary(out):
-        return _UNKNOWN
-    if len(known) > 1 and _vary(known):
-        found = gate(known[0], out, originals=known).learned
-        return _UNKNOWN if found is None else found
-    n, of_out = len(out), tail_mean(out)
-    d = float((tail_mean(known).mean() - of_out.mean()) / of_out.std(ddof=1))
-    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(1 + 1 / n + d * d / (2 * (n - 1)))
-    return Interval(d, d - half, d + half)
-
-
-def _vary(bank: ArrayLike) -> bool:
-    """Whether T differs over the models by more than rounding; else nothing can be told from them."""
-    statistics = tail_mean(bank)
-    return float(np.ptp(statistics)) > 1e-9 * max(1.0, float(np.abs(statistics).max()))
-
-
 def _ratio(runs: Array, references: Array, seed: np.random.SeedSequence) -> Interval:
     mean = float(runs.mean())  # of no one model: only the banks are compared
     ratio = utility(references, runs, mean, mean, seed=seed).ratio
-    return _UNKNOWN if ratio is None else ratio
+    return UNKNOWN if ratio is None else ratio
 
 
 def _forgetting_check(figures: ProbeFigures, bar: float) -> Check:
@@ -379,6 +322,19 @@ def _forgetting_check(figures: ProbeFigures, bar: float) -> Check:
         f"bar is {bar_text}."
     )
     return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
+
+
+def _views_check(figures: ProbeFigures, bar: float) -> Check:
+    name, value = "view_ratio", figures.smallest_view_ratio
+    if math.isnan(value):
+        sentence = "In some view of the images F / F_null is undetermined; draw more references and runs."
+        return Check(name, None, bar, None, sentence)
+    shown, bar_text = beside(value, bar, digits=2)
+    sentence = (
+        f"In the worst of {len(figures.view_ratios)} views of the images forgetting quality is {shown} times that of "
+        f"perfect forgetting; the bar is {bar_text}."
+    )
+    return Check(name, value, bar, value >= bar, sentence)
 
 
 def _rejected_check(rejected: Rejected, bar: float) -> Check:

@@ -105,22 +105,35 @@ def _show(result: Result, file: Path) -> None:
 
     found = result.qualification
     table = Table(
-        "probe", "d′", "F/F_null", "p", "gate", "shift", "retain", "test", "cost", "pass", title=result.lot.method
+        "probe",
+        "d′",
+        "F/F_null",
+        "worst view",
+        "p",
+        "gate",
+        "shift",
+        "retain",
+        "test",
+        "cost",
+        "pass",
+        title=result.lot.method,
     )
     for place, probe in enumerate(found.probes, 1):
         figures, passed = probe.figures, "yes" if probe.passed else "no"
         if figures is None:
-            table.add_row(str(place), *["–"] * 8, "no")
+            table.add_row(str(place), *["–"] * 9, "no")
             continue
         learned = "–" if figures.learned is None else number(figures.learned.value, digits=1)
         table.add_row(
-            str(place), learned, number(figures.forgetting_ratio.value, digits=2), number(figures.detection_p),
+            str(place), learned, number(figures.forgetting_ratio.value, digits=2),
+            number(figures.smallest_view_ratio, digits=2), number(figures.detection_p),
             _percent(figures.rejected.share.value), number(figures.largest_view_shift, digits=1),
             number(figures.retain_ratio.value), number(figures.test_ratio.value), _percent(figures.cost_share), passed,
         )  # fmt: skip
     console.print(table)
     _say(
-        "d′: how much had been learned; p: of telling runs from retrained models; gate: runs that it rejects; shift: "
+        "d′: how much had been learned; worst view: F/F_null there; p: of telling runs from retrained models; gate: "
+        "runs that it rejects; shift: "
         "the largest of a view, in standard deviations of retrained models; cost: a run's share of a training."
     )
     for reason in found.reasons:

@@ -30,12 +30,11 @@ from audit.qualification import (
     conclude,
     diverged,
     judge_probe,
-    learned,
-    rejected_runs,
     share_of_subjects,
-    view_shifts,
 )
+from audit.statistics.forgetting import forgetting_ratio
 from audit.statistics.gate import gate
+from audit.statistics.runs import learned, rejected_runs, view_shifts
 from audit.statistics.spread import tail_mean
 
 BARS = Bars.of(PRESETS["standard"])
@@ -156,6 +155,38 @@ def test_shifts_of_views_are_those_of_loops() -> None:
     assert of_probe.figures is not None
     assert of_probe.figures.largest_view_shift == max(of_probe.figures.view_shifts, key=abs)
     assert of_probe.figures.view_shifts.index(of_probe.figures.largest_view_shift) == 2
+
+
+def test_each_view_has_its_own_figures_and_the_worst_one_a_bar() -> None:
+    """A method that forgot the images as they are and still knows them in one other view."""
+    rng = np.random.default_rng(6)
+    references, runs = bank(rng, 24), bank(rng, 24)
+    knows = runs.copy()
+    knows[:, 3] += 6.0
+    forgot, known = (
+        judge_probe(evidence(rng, references=references, runs=each), BARS, seed=0) for each in (runs, knows)
+    )
+    assert forgot.figures is not None
+    assert known.figures is not None
+    assert len(known.figures.view_ratios) == len(known.figures.view_detection_p) == SHAPE[0]
+    assert known.figures.smallest_view_ratio == min(known.figures.view_ratios) == known.figures.view_ratios[3]
+    assert known.figures.view_ratios[:3] == forgot.figures.view_ratios[:3]
+    assert known.figures.view_detection_p[3] < 0.01
+    checks = {check.name: check for check in known.checks}
+    assert checks["view_ratio"].passed is False
+    assert checks["view_ratio"].sentence.startswith("In the worst of 4 views of the images forgetting quality is ")
+    assert checks["forgetting_ratio"].passed is True
+    assert {check.name: check.passed for check in forgot.checks}["view_ratio"] is True
+    twin = [forgetting_ratio(runs[:, v], references[:, v], seed=v, n_pairs=100).ratio.value for v in range(SHAPE[0])]
+    assert forgot.figures.view_ratios == pytest.approx(twin, abs=0.15)  # other halves
+
+
+def test_without_a_bar_views_are_reported_only() -> None:
+    rng = np.random.default_rng(7)
+    probe = judge_probe(evidence(rng), replace(BARS, view_ratio_min=0.0), seed=0)
+    assert "view_ratio" not in {check.name for check in probe.checks}
+    assert probe.figures is not None
+    assert probe.figures.smallest_view_ratio > 0
 
 
 def test_what_was_learned_is_told_from_one_original_or_from_several() -> None:
