@@ -55,7 +55,7 @@ class Settings(BaseSettings):
 
     policy: str = Field(
         "standard",
-        description="Audit policy: standard, strict, competition, or the path of a policy JSON file.",
+        description="Audit policy: standard, strict, competition, spare, catch_up, or the path of a policy JSON file.",
     )
     recipe: str = Field(
         "att_small",
