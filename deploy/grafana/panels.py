@@ -137,6 +137,24 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
             decimals=2,
         ),
         Panel(
+            "Qualification",
+            "Time until the qualification of a method of the ladder ends; red: the newest one failed. See "
+            "QualificationExpiring and QualificationFailed.",
+            "s",
+            {
+                "{{method}}": 'max by (method) (expunge_qualification_expires_timestamp_seconds{job=~"$job"}) - time()',
+                "{{method}} failed": 'max by (method) (expunge_qualification_passed{job=~"$job"} == 0)',
+            },
+        ),
+        Panel(
+            "Trainings",
+            "What erasures caused in the last day, in trainings, by purpose: candidates, runs of methods, references "
+            "and oracles that were not there.",
+            "none",
+            {"{{purpose}}": 'sum by (purpose) (increase(expunge_trainings_total{job=~"$job"}[1d]))'},
+            decimals=1,
+        ),
+        Panel(
             "Utility",
             "Accuracy of the candidate as a share of retrained models', on the retain set and on held-out subjects.",
             "percentunit",

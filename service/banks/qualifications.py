@@ -258,6 +258,16 @@ def forget_probes(s: Session, tags: Collection[str]) -> int:
     return n_gone
 
 
+def count_probes(s: Session, tags: Collection[str]) -> int:
+    """How many probes and entries of `forget_probes` there are still of some subjects."""
+    asked = set(tags)
+    n = sum(probe["tag"] in asked for row in s.exec(select(Qualification)) for probe in row.probes)
+    for start in range(0, len(ordered := sorted(asked)), 500):
+        named = col(TunedSubject.tag).in_(ordered[start : start + 500])
+        n += s.exec(select(func.count()).select_from(TunedSubject).where(named)).one()
+    return n
+
+
 def note_tuned(context: Context, method: str, recipe: Recipe, people: Collection[str]) -> None:
     """Remember whom a method's settings are tuned on, so that no lot draws them.
 

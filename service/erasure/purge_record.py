@@ -20,6 +20,7 @@ from typing import Any
 
 from service.banks import build, oracles
 from service.banks.file_format import IN
+from service.banks.qualifications import count_probes
 from service.context import Context
 from service.erasure.references import bank_plan, oracle_bank_plan
 from service.erasure.workspace import Workspace
@@ -36,6 +37,7 @@ REFERENCES, ORACLES, ORIGINALS = "reference columns", "oracle columns", "origina
 _KINDS = {oracles.STATISTIC: ORACLES, IN: ORIGINALS}
 """Kind of a bank's columns by its statistic; those of other banks are reference columns."""
 VERSIONS, SPARES = "older model versions", "spare models"
+PROBES = "probe subjects of qualifications"
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,9 @@ def finish(work: Workspace, record: PurgeRecord, *, n_unnamed: int, data_digest_
     for kind, name in ((VERSIONS, "versions"), (SPARES, "spares")):
         digests = {digest for holding in record.held.values() for digest in getattr(holding, name)}
         left[kind] = sum(not _is_destroyed(context, digest) for digest in digests)
+    with reading(context.engine) as s:
+        tags = [context.keyring.block_hash(request.user_id or "") for request in requests_of(s, work.run_id)]
+        left[PROBES] = count_probes(s, tags)
     if still := ", ".join(f"{count} {kind}" for kind, count in left.items() if count):
         raise RunStoppedError(
             f"Expected everything to be gone after the purge, found {still}. See whether the home can be written to "

@@ -13,6 +13,7 @@ import pytest
 from audit.proof.certificate import verify
 from service.banks import replica
 from service.banks.build import build_bank
+from service.banks.qualifications import note_tuned
 from service.banks.store import BankStore
 from service.erasure import completion, purge_record
 from service.erasure.pipeline import abandon
@@ -26,6 +27,7 @@ from service.requests.intake import LEGAL_HOLD
 from service.requests.runs import advance, workflow_id
 from service.requests.schemas import Decision, Filing, Rejection
 from service.store.engine import session
+from service.training import data
 from service.worker import claim
 from tests.service import tiny
 from tests.service.versions import add_version
@@ -311,7 +313,13 @@ def test_columns_of_every_bank_are_counted(tiny_context, pair, run_id):
     assert not of_a_comparison.count_columns([tiny_context.keyring.block_hash(pair[0])])
 
 
-@pytest.mark.parametrize("what", ["image files", "copies of image files", "older model versions", "reference columns"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "image files", "copies of image files", "older model versions", "reference columns",
+        "probe subjects of qualifications",
+    ],
+)  # fmt: skip
 def test_nothing_is_certified_as_destroyed_that_is_there_again(tiny_context, pair, run_id, monkeypatch, what):
     """Somebody restores from a backup while the purge goes on."""
     settings = tiny_context.settings
@@ -329,6 +337,8 @@ def test_nothing_is_certified_as_destroyed_that_is_there_again(tiny_context, pai
             copy.write_bytes(image)
         elif what == "older model versions":
             weights.write_bytes(content)
+        elif what == "probe subjects of qualifications":
+            note_tuned(tiny_context, "remix", data.recipe_of(tiny_context), [pair[0]])
         else:
             monkeypatch.setattr(BankStore, "count_columns", lambda *_: {columns: 3})
 
