@@ -96,6 +96,11 @@ class Settings(BaseSettings):
         description="What the idle worker rebuilds: stale banks (known), also missing ones (all), or nothing (off).",
     )
 
+    answers: Literal["full", "rounded", "label"] = Field(
+        "full",
+        description="What predictions say of probabilities: six decimals (full), two (rounded), or only the class "
+        "(label). The less they say, the less two answers tell of who was erased between them.",
+    )
     qualify_when_idle: bool = Field(
         False,
         description="Whether the idle worker qualifies methods of the policy's ladder that have no qualification or "

@@ -100,7 +100,9 @@ class Predictor:
         if not isinstance(prediction, Prediction):
             raise prediction
         self._note(prediction)
-        return _json(prediction_json(prediction, request_id_of(request), top), [prediction], seconds)
+        return _json(
+            prediction_json(prediction, request_id_of(request), top, self._settings.answers), [prediction], seconds
+        )
 
     async def _many(self, request: Request, client: Client) -> Response:
         top = _top(request)
@@ -113,7 +115,7 @@ class Predictor:
                 self._note(each)
             else:
                 self._watch.rejection(each.title)
-        return _json(predictions_json(found, request_id_of(request), top), found, seconds)
+        return _json(predictions_json(found, request_id_of(request), top, self._settings.answers), found, seconds)
 
     def _check_queue(self, n: int = 1) -> None:
         if n > self.n_free:

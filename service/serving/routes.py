@@ -26,7 +26,8 @@ class PredictionAnswer(BaseModel):
 
     label: str = Field(description="The most probable class.", examples=["glasses"])
     probabilities: dict[str, float] = Field(
-        description="Probability of each class; they sum to 1. With `top`: of the most probable ones, these first.",
+        description="Probability of each class. With `top`: of the most probable ones, these first. Empty where the "
+        "operator lets predictions say the class only.",
         examples=[_PROBABILITIES],
     )
     model_version: str = Field(description="SHA-256 of the weights that gave this answer.", examples=[_DIGEST])

@@ -4,11 +4,12 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.serving.batching import Prediction
-from service.serving.responses import prediction_json
+from service.serving.responses import prediction_json, predictions_json
 
 NAMES = st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2, max_size=9, unique=True)
 
@@ -28,3 +29,21 @@ def test_the_answer_is_what_json_would_write(names, data):
         "request_id": "r-1",
     }
     assert list(json.loads(written)["probabilities"]) == names
+
+
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [
+        ("full", {"old": 0.123456, "young": 0.876544}),
+        ("rounded", {"old": 0.12, "young": 0.88}),
+        ("label", {}),
+    ],
+)
+@pytest.mark.parametrize("top", [None, 2])
+def test_an_answer_says_no_more_than_the_setting_allows(detail, said, top):
+    engine = SimpleNamespace(classes=("old", "young"), digest="ab" * 32, generation=7)
+    prediction = Prediction(np.array([0.1234561, 0.8765439], np.float32), 1, engine, 1)
+    one = json.loads(prediction_json(prediction, "r", top, detail))
+    assert (one["label"], one["probabilities"]) == ("young", said)
+    (several,) = json.loads(predictions_json([prediction], "r", top, detail))["predictions"]
+    assert (several["label"], several["probabilities"]) == ("young", said)
