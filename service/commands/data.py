@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.commands.screen import console, progress_bar, stating
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from unlearning.faces.rows import Rows
 
 MOST_NAMES = 50  # of files that no row names
 
@@ -150,7 +153,27 @@ def data_check() -> None:
         folder, subject_hash = context.settings.data_folder, context.keyring.subject_hash
         rows = check_folder(folder, erased=lambda user: subject_hash(user) in erased)
         findings.say(f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds.")
+        _say_lookalikes(folder, rows, findings.say)
         say_unnamed(folder, findings.say)
+
+
+def _say_lookalikes(folder: Path, rows: Rows, say: Callable[[str], None]) -> None:
+    """Say which lines hold what may be one image under two people's ids; it is a suspicion, and no rule is broken."""
+    from unlearning.faces.dataset import MOST_LISTED
+    from unlearning.faces.likeness import lookalikes
+
+    pairs = lookalikes(folder, rows)
+    if not pairs:
+        return
+    say(
+        f"{len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'} of images look the same and belong to different "
+        "people. If it is one image, an erasure of one person leaves it with the other: look at both, and give it one "
+        "id or take one of the two out."
+    )
+    for one, other in pairs[:MOST_LISTED]:
+        say(f"  lines {one.line} and {other.line}")
+    if len(pairs) > MOST_LISTED:
+        say(f"  … and {len(pairs) - MOST_LISTED} more")
 
 
 def say_unnamed(folder: Path, say: Callable[[str], None]) -> None:
