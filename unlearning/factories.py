@@ -119,6 +119,8 @@ def _source_files(architecture: str) -> list[tuple[str, Path]]:
     module = architecture.partition(":")[0]
     try:
         spec = find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
     except Exception as error:  # a parent package that cannot be imported raises anything
         raise RecipeError(f"Expected to import {module}, but {type(error).__name__}: {error}.") from error
     if spec is None:

@@ -27,6 +27,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "optimiser": ("sgd", "adam"),
     "schedule": ("one-cycle", "cosine"),
     "flip": (False, True),
+    "proportions": ("stretch", "crop", "pad"),
     "dtype": DTYPES,
 }
 _RANGES: dict[str, tuple[type, float, float]] = {
@@ -55,6 +56,8 @@ class Recipe:
         width: channels of the first stage (networks from elsewhere have their own).
         image_size: (height, width) in pixels the images are packed at.
         channels: 1 (grey) or 3 (colour).
+        proportions: what happens to images of other proportions than `image_size`: "stretch", "crop" (the middle is cut
+            out) or "pad" (the whole image, white around it).
         epochs: passes over the data.
         batch_size: examples a step; the examples of an epoch are split evenly over ceil(n / batch_size) steps.
         optimiser: "sgd" (Nesterov momentum) or "adam" (weight decay added to the gradient, as the competition's).
@@ -92,6 +95,7 @@ class Recipe:
     weights: str = ""
     weights_sha256: str = ""
     architecture_source: str = ""
+    proportions: str = "stretch"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -127,6 +131,8 @@ class Recipe:
             del options["weights_sha256"]  # so that recipes without it keep the digest they had before there was one
         if not self.architecture_source:
             del options["architecture_source"]  # as well
+        if self.proportions == "stretch":
+            del options["proportions"]  # as well
         canonical = json.dumps(options, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 

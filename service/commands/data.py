@@ -14,6 +14,7 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.context import Context
+    from unlearning.faces.rows import Rows
 
 MOST_NAMES = 50  # of files that no row names
 
@@ -143,12 +144,14 @@ def data_check() -> None:
         from service.context import Context
 
         context = Context.open(Settings())
-        findings.say(check_data(context))
+        rows, sentence = check_data(context)
+        findings.say(sentence)
+        _say_lookalikes(context.settings.data_folder, rows, findings.say)
         say_unnamed(context.settings.data_folder, findings.say)
 
 
-def check_data(context: Context) -> str:
-    """Check every rule of the data folder; a sentence if all hold.
+def check_data(context: Context) -> tuple[Rows, str]:
+    """Check every rule of the data folder; gives its rows, and a sentence that all rules hold.
 
     Raises:
         FacesError: one is broken.
@@ -158,7 +161,26 @@ def check_data(context: Context) -> str:
 
     erased, subject_hash = erased_subjects(context), context.keyring.subject_hash
     rows = check_folder(context.settings.data_folder, erased=lambda user: subject_hash(user) in erased)
-    return f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds."
+    return rows, f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds."
+
+
+def _say_lookalikes(folder: Path, rows: Rows, say: Callable[[str], None]) -> None:
+    """Say which lines hold what may be one image under two people's ids; it is a suspicion, and no rule is broken."""
+    from unlearning.faces.dataset import MOST_LISTED
+    from unlearning.faces.likeness import lookalikes
+
+    pairs = lookalikes(folder, rows)
+    if not pairs:
+        return
+    say(
+        f"{len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'} of images look the same and belong to different "
+        "people. If it is one image, an erasure of one person leaves it with the other: look at both, and give it one "
+        "id or take one of the two out."
+    )
+    for one, other in pairs[:MOST_LISTED]:
+        say(f"  lines {one.line} and {other.line}")
+    if len(pairs) > MOST_LISTED:
+        say(f"  … and {len(pairs) - MOST_LISTED} more")
 
 
 def say_unnamed(folder: Path, say: Callable[[str], None]) -> None:

@@ -52,8 +52,8 @@ def wait_ready(processes: Processes, settings: Settings, console: Console) -> No
     """
     context, started, n_told = Context.open(settings), time.monotonic(), 0
     console.print(
-        f"Waiting for {settings.api_workers} serving processes to load the model and for the worker. Most of it is the "
-        "import of PyTorch, in each of them."
+        f"Waiting for the serving processes ({settings.api_workers}) to load the model, and for the worker. Most of it "
+        "is the import of PyTorch, in each of them."
     )
 
     def serving() -> bool:

@@ -89,7 +89,8 @@ def _prepare(context: Context, asked: Asked, *, ask: bool) -> None:
     from service.banks.qualifications import count_subjects
     from service.studies.preparation import Facts, decide, oracles_of
 
-    _say(check_data(context))
+    _, sentence = check_data(context)
+    _say(sentence)
     measured_before = _have_a_model(context)
     kinds = kinds_ahead(context, replace(asked.policy, ladder=(RETRAIN,)))
     context = _with_tuned(context)

@@ -48,9 +48,9 @@ def forget_old_reports(context: Context) -> int:
     )
     with reading(context.engine) as s:
         runs = [s.get(Run, folder.name) for folder in folders if fit_id(folder.name)]
+    last = context.now() - timedelta(days=settings.report_days)
     for run in runs:
-        ended_at = run.finished_at if run is not None else None
-        if ended_at is not None and ended_at <= context.now() - timedelta(days=settings.report_days):
+        if run is not None and run.finished_at is not None and run.finished_at <= last:
             files.destroy_folder(settings.reports_folder / run.id)
             n_destroyed += 1
     if n_destroyed:

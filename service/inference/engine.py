@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from service.inference.folding import fold_norms
 from service.models.building import build_model
 from service.models.registry import CheckedWeights
 from unlearning.devices import resolve_device, resolve_dtype
+from unlearning.faces.decoding import Proportions
 from unlearning.models import to_inputs
 
 PACKED_FOR = 8  # images: what a busy process computes together
@@ -44,6 +45,7 @@ class Engine:
         channels: 1 (grey) or 3 (colour).
         dtype: of the arithmetic: bfloat16 where the hardware multiplies it, else float32.
         temperature: what logits are divided by.
+        proportions: what happens to images of other proportions than `image_size`.
     """
 
     generation: int
@@ -54,6 +56,7 @@ class Engine:
     dtype: torch.dtype
     temperature: float
     _model: Model = field(repr=False)
+    proportions: Proportions = "stretch"
 
     @classmethod
     def load(
@@ -89,7 +92,7 @@ class Engine:
         manifest = weights.manifest
         return cls(
             generation, weights.digest, manifest.classes, manifest.image_size, manifest.channels, dtype, temperature,
-            model,
+            model, cast(Proportions, manifest.proportions),
         )  # fmt: skip
 
     @property

@@ -17,6 +17,7 @@ class Manifest:
         architecture, width, channels: arguments of `unlearning.models.build`.
         architecture_source: what code a network from elsewhere is made by, `unlearning.factories.source_of`.
         image_size: (height, width) in pixels.
+        proportions: what happens to images of other proportions, as in the recipe.
         classes: names in the order of the model's outputs.
         recipe, recipe_digest: name and SHA-256 of the training recipe.
         data_manifest_digest: SHA-256 of the data trained on.
@@ -37,6 +38,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
     architecture_source: str = ""
+    proportions: str = "stretch"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", tuple(self.image_size))
@@ -51,8 +53,9 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         values = {**asdict(self), "image_size": list(self.image_size), "classes": list(self.classes)}
-        if not self.architecture_source:
-            del values["architecture_source"]  # so that manifests without it keep the digest they had before it
+        for name, usual in (("architecture_source", ""), ("proportions", "stretch")):
+            if values[name] == usual:
+                del values[name]  # so that manifests without it keep the digest they had before there was one
         return values
 
     @classmethod

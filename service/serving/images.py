@@ -10,7 +10,7 @@ from PIL import Image
 
 from service.errors import InvalidInputError, TooLargeError, UnsupportedImageError
 from unlearning.errors import ImageError, ImageTooLargeError
-from unlearning.faces.decoding import FORMATS, check_chunks, decode_opened, has_compressed_chunks
+from unlearning.faces.decoding import FORMATS, Proportions, check_chunks, decode_opened, has_compressed_chunks
 
 _FEW_BYTES = 1 << 16  # of a larger file even the header may have tens of thousands of parts
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
@@ -52,7 +52,9 @@ def opens_fast(content: bytes) -> bool:
     return len(content) <= _FEW_BYTES and not has_compressed_chunks(content)
 
 
-def pixels(image: Image.Image, *, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+def pixels(
+    image: Image.Image, *, size: tuple[int, int], channels: int, proportions: Proportions = "stretch"
+) -> NDArray[np.uint8]:
     """Image as uint8 `(height, width, channels)`, upright, in the model's size and colours; it is used up.
 
     Raises:
@@ -60,7 +62,7 @@ def pixels(image: Image.Image, *, size: tuple[int, int], channels: int) -> NDArr
         InvalidInputError: truncated, damaged, or more than 8 bits a channel.
     """
     try:
-        return decode_opened(image, size=size, channels=channels)
+        return decode_opened(image, size=size, channels=channels, proportions=proportions)
     except ImageTooLargeError as error:
         raise TooLargeError(str(error)) from error
     except ImageError as error:

@@ -190,7 +190,7 @@ class Predictor:
 
     def _decode_now(self, image: Image.Image, n_bytes: int, engine: Engine) -> Pixels:
         started = time.perf_counter()
-        pixels = images.pixels(image, size=engine.image_size, channels=engine.channels)
+        pixels = images.pixels(image, size=engine.image_size, channels=engine.channels, proportions=engine.proportions)
         self._watch.image(n_bytes, time.perf_counter() - started)
         return pixels
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from sqlmodel import select
 
 from service.context import LINE, Context
@@ -11,6 +13,7 @@ from service.store.engine import reading
 from service.store.tables import Deployment, Tombstone
 from service.training.spec import PackedImages
 from unlearning.faces import Faces, pack
+from unlearning.faces.decoding import Proportions
 from unlearning.recipes import Recipe, load_recipe
 
 
@@ -25,6 +28,7 @@ def pack_images(settings: Settings, recipe: Recipe, classes: tuple[str, ...] | N
         settings.data_folder,
         size=recipe.image_size,
         channels=recipe.channels,
+        proportions=cast(Proportions, recipe.proportions),
         cache=settings.packed_folder,
         classes=classes,
     )
@@ -55,4 +59,5 @@ def images_with(settings: Settings, recipe: Recipe, classes: tuple[str, ...], ma
         channels=recipe.channels,
         classes=classes,
         manifest_digest=manifest_digest,
+        proportions=cast(Proportions, recipe.proportions),
     )

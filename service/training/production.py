@@ -103,7 +103,7 @@ def train_production(
         architecture=recipe.architecture, width=recipe.width, channels=recipe.channels, image_size=recipe.image_size,
         classes=faces.classes, recipe=recipe.name, recipe_digest=recipe.digest,
         data_manifest_digest=faces.manifest_digest, seed=seed, versions=library_versions(), lineage={"method": "train"},
-        architecture_source=recipe.architecture_source,
+        architecture_source=recipe.architecture_source, proportions=recipe.proportions,
     )  # fmt: skip
     with files.scratch(settings.home, TRAINING) as folder:
         weights = folder / "model.safetensors"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from service.errors import DataChangedError
 from unlearning.faces import Faces, pack
+from unlearning.faces.decoding import Proportions
 from unlearning.recipes import Recipe
 
 Rows = NDArray[np.int64]
@@ -32,6 +33,7 @@ class PackedImages:
         size: (height, width) in pixels.
         classes: names in the order of the model's outputs.
         manifest_digest: of the data folder when row numbers were taken.
+        proportions: as in the recipe.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class PackedImages:
     channels: int
     classes: tuple[str, ...]
     manifest_digest: str
+    proportions: Proportions = "stretch"
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,10 @@ def open_images(images: PackedImages) -> Faces:
     Raises:
         DataChangedError: the data folder changed since the row numbers were taken.
     """
-    faces = pack(images.folder, size=images.size, channels=images.channels, cache=images.cache, classes=images.classes)
+    faces = pack(
+        images.folder, size=images.size, channels=images.channels, proportions=images.proportions, cache=images.cache,
+        classes=images.classes,
+    )  # fmt: skip
     if faces.manifest_digest != images.manifest_digest:
         raise DataChangedError
     return faces

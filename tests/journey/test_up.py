@@ -42,6 +42,9 @@ def up(settings: Settings, place: Path) -> Iterator[str]:
         try:
             wait_until(lambda: "Ctrl-C" in said.read_text() or process.poll() is not None, "the service to be up")
             assert process.poll() is None, said.read_text()
+            assert (
+                "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+            )  # half a gigabyte, to watch two children
             yield said.read_text()
         finally:
             process.send_signal(signal.SIGINT)

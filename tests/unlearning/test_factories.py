@@ -125,6 +125,7 @@ class TestFactory:
         ("architecture", "sentence"),
         [
             ("no_such_module:build", "Expected a Python module no_such_module, found none; install it"),
+            ("no_such_package.models:build", "Expected a Python module no_such_package.models, found none; install it"),
             ("own_nets:", "Expected an architecture like mypackage.models:build"),
             ("math:sqrt", "Expected Python source of the module math"),
         ],

@@ -28,6 +28,7 @@ OTHER_VALUES = {
     "shift": 1,
     "flip": True,
     "dtype": "float32",
+    "proportions": "crop",
 }
 
 

@@ -20,6 +20,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -34,6 +35,7 @@ METADATA = "metadata.csv"
 COLUMNS = ("file_name", "user_id", "label", "split")
 SPLITS = ("train", "validation", "test")
 
+_IMPORT = "let `expunge data import` read it and make the data folder"
 MOST_LISTED = 20  # files that cannot be used, in one message
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -114,7 +116,11 @@ def read_rows(folder: Path) -> Rows:
         raise FacesError(f"Expected {METADATA} in {folder}; make a data folder with `expunge data`.") from error
     except UnicodeDecodeError as error:
         line = _lines_before_other_text(path.read_bytes())
-        raise FacesError("Expected UTF-8 text; save the table as UTF-8.", row=line) from error
+        raise FacesError(
+            "Expected UTF-8 text, found another encoding, as office programs write it where they are not told; save "
+            f"the table as “CSV UTF-8”, or {_IMPORT}.",
+            row=line,
+        ) from error
 
 
 def _lines_before_other_text(content: bytes) -> int:
@@ -152,10 +158,23 @@ def file_status(folder: Path, row: Row) -> os.stat_result:
             if stat.S_ISLNK(status.st_mode):
                 raise FacesError("Expected a file inside the folder, got a symbolic link; copy it in.", row=row.line)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FacesError("The file named here is missing; put it back or take the line out.", row=row.line) from error
+        raise FacesError(_missing(folder, row), row=row.line) from error
     if not stat.S_ISREG(status.st_mode):
         raise FacesError("Expected a plain file, got something else; take the line out.", row=row.line)
     return status
+
+
+def _missing(folder: Path, row: Row) -> str:
+    """What is said of a file that is not there; the row's name is in form NFC, macOS may have written another one."""
+    place = folder / row.file_name
+    with suppress(OSError):
+        if not row.file_name.isascii() and any(
+            unicodedata.normalize("NFC", name) == place.name for name in os.listdir(place.parent)
+        ):
+            return (
+                "The file named here has its name in another Unicode form (as macOS writes it); rename the file to NFC."
+            )
+    return "The file named here is missing; put it back or take the line out."
 
 
 def read_image(folder: Path, row: Row) -> bytes:
@@ -186,8 +205,19 @@ def _read(file: int, n_bytes: int) -> bytes:
 
 def _check_header(header: tuple[str, ...]) -> None:
     missing = [column for column in COLUMNS if column not in header]
+    if missing and any(separator in "".join(header) for separator in (";", "\t", "sep=")):
+        raise FacesError(
+            f"Expected fields separated by commas, found semicolons or tabs; save the table with commas, or {_IMPORT}.",
+            row=1,
+        )
     if missing:
         raise FacesError(f"Expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} not found.", row=1)
+    if set(header) == {*COLUMNS, ""}:
+        raise FacesError(
+            f"Expected {len(COLUMNS)} columns, found a comma at the end of the line; take it away from every line, or "
+            f"{_IMPORT}.",
+            row=1,
+        )
     if len(header) > len(COLUMNS):
         raise FacesError(
             f"Expected only the columns {', '.join(COLUMNS)}, got {len(header)} columns; keep other data elsewhere, "
@@ -198,6 +228,8 @@ def _check_header(header: tuple[str, ...]) -> None:
 
 def _row(values: list[str], order: list[int], line: int) -> Row:
     """One record as a Row, its fields clean."""
+    if not any(values):
+        raise FacesError("Expected an image, found a row of nothing but commas; take it out.", row=line)
     if len(values) != len(COLUMNS):
         raise FacesError(f"Expected {len(COLUMNS)} fields, got {len(values)}.", row=line)
     file_name, user_id, label, split = (values[position] for position in order)

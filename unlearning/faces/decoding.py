@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import io
 from functools import partial
+from typing import Literal
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
 from unlearning.errors import ImageError, ImageTooLargeError
+
+Proportions = Literal["stretch", "crop", "pad"]
 
 RULES = 3  # version of the rules, part of a pack's key
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -44,12 +47,14 @@ _GREY_STEPS = {"L;2": 85, "L;4": 17}  # what PIL multiplies greys of 2 and 4 bit
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")  # PIL clips these at 255 instead of scaling them
 
 
-def decode(data: bytes, *, size: tuple[int, int], channels: int) -> np.ndarray:
+def decode(data: bytes, *, size: tuple[int, int], channels: int, proportions: Proportions = "stretch") -> np.ndarray:
     """Pixels of an image, upright, in the wanted size and colours.
 
     Args:
         data: Content of a PNG, JPEG or WebP file.
-        size: Wanted (height, width) in pixels; the image's proportions are not kept.
+        size: Wanted (height, width) in pixels.
+        proportions: What happens to an image of other proportions: it is stretched; or its middle is cut out; or it is
+            made to fit and the rest is white.
         channels: 1 for grey (ITU-R 601 luma), 3 for red, green, blue; over white where the image is transparent.
 
     Returns:
@@ -59,10 +64,12 @@ def decode(data: bytes, *, size: tuple[int, int], channels: int) -> np.ndarray:
         ImageTooLargeError: more bytes or pixels than MAX_BYTES and MAX_PIXELS.
         ImageError: another format, damaged, truncated, or more than 8 bits a channel.
     """
-    return decode_opened(_open(data), size=size, channels=channels)
+    return decode_opened(_open(data), size=size, channels=channels, proportions=proportions)
 
 
-def decode_opened(image: Image.Image, *, size: tuple[int, int], channels: int) -> np.ndarray:
+def decode_opened(
+    image: Image.Image, *, size: tuple[int, int], channels: int, proportions: Proportions = "stretch"
+) -> np.ndarray:
     """As `decode`, for an image whose header has been read; the image is closed afterwards.
 
     Raises:
@@ -77,7 +84,8 @@ def decode_opened(image: Image.Image, *, size: tuple[int, int], channels: int) -
         image.draft(mode, (2 * max(size), 2 * max(size)))
         _scale_transparent_colour(image)
         image.load()
-        for step in (_upright, _with_alpha, partial(_over_white, mode=mode), partial(_resized, size=(width, height))):
+        resize = partial(_resized, size=(width, height), proportions=proportions)
+        for step in (_upright, _with_alpha, partial(_over_white, mode=mode), resize):
             after = step(image)
             if after is not image:
                 image.close()  # of a large image there should be two copies at a time, not three
@@ -116,8 +124,14 @@ def _over_white(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+def _resized(image: Image.Image, size: tuple[int, int], proportions: Proportions) -> Image.Image:
+    if image.size == size:
+        return image
+    if proportions == "crop":
+        return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    if proportions == "pad":
+        return ImageOps.pad(image, size, Image.Resampling.BILINEAR, color="white")
+    return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def _scale_transparent_colour(image: Image.Image) -> None:

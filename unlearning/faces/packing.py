@@ -25,7 +25,7 @@ import PIL
 from unlearning import files
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces.dataset import SPLITS, Progress, check_folder, read_image, read_rows
-from unlearning.faces.decoding import RULES, decode
+from unlearning.faces.decoding import RULES, Proportions, decode
 from unlearning.faces.exclusion import last_removal, opening
 from unlearning.faces.memory import give_back_memory
 from unlearning.faces.processes import map_calls
@@ -145,6 +145,7 @@ def pack(
     *,
     size: tuple[int, int],
     channels: int,
+    proportions: Proportions = "stretch",
     cache: Path | None = None,
     classes: Sequence[str] | None = None,
     verify: bool = True,
@@ -159,6 +160,7 @@ def pack(
         folder: The data folder; it gets the fast check first.
         size: (height, width) in pixels.
         channels: 1 for grey, 3 for colour.
+        proportions: As of `decode`.
         cache: Where packs lie; None for `.packed` in the folder.
         classes: Names of the labels in the order of a model's outputs; None for those found, sorted. An erasure may
             remove the last image of a class, so pass a trained model's classes to keep its label positions.
@@ -180,7 +182,9 @@ def pack(
         _check_labels(rows, names)
         cache = folder / PACKED if cache is None else cache
         shape = (len(rows), *size, channels)
-        images, manifest = _packed(folder, rows, shape, cache, verify=verify, workers=workers, progress=progress)
+        images, manifest = _packed(
+            folder, rows, shape, proportions, cache, verify=verify, workers=workers, progress=progress
+        )
     people = tuple(sorted(rows.user_ids.values))
     faces = Faces(
         images=images,
@@ -202,6 +206,7 @@ def _packed(
     folder: Path,
     rows: Rows,
     shape: tuple[int, ...],
+    proportions: Proportions,
     cache: Path,
     *,
     verify: bool,
@@ -213,7 +218,8 @@ def _packed(
     manifest = manifest_digest(rows, digests)
     _, height, width, channels = shape
     decoder = f"Pillow {PIL.__version__} pack {RULES}"
-    key = sha256(f"{manifest} {height}x{width}x{channels} {decoder}".encode()).hexdigest()
+    fitted = "" if proportions == "stretch" else f" {proportions}"
+    key = sha256(f"{manifest} {height}x{width}x{channels}{fitted} {decoder}".encode()).hexdigest()
     place = cache / f"{_FINISHED}{key[:32]}"
     images = _load(place, shape, verify)
     if images is not None:
@@ -221,7 +227,12 @@ def _packed(
             progress(len(rows), len(rows))
         return images, manifest
     _note(folder, cache)
-    _build(_decoded(folder, rows, digests, shape, workers), place, shape, progress=progress)
+    _build(
+        _decoded(folder, rows, digests, shape, proportions=proportions, workers=workers),
+        place,
+        shape,
+        progress=progress,
+    )
     images = _load(place, shape, verify)
     if images is None:
         raise FacesError("The packed faces were damaged while they were written; look at the disk and try again.")
@@ -293,37 +304,48 @@ def _load(place: Path, shape: tuple[int, ...], verify: bool) -> np.ndarray | Non
     return images if images.shape == shape and images.dtype == np.uint8 else None
 
 
-def _face(folder: Path, row: Row, digest: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _face(folder: Path, row: Row, digest: np.ndarray, shape: tuple[int, ...], proportions: Proportions) -> np.ndarray:
     """A row's image, uint8 `shape[1:]`, after checking that the key was made from it."""
     data = read_image(folder, row)
     if sha256(data).digest() != digest.tobytes():
         raise FacesError("The file changed while it was packed; try again.", row=row.line)
     try:
-        return decode(data, size=(shape[1], shape[2]), channels=shape[3])
+        return decode(data, size=(shape[1], shape[2]), channels=shape[3], proportions=proportions)
     except ImageError as error:
         raise FacesError(f"{error} Replace the file or take the line out.", row=row.line) from error
 
 
 def _decoded(
-    folder: Path, rows: Rows, digests: np.ndarray, shape: tuple[int, ...], workers: int | None
+    folder: Path,
+    rows: Rows,
+    digests: np.ndarray,
+    shape: tuple[int, ...],
+    *,
+    proportions: Proportions,
+    workers: int | None,
 ) -> Iterator[np.ndarray]:
     """Every image in order, in arrays of uint8 `(k, *shape[1:])`."""
     n_cores = len(os.sched_getaffinity(0))
     if workers is not None or n_cores == 1 or len(rows) < MANY:
         yield from map_spans(
-            lambda span: _faces(folder, rows[span.start : span.stop], digests[span.start : span.stop], shape),
+            lambda span: _faces(
+                folder, rows[span.start : span.stop], digests[span.start : span.stop], shape, proportions
+            ),
             len(rows),
             workers=workers,
         )
         return
     parts = (slice(start, start + _PART) for start in range(0, len(rows), _PART))
-    calls = ((folder, rows[part], digests[part], shape) for part in parts)
+    calls = ((folder, rows[part], digests[part], shape, proportions) for part in parts)
     yield from map_calls(_faces, calls, workers=n_cores)
 
 
-def _faces(folder: Path, rows: Sequence[Row], digests: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _faces(
+    folder: Path, rows: Sequence[Row], digests: np.ndarray, shape: tuple[int, ...], proportions: Proportions
+) -> np.ndarray:
     """Some rows' images, uint8 `(k, *shape[1:])`."""
-    return np.stack([_face(folder, row, digest, shape) for row, digest in zip(rows, digests, strict=True)])
+    pairs = zip(rows, digests, strict=True)
+    return np.stack([_face(folder, row, digest, shape, proportions) for row, digest in pairs])
 
 
 def _build(decoded: Iterable[np.ndarray], place: Path, shape: tuple[int, ...], *, progress: Progress | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 from rich.console import Console
 from sqlalchemy import update
 from sqlmodel import select
@@ -14,6 +15,7 @@ from service.store.engine import session
 from service.store.tables import ErasureRequest
 from tests.service import tiny
 from tests.service.versions import picture
+from unlearning.faces import read_metadata
 
 
 @pytest.fixture
@@ -45,6 +47,20 @@ def test_whoever_waits_for_erasure_breaks_no_rule(tiny_context, check):
     result = CliRunner().invoke(app, ["data", "check"])
     assert result.exit_code == 1
     assert "This person was erased and must not come back" in result.output
+
+
+def test_an_image_saved_again_for_somebody_else_is_named_by_its_lines(tiny_context, check):
+    folder = tiny_context.settings.data_folder
+    rows = read_metadata(folder)
+    first, other = rows[0], next(row for row in rows if row.user_id != rows[0].user_id)
+    image = Image.open(folder / first.file_name).convert("RGB").resize((64, 64))
+    image.save(folder / "again.jpg", quality=90)
+    with (folder / "metadata.csv").open("a") as table:
+        table.write(f"again.jpg,{other.user_id},{other.label},{other.split}\n")
+    said = check(terminal=False)
+    assert "1 pair of images look the same and belong to different people" in said
+    assert f"lines {first.line} and {len(rows) + 2}" in said
+    assert other.user_id not in said
 
 
 def test_what_macos_left_is_counted_and_not_named(tiny_context, check):

@@ -11,15 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from service.serving.engine import Engine
 
 from service.errors import InvalidInputError, TooLargeError, UnsupportedImageError
+from service.models.manifest import Manifest
+from service.models.registry import CheckedWeights
 from service.serving import images
+from service.settings import Settings
+from service.training.data import pack_images
+from service.training.spec import open_images
 from tests.service.versions import picture, pixels_of
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces import check_folder, decoding, pack
 from unlearning.faces.dataset import read_rows
 from unlearning.faces.decoding import MOST_COMPRESSED, decode
 from unlearning.faces.sources import table
+from unlearning.models import build, save_weights
+from unlearning.recipes import Recipe
 
 CAPS = {"max_bytes": 10_000_000, "max_pixels": 25_000_000}
 
@@ -141,6 +149,30 @@ def by_hand(content: bytes, folder: Path) -> Path:
     place = next(row for row in read_rows(made) if row.label == "a").file_name
     (made / place).write_bytes(content)
     return made
+
+
+@pytest.mark.parametrize("proportions", ["stretch", "crop", "pad"])
+def test_training_and_serving_treat_proportions_alike(tmp_path, proportions):
+    stream = io.BytesIO()
+    Image.linear_gradient("L").resize((60, 20)).convert("RGB").save(stream, "JPEG")
+    folder = imported(stream.getvalue(), tmp_path)
+    recipe = Recipe("r", "small_resnet", image_size=(12, 16), channels=3, proportions=proportions)
+    home = Settings(home=tmp_path / "home")
+    home.home.mkdir()
+    folder.rename(home.data_folder)
+    faces = open_images(pack_images(home, recipe))
+    (place,) = np.flatnonzero(faces.labels == faces.classes.index("a"))
+    manifest = Manifest(
+        architecture="small_resnet", width=2, channels=3, image_size=(12, 16), classes=("a", "b"), recipe="r",
+        recipe_digest=recipe.digest, data_manifest_digest="d", seed=0, proportions=recipe.proportions,
+    )  # fmt: skip
+    save_weights(build("small_resnet", 2, channels=3, width=2), tmp_path / "w")
+    engine = Engine.load(CheckedWeights("d", Manifest.from_dict(manifest.to_dict()), (tmp_path / "w").read_bytes()), 1)
+    served = images.pixels(
+        images.opened(stream.getvalue(), max_bytes=10**6, max_pixels=10**6),
+        size=engine.image_size, channels=engine.channels, proportions=engine.proportions,
+    )  # fmt: skip
+    np.testing.assert_array_equal(faces.images[place], served)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

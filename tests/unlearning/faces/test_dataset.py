@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -78,6 +79,32 @@ def test_not_utf8_names_the_line(make_folder):
     with (folder / "metadata.csv").open("ab") as table:
         table.write(b"images/\xff.png,x,glasses,train\n")
     refused(folder, row=7, match="UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "encoding", "row", "match"),
+    [
+        (lambda text: text.replace(",", ";"), "utf-8", 1, "separated by commas, found semicolons or tabs.*data import"),
+        (lambda text: text.replace(",", "\t"), "utf-8", 1, "separated by commas, found semicolons or tabs"),
+        (lambda text: "sep=;\n" + text.replace(",", ";"), "utf-8", 1, "separated by commas, found semicolons"),
+        (lambda text: text.replace("\n", ",\n"), "utf-8", 1, "found a comma at the end of the line"),
+        (lambda text: text + ",,,\n", "utf-8", 7, "a row of nothing but commas; take it out"),
+        (lambda text: text, "utf-16", 1, "save the table as “CSV UTF-8”"),
+    ],
+    ids=["semicolons", "tabs", "sep", "comma", "empty row", "utf16"],
+)
+def test_a_table_as_an_office_program_writes_it_is_told_the_remedy(make_folder, change, encoding, row, match):
+    folder = make_folder()
+    path = folder / "metadata.csv"
+    path.write_bytes(change(path.read_text(encoding="utf-8")).encode(encoding))
+    refused(folder, row=row, match=match)
+
+
+def test_a_file_s_name_in_another_unicode_form_is_said(make_folder):
+    folder = make_folder()
+    (folder / "images/a1.png").rename(folder / unicodedata.normalize("NFD", "images/é.png"))
+    write_table(folder, [("images/é.png", *TABLE[0][1:]), *TABLE[1:]])
+    refused(folder, row=2, match="another Unicode form")
 
 
 BROKEN = {

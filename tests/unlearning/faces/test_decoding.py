@@ -103,6 +103,32 @@ def test_proportions_are_not_kept_and_nothing_is_cut_off():
     assert pixels[:, -6:].min() == 255
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(40, 10), (10, 40)], ids=["wide", "high"])
+def test_proportions_are_kept_where_the_recipe_says_so(shape, channels):
+    """Of an image four times as long as high the middle quarter is grey, what lies outside of it black."""
+    width, height = shape
+    image = Image.new("L", shape, 0)
+    middle = (15, 0, 25, 10) if width > height else (0, 15, 10, 25)
+    image.paste(128, middle)
+    cropped = decode(encoded(image), size=(20, 20), channels=channels, proportions="crop")
+    assert set(cropped[2:-2, 2:-2].ravel().tolist()) == {128}
+    padded = decode(encoded(image), size=(20, 20), channels=channels, proportions="pad")
+    if height > width:
+        padded = padded.swapaxes(0, 1)
+    assert padded.shape == (20, 20, channels)
+    assert padded[:7].min() == padded[13:].min() == 255
+    assert padded[8:12, :6].max() == padded[8:12, 14:].max() == 0
+    assert padded[8:12, 9:11].mean() == 128
+
+
+def test_an_image_of_the_wanted_proportions_is_the_same_however_they_are_treated():
+    image = encoded(Image.linear_gradient("L"))
+    made = [decode(image, size=(32, 32), channels=1, proportions=each) for each in ("stretch", "crop", "pad")]
+    assert (made[0] == made[1]).all()
+    assert (made[0] == made[2]).all()
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_one_pixel_is_an_image(kind):
     data = encoded(Image.new("L", (1, 1), 200), kind)

@@ -4,8 +4,11 @@
     list_attr_celeba.txt        number of images, names of 40 attributes, then 000001.jpg -1 1 …
     list_eval_partition.txt     000001.jpg 0                         0 train, 1 validation, 2 test; by person
 
+Expunge needs every person in one split. A partition that has somebody in two, as that of a subset or another copy may,
+is refused; without the partition list people are split at random.
+
 The data are for research only and are not downloaded here. The label is one attribute, `eyeglasses` or
-`no_eyeglasses`. Without the partition list people are split at random.
+`no_eyeglasses`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from pathlib import Path
 from unlearning.errors import FacesError
 from unlearning.faces.dataset import SPLITS, Progress
 from unlearning.faces.rows import Rows
-from unlearning.faces.sources.importing import Found, read_lines, write_found
+from unlearning.faces.sources.importing import Found, TwoSplitsError, read_lines, write_found
 
 IDENTITIES, ATTRIBUTES, PARTITION = "identity_CelebA.txt", "list_attr_celeba.txt", "list_eval_partition.txt"
 IMAGE_FOLDERS = ("img_align_celeba", "Img/img_align_celeba", ".")
@@ -59,7 +62,10 @@ def write_folder(
         found.append(Found(folder_of_images / name, place, f"celeba-{person}", labels[name], splits.get(name)))
     if not found:
         raise FacesError(f"Expected images in {IDENTITIES}, got an empty list.")
-    return write_found(folder, found, seed=seed, progress=progress)
+    try:
+        return write_found(folder, found, seed=seed, progress=progress)
+    except TwoSplitsError as error:
+        raise FacesError(f"{error} Or take {PARTITION} away: people are then split at random.") from error
 
 
 def read_attribute(path: Path, label: str) -> dict[str, str]:

@@ -26,6 +26,10 @@ from unlearning.faces.writing import NewImage, refuse_existing, split_people, wr
 N_BINS = 10
 
 
+class TwoSplitsError(FacesError):
+    """A person is in two splits of the source."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """One image of a source.
@@ -87,7 +91,7 @@ def _splits(found: Sequence[Found], seed: int) -> dict[str, str]:
             raise FacesError(f"{each.place}: Expected a split out of {', '.join(SPLITS)}; mend it.")
         before = first.setdefault(each.user_id, each)
         if before.split != each.split:
-            raise FacesError(
+            raise TwoSplitsError(
                 f"{each.place}: This person is in split {each.split} here and in {before.split} at {before.place}; "
                 "give all images of a person one split, else the test set holds people the model has seen."
             )

@@ -64,7 +64,7 @@ def test_without_a_partition_people_are_split_at_random(source, tmp_path):
         (
             ("identity_CelebA.txt", 2),
             "000002.jpg 3",
-            r"identity_CelebA.txt, line 10: This person is in split test here",
+            r"identity_CelebA.txt, line 10: This person is in split test here.*Or take list_eval_partition.txt away",
         ),
         (("identity_CelebA.txt", 2), "000099.jpg 1", r"identity_CelebA.txt, line 2: Expected the attributes"),
         (("list_attr_celeba.txt", 4), "000002.jpg 1", r"list_attr_celeba.txt, line 4: Expected an image and 2 values"),
