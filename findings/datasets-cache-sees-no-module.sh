@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `map` takes the answers of an imported function from its cache although the function was changed: of a function of a
-# module it knows the name only, and looks into the code only of those of the script that runs.
+# module it knows the name only.
 # What one expects: a function that was changed is another function; the cache notices it.
 set -u
 folder=$(mktemp -d) && trap 'rm -rf "$folder"' EXIT && cd "$folder" || exit 2

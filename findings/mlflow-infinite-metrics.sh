@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # MLflow's store in a database keeps an infinite metric as the largest float: inf comes back as
 # 1.7976931348623157e308, which is finite to every check for a training that diverged. NaN comes back as NaN.
-# What one expects: what was logged comes back, as from a store of files, or is refused.
+# What one expects: what was logged comes back, or is refused.
 set -u
 folder=$(mktemp -d) && trap 'rm -rf "$folder"' EXIT && cd "$folder" || exit 2
 "${PYTHON:-python3}" -m venv venv && venv/bin/python -m pip install --quiet --disable-pip-version-check \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# With CACHE_DIR, compile_model of a path answers with old weights after the .bin file was exchanged: only the .xml
-# file decides what the cache holds. Without a cache, or by read_model, the new ones are used.
-# What one expects: new weights in the same place are noticed, by their time, size or content.
+# With CACHE_DIR, compile_model of a path answers with old weights after the .bin file beside the .xml was exchanged
+# for a newer one of the same size. Without a cache, or by read_model, the new ones are used.
+# What one expects: new weights in the same place are noticed, by their time or content.
 set -u
 folder=$(mktemp -d) && trap 'rm -rf "$folder"' EXIT && cd "$folder" || exit 2
 "${PYTHON:-python3}" -m venv venv && venv/bin/python -m pip install --quiet --disable-pip-version-check \

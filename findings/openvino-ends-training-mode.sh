@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ov.convert_model switches the PyTorch module it is given to eval mode and leaves it there: a training that converts
 # its model after an epoch goes on without dropout and with frozen batch normalisation.
-# What one expects: converting reads a module and leaves it as it was, as torch.onnx.export does.
+# What one expects: converting reads a module and leaves it as it was.
 set -u
 folder=$(mktemp -d) && trap 'rm -rf "$folder"' EXIT && cd "$folder" || exit 2
 "${PYTHON:-python3}" -m venv venv && venv/bin/python -m pip install --quiet --disable-pip-version-check \

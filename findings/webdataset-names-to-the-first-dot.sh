@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # webdataset cuts a name at its first dot: the image anna.k.jpg is the field "k.jpg" of "anna" and has no field "jpg".
-# A field "id" is decoded as a number: 007 becomes 7, and a name is an error.
+# A field "id" is decoded as a number: 007 becomes 7.
 # What one expects: the extension is what follows the last dot, as for os.path.splitext; an id is text.
 set -u
 folder=$(mktemp -d) && trap 'rm -rf "$folder"' EXIT && cd "$folder" || exit 2
