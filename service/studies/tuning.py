@@ -194,6 +194,7 @@ def _tune(context: Context, search: Search, stages: Sequence[Stage], on_trial: O
     done = _n_finished(study)
     on_trial(done, search.n_trials, _best(study))
     while done < search.n_trials:
+        study.sampler = _sampler(search, done)
         study.optimize(objective, n_trials=1)
         done = _n_finished(study)
         on_trial(done, search.n_trials, _best(study))
@@ -257,7 +258,6 @@ def _study(
         storage=JournalStorage(JournalFileBackend(str(folder / f"{name}.log"))),
         study_name=name,
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=4, multivariate=True),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=1),
         load_if_exists=True,
     )
@@ -267,6 +267,17 @@ def _study(
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(trial.params or dict(space.guess))
     return study, optuna.TrialPruned
+
+
+def _sampler(search: Search, n_finished: int) -> optuna.samplers.BaseSampler:
+    """Chooses the settings of one trial.
+
+    A sampler draws from its seed anew wherever a search goes on, so one seed would give the settings of trials before.
+    """
+    import optuna
+
+    seed = int(np.random.SeedSequence([search.seed, n_finished]).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=4, multivariate=True)
 
 
 def _draw(trial: optuna.Trial, name: str, numbers: Range) -> float:

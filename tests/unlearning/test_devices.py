@@ -1,12 +1,15 @@
 """Devices: the device behind "auto", the arithmetic that pays there, randomness that leaves the caller's alone."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 import torch
 
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 from unlearning import devices
 from unlearning.devices import bound_memory, describe_device, resolve_device, resolve_dtype, seeded, stopwatch
 from unlearning.errors import RecipeError
@@ -81,6 +84,26 @@ def test_the_callers_randomness_comes_back_after_an_error():
 
 def test_a_device_has_a_name():
     assert describe_device(CPU).strip()
+
+
+def test_processors_that_draw_other_weights_have_other_names():
+    code = (
+        "import hashlib, torch; from unlearning.devices import describe_device;"
+        "drawn = torch.randn(4096, generator=torch.Generator().manual_seed(0)).numpy().tobytes();"
+        "print(hashlib.sha256(drawn).hexdigest(), describe_device(torch.device('cpu')))"
+    )
+    told = set()
+    for capability in ("default", torch.backends.cpu.get_cpu_capability().lower()):
+        process = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"ATEN_CPU_CAPABILITY": capability},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        told.add(tuple(process.stdout.split(" ", 1)))
+    assert len({drawn for drawn, _ in told}) == len({name for _, name in told})
 
 
 def test_stopwatch_counts_work_and_not_waiting():

@@ -104,6 +104,23 @@ def test_a_killed_search_goes_on_with_the_trial_it_was_in(
     assert found["record"]["n_trials"] == 3
 
 
+def test_a_search_that_goes_on_tries_no_settings_again(
+    context: Context, people: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[dict[str, Any]] = []
+
+    def run(*call: Any) -> Any:
+        if call[1] == 0 and call[3][0].settings.to_dict() not in tried:
+            tried.append(call[3][0].settings.to_dict())
+        return real(*call)
+
+    real = tuning.run_original
+    monkeypatch.setattr(tuning, "run_original", run)
+    for n_trials in (2, 3, 4):
+        tune(context, search(people, seed=2, n_trials=n_trials))
+        assert len(tried) == n_trials
+
+
 def test_settings_that_diverge_are_no_result(
     context: Context, people: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
