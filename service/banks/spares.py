@@ -168,18 +168,17 @@ def train_spares(context: Context, recipe: Recipe, plans: Sequence[BankPlan], on
 
 
 def _register(context: Context, recipe: Recipe, plan: BankPlan, outcome: Outcome, weights: Path) -> None:
-    from service.training.production import library_versions
+    from service.training.production import manifest_of
 
     faces = open_images(plan.spec.images)
-    manifest = Manifest(
-        architecture=recipe.architecture, width=recipe.width, channels=recipe.channels, image_size=recipe.image_size,
-        classes=faces.classes, recipe=recipe.name, recipe_digest=recipe.digest,
-        data_manifest_digest=faces.manifest_digest, seed=outcome.seed, versions=library_versions(),
-        lineage={
-            "method": "spare", "training_digest": plan.key.training_digest, "code_version": plan.key.code_version,
-            "n_left_out": len(_block_of(plan)), "seconds": outcome.seconds,
-        },
-    )  # fmt: skip
+    lineage = {
+        "method": "spare",
+        "training_digest": plan.key.training_digest,
+        "code_version": plan.key.code_version,
+        "n_left_out": len(_block_of(plan)),
+        "seconds": outcome.seconds,
+    }
+    manifest = manifest_of(recipe, faces, seed=outcome.seed, lineage=lineage)
     with registration_lock(context.settings, exclusive=False):
         require_intact(plan.spec.images)
         registry.add(

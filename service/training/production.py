@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from unlearning import files
 from unlearning.devices import describe_device, resolve_device
 from unlearning.faces import Faces
 from unlearning.models import save_weights
+from unlearning.recipes import Recipe
 from unlearning.training import Examples, train
 
 TRAINING = ".training-"  # folders of weights that are not registered yet
@@ -60,6 +61,16 @@ def made_with(context: Context) -> dict[str, Any]:
     """Versions and device of a candidate made now; with the rest of a certificate's procedure they fix its weights."""
     device = resolve_device(context.settings.device)
     return {"versions": library_versions(), "device": f"{device.type}: {describe_device(device)}"}
+
+
+def manifest_of(recipe: Recipe, faces: Faces, *, seed: int, lineage: Mapping[str, Any]) -> Manifest:
+    """The manifest of weights that the recipe makes of these faces, by these libraries."""
+    return Manifest(
+        architecture=recipe.architecture, width=recipe.width, channels=recipe.channels, image_size=recipe.image_size,
+        classes=faces.classes, recipe=recipe.name, recipe_digest=recipe.digest,
+        data_manifest_digest=faces.manifest_digest, seed=seed, versions=library_versions(), lineage=lineage,
+        architecture_source=recipe.architecture_source, proportions=recipe.proportions,
+    )  # fmt: skip
 
 
 def train_production(
@@ -99,12 +110,7 @@ def train_production(
     said = shortcoming(learned, tested)
     if said and strict:
         raise PoorModelError(f"{said} It was not taken into service.")
-    manifest = Manifest(
-        architecture=recipe.architecture, width=recipe.width, channels=recipe.channels, image_size=recipe.image_size,
-        classes=faces.classes, recipe=recipe.name, recipe_digest=recipe.digest,
-        data_manifest_digest=faces.manifest_digest, seed=seed, versions=library_versions(), lineage={"method": "train"},
-        architecture_source=recipe.architecture_source, proportions=recipe.proportions,
-    )  # fmt: skip
+    manifest = manifest_of(recipe, faces, seed=seed, lineage={"method": "train"})
     with files.scratch(settings.home, TRAINING) as folder:
         weights = folder / "model.safetensors"
         save_weights(trained.model, weights)
