@@ -123,6 +123,23 @@ def _rmia(n: int, n_views: int | None = None) -> Callable[[Case], float]:
     return score
 
 
+def _rmia_by_references(n: int) -> Callable[[Case], float]:
+    """RMIA's score in standard deviations of what the references get, each judged by the others."""
+
+    def score(case: Case) -> float:
+        mine, theirs, whole = case.population, case.population_references, case.references[:n]
+        if mine is None or theirs is None:
+            raise ValueError("Expected margins of the population, which RMIA needs; train the models with them.")
+        usual = []
+        for i in range(n):
+            others = np.delete(np.arange(n), i)
+            usual.append(rmia(whole[i], whole[others], theirs[i], theirs[others]).mean())
+        spread = max(float(np.std(usual, ddof=1)), 1e-9)
+        return float((rmia(case.candidate, whole, mine, theirs[:n]).mean() - np.mean(usual)) / spread)
+
+    return score
+
+
 def _relative(n: int) -> Callable[[Case], float]:
     """Every margin is an observation; over several retrained models the mean of the statistics."""
 
@@ -143,6 +160,7 @@ TESTS = (
     Test("LiRA, Fisher's sum", 8, _lira(lira_fisher)),
     Test("LiRA, Fisher's sum, images as they are", 8, _lira(lira_fisher, 1)),
     *(Test("RMIA", n, _rmia(n), needs_population=True) for n in (1, 2, 4, 8)),
+    Test("RMIA, among its references' scores", 8, _rmia_by_references(8), needs_population=True),
     Test("RMIA, images as they are", 8, _rmia(8, 1), needs_population=True),
     Test("relative MMD, its own level", 1, _relative(1), 1.6449),
     Test("relative MMD", 1, _relative(1)),
