@@ -1,7 +1,8 @@
 """The gate on faces: how often it rejects a retrained model, and how often one that forgot nothing.
 
-    python benchmarks/gate.py [--set att|drawn] [--subject ID ...] [--models N] [--originals N] [--between N]
-                              [--runs N] [--folder FOLDER] [--jobs N] [--figures-only] [--choose] [--quick]
+    python benchmarks/gate.py [--set att|drawn] [--subject ID ...] [--blocks N] [--models N] [--originals N]
+                              [--between N] [--runs N] [--method METHOD ...] [--folder FOLDER] [--jobs N]
+                              [--figures-only | --train-only] [--choose] [--quick]
 
 For every block of subjects models are trained without it (OUT), and some with everybody (IN), and scored on the views
 of `unlearning.faces.views`: the AT&T faces with recipe `att_small`, each of 32 subjects a block, and drawn faces with
@@ -22,9 +23,10 @@ models than that:
   and too low, and where the median run lies. `oracle_matching` needs 66 models without a block.
 
 Margins are kept in the folder: a run that was stopped goes on, and more models are added to those that are there. The
-AT&T faces need 32 × N + N trainings of a processor second each, the drawn ones 20 × N + N. `--figures-only` trains
-nothing. `--choose` compares statistics on the subjects that methods are tuned on and on drawn ones. Figures also go to
-`SET-figures.json` in the folder, power to `SET-power.svg`, and power by what was learned to `SET-shares.svg`.
+AT&T faces need 32 × N + N trainings of a processor second each, the drawn ones 20 × N + N of three seconds each.
+`--figures-only` trains nothing, `--train-only` judges nothing. `--choose` compares statistics on the subjects that
+methods are tuned on and on drawn ones. Figures also go to `SET-figures.json` in the folder, power to `SET-power.svg`,
+and what is rejected by what was learned to `SET-shares.svg`.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ from audit.statistics.spread import PooledSpread, pooled_spread, tail_mean  # no
 from benchmarks.gates.curves import Curve, curves  # noqa: E402
 from benchmarks.gates.models import (  # noqa: E402
     FIRST_ORACLE,
+    METHODS,
     N_ORACLES,
     NEEDS_ORACLES,
     RUNS,
@@ -395,13 +398,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", action="append", choices=list(SETS), help="default both")
     parser.add_argument("--subject", action="append", metavar="ID", help="only blocks of these subjects")
+    parser.add_argument("--blocks", type=int, metavar="N", help="only the first N blocks")
     parser.add_argument("--models", type=int, default=20, help="without each block")
     parser.add_argument("--originals", type=int, default=20, help="with everybody")
     parser.add_argument("--between", type=int, default=0, help="with a part of a block's images, of each kind")
     parser.add_argument("--runs", type=int, default=0, help="of each method, for each block")
+    parser.add_argument("--method", action="append", choices=METHODS, help="to run; default all of them")
     parser.add_argument("--folder", type=Path, default=Path("build/gate"), help="where margins are kept")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--figures-only", action="store_true", help="train nothing")
+    parser.add_argument("--train-only", action="store_true", help="judge nothing")
     parser.add_argument("--choose", action="store_true", help="compare statistics on subjects for tuning")
     parser.add_argument("--quick", action="store_true", help="three subjects, nine models: shows that it runs")
     options = parser.parse_args()
@@ -420,9 +426,13 @@ def run(options: argparse.Namespace, home: Path) -> None:
         blocks = None
         if options.subject:
             blocks = {i for i, block in enumerate(set_.blocks) if set(block) & set(options.subject)}
+        if options.blocks is not None:
+            blocks = set(range(options.blocks)) & (blocks or set(range(options.blocks)))
         if not options.figures_only:
             spent = trained(options, set_, home, blocks)
             print(f"  {spent:.0f} processor seconds of training and scoring")
+        if options.train_only:
+            continue
         everybody = margins_of(set_, home)
         subjects = [one for one in everybody if blocks is None or one.block in blocks]
         if options.choose:
@@ -455,7 +465,9 @@ def trained(options: argparse.Namespace, set_: Set, home: Path, blocks: set[int]
     learned = {one.block for one in subjects if _learned(one) >= LEARNED}
     spent += train_all(list(planned(set_, n_between=options.between, blocks=learned)), home, options.jobs)
     also = {one.block for one in subjects if one.subject in set_.blank}
-    kinds = [kind for kind in RUNS if kind != NEEDS_ORACLES or options.models >= FIRST_ORACLE + N_ORACLES]
+    kinds = [f"method-{method}" for method in options.method or METHODS]
+    if options.models < FIRST_ORACLE + N_ORACLES:
+        kinds = [kind for kind in kinds if kind != NEEDS_ORACLES]
     plan = planned(set_, n_runs=min(options.runs, options.originals), runs=kinds, blocks=learned | also)
     return spent + train_all(list(plan), home, options.jobs)
 

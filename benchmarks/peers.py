@@ -1,6 +1,7 @@
 """The gate beside other tests of whether a model forgot a subject, on the same models.
 
-    python benchmarks/peers.py [--set att|drawn] [--models N] [--large N] [--folder FOLDER] [--jobs N] [--quick]
+    python benchmarks/peers.py [--set att|drawn] [--blocks N] [--subject ID ...] [--models N] [--large N]
+                               [--folder FOLDER] [--jobs N] [--without-rmia] [--quick]
 
 Takes the models of `benchmarks/gate.py` from its folder and trains what is missing. RMIA needs the margins of images
 that no model learned from; for models that were kept without them the same seeds are trained again. For every subject N
@@ -34,7 +35,7 @@ import json  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections import defaultdict  # noqa: E402
-from collections.abc import Callable, Sequence  # noqa: E402
+from collections.abc import Callable, Collection, Mapping, Sequence  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -68,8 +69,8 @@ from benchmarks.gates.peers import (  # noqa: E402
 )
 
 N_REFERENCES = 8
-N_DRAWS = 3  # of references for each candidate
-N_LARGE_DRAWS = 6  # of two banks for each subject, for the competition's way
+N_DRAWS = 2  # of references for each candidate
+N_LARGE_DRAWS = 4  # of two banks for each subject, for the competition's way
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Case:
     candidate: np.ndarray
     references: np.ndarray
     original: np.ndarray
-    population: np.ndarray
-    population_references: np.ndarray
+    population: np.ndarray | None
+    population_references: np.ndarray | None
     pooled: dict[int, PooledSpread | None]
 
 
@@ -92,6 +93,7 @@ class Test:
     n_references: int
     score: Callable[[Case], float]
     level: float | None = None
+    needs_population: bool = False
 
 
 def _gate(n: int, *, pooled: bool) -> Callable[[Case], float]:
@@ -102,14 +104,38 @@ def _gate(n: int, *, pooled: bool) -> Callable[[Case], float]:
     return score
 
 
+def _upper(n: int) -> Callable[[Case], float]:
+    """The gate's upper side with all of α, as the other tests have it."""
+    return lambda case: -gate(case.candidate, case.references[:n], pooled=case.pooled[n]).p_value
+
+
 def _lira(score: Callable[[np.ndarray, np.ndarray], float], n_views: int | None = None) -> Callable[[Case], float]:
     return lambda case: score(case.candidate[:n_views], case.references[:N_REFERENCES, :n_views])
 
 
 def _rmia(n: int, n_views: int | None = None) -> Callable[[Case], float]:
     def score(case: Case) -> float:
+        if case.population is None or case.population_references is None:
+            raise ValueError("Expected margins of the population, which RMIA needs; train the models with them.")
         mine, theirs = case.candidate[:n_views], case.references[:n, :n_views]
         return float(rmia(mine, theirs, case.population[:n_views], case.population_references[:n, :n_views]).mean())
+
+    return score
+
+
+def _rmia_by_references(n: int) -> Callable[[Case], float]:
+    """RMIA's score in standard deviations of what the references get, each judged by the others."""
+
+    def score(case: Case) -> float:
+        mine, theirs, whole = case.population, case.population_references, case.references[:n]
+        if mine is None or theirs is None:
+            raise ValueError("Expected margins of the population, which RMIA needs; train the models with them.")
+        usual = []
+        for i in range(n):
+            others = np.delete(np.arange(n), i)
+            usual.append(rmia(whole[i], whole[others], theirs[i], theirs[others]).mean())
+        spread = max(float(np.std(usual, ddof=1)), 1e-9)
+        return float((rmia(case.candidate, whole, mine, theirs[:n]).mean() - np.mean(usual)) / spread)
 
     return score
 
@@ -128,12 +154,14 @@ TESTS = (
     Test("gate, alone", 8, _gate(8, pooled=False), -ALPHA),
     Test("gate, pooled", 8, _gate(8, pooled=True), -ALPHA),
     Test("gate, pooled", 4, _gate(4, pooled=True), -ALPHA),
+    Test("gate, pooled, upper side with all of α", 8, _upper(8), -ALPHA),
     Test("LiRA, each image's p-value, Bonferroni", 8, _lira(lira_level), 1 - ALPHA),
     Test("LiRA, mean score", 8, _lira(lira_mean)),
     Test("LiRA, Fisher's sum", 8, _lira(lira_fisher)),
     Test("LiRA, Fisher's sum, images as they are", 8, _lira(lira_fisher, 1)),
-    *(Test("RMIA", n, _rmia(n)) for n in (1, 2, 4, 8)),
-    Test("RMIA, images as they are", 8, _rmia(8, 1)),
+    *(Test("RMIA", n, _rmia(n), needs_population=True) for n in (1, 2, 4, 8)),
+    Test("RMIA, among its references' scores", 8, _rmia_by_references(8), needs_population=True),
+    Test("RMIA, images as they are", 8, _rmia(8, 1), needs_population=True),
     Test("relative MMD, its own level", 1, _relative(1), 1.6449),
     Test("relative MMD", 1, _relative(1)),
     Test("relative MMD", 8, _relative(8)),
@@ -155,20 +183,22 @@ def scored(
     *,
     pooled: dict[int, PooledSpread | None],
     n_models: int,
-    found: Sequence[Scores],
+    found: Mapping[Test, Scores],
     rng: np.random.Generator,
 ) -> None:
     """Scores of one subject's first OUT and IN models by all tests, added to `found`."""
     out, in_ = subject.out[:n_models], subject.in_[:n_models]
-    outside, inside = population[OUT, subject.block], population[IN, 0]
+    outside, inside = population.get((OUT, subject.block)), population.get((IN, 0))
     for kind, models, seen in ((OUT, out, outside), (IN, in_, inside)):
         for i, model in enumerate(models):
             others = np.delete(np.arange(len(out)), i) if kind == OUT else np.arange(len(out))
             known = np.delete(np.arange(len(in_)), i) if kind == IN else np.arange(len(in_))
             for _ in range(N_DRAWS):
                 chosen = rng.permutation(others)[:N_REFERENCES]
-                case = Case(model, out[chosen], in_[rng.choice(known)], seen[i], outside[chosen], pooled)
-                for test, scores in zip(TESTS, found, strict=True):
+                mine = None if seen is None else seen[i]
+                theirs = None if outside is None else outside[chosen]
+                case = Case(model, out[chosen], in_[rng.choice(known)], mine, theirs, pooled)
+                for test, scores in found.items():
                     started = time.process_time()
                     score = test.score(case)
                     scores.seconds += time.process_time() - started
@@ -242,13 +272,18 @@ def show(found: dict[str, Any]) -> None:
     )
 
 
-def compare(set_: Set, home: Path, n_models: int, n_large: int) -> list[dict[str, Any]]:
-    """All tests on one set, printed as they come."""
-    subjects = margins_of(set_, home)
-    population = population_of(set_, home, n_models)
-    pools = {n: pooled_of_others(subjects, subjects, n) for n in {test.n_references for test in TESTS} if n > 2}
+def compare(
+    set_: Set, home: Path, options: argparse.Namespace, *, blocks: Collection[int], tests: Sequence[Test]
+) -> list[dict[str, Any]]:
+    """All tests on one set's blocks, printed as they come."""
+    n_models, n_large = options.models, options.large
+    everybody = margins_of(set_, home)
+    subjects = [subject for subject in everybody if subject.block in blocks]
+    needed = any(test.needs_population for test in tests)
+    population = population_of(set_, home, n_models, blocks) if needed else {}
+    pools = {n: pooled_of_others(subjects, everybody, n) for n in {test.n_references for test in tests} if n > 2}
     rng = np.random.default_rng(0)
-    found, large = [Scores() for _ in TESTS], [Scores(), Scores()]
+    found, large = {test: Scores() for test in tests}, [Scores(), Scores()]
     for subject in subjects:
         pooled = {n: pool[subject.block] for n, pool in pools.items()}
         scored(subject, population, pooled=pooled, n_models=n_models, found=found, rng=rng)
@@ -264,7 +299,7 @@ def compare(set_: Set, home: Path, n_models: int, n_large: int) -> list[dict[str
             level=test.level,
             n_trials=n_models * n_blocks,
         )
-        for test, scores in zip(TESTS, found, strict=True)
+        for test, scores in found.items()
     ]
     if large[0].retrained:
         rows += [
@@ -288,10 +323,13 @@ def compare(set_: Set, home: Path, n_models: int, n_large: int) -> list[dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", action="append", choices=list(SETS), help="default both")
+    parser.add_argument("--blocks", type=int, metavar="N", help="only the first N blocks")
+    parser.add_argument("--subject", action="append", metavar="ID", help="and these subjects' blocks")
     parser.add_argument("--models", type=int, default=20, help="of each kind that are candidates")
     parser.add_argument("--large", type=int, default=32, help="a side, for the competition's way")
     parser.add_argument("--folder", type=Path, default=Path("build/gate"), help="where margins are kept")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--without-rmia", action="store_true", help="train no model again for its population")
     parser.add_argument("--quick", action="store_true", help="one set, ten models: shows that it runs")
     options = parser.parse_args()
     if options.quick:
@@ -300,11 +338,14 @@ def main() -> None:
         home = Path(temporary) if options.quick else options.folder
         for name in options.set or list(SETS):
             set_ = opened(name, home)
-            print(f"{name}: {len(set_.blocks)} blocks, recipe {set_.recipe}")
-            models = list(planned(set_, n_in=options.models, n_out=options.models))
-            spent = train_all(models, home, options.jobs, population=True)
+            blocks = set(range(len(set_.blocks) if options.blocks is None else options.blocks))
+            blocks |= {set_.block_of(subject) for subject in options.subject or ()}
+            print(f"{name}: {len(blocks)} of {len(set_.blocks)} blocks, recipe {set_.recipe}")
+            models = list(planned(set_, n_in=options.models, n_out=options.models, blocks=blocks))
+            spent = train_all(models, home, options.jobs, population=not options.without_rmia)
             print(f"  {spent:.0f} processor seconds of training and scoring", flush=True)
-            rows = compare(set_, home, options.models, options.large)
+            tests = [test for test in TESTS if not (options.without_rmia and test.needs_population)]
+            rows = compare(set_, home, options, blocks=blocks, tests=tests)
             (home / f"{name}-peers.json").write_text(json.dumps(as_json(rows), indent=1), encoding="utf-8")
 
 

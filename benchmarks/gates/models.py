@@ -297,13 +297,12 @@ def margins_of(set_: Set, home: Path) -> list[Margins]:
     return found
 
 
-def population_of(set_: Set, home: Path, n_models: int) -> dict[tuple[str, int], np.ndarray]:
+def population_of(set_: Set, home: Path, n_models: int, blocks: Collection[int]) -> dict[tuple[str, int], np.ndarray]:
     """By kind and block the margins of the population under the first models, `(n_models, n_views, n_images)`."""
     folder = set_.folder(home)
     return {
         (kind, block): np.array(
             [np.load(Model(set_.name, kind, block, i).population_file(folder)) for i in range(n_models)]
         ).astype(np.float64)
-        for kind, blocks in ((IN, [0]), (OUT, range(len(set_.blocks))))
-        for block in blocks
+        for kind, block in ((IN, 0), *((OUT, block) for block in blocks))
     }
