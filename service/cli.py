@@ -165,6 +165,8 @@ def up() -> None:
 
     require_temporary_folder()
     settings = Settings()
+    listen(settings).close()  # what is wrong is said now, and not after a minute
+    listen(settings, "console_").close()
     secret = prepare_home(settings, console)
     if secret is not None:
         console.print("No key yet: made one with all scopes, operator; it is not shown again:")
