@@ -19,6 +19,7 @@ from service import __version__
 from service.commands.compare import compare
 from service.commands.data import data_app, say_unnamed
 from service.commands.database import database_app
+from service.commands.environment import Settings
 from service.commands.evaluate import evaluate
 from service.commands.keys import keys_app
 from service.commands.methods import methods, tune
@@ -30,7 +31,6 @@ from service.commands.training import accuracy_words, say_methods, show_answers
 from service.commands.verify import verify
 from service.errors import ExpungeError, StartupError
 from service.listening import listen, url_of
-from service.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -43,6 +43,11 @@ def test_commands_that_do_not_compute_load_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
 
 
+def test_help_imports_neither_what_checks_settings_nor_what_computes() -> None:
+    program = "import sys, service.cli; sys.exit(any(name in sys.modules for name in ('pydantic', 'numpy', 'torch')))"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
+
+
 def expunge(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The real program."""
     import os
