@@ -18,6 +18,7 @@ from service import __version__
 from service.commands.compare import compare
 from service.commands.data import data_app
 from service.commands.database import database_app
+from service.commands.environment import Settings
 from service.commands.evaluate import evaluate
 from service.commands.keys import keys_app
 from service.commands.methods import methods, tune
@@ -30,7 +31,6 @@ from service.commands.training import train_and_show
 from service.commands.verify import verify
 from service.errors import ExpungeError, StartupError
 from service.listening import listen, url_of
-from service.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -152,6 +152,8 @@ def up() -> None:
 
     require_temporary_folder()
     settings = Settings()
+    listen(settings).close()  # what is wrong is said now, and not after a minute
+    listen(settings, "console_").close()
     secret = prepare_home(settings, console)
     if secret is not None:
         console.print("No key yet: made one with all scopes, operator; it is not shown again:")

@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import socket
 from ipaddress import ip_address
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from service.errors import StartupError
-from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 Place = Literal["", "console_"]
 """Prefix of the settings of a listener: of the API's, of the operators'."""

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from service.commands.environment import Settings
 from service.commands.screen import console, progress_bar, tell_of_priority
-from service.settings import Settings
 
 
 def compare(

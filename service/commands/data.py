@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.commands.environment import Settings
 from service.commands.screen import console, progress_bar, stating
-from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.context import Context

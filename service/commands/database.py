@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from service.commands.environment import Settings
 from service.commands.screen import console
-from service.settings import Settings
 
 database_app = typer.Typer(
     no_args_is_help=True,

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from service.commands.environment import Settings
 from service.commands.screen import console, progress_bar, tell_of_priority
-from service.settings import Settings
 
 
 class SetupName(StrEnum):

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
+from service.commands.environment import Settings
 from service.commands.screen import console
-from service.settings import Settings
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of clients, and the signing key.")
 

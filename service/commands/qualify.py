@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from service.commands.environment import Settings
 from service.commands.screen import console, progress_bar, tell_of_priority
-from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.context import Context

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from service.commands.environment import Settings
 from service.commands.screen import console, progress_bar, tell_of_priority
 from service.errors import StartupError
-from service.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from service.commands.environment import Settings
 from service.commands.screen import stating
 from service.errors import StartupError
-from service.settings import Settings
 
 
 def rerun(run_id: Annotated[str, typer.Argument(help="An open run, from the console or the log.")]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from service import __version__
 from service.cli import app
+from service.launch import free_ports
 from service.store.migrations import HEAD
 
 COMMANDS = (
@@ -38,6 +40,11 @@ def test_commands_that_do_not_compute_load_no_torch() -> None:
     """It takes seconds and half a gigabyte: `up` would hold that only to watch its children."""
     modules = "service.cli, service.commands.home, service.commands.screen, service.context, service.keys.api_keys"
     program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
+
+
+def test_help_imports_neither_what_checks_settings_nor_what_computes() -> None:
+    program = "import sys, service.cli; sys.exit(any(name in sys.modules for name in ('pydantic', 'numpy', 'torch')))"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
 
 
@@ -190,3 +197,16 @@ def test_a_character_that_the_terminal_lacks_ends_no_command(tmp_path: Path, mon
     refused = expunge(tmp_path, "keys", "revoke", "\udcff")
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("place", ["", "CONSOLE_"])
+def test_up_says_at_once_that_a_port_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    free, _ = free_ports(2)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for name in ("", "CONSOLE_"):
+            port = taken.getsockname()[1] if name == place else free
+            monkeypatch.setenv(f"EXPUNGE_{name}PORT", str(port))
+        done = expunge(tmp_path / "home", "up")
+    assert done.returncode == 1
+    assert f"Set another EXPUNGE_{place}HOST or EXPUNGE_{place}PORT" in done.stderr
+    assert not (tmp_path / "home" / "data").exists()

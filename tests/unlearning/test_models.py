@@ -79,6 +79,25 @@ class TestBuild:
     def test_small_networks_take_any_size_from_eight_pixels(self, architecture, size):
         assert build(architecture, 2, width=2).eval()(to_inputs(random_images(2, 1, *size))).shape == (2, 2)
 
+    @pytest.mark.parametrize(
+        ("architecture", "taken", "refused"),
+        [
+            ("swin_t", (8, 64, 224), ()), ("resnet50", (8, 64), ()), ("efficientnet_b0", (8,), ()),
+            ("googlenet", (15,), (14,)),
+            ("vgg11", (32,), (31,)), ("densenet121", (32,), (16,)), ("convnext_tiny", (32,), (31,)),
+            ("squeezenet1_1", (32,), (16,)), ("alexnet", (63,), (62,)), ("inception_v3", (75,), (74,)),
+            ("vit_b_16", (224,), (64, 256)), ("maxvit_t", (224,), (64, 256)),
+        ],
+    )  # fmt: skip
+    def test_torchvision_s_networks_take_the_sizes_that_the_documentation_says(self, architecture, taken, refused):
+        with torch.device("meta"):  # no numbers, only shapes
+            model = build(architecture, 3, channels=3).eval()
+            for side in taken:
+                assert model(torch.zeros(2, 3, side, side)).shape == (2, 3)
+            for side in refused:
+                with pytest.raises((RuntimeError, AssertionError, ValueError)):
+                    model(torch.zeros(2, 3, side, side))
+
     def test_width_widens(self):
         narrow, wide = (sum(p.numel() for p in build("small_resnet", 2, width=w).parameters()) for w in (4, 8))
         assert wide > 3 * narrow
