@@ -16,9 +16,10 @@ from service.cli import app
 from service.store.migrations import HEAD
 
 COMMANDS = (
-    "data att", "data synthetic", "data check", "train", "references build", "references status", "evaluate", "serve",
-    "worker", "up", "erase", "status", "verify", "keys init", "keys create", "keys list", "keys revoke", "keys rotate",
-    "keys expire", "keys rotate-signing", "rerun", "rerun-check", "database status", "database upgrade", "demo",
+    "data att", "data synthetic", "data check", "train", "prepare", "references build", "references status", "evaluate",
+    "serve", "worker", "up", "erase", "status", "verify", "keys init", "keys create", "keys list", "keys revoke",
+    "keys rotate", "keys expire", "keys rotate-signing", "rerun", "rerun-check", "database status", "database upgrade",
+    "demo",
 )  # fmt: skip
 
 
