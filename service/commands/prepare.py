@@ -219,7 +219,7 @@ def _time(context: Context, trainings: float, seconds: float | None) -> str:
         return ""
     jobs = context.settings.jobs or joblib.cpu_count()
     beside = f", {minutes(trainings * seconds / jobs)} of {jobs}" if jobs > 1 else ""
-    return f", about {minutes(trainings * seconds)} of one core{beside}"
+    return f"; the trainings alone take about {minutes(trainings * seconds)} of one core{beside}"
 
 
 def _train_one(context: Context, kinds: list[Kind]) -> None:

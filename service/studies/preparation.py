@@ -273,7 +273,8 @@ def tuning_people(context: Context, methods: Sequence[str], n: int) -> list[str]
     people = [by_tag[tag] for tag in tags if tag in by_tag][:n]
     if not people:
         tagged = [(person, tag) for tag, person in by_tag.items()]
-        people = lots.draw_lot(tagged, f"tuning {images.manifest_digest}", 0, n)
+        drawn = lots.draw_lot(tagged, f"tuning {images.manifest_digest}", 0, n)
+        people = sorted(drawn, key=context.keyring.block_hash)  # as they are found next time: a search knows its order
     for method in methods:
         note_tuned(context, method, recipe, people)
     return people

@@ -18,9 +18,10 @@ from service.launch import free_ports
 from service.store.migrations import HEAD
 
 COMMANDS = (
-    "data att", "data synthetic", "data check", "train", "references build", "references status", "evaluate", "serve",
-    "worker", "up", "erase", "status", "verify", "keys init", "keys create", "keys list", "keys revoke", "keys rotate",
-    "keys expire", "keys rotate-signing", "rerun", "rerun-check", "database status", "database upgrade", "demo",
+    "data att", "data synthetic", "data check", "train", "prepare", "references build", "references status", "evaluate",
+    "serve", "worker", "up", "erase", "status", "verify", "keys init", "keys create", "keys list", "keys revoke",
+    "keys rotate", "keys expire", "keys rotate-signing", "rerun", "rerun-check", "database status", "database upgrade",
+    "demo",
 )  # fmt: skip
 
 
