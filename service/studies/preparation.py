@@ -8,7 +8,7 @@ it is given again.
 rejects it, and the next rung is tried; the last rung, exact retraining, costs 1. So rungs of costs c₁, c₂, … cost
 c₁ + r₁ (c₂ + r₂ (… + 1)) an erasure. Whatever the rest of a ladder costs, R, a method before it is worth its place
 where c + r R < R, that is c / (1 − r) < R; so the cheapest ladder has the methods with c / (1 − r) < 1, in that order.
-Both numbers are the means over the probe subjects of the method's qualification. To c comes the upkeep of what a method
+Both are of the method's qualification (`Qualified`). To c comes the upkeep of what a method
 reads: oracles, which have to be trained again when too many subjects are gone.
 """
 
@@ -26,11 +26,11 @@ from sqlmodel import col, select
 from audit.policy import RETRAIN, Policy
 from audit.qualification import Bars
 from service.banks.oracles import n_wanted
-from service.banks.qualifications import count_subjects, find_valid, has_failed, note_tuned, read_record
+from service.banks.qualifications import count_subjects, find_valid, has_failed, note_tuned
 from service.context import Context
 from service.errors import InvalidInputError
 from service.store.engine import reading
-from service.store.tables import Qualification, TunedSubject
+from service.store.tables import TunedSubject
 from service.studies import lots, tuning
 from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.spec import open_images
@@ -69,6 +69,11 @@ class Asked:
     without: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        if self.policy.reads_spares:
+            raise InvalidInputError(
+                f"Expected a policy without rungs that start from spares; the spares of {self.policy.name} are exact "
+                "and are trained by `expunge references build`, and no method has to be qualified for them."
+            )
         if unknown := sorted(self.without - set(PARTS)):
             raise InvalidInputError(f"Expected parts among {', '.join(PARTS)} to leave out, got {', '.join(unknown)}.")
         if self.most_trainings is not None and self.most_trainings < 1:
@@ -288,7 +293,7 @@ def _noted(rows: Any, recipe: Recipe, methods: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a valid qualification found of a method; means over the probe subjects.
+    """What a valid qualification found of a method.
 
     Attributes:
         cost_share: of a run, in trainings.
@@ -334,13 +339,10 @@ def standing(context: Context, asked: Asked, facts: Facts, method: str) -> Measu
     )
     if isinstance(found, str):
         return found if has_failed(context, method=method, options=options, recipe=recipe, bars=bars) else None
-    with reading(context.engine) as s:
-        predicate = read_record(context, s, s.get_one(Qualification, found.id)) or {"probes": ()}
-    figures = [probe["figures"] for probe in predicate["probes"]]
     return Measured(
         method,
-        cost_share=_mean([each["cost_share"] for each in figures]),
-        rejected_share=_mean([each["rejected"]["share"]["value"] for each in figures]),
+        cost_share=found.cost_share,
+        rejected_share=1.0 - found.pass_rate,
         upkeep=upkeep(asked.policy, facts, facts.oracles.get(method, 0)),
     )
 
@@ -376,7 +378,3 @@ def write_policy(context: Context, policy: Policy) -> Path:
     file = context.settings.home / "recommended-policy.json"
     files.overwrite(file, (json.dumps(policy.to_dict(), indent=2) + "\n").encode(), mode=0o666)
     return file
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan

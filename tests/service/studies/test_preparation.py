@@ -98,6 +98,12 @@ def test_too_few_subjects_are_no_lot() -> None:
     assert Facts(n_subjects=5, n_references=1, n_blocks=1).n_tuning == 2
 
 
+@pytest.mark.parametrize("name", ["spare", "catch_up"])
+def test_a_policy_with_spares_has_nothing_to_prepare_but_references(name: str) -> None:
+    with pytest.raises(InvalidInputError, match="expunge references build"):
+        Asked(PRESETS[name])
+
+
 def test_a_ladder_without_methods_has_no_candidates() -> None:
     plan = decide(Asked(policy_of(STANDARD, ("retrain",))), MANY)
     assert plan.reasons == (
