@@ -97,7 +97,7 @@ def stream_of(found: Sequence[Mapping[str, Any]], *, ahead: float, n: int) -> St
     per_bank = mean(built) if built else 0.0
     judged = mean(requests) - mean(references)
     n_more = n - len(measured)
-    more_banks = banks_expected(n) - banks_expected(len(measured)) if built else 0.0
+    more_banks = banks_expected(n_more, n_built=len(built)) if built else 0.0
     everything = ahead + sum(requests) + len(measured) * renewal + n_more * (judged + renewal) + more_banks * per_bank
     methods: dict[str, int] = {}
     for one in measured:
@@ -110,9 +110,9 @@ def stream_of(found: Sequence[Mapping[str, Any]], *, ahead: float, n: int) -> St
     )  # fmt: skip
 
 
-def banks_expected(n_erasures: float) -> float:
-    """Blocks among whose subjects are so many drawn at random."""
-    return N_BLOCKS * (1 - (1 - 1 / N_BLOCKS) ** n_erasures)
+def banks_expected(n_erasures: float, *, n_built: int = 0) -> float:
+    """Further banks that so many erasures ask for, of subjects drawn at random, where some blocks have theirs."""
+    return (N_BLOCKS - n_built) * (1 - (1 - 1 / N_BLOCKS) ** n_erasures)
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,13 @@ def line_chart(lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], 
     Args:
         lines: label, colour and points of each. unmeasured: labels of lines drawn dashed.
     """
-    x, y = Scale(0, 3, 64, WIDTH - 210), Scale(-1, 4, 330, 24)
+    x, y = Scale(0, 3, 64, WIDTH - 210), Scale(-1, 3, 330, 24)
     parts = []
     for power in range(4):
         place = x(power)
         parts.append(f'<line class="grid" x1="{place:.1f}" y1="{y.stop}" x2="{place:.1f}" y2="{y.start}"/>')
         parts.append(f'<text x="{place:.1f}" y="{y.start + 18}" text-anchor="middle">{10**power:,}</text>')
-    for power in range(-1, 5):
+    for power in range(-1, 4):
         place = y(power)
         parts.append(f'<line class="grid" x1="{x.start}" y1="{place:.1f}" x2="{x.stop}" y2="{place:.1f}"/>')
         parts.append(f'<text x="{x.start - 8}" y="{place + 4:.1f}" text-anchor="end">{10**power:,g}</text>')
@@ -228,6 +228,6 @@ def line_chart(lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], 
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {WIDTH} 384" width="{WIDTH}" height="384" '
         'aria-labelledby="price-title price-desc"><title id="price-title">Price of an erasure over erasures a year'
         f'</title><desc id="price-desc">Trainings for each erasure. {told}.</desc><style>text{{font:12.5px system-ui,'
-        "sans-serif;fill:#4c5560}.grid{stroke:#dfe3e8}</style>"
+        "sans-serif}text:not([fill]){fill:#4c5560}.grid{stroke:#dfe3e8}</style>"
         f'<rect fill="#fff" width="100%" height="100%"/>{"".join(parts)}</svg>\n'
     )
