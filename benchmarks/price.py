@@ -1,6 +1,6 @@
 """What erasures cost, counted whole: a stream of them by this build, by a former one, and by plain retraining.
 
-    python benchmarks/price.py [--quick] [--json FILE] [--folder FOLDER] [--erasures 20] [--erasures-of-former N]
+    python benchmarks/price.py [--quick] [--json FILE] [--folder FOLDER] [--erasures 20] [--erasures-of former=5]
 
 The same people of one set of drawn faces ask one after another, and each way erases them in turn:
 
@@ -36,6 +36,7 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry or ".").re
 import argparse  # noqa: E402
 import json  # noqa: E402
 import random  # noqa: E402
+import signal  # noqa: E402
 import tempfile  # noqa: E402
 from dataclasses import asdict, replace  # noqa: E402
 from statistics import median  # noqa: E402
@@ -100,8 +101,7 @@ def tell_streams(streams: dict[str, Stream], unit: Unit) -> None:
     print(f"\n{'in trainings':24s}{'ahead':>8s}{'a request':>11s}{'references':>12s}{'renewal':>9s}{'all':>8s}", end="")
     print(f"{'each':>7s}  erased, by")
     for name, one in streams.items():
-        each = one.everything / one.n
-        figures = (one.ahead, one.request, one.references, one.renewal, one.everything, each)
+        figures = (one.ahead, one.request, one.references, one.renewal, one.everything, one.for_each)
         ahead, request, references, renewal, everything, each = (seconds / unit.process for seconds in figures)
         by = ", ".join(f"{method} {n}" for method, n in one.methods.items())
         mark = "*" if one.n_measured < one.n else ""
@@ -110,6 +110,8 @@ def tell_streams(streams: dict[str, Stream], unit: Unit) -> None:
             f"{each:7.2f}  {one.n_completed} of {one.n_measured}, {by}"
         )
     for name, one in streams.items():
+        if one.idle:
+            print(f"{name}: {one.idle * 3600:.0f} processor seconds an hour with nothing to do, not counted above.")
         if one.n_measured < one.n:
             print(
                 f"* {name}: {one.n_measured} erasures were measured ({one.n_interrupted} were interrupted); "
@@ -140,14 +142,13 @@ def tell_targets(streams: dict[str, Stream], unit: Unit) -> dict[str, float]:
     return found
 
 
-def costs_of(streams: dict[str, Stream], found: dict[str, list[dict[str, Any]]], unit: Unit) -> dict[str, Costs]:
+def costs_of(streams: dict[str, Stream], unit: Unit) -> dict[str, Costs]:
     """Unit prices of the builds, for years of other lengths and other numbers of subjects."""
     costs = {}
     if "present" in streams:
         one = streams["present"]
-        look = median(each.get("renewal_seconds", 0.0) for each in found["present"] if "interrupted" not in each)
         reference = one.ahead / unit.training / (20 * REFERENCES + ORIGINALS)
-        costs["present"] = Costs(one.median_request - unit.training + look, 1.0, reference)
+        costs["present"] = Costs(one.median_request - unit.training + one.look, 1.0, reference)
     if "by need" in streams:
         reference = costs["present"].reference if "present" in costs else 1.0
         fixed = streams["by need"].median_request - unit.training
@@ -209,7 +210,8 @@ def tell_break_even(streams: dict[str, Stream], costs: dict[str, Costs], unit: U
 
 def run(options: argparse.Namespace, folder: Path) -> None:
     """Measure what is not there yet, and tell everything."""
-    n_erasures, n_subjects = (2, 40) if options.quick else (options.erasures, options.subjects)
+    n_erasures = options.erasures or (2 if options.quick else 20)
+    n_subjects = options.subjects or (40 if options.quick else 400)
     kept, data = Kept(folder / "figures"), folder / "data"
     if kept.read("set") is None:
         synthetic.write_folder(data, n_subjects=n_subjects, images_per_subject=options.images)
@@ -217,7 +219,8 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     known = sorted({row.user_id for row in read_metadata(data) if row.split == "train"})
     people = random.Random(0).sample(known, n_erasures)
     ways = [replace(way, subjects=tuple(people)) if options.quick else way for way in ways_of(options, folder)]
-    n_of = {way.name: n_erasures for way in ways} | {"former": options.erasures_of_former or n_erasures}
+    fewer = {name: int(n) for name, n in (each.split("=") for each in options.erasures_of)}
+    n_of = {way.name: min(n_erasures, fewer.get(way.name, n_erasures)) for way in ways}
     measure(ways, people, folder, kept, n_of, data=data)
     found = {way.name: erased_by(way, n_of[way.name], kept) for way in ways}
     unit = unit_of(found["retraining"])
@@ -229,7 +232,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     targets = tell_targets(streams, unit)
     others = () if options.quick else SIZES
     measured = units(kept, folder, others, options.images, 3) | {n_subjects: unit}
-    costs = costs_of(streams, found, unit)
+    costs = costs_of(streams, unit)
     if not options.quick:
         drawing = tell_years(costs, measured, n_subjects)
         tell_break_even(streams, costs, unit)
@@ -266,12 +269,22 @@ def ways_of(options: argparse.Namespace, folder: Path) -> list[Way]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two erasures of 40 subjects, and no years")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="two erasures of 40 subjects, references ahead for these two alone, and no years",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--folder", type=Path, help="where homes and figures are kept; default a temporary one")
-    parser.add_argument("--erasures", type=int, default=20)
-    parser.add_argument("--erasures-of-former", type=int, metavar="N", help="the rest is extrapolated, and marked")
-    parser.add_argument("--subjects", type=int, default=400)
+    parser.add_argument("--erasures", type=int, help="default 20")
+    parser.add_argument(
+        "--erasures-of",
+        action="append",
+        default=[],
+        metavar="WAY=N",
+        help="fewer; the rest is extrapolated, and marked",
+    )
+    parser.add_argument("--subjects", type=int, help="default 400")
     parser.add_argument("--images", type=int, default=2, help="of each subject")
     parser.add_argument("--ways", default="former,present,by need", help="beside retraining; with commas")
     parser.add_argument("--with-setting", action="append", default=[], metavar="NAME=VALUE", help="for a further row")
@@ -279,6 +292,7 @@ def main() -> None:
     parser.add_argument("--code", type=Path, default=ROOT, help="checkout that it is run from; default this one")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write the drawing to this SVG file")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     with tempfile.TemporaryDirectory(prefix="price-") as temporary:
         run(options, (options.folder or Path(temporary)).resolve())
 

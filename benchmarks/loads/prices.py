@@ -32,6 +32,8 @@ class Stream:
         request, renewal: mean of an erasure, at its request and after it.
         references: part of `request` in which references were trained.
         median_request: of the erasures that trained no references at their request.
+        look: median of an erasure's renewal, which mostly finds nothing to train.
+        idle: a second, while the service has nothing to do.
     """
 
     n: int
@@ -43,7 +45,9 @@ class Stream:
     renewal: float
     references: float
     median_request: float
+    look: float
     everything: float
+    idle: float
     methods: dict[str, int]
 
     @property
@@ -51,14 +55,30 @@ class Stream:
         """Mean at the request without references: as if they had been there."""
         return self.request - self.references
 
+    @property
+    def for_each(self) -> float:
+        """Of everything, for each erasure that was completed; infinite if none was."""
+        n_completed = self.n * self.n_completed / self.n_measured
+        return self.everything / n_completed if n_completed else math.inf
 
-def references_in(found: Mapping[str, Any]) -> float:
-    """Processor seconds of an erasure in which its run said that it trains references."""
-    return sum(seconds for phase, seconds in found.get("phases", {}).items() if "reference" in phase)
+
+def idle_rate(found: Sequence[Mapping[str, Any]]) -> float:
+    """Processor seconds a second that a way's service takes while it has nothing to do, median."""
+    rested = [one for one in found if one.get("idle_wall_seconds")]
+    return median(one["idle_seconds"] / one["idle_wall_seconds"] for one in rested) if rested else 0.0
+
+
+def references_in(found: Mapping[str, Any], idle: float = 0.0) -> float:
+    """Processor seconds of an erasure in which its run said that it trains references, without the idle service's."""
+    phases = [spent for phase, spent in found.get("phases", {}).items() if "reference" in phase]
+    return sum(max(0.0, seconds - idle * lasted) for seconds, lasted in phases)
 
 
 def stream_of(found: Sequence[Mapping[str, Any]], *, ahead: float, n: int) -> Stream:
     """What was measured, and the whole stream: measured, or extrapolated by `banks_expected`.
+
+    What the service takes anyway while it waits for requests is left out: it grows with the time that a request takes
+    on a busy machine.
 
     Args:
         found: figures of single erasures in their order.
@@ -67,15 +87,17 @@ def stream_of(found: Sequence[Mapping[str, Any]], *, ahead: float, n: int) -> St
     measured = [one for one in found if "interrupted" not in one]
     if not measured:
         raise ValueError("Expected at least one erasure that was measured from its beginning to its end.")
-    requests = [one["request_seconds"] for one in measured]
-    references = [references_in(one) for one in measured]
+    idle = idle_rate(measured)
+    requests = [one["request_seconds"] - idle * one.get("wall_seconds", 0.0) for one in measured]
+    references = [references_in(one, idle) for one in measured]
     built = [seconds for seconds in references if seconds > 0.2 * max(references)] if max(references) > 10 else []
-    idle = [request for request, part in zip(requests, references, strict=True) if part not in built]
-    renewal = mean(one.get("renewal_seconds", 0.0) for one in measured)
+    without = [request for request, part in zip(requests, references, strict=True) if part not in built]
+    renewals = [one.get("renewal_seconds", 0.0) - idle * one.get("renewal_wall_seconds", 0.0) for one in measured]
+    renewal = mean(renewals)
     per_bank = mean(built) if built else 0.0
     judged = mean(requests) - mean(references)
     n_more = n - len(measured)
-    more_banks = banks_expected(n) - banks_expected(len(measured)) if built else 0.0
+    more_banks = banks_expected(n_more, n_built=len(built)) if built else 0.0
     everything = ahead + sum(requests) + len(measured) * renewal + n_more * (judged + renewal) + more_banks * per_bank
     methods: dict[str, int] = {}
     for one in measured:
@@ -83,13 +105,14 @@ def stream_of(found: Sequence[Mapping[str, Any]], *, ahead: float, n: int) -> St
     return Stream(
         n=n, n_measured=len(measured), n_completed=sum(one["state"] == "completed" for one in measured),
         n_interrupted=len(found) - len(measured), ahead=ahead, request=mean(requests), renewal=renewal,
-        references=mean(references), median_request=median(idle or requests), everything=everything, methods=methods,
+        references=mean(references), median_request=median(without or requests), everything=everything, methods=methods,
+        idle=idle, look=median(renewals),
     )  # fmt: skip
 
 
-def banks_expected(n_erasures: float) -> float:
-    """Blocks among whose subjects are so many drawn at random."""
-    return N_BLOCKS * (1 - (1 - 1 / N_BLOCKS) ** n_erasures)
+def banks_expected(n_erasures: float, *, n_built: int = 0) -> float:
+    """Further banks that so many erasures ask for, of subjects drawn at random, where some blocks have theirs."""
+    return (N_BLOCKS - n_built) * (1 - (1 - 1 / N_BLOCKS) ** n_erasures)
 
 
 @dataclass(frozen=True)
@@ -174,13 +197,13 @@ def line_chart(lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], 
     Args:
         lines: label, colour and points of each. unmeasured: labels of lines drawn dashed.
     """
-    x, y = Scale(0, 3, 64, WIDTH - 210), Scale(-1, 4, 330, 24)
+    x, y = Scale(0, 3, 64, WIDTH - 210), Scale(-1, 3, 330, 24)
     parts = []
     for power in range(4):
         place = x(power)
         parts.append(f'<line class="grid" x1="{place:.1f}" y1="{y.stop}" x2="{place:.1f}" y2="{y.start}"/>')
         parts.append(f'<text x="{place:.1f}" y="{y.start + 18}" text-anchor="middle">{10**power:,}</text>')
-    for power in range(-1, 5):
+    for power in range(-1, 4):
         place = y(power)
         parts.append(f'<line class="grid" x1="{x.start}" y1="{place:.1f}" x2="{x.stop}" y2="{place:.1f}"/>')
         parts.append(f'<text x="{x.start - 8}" y="{place + 4:.1f}" text-anchor="end">{10**power:,g}</text>')
@@ -205,6 +228,6 @@ def line_chart(lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], 
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {WIDTH} 384" width="{WIDTH}" height="384" '
         'aria-labelledby="price-title price-desc"><title id="price-title">Price of an erasure over erasures a year'
         f'</title><desc id="price-desc">Trainings for each erasure. {told}.</desc><style>text{{font:12.5px system-ui,'
-        "sans-serif;fill:#4c5560}.grid{stroke:#dfe3e8}</style>"
+        "sans-serif}text:not([fill]){fill:#4c5560}.grid{stroke:#dfe3e8}</style>"
         f'<rect fill="#fff" width="100%" height="100%"/>{"".join(parts)}</svg>\n'
     )

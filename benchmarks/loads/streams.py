@@ -30,7 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FORMER = "9fbe51c2d0fa49222a51ce7764359dbfa9f30f60"
 RECIPE = "synthetic_small"
 ENDED = ("completed", "needs_attention", "rejected", "cancelled")
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.5
+REST_SECONDS = 10.0
+"""What a service takes while it has nothing to do is measured for so long at least before each erasure."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Service:
             "COLUMNS": "200", **{f"EXPUNGE_{name}": str(value) for name, value in given.items()}, **way.settings,
         }  # fmt: skip
         self._client = httpx.Client(base_url=self._url, timeout=60)
-        self._rest: tuple[float, float] | None = None
+        self._rest = (0.0, 0.0)
 
     def __enter__(self) -> Service:
         """Prepared, if it is not yet, and ready for requests."""
@@ -147,6 +149,7 @@ class Service:
         except BaseException:
             self.account.stop()
             raise
+        self._rest = self.account.seconds(), time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,7 +164,7 @@ class Service:
         if answer.status_code != httpx.codes.ACCEPTED:
             raise RuntimeError(f"Expected 202 of the request, got {answer.status_code}: {answer.text}")
         number = answer.json()["requests"][0]["id"]
-        request, phases, last = self._follow(number, before)
+        request, phases, last = self._follow(number, before, began)
         found = {
             "request_seconds": last - before,
             "wall_seconds": time.monotonic() - began,
@@ -183,21 +186,22 @@ class Service:
         listed = self._client.get("/v1/erasure-requests").raise_for_status().json()
         for request in listed.get("requests", listed.get("items", [])):
             if request["state"] not in ENDED:
-                self._follow(request["id"], self.account.seconds())
+                self._follow(request["id"], self.account.seconds(), time.monotonic())
 
-    def _follow(self, number: str, before: float) -> tuple[dict[str, Any], dict[str, float], float]:
-        """The request when it has ended, what it took in each of its phases, and the account's seconds then."""
-        phases: dict[str, float] = {}
+    def _follow(self, number: str, before: float, began: float) -> tuple[dict[str, Any], dict[str, list[float]], float]:
+        """The request when it has ended, what each of its phases took and how long, and the account's seconds then."""
+        phases: dict[str, list[float]] = {}
         while True:
             time.sleep(POLL_SECONDS)
             request: dict[str, Any] = self._client.get(f"/v1/erasure-requests/{number}").raise_for_status().json()
-            now = self.account.seconds()
+            seconds, at = self.account.seconds(), time.monotonic()
             progress = re.sub(r"[\d/]+", "", request.get("progress") or "").strip()
             phase = f"{request['state']}: {progress}" if progress else request["state"]
-            phases[phase] = phases.get(phase, 0.0) + now - before
-            before = now
+            taken, lasted = phases.get(phase, [0.0, 0.0])
+            phases[phase] = [taken + seconds - before, lasted + at - began]
+            before, began = seconds, at
             if request["state"] in ENDED:
-                return request, phases, now
+                return request, phases, seconds
             if not self.account.alive():
                 raise RuntimeError(
                     f"Expected the service of {self._way.name} to go on; see its logs in {self._folder}."
@@ -205,9 +209,8 @@ class Service:
 
     def _rested(self) -> dict[str, float]:
         """What the service took since the last erasure, in which it had nothing to do."""
-        if self._rest is None:
-            return {}
         seconds, at = self._rest
+        time.sleep(max(0.0, at + REST_SECONDS - time.monotonic()))
         return {"idle_seconds": self.account.seconds() - seconds, "idle_wall_seconds": time.monotonic() - at}
 
     def _certified(self, certificate: str | None) -> dict[str, Any]:

@@ -100,14 +100,32 @@ def test_a_measured_stream_is_the_sum_of_its_parts() -> None:
     assert stream.everything == pytest.approx(100 + 5 + 7 + 1 + 3)
     assert (stream.request, stream.renewal, stream.references) == (6.0, 2.0, 0.0)
     assert stream.methods == {"retrain": 2}
+    assert stream.for_each == stream.everything / 2
+
+
+def test_an_erasure_that_needs_a_human_is_paid_for_by_the_others() -> None:
+    refused = {"request_seconds": 9.0, "state": "needs_attention"}
+    stream = stream_of([erasure(5.0), refused], ahead=6.0, n=2)
+    assert stream.for_each == stream.everything == 20.0
+    assert stream.methods == {"retrain": 1, "needs_attention": 1}
 
 
 def test_references_trained_at_a_request_are_told_apart() -> None:
-    with_references = {"unlearning: reference models": 50.0, "auditing": 4.0}
-    found = [erasure(60.0, phases=with_references), erasure(8.0, phases={"auditing": 4.0})]
+    with_references = {"unlearning: reference models": [50.0, 80.0], "auditing": [4.0, 9.0]}
+    found = [erasure(60.0, phases=with_references), erasure(8.0, phases={"auditing": [4.0, 9.0]})]
     stream = stream_of(found, ahead=0.0, n=2)
     assert stream.judged == pytest.approx((10.0 + 8.0) / 2)
     assert stream.median_request == 8.0
+
+
+def test_what_an_idle_service_takes_is_no_part_of_a_price() -> None:
+    idle = {"idle_seconds": 1.0, "idle_wall_seconds": 10.0}
+    phases = {"unlearning: reference models": [50.0, 100.0]}
+    slow = erasure(70.0, wall_seconds=200.0, renewal_seconds=9.0, renewal_wall_seconds=40.0, phases=phases, **idle)
+    stream = stream_of([slow], ahead=0.0, n=1)
+    assert stream.idle == 0.1
+    assert (stream.request, stream.renewal, stream.references) == pytest.approx((50.0, 5.0, 40.0))
+    assert stream.everything == pytest.approx(55.0)
 
 
 def test_an_interrupted_erasure_is_left_out_and_counted() -> None:
@@ -117,10 +135,10 @@ def test_an_interrupted_erasure_is_left_out_and_counted() -> None:
 
 
 def test_the_rest_of_a_stream_asks_for_fewer_new_banks() -> None:
-    phases = {"unlearning: reference models": 50.0}
+    phases = {"unlearning: reference models": [50.0, 60.0]}
     stream = stream_of([erasure(60.0, phases=phases)], ahead=0.0, n=3)
-    assert stream.everything == pytest.approx(60 + 2 * 10 + 50 * (banks_expected(3) - banks_expected(1)))
-    assert banks_expected(3) - banks_expected(1) < 2
+    assert stream.everything == pytest.approx(60 + 2 * 10 + 50 * banks_expected(2, n_built=1))
+    assert banks_expected(2, n_built=1) == pytest.approx(0.95 + 0.95 - 0.95 / 20)
 
 
 def test_units_between_sizes_are_on_a_line_and_say_so() -> None:
