@@ -44,6 +44,7 @@ from service.models import registry, rosters
 from service.models.building import build_model
 from service.models.deployment import deploy as swap
 from service.requests.runs import get_run, note, requests_of
+from service.settings import Settings
 from service.store import ledger
 from service.store.engine import reading, session
 from service.store.tables import Attempt, Run
@@ -114,10 +115,8 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
     spec = spec_of(work, method)
     if folder.read(f"step-{step}") is None:
         note(context, work.run_id, f"{method}: making the candidate")
-        settings = context.settings
-        if method == "spare":  # there is nothing to train, and a process of its own would take seconds to start
-            settings = settings.model_copy(update={"jobs": 1, "cluster": ""})
-        (outcome,) = run_trials(spec, [seed_of(work.run, step)], settings, keep_weights=folder.weights(step))
+        seeds, settings = [seed_of(work.run, step)], _where(work, method)
+        (outcome,) = run_trials(spec, seeds, settings, keep_weights=folder.weights(step))
         context.reached("unlearning.weights")
         folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context)})
         context.reached("unlearning.recorded")
@@ -126,7 +125,7 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
     load_weights(candidate, folder.weights(step))
     if (reason := refusal(f"the candidate of {method}", candidate, work.faces, as_rows(work.plan.retain))) is not None:
         raise PoorModelError(reason)
-    _score_as_served(work, step, spec)
+    _score_as_served(work, step, spec, method)
     if METHODS[method].exact or work.policy.qualification:
         return
     on_progress = noting(work, f"{method}: unlearned models", half="unlearning.bank")
@@ -134,7 +133,16 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
     build_bank(store, planned, work.policy.n_models, context.settings, on_progress, now=context.now())
 
 
-def _score_as_served(work: Workspace, step: int, spec: TrialSpec) -> None:
+def _where(work: Workspace, method: str) -> Settings:
+    """Settings by which the method's candidate is made and scored.
+
+    A spare has nothing to train, and a process of its own would take seconds to start.
+    """
+    settings = work.context.settings
+    return settings.model_copy(update={"jobs": 1, "cluster": ""}) if method == "spare" else settings
+
+
+def _score_as_served(work: Workspace, step: int, spec: TrialSpec, method: str) -> None:
     """Record what the serving engine makes of the step's candidate, unless it is recorded."""
     outcome, folder = _outcome(work, step), work.folder
     if "served" in outcome:
@@ -142,7 +150,7 @@ def _score_as_served(work: Workspace, step: int, spec: TrialSpec) -> None:
     manifest = registry.get(work.context, work.run.base_digest).manifest
     served = score_as_served(
         spec, registry.Manifest.from_dict(manifest), folder.weights(step), outcome["weights_digest"],
-        work.context.settings,
+        _where(work, method),
     )  # fmt: skip
     in_float32 = np.array(outcome["views"], dtype=np.float32)
     folder.write(f"step-{step}", {**outcome, "served": served.to_dict(in_float32)})
