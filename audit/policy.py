@@ -37,7 +37,8 @@ costs more than retraining.
 * *A false positive*: an exact retrain is rejected. At an approximate rung this costs the time of the next rung. A human
   has to act only if all `retrain_attempts` exact retrains are rejected, and that is at most as likely as rejecting one
   of them, whatever their dependence. So a run's false positive rate for the gate is at most α when **every attempt is
-  tested at the full α**, and far lower with fresh seeds.
+  tested at the full α**, and with fresh seeds far lower, though not α³, since the attempts share their references
+  (docs/gate.md).
 * *A false negative*: a candidate that has not forgotten is accepted. This error harms a subject. A test "p ≥ α" that is
   passed by *not* being significant gets easier to pass when α is divided: five tests at α = .05 would be held at .01
   each, below the smallest p-value of 64 references, and reject nothing. False negatives are limited by the number of
