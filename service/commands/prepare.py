@@ -16,13 +16,13 @@ import typer
 from rich.table import Table
 
 from service.commands.data import check_data, say_unnamed
+from service.commands.environment import Settings
 from service.commands.methods import search_settings
 from service.commands.qualify import qualify_methods
 from service.commands.references import Kind, build_ahead, kinds_ahead, minutes, seconds_of_training
 from service.commands.screen import console, progress_bar, tell_of_priority
 from service.commands.training import train_and_show
 from service.errors import ConflictError, InvalidInputError
-from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.context import Context
