@@ -34,6 +34,7 @@ from tests.service import tiny
 from unlearning.faces.sources import synthetic
 
 pytest.importorskip("optuna")
+pytestmark = pytest.mark.timeout(900)
 
 RECIPE = {**tiny.RECIPE, "epochs": 4, "batch_size": 8, "learning_rate": 0.05}
 METHOD = "eu_k"  # makes its last blocks anew, so it forgets whatever the settings
@@ -105,7 +106,7 @@ def prepare(home: Path, notes: Path, end: str) -> subprocess.CompletedProcess[st
     """The command in a process that notes what it does, and is killed after an event."""
     return subprocess.run(
         [sys.executable, "-m", "tests.service.killed_preparation", str(notes), end, *SMALL], cwd=ROOT,
-        env={**os.environ, **environment(home), "COLUMNS": "200"}, capture_output=True, text=True, timeout=280,
+        env={**os.environ, **environment(home), "COLUMNS": "200"}, capture_output=True, text=True, timeout=800,
         check=False,
     )  # fmt: skip
 
@@ -276,7 +277,6 @@ def test_whoever_waits_for_erasure_is_neither_tuned_on_nor_drawn(home: Path) -> 
     context.engine.dispose()
 
 
-@pytest.mark.timeout(900)
 def test_killed_at_any_point_it_goes_on_and_does_nothing_twice(whole: Whole, template: Path, tmp_path: Path) -> None:
     home, notes = tmp_path / "home", tmp_path / "notes"
     shutil.copytree(template, home)
