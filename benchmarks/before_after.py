@@ -1,6 +1,6 @@
 """What two answers tell: predictions before and after a swap, to somebody who kept both.
 
-    python benchmarks/before_after.py [--pairs N] [--subject ID ...] [--folder FOLDER]
+    python benchmarks/before_after.py [--pairs N] [--subject ID ...] [--folder FOLDER] [--quick]
 
 An attacker has photographs of many people and the answers of both generations to them. Whose answers changed most was
 erased, they guess: the score of a person is the mean over their images of how far the margin of the true class fell.
@@ -81,7 +81,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--subject", action="append", metavar="ID")
     parser.add_argument("--folder", type=Path, default=Path("build/gate"))
+    parser.add_argument("--quick", action="store_true", help="one pair, one subject: shows that it runs")
     options = parser.parse_args()
+    if options.quick:
+        options.pairs, options.subject = 1, ["s31"]
     torch.set_num_threads(1)
     set_ = opened("att", options.folder)
     faces, recipe = set_.faces, RECIPES[set_.recipe]

@@ -1,6 +1,7 @@
 """Spare models: what an erasure costs with one, and what accuracy it leaves.
 
     python benchmarks/spares.py [--set att|drawn] [--models N] [--epochs E ...] [--rates R ...] [--folder FOLDER]
+                                [--quick]
 
 Somebody asks to be erased whose block has others: on the AT&T faces one, on drawn faces seven. For each of four such
 blocks, N times with other seeds: the spare, trained without the block; the spare caught up, on everybody but the one
@@ -83,10 +84,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, nargs="+", default=[4.0])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.02])
     parser.add_argument("--folder", type=Path, default=Path("build/gate"))
+    parser.add_argument("--quick", action="store_true", help="one block, three models: shows that it runs")
     options = parser.parse_args()
+    options.models = 3 if options.quick else options.models
     torch.set_num_threads(1)
     set_ = opened(options.set, options.folder)
     blocks = ATT if options.set == "att" else set_.blocks[:4]
+    blocks = blocks[:1] if options.quick else blocks
     settings = {
         f"catch_up, {epochs:g} epochs at {rate:g}": find_method("catch_up").settings(
             epochs=epochs, learning_rate=rate, schedule="cosine"

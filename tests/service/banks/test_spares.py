@@ -94,6 +94,23 @@ def test_nothing_is_destroyed_while_a_run_may_name_it(tiny_context: Context, pai
     assert spares.count(tiny_context) == 2
 
 
+def test_what_was_trained_before_a_kill_stays(tiny_context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, everybody = data.recipe_of(tiny_context), tiny.people(tiny_context)
+    asked = plans(tiny_context, *everybody)[:2]
+
+    def killed(self: Context, point: str) -> None:
+        if point == "building.spare":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Context, "reached", killed)
+        with pytest.raises(KeyboardInterrupt):
+            spares.train_spares(tiny_context, recipe, asked, nothing)
+    assert spares.count(tiny_context) == 1
+    assert spares.train_spares(tiny_context, recipe, asked, nothing) == 1
+    assert not list(tiny_context.settings.home.glob(".training-*"))
+
+
 def test_a_spare_is_not_registered_if_somebody_was_erased_meanwhile(tiny_context: Context) -> None:
     pair = tiny.same_block(tiny_context)
     asked = plans(tiny_context, pair[0])
