@@ -138,13 +138,10 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
         ),
         Panel(
             "Qualification",
-            "Time until the qualification of a method of the ladder ends; red: the newest one failed. See "
+            "Time until the qualification of a method of the ladder ends; none where the newest one failed. See "
             "QualificationExpiring and QualificationFailed.",
             "s",
-            {
-                "{{method}}": 'max by (method) (expunge_qualification_expires_timestamp_seconds{job=~"$job"}) - time()',
-                "{{method}} failed": 'max by (method) (expunge_qualification_passed{job=~"$job"} == 0)',
-            },
+            {"{{method}}": 'max by (method) (expunge_qualification_expires_timestamp_seconds{job=~"$job"}) - time()'},
         ),
         Panel(
             "Trainings",

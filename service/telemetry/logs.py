@@ -25,7 +25,9 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from service.telemetry.redact import place_of_error, redact
 
-_TALKATIVE = ("sqlalchemy", "httpx", "httpcore", "uvicorn.access")  # their INFO lines hold values, addresses, raw paths
+_TALKATIVE = ("sqlalchemy", "httpx", "httpx2", "httpcore", "httpcore2", "uvicorn.access")
+"""Their INFO lines hold values, addresses, raw paths. Nothing here uses httpx2, but Starlette's test client does where
+it is installed."""
 call: ContextVar[str | None] = ContextVar("call", default=None)
 
 

@@ -24,15 +24,19 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
+from audit.policy import load_policy
 from deploy.grafana import panels
 from deploy.grafana.picture import Series, draw
+from service.context import Context
 from service.launch import Processes, free_ports
 from service.settings import Settings
 from service.telemetry.catalog import SERVING, WORKER
 from tests.journey.conftest import ENDS, wait_serving
 from tests.operators.test_prometheus import check
+from tests.service.qualified import write_qualification
 from tests.waiting import PATIENCE_SECONDS, join, wait_until
 from unlearning.faces import read_metadata
+from unlearning.recipes import load_recipe
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.journey, pytest.mark.timeout(1200)]  # more than all its patience
 
@@ -188,6 +192,9 @@ def watched(
         console_port=ports[1], log_format="json", otlp_endpoint=collector.url,
     )  # fmt: skip
     key = (home / "operator.key").read_text()
+    context, method = Context.open(settings), load_policy(settings.policy).ladder[0]
+    write_qualification(context, method=method, recipe=load_recipe(settings.recipe))
+    context.engine.dispose()
     person = next(row.user_id for row in read_metadata(settings.data_folder) if row.split == "train")
     with prometheus(program("prometheus", "prometheus"), folder, settings) as api:
         with Processes(settings) as processes:

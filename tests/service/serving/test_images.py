@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from service.serving.engine import Engine
 
 from service.errors import InvalidInputError, TooLargeError, UnsupportedImageError
+from service.inference.engine import Engine
 from service.models.manifest import Manifest
 from service.models.registry import CheckedWeights
 from service.serving import images
