@@ -29,7 +29,7 @@ import audit
 from audit.errors import NotANumberError
 from service.settings import Settings
 from service.store.serving_mark import is_served
-from service.training.ray_cluster import disconnect, on_cluster
+from service.training.ray_cluster import disconnect, on_cluster, result_of
 from service.training.spec import Rows, TrialSpec, intact, open_images
 from unlearning.devices import bound_memory, resolve_device
 from unlearning.errors import MethodError
@@ -158,7 +158,7 @@ def _in_child(
             _go_last_here()
     device, share = bound
     bound_memory(resolve_device(device), share)
-    return task(*call)
+    return result_of(task, call)
 
 
 def run_trial(spec: TrialSpec, seed: int, keep_weights: Path | None = None) -> Outcome:

@@ -90,4 +90,18 @@ def _run(task: Callable[..., T], call: tuple[Any, ...]) -> T:
 
     torch.set_num_threads(1)
     os.nice(19 - os.nice(0))
-    return task(*call)
+    return result_of(task, call)
+
+
+def result_of(task: Callable[..., T], call: tuple[Any, ...]) -> T:
+    """What the task gives; it may run code that is not ours, whose `sys.exit` is an error like any other.
+
+    Raises:
+        RuntimeError: the task called `sys.exit`. Ray would take it for a lost node and repeat the task for ever.
+    """
+    try:
+        return task(*call)
+    except SystemExit as error:
+        raise RuntimeError(
+            "Expected a trial to give a result; its code called sys.exit. Let the method or the network raise an error."
+        ) from error

@@ -10,7 +10,7 @@ import pytest
 from service.banks.build import build_bank
 from service.banks.store import BankStore
 from service.errors import StartupError
-from service.training.jobs import run_trial, run_trials
+from service.training.jobs import in_children, run_trial, run_trials
 from service.training.ray_cluster import disconnect
 from tests.service import tiny
 from tests.waiting import wait_until
@@ -85,6 +85,33 @@ def test_a_bank_is_complete_though_a_node_died(tiny_context, cluster):
     assert bank.seeds.tolist() == list(range(N_MODELS))
     for seed in (0, N_MODELS - 1):  # as if it had been trained here
         np.testing.assert_array_equal(bank.margins[seed], run_trial(plan.spec, seed).margins)
+
+
+def leave(log: Path) -> str:
+    """Calls `sys.exit`, as code that is not ours may; ends the test if it is called again and again."""
+    with log.open("a") as file:
+        file.write("called\n")
+    if log.read_text().count("called") > 2:
+        return "called again and again"
+    raise SystemExit(0)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_task_that_exits_is_an_error_here(tiny_context, tmp_path, jobs):
+    settings = tiny_context.settings.model_copy(update={"jobs": jobs})
+    with pytest.raises(RuntimeError, match=r"called sys\.exit"):
+        list(in_children(leave, [(tmp_path / "log",)], settings))
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("default")
+@pytest.mark.timeout(1200)
+def test_a_task_that_exits_is_an_error_on_a_cluster_and_is_not_repeated(tiny_context, tmp_path, cluster):
+    settings = tiny_context.settings.model_copy(update={"cluster": "ray:auto"})
+    log = tmp_path / "log"
+    with pytest.raises(RuntimeError, match=r"called sys\.exit"):
+        list(in_children(leave, [(log,)], settings))
+    assert log.read_text().count("called") == 1
 
 
 def whose(folder: Path) -> str:
