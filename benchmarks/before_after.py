@@ -2,7 +2,7 @@
 
     python benchmarks/before_after.py [--pairs N] [--subject ID ...] [--folder FOLDER] [--quick]
 
-An attacker has photographs of many people and the answers of both generations to them. Whose answers changed most was
+An attacker has images of many people and the answers of both generations to them. Whose answers changed most was
 erased, they guess: the score of a person is the mean over their images of how far the margin of the true class fell.
 For each subject, N pairs: an original trained with everybody, and what takes its place, by exact retraining with
 another seed, and by methods that start from that original; as a comparison a model that learned from everybody again.

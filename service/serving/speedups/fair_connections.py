@@ -32,6 +32,8 @@ _SHARE_AT_ONCE = (
     8  # with many connections an eighth of their number is taken together: it hardly matters to the balance
 )
 _ALL = 1 << 16  # more than any socket lets wait
+_LOOK_SECONDS = 0.05  # whether the last connections are gone
+_MOST_SECONDS = 15.0  # longer than a connection may take for its last request's head
 _RETRY_SECONDS = 1.0  # after an error such as too many open files
 
 
@@ -75,12 +77,14 @@ class FairServer:
         """Take no more connections; those there are go on.
 
         The last process takes those that wait, and ends the socket for the whole service: BentoML's parent has it open
-        for some seconds more, in which connections would be accepted by the system and then reset.
+        for some seconds more, in which connections would be accepted by the system and then reset. First it lets no
+        more wait, for whoever comes between the taking and the end would be reset as well.
         """
         if self._sock is None:
             return
         self._loop.remove_reader(self._sock)
         if self._ends():
+            self._sock.listen(0)
             self._take(_ALL)
             with suppress(OSError):  # another process was the last one as well
                 self._sock.shutdown(socket.SHUT_RD)
@@ -88,7 +92,15 @@ class FairServer:
         self._sock = None
 
     async def wait_closed(self) -> None:
-        """Return at once, as asyncio's own of Python 3.11 does."""
+        """Return once the connections of this process are gone, or after some seconds.
+
+        uvicorn asks its own list of connections before, but one that was just taken is not in it yet: without this a
+        process that gets the processor late would end before it has begun it.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MOST_SECONDS):
+                while self._tasks or self._n_held():
+                    await asyncio.sleep(_LOOK_SECONDS)
 
     def _wake(self) -> None:
         """A connection waits."""

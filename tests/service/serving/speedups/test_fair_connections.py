@@ -175,9 +175,11 @@ def test_two_at_one_socket_share_its_connections() -> None:
         assert min(map(len, held)) >= 4
         for server in servers:
             server.close()
-            await server.wait_closed()
         for _, writer in pairs:
             writer.close()
+        for server in servers:
+            await server.wait_closed()
+        assert held == [set(), set()]
 
     asyncio.run(scene())
 
@@ -211,6 +213,28 @@ def test_the_last_process_takes_what_waits_and_then_nobody_can_connect() -> None
         again = FairServer(loop, lambda: Counting(held), parent, lambda: 0)  # by a process that BentoML starts anew
         socket.create_connection(address).close()
         again.close()
+
+    play(scene())
+
+
+def test_a_process_ends_after_the_connections_that_it_took_last() -> None:
+    """They are begun after uvicorn has looked whether there are any."""
+
+    async def scene() -> None:
+        loop, held = asyncio.get_running_loop(), set[asyncio.Protocol]()
+        sock = socket.create_server(("127.0.0.1", free_ports(1)[0]))
+        server = FairServer(loop, lambda: Counting(held), sock, lambda: len(held), lambda: True)
+        client = socket.create_connection(sock.getsockname())
+        server.close()
+        assert not held  # taken, not begun
+        ended = loop.create_task(server.wait_closed())
+        client.setblocking(False)
+        await loop.sock_sendall(client, b"xy")
+        assert await loop.sock_recv(client, 2) == b"xy"
+        assert not ended.done()
+        client.close()
+        await ended
+        assert not held
 
     play(scene())
 
