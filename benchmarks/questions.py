@@ -1,6 +1,6 @@
 """Questions about audits whose quick answer is wrong, each settled by a run; docs/questions.md tells what came.
 
-    python benchmarks/questions.py halves|banks|machines|splits|ladder [--folder FOLDER]
+    python benchmarks/questions.py halves|banks|machines|splits|ladder|attempts [--folder FOLDER]
 
 * `halves`: do models trained on random halves of the subjects serve as references? One set would be enough for
   everybody (LiRA), 64 trainings in place of 8 a block.
@@ -10,8 +10,9 @@
 * `splits`: how much does a table of methods move if the split into training and held-out subjects is drawn anew, and
   the subject to forget with it? Twenty splits, three methods.
 * `ladder`: what do the positions of rungs do to the false positive rate of a whole run?
+* `attempts`: three exact retrains with fresh seeds share one bank; how often does it reject all of them?
 
-`halves`, `banks` and `ladder` read the margins that `benchmarks/gate.py --set att` keeps in the folder.
+`halves`, `banks`, `ladder` and `attempts` read the margins that `benchmarks/gate.py --set att` keeps in the folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse  # noqa: E402
 import subprocess  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -32,7 +34,8 @@ import torch  # noqa: E402
 import audit  # noqa: E402
 from audit.policy import PRESETS  # noqa: E402
 from audit.statistics.gate import gate  # noqa: E402
-from audit.statistics.spread import pooled_spread, tail_mean  # noqa: E402
+from audit.statistics.intervals import clopper_pearson  # noqa: E402
+from audit.statistics.spread import PooledSpread, pooled_spread, tail_mean  # noqa: E402
 from benchmarks.gates.models import Margins, Set, margins_of, opened  # noqa: E402
 from unlearning.faces.views import views  # noqa: E402
 from unlearning.methods import unlearn  # noqa: E402
@@ -202,6 +205,38 @@ def splits(set_: Set, subjects: list[Margins]) -> None:
         )
 
 
+def before_a_bank(
+    subjects: list[Margins], n_references: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray, PooledSpread]]:
+    """Twelve banks of each subject: the references, the other retrained models, and the spread of the other blocks."""
+    for subject in subjects:
+        for _ in range(12):
+            order = rng.permutation(len(subject.out))
+            others = [
+                other.out[rng.permutation(len(other.out))[:n_references]]
+                for other in subjects
+                if other.subject != subject.subject
+            ]
+            yield subject.out[order[:n_references]], subject.out[order[n_references:]], pooled_spread(others)
+
+
+def attempts(set_: Set, subjects: list[Margins]) -> None:
+    """Whether one bank rejects all attempts of exact retraining."""
+    del set_
+    rng, n_attempts = np.random.default_rng(0), PRESETS["standard"].retrain_attempts
+    for n_references in (8, 16, 32):
+        rejected = [
+            [not gate(each, references, pooled=pooled).passed for each in candidates[:n_attempts]]
+            for references, candidates, pooled in before_a_bank(subjects, n_references, rng)
+        ]
+        every = np.all(rejected, axis=1)
+        low, high = clopper_pearson(int(every.sum()), len(every), alpha=0.05)
+        print(
+            f"N = {n_references}: one attempt rejected {np.mean(rejected):.3f}, all {n_attempts} {every.mean():.4f} "
+            f"({every.sum()} of {len(every)}; {low:.4f} to {high:.4f})"
+        )
+
+
 def ladder(set_: Set, subjects: list[Margins]) -> None:
     """A perfect method on every rung: where it passes, and how often a human has to look."""
     del set_
@@ -210,26 +245,24 @@ def ladder(set_: Set, subjects: list[Margins]) -> None:
     levels += [levels[-1]] * (policy.retrain_attempts - 1)
     for name, alphas in (("the policy's levels", levels), ("α on every rung", [policy.gate_alpha] * len(levels))):
         ends = []
-        for subject in subjects:
-            for _ in range(12):
-                order = rng.permutation(len(subject.out))
-                references = subject.out[order[:N_REFERENCES]]
-                others = [
-                    other.out[rng.permutation(len(other.out))[:N_REFERENCES]]
-                    for other in subjects
-                    if other.subject != subject.subject
-                ]
-                pooled = pooled_spread(others)
-                passed = [
-                    gate(subject.out[order[N_REFERENCES + step]], references, pooled=pooled, alpha=alpha).passed
-                    for step, alpha in enumerate(alphas)
-                ]
-                ends.append(passed.index(True) if any(passed) else len(alphas))
+        for references, candidates, pooled in before_a_bank(subjects, N_REFERENCES, rng):
+            passed = [
+                gate(candidates[step], references, pooled=pooled, alpha=alpha).passed
+                for step, alpha in enumerate(alphas)
+            ]
+            ends.append(passed.index(True) if any(passed) else len(alphas))
         shares = [f"{np.mean(np.array(ends) == step):.3f}" for step in range(len(alphas) + 1)]
         print(f"{name}, {len(ends)} runs: passed at step {', '.join(shares[:-1])}; none {shares[-1]}")
 
 
-QUESTIONS = {"halves": halves, "banks": banks, "machines": machines, "splits": splits, "ladder": ladder}
+QUESTIONS = {
+    "halves": halves,
+    "banks": banks,
+    "machines": machines,
+    "splits": splits,
+    "ladder": ladder,
+    "attempts": attempts,
+}
 
 
 def main() -> None:
