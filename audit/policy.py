@@ -64,6 +64,8 @@ FROM_SPARE = ("spare", "catch_up")
 EXACT = (*FROM_SPARE, RETRAIN)
 """Methods whose weights never depended on the forget set: exact retraining, and what starts from a spare model that was
 trained ahead without the subjects' block. Their attempts are tested at the full α and need no qualification."""
+FROM_ORACLES = ("oracle_matching",)
+"""Methods that read oracle margins: models trained ahead without the subjects' block, beside the references."""
 ADDED_LATER = ("gate_alpha", "qualification", "cheapest_first", "view_ratio_min")
 
 
@@ -177,6 +179,11 @@ class Policy:
     def reads_spares(self) -> bool:
         """Whether a rung starts from a spare, so that spares are kept for every block."""
         return not set(FROM_SPARE).isdisjoint(self.ladder)
+
+    @property
+    def reads_oracles(self) -> bool:
+        """Whether a rung reads oracles, so that they are kept for every block."""
+        return not set(FROM_ORACLES).isdisjoint(self.ladder)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able fields and digest."""

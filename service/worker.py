@@ -43,7 +43,7 @@ from service.store.engine import reading, session, write_ahead
 from service.store.tables import Deployment, ErasureRequest, OpenLine, Run
 from service.telemetry.redact import describe
 from service.telemetry.tracing import Traces
-from service.training.jobs import yield_processor, yields
+from service.training.priority import yield_processor, yields
 
 log = structlog.get_logger()
 

@@ -39,6 +39,8 @@ def n_wanted(methods: Mapping[str, Mapping[str, Any]]) -> int:
 
 def n_asked_for(settings: Settings, policy: Policy) -> int:
     """Oracles of each block that the methods of the policy's ladder read, with the settings in force."""
+    if not policy.reads_oracles:
+        return 0  # without loading torch
     from unlearning.methods import settings_for
     from unlearning.recipes import load_recipe
 

@@ -141,11 +141,8 @@ def rebuild(
         on_block: called with (block, number from 1, blocks to do) before each; gives what is told of the models.
 
     Raises:
-        PoorModelError: the model in service answers one class only.
+        PoorModelError: something is to be trained, and the model in service answers one class only.
     """
-    from service.training.answers import require_good_model_in_service  # torch, which the worker need not load
-
-    require_good_model_in_service(context)
     settings = context.settings
     store, n_oracles = BankStore(settings.banks_folder), n_asked_for(settings, policy)
     surveyed = survey(context, policy)
@@ -156,6 +153,8 @@ def rebuild(
     urgency = {"building": 0, "outdated": 0, "missing": 1, "stale": 2}
     todo = [block for block in surveyed if _is_needed(block, policy, missing_too=missing_too)]
     todo.sort(key=lambda block: (urgency[block.row.state], -block.row.staleness, block.row.block))
+    if todo:
+        _require_good_model(context)
     for number, block in enumerate(todo, 1):
         told = on_block(block.row.block, number, len(todo)) if on_block else None
 
@@ -175,11 +174,23 @@ def rebuild(
     for block in surveyed if n_oracles else []:
         plan = oracle_plan(block.plan)
         if (missing_too or block.had_bank) and _lacking(store, plan, n_oracles):
+            _require_good_model(context)
             build_oracles(store, plan, n_oracles, settings, lambda done, wanted: None, now=context.now())
             _discard_superseded(store, [plan], context)
     replica.publish(context)
     publish(context, survey(context, policy))
     return n_built
+
+
+def _require_good_model(context: Context) -> None:
+    """Nothing if the model in service may be judged: asked before something is trained, since it loads torch.
+
+    Raises:
+        PoorModelError: it answers one class only.
+    """
+    from service.training.answers import require_good_model_in_service
+
+    require_good_model_in_service(context)
 
 
 def _is_needed(block: Surveyed, policy: Policy, *, missing_too: bool) -> bool:
@@ -209,6 +220,7 @@ def _renew_originals(
     )  # fmt: skip
     if found is not None and found[1].n_learned_gone + 1 <= STALENESS_MAX * found[1].n_learned:
         return 0
+    _require_good_model(context)
     told = on_block(EVERYBODY, 1, 1) if on_block else None
     build_originals(store, plan, N_ORIGINALS, context.settings, told or (lambda done, wanted: None), now=context.now())
     _discard_superseded(store, [plan], context)
@@ -219,6 +231,8 @@ def _renew_spares(
     context: Context, plans: list[BankPlan], on_block: Callable[[str, int, int], OnProgress] | None
 ) -> int:
     """Train the spares that blocks lack; gives how many."""
+    if spares.lacking(context, recipe_of(context), plans):
+        _require_good_model(context)
     told = on_block(SPARES, 1, 1) if on_block else None
     return spares.train_spares(context, recipe_of(context), plans, told or (lambda done, wanted: None))
 

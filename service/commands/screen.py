@@ -61,7 +61,7 @@ def progress_bar() -> Progress:
 
 def tell_of_priority(settings: Settings) -> None:
     """Say beforehand if training will wait for whatever else the machine does."""
-    from service.training.jobs import yields
+    from service.training.priority import yields
 
     if yields(settings):
         console.print(

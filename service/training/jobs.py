@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 import audit
 from audit.errors import NotANumberError
 from service.settings import Settings
-from service.store.serving_mark import is_served
+from service.training.priority import go_last, yield_processor, yields
 from service.training.ray_cluster import disconnect, on_cluster, result_of
 from service.training.spec import Rows, TrialSpec, intact, open_images
 from unlearning.devices import bound_memory, resolve_device
@@ -203,20 +203,6 @@ def release_processes() -> None:
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
-def yields(settings: Settings) -> bool:
-    """Whether training takes only what nothing else wants of the processor."""
-    priority = settings.training_priority
-    return priority == "idle" or (priority == "auto" and is_served(settings.serving_mark_path))
-
-
-def yield_processor() -> None:
-    """Let serving go first where the kernel weighs whole sessions: `nice` acts only within one."""
-    autogroup = Path("/proc/self/autogroup")
-    if os.getsid(0) == os.getpid() and autogroup.exists():  # only a session of our own
-        with suppress(OSError):
-            autogroup.write_text("19")
-
-
 @contextmanager
 def _children_yield(settings: Settings) -> Iterator[None]:
     """If training yields, let what is started within go last from its first moment: PyTorch's import takes seconds."""
@@ -226,14 +212,7 @@ def _children_yield(settings: Settings) -> Iterator[None]:
         return
     for child in psutil.Process().children():
         if child.pid not in before:
-            _go_last(child.pid)
-
-
-def _go_last(pid: int) -> None:
-    """A process computes only while nobody else would, on Linux."""
-    if hasattr(os, "SCHED_IDLE"):
-        with suppress(OSError):
-            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+            go_last(child.pid)
 
 
 @lru_cache(maxsize=1)
@@ -245,7 +224,7 @@ def _go_last_here() -> None:
     """
     os.nice(19 - os.nice(0))
     yield_processor()
-    _go_last(os.getpid())
+    go_last(os.getpid())
 
 
 @lru_cache(maxsize=1)

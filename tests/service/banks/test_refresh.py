@@ -102,6 +102,20 @@ def test_stale_banks_are_built_anew_and_replaced(tiny_context, built):
     assert rebuild(tiny_context, POLICY, missing_too=False) == 0
 
 
+def test_a_look_that_finds_nothing_to_train_loads_no_torch(tiny_context, built, tmp_path):
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps(POLICY.to_dict()))
+    settings = tiny_context.settings.model_copy(update={"policy": str(policy)})
+    program = (
+        "import sys; from service.cli import app; "
+        "app(['references', 'refresh'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment(settings), capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Every bank may judge" in done.stdout
+
+
 def test_a_bank_from_before_banks_held_views_goes_when_there_is_one_that_does(tiny_context, built):
     store, plan = BankStore(tiny_context.settings.banks_folder), tiny.plan_for(tiny_context, built[0])
     old = replace(plan.key, statistic=MARGIN)

@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from audit.policy import EXACT, FROM_ORACLES, FROM_SPARE
 from unlearning.errors import MethodError
 from unlearning.methods import METHODS, Unlearned, find_method, settings_for, unlearn
 from unlearning.models import build
@@ -270,6 +271,13 @@ def test_exact_methods_never_read_the_original(name, run, run_anew, same):
         torch.manual_seed(99)
         stranger = build("small_resnet", 3, channels=1, width=4)
     assert same(run_anew(name, model=stranger).model, run(name).model)
+
+
+def test_policies_know_the_methods_apart_without_loading_them():
+    """`audit.policy` names them, so that a look at the banks need not load torch."""
+    assert set(EXACT) == {name for name, method in METHODS.items() if method.exact}
+    assert set(FROM_SPARE) == {name for name, method in METHODS.items() if method.needs_spare}
+    assert set(FROM_ORACLES) == {name for name, method in METHODS.items() if method.needs_oracles}
 
 
 def test_settings_of_another_method_are_refused(name, run_anew):
