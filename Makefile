@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test mutants faults fuzz fuzz-api check format constraints audit-dependencies sbom package image \
-  image-cuda clean benchmarks docs pictures findings
+  image-cuda clean benchmarks banks docs pictures findings
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -48,6 +48,12 @@ check: $(VENV)/developed  ## format, lint, types, import directions, known vulne
 format: $(VENV)/developed  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+banks: $(VENV)/developed  ## the published margins anew: about 2,300 trainings, an hour and more; goes on where it was
+	$(BIN)/python benchmarks/gate.py --set att --models 66 --originals 50 --between 8 --runs 16 --train-only
+	$(BIN)/python benchmarks/gate.py --set drawn --blocks 5 --models 17 --originals 17 --runs 16 --train-only \
+	  --method remix --method random_mask --method kookmin --method salun --method finetune
+	$(BIN)/python benchmarks/banks.py build
 
 pictures: $(VENV)/developed  ## the console's screenshots in the documentation, made by its tests
 	PICTURES=docs/images $(BIN)/python -m pytest -q tests/operators/test_browser.py

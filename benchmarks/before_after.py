@@ -8,7 +8,8 @@ For each subject, N pairs: an original trained with everybody, and what takes it
 another seed, and by methods that start from that original; as a comparison a model that learned from everybody again.
 The figure is the AUC of the subject's score among those of all retained people, and among held-out people; ½ is
 guessing. It is given for each value of the setting `EXPUNGE_ANSWERS`: six decimals, two, and the class alone (how often
-the answer turned wrong).
+the answer turned wrong). "N in one run" is exact retraining without N − 1 further people drawn at random; they are not
+among the others, so the figure is how well one of them is told from who stayed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from unlearning.training import Examples, logits, train  # noqa: E402
 
 SUBJECTS = {"att": ("s31", "s19", "s6", "s26", "s7", "s34", "s4", "s17")}
 METHODS = ("remix", "random_mask", "kookmin")
+TOGETHER = (2, 4, 8)
+"""People erased in one run."""
 PLACES = {"full": 6, "rounded": 2}
 ANSWERS = ("full", "rounded", "label")
 
@@ -61,8 +64,10 @@ def auc(score: float, others: np.ndarray) -> float:
     return float(np.mean((others < score) + 0.5 * (others == score)))
 
 
-def successors(set_: Set, original: torch.nn.Module, subject: str, seed: int) -> Iterator[tuple[str, torch.nn.Module]]:
-    """By name, models that may take the original's place when a subject was erased."""
+def successors(
+    set_: Set, original: torch.nn.Module, subject: str, seed: int
+) -> Iterator[tuple[str, torch.nn.Module, set[str]]]:
+    """By name, models that may take the original's place when a subject was erased, and who else was."""
     faces, recipe = set_.faces, RECIPES[set_.recipe]
     forget = faces.where(split="train", subjects={subject})
     kept = np.setdiff1d(set_.rows, forget)
@@ -70,10 +75,18 @@ def successors(set_: Set, original: torch.nn.Module, subject: str, seed: int) ->
     def of(rows: np.ndarray) -> Examples:
         return Examples.from_arrays(faces.images[rows], faces.labels[rows])
 
-    yield "nothing done, another seed", train(recipe, of(set_.rows), n_classes=len(faces.classes), seed=seed).model
-    yield "retrain", train(recipe, of(kept), n_classes=len(faces.classes), seed=seed + 1).model
+    n_classes = len(faces.classes)
+    yield "nothing done, another seed", train(recipe, of(set_.rows), n_classes=n_classes, seed=seed).model, set()
+    yield "retrain", train(recipe, of(kept), n_classes=n_classes, seed=seed + 1).model, set()
     for method in METHODS:
-        yield method, unlearn(method, original, of(forget), of(kept), recipe=recipe, seed=seed + 2, device="cpu").model
+        made = unlearn(method, original, of(forget), of(kept), recipe=recipe, seed=seed + 2, device="cpu").model
+        yield method, made, set()
+    others = np.random.default_rng(seed).permutation(sorted(set(faces.train_subjects()) - {subject}))
+    for n_together in TOGETHER:
+        also = {str(one) for one in others[: n_together - 1]}
+        rest = np.setdiff1d(kept, faces.where(split="train", subjects=also))
+        made = train(recipe, of(rest), n_classes=n_classes, seed=seed + 2 + n_together).model
+        yield f"retrain, {n_together} in one run", made, also
 
 
 def main() -> None:
@@ -96,7 +109,7 @@ def main() -> None:
         original = train(recipe, everything, n_classes=len(faces.classes), seed=900_000_000 + pair, device="cpu").model
         before = answers(original, set_)
         for number, subject in enumerate(subjects):
-            for name, model in successors(set_, original, subject, 910_000_000 + 1_000 * pair + 10 * number):
+            for name, model, also in successors(set_, original, subject, 910_000_000 + 1_000 * pair + 20 * number):
                 after = answers(model, set_)
                 for answer in ANSWERS:
                     by_image = scores(before, after, answer, len(faces.classes))
@@ -104,7 +117,7 @@ def main() -> None:
                         person: float(by_image[faces.subject_of == index].mean())
                         for index, person in enumerate(faces.people)
                     }
-                    retained = np.array([by_person[one] for one in trained - {subject}])
+                    retained = np.array([by_person[one] for one in trained - {subject} - also])
                     unseen = np.array([score for one, score in by_person.items() if one not in trained])
                     for kind, others in (("retained", retained), ("held-out", unseen)):
                         found.setdefault((name, answer, kind), []).append(auc(by_person[subject], others))

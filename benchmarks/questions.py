@@ -1,6 +1,6 @@
 """Questions about audits whose quick answer is wrong, each settled by a run; docs/questions.md tells what came.
 
-    python benchmarks/questions.py halves|banks|machines|splits|ladder|attempts [--folder FOLDER]
+    python benchmarks/questions.py QUESTION [--folder FOLDER]
 
 * `halves`: do models trained on random halves of the subjects serve as references? One set would be enough for
   everybody (LiRA), 64 trainings in place of 8 a block.
@@ -11,8 +11,11 @@
   the subject to forget with it? Twenty splits, three methods.
 * `ladder`: what do the positions of rungs do to the false positive rate of a whole run?
 * `attempts`: three exact retrains with fresh seeds share one bank; how often does it reject all of them?
+* `verification`: could models trained on 15 % of the remaining images serve as references, and does fine-tuning pass by
+  them?
 
-`halves`, `banks`, `ladder` and `attempts` read the margins that `benchmarks/gate.py --set att` keeps in the folder.
+`halves`, `banks`, `ladder`, `attempts` and `verification` read the margins that `benchmarks/gate.py --set att` keeps
+in the folder.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from unlearning.methods import unlearn  # noqa: E402
 from unlearning.recipes import RECIPES  # noqa: E402
 from unlearning.training import Examples, logits, train  # noqa: E402
 
-N_HALVES, N_REFERENCES = 64, 8
+N_HALVES, N_REFERENCES, N_VERIFICATION = 64, 8, 24
 
 
 def examples(set_: Set, rows: np.ndarray) -> Examples:
@@ -255,6 +258,52 @@ def ladder(set_: Set, subjects: list[Margins]) -> None:
         print(f"{name}, {len(ends)} runs: passed at step {', '.join(shares[:-1])}; none {shares[-1]}")
 
 
+def verification(set_: Set, subjects: list[Margins]) -> None:
+    """Models of 15 % as references beside models of everything but the subject, for who has a d′ of 1 or more."""
+    rng = np.random.default_rng(0)
+    kinds = ("retrained", "nothing done", "finetune", "remix", "random_mask", "kookmin")
+    found: dict[tuple[str, str], list[bool]] = {}
+    shifts: dict[tuple[str, str], list[float]] = {}
+    spreads, n_subjects = [], 0
+    for one in subjects:
+        full, originals = tail_mean(one.out), tail_mean(one.in_)
+        if originals.mean() - full.mean() < full.std(ddof=1):
+            continue
+        n_subjects += 1
+        rows, kept = set_.rows_of(one.block), np.setdiff1d(set_.rows, set_.rows_of(one.block))
+        small = []
+        for number in range(N_VERIFICATION):
+            part = np.sort(rng.permutation(kept)[: round(0.15 * len(kept))])
+            seed = 95_000_000 + 1000 * one.block + number
+            n_classes = len(set_.faces.classes)
+            made = train(RECIPES[set_.recipe], examples(set_, part), n_classes=n_classes, seed=seed, device="cpu")
+            small.append(in_views(made.model, set_, rows))
+        half = len(one.out) // 2
+        spreads.append(tail_mean(np.array(small)).std(ddof=1) / full.std(ddof=1))
+        models = {"retrained": one.out[:half][:16], "nothing done": one.in_[:16]}
+        models |= {kind: one.others[f"method-{kind}"] for kind in kinds[2:] if f"method-{kind}" in one.others}
+        for name, references in (("15 %", np.array(small)), ("all others", one.out[half:])):
+            of = tail_mean(references)
+            for kind, candidates in models.items():
+                verdicts = [
+                    gate(model, references[rng.permutation(len(references))[:N_REFERENCES]]).p_value < 0.05
+                    for model in candidates
+                    for _ in range(3)
+                ]
+                found.setdefault((name, kind), []).extend(verdicts)
+                shift = (np.median(tail_mean(candidates)) - of.mean()) / of.std(ddof=1)
+                shifts.setdefault((name, kind), []).append(float(shift))
+        print(f"{n_subjects} subjects", flush=True)
+    print(f"T varies {np.median(spreads):.2f} times as much over models of 15 % (median over {n_subjects} subjects)")
+    for name in ("15 %", "all others"):
+        for kind in kinds:
+            if (name, kind) in found:
+                print(
+                    f"references of {name:10}  {kind:12}  remembered (p < .05) {rate(found[name, kind])}, "
+                    f"median shift {np.median(shifts[name, kind]):+.1f}"
+                )
+
+
 QUESTIONS = {
     "halves": halves,
     "banks": banks,
@@ -262,6 +311,7 @@ QUESTIONS = {
     "splits": splits,
     "ladder": ladder,
     "attempts": attempts,
+    "verification": verification,
 }
 
 

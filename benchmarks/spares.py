@@ -1,7 +1,7 @@
 """Spare models: what an erasure costs with one, and what accuracy it leaves.
 
     python benchmarks/spares.py [--set att|drawn] [--models N] [--epochs E ...] [--rates R ...] [--folder FOLDER]
-                                [--quick]
+                                [--views N] [--jobs N] [--quick]
 
 Somebody asks to be erased whose block has others: on the AT&T faces one, on drawn faces seven. For each of four such
 blocks, N times with other seeds: the spare, trained without the block; the spare caught up, on everybody but the one
@@ -9,6 +9,10 @@ who asked; and a model retrained without the one. Prints for each, as a share of
 the images that are retained, on those of held-out people, and on those of the *others* of the block, whom the spare
 never saw, and processor seconds; then the share that the gate rejects at N − 1 references, models trained without the
 block. The settings of `catch_up` were chosen on the drawn faces.
+
+`--views N` asks instead whether a spare looks like a model that lacks only who asked: F / F_null in each of the ten
+views, N spares of each block against N models retrained without the one subject, and how many of the intervals contain
+1; the same for `catch_up`. Margins are kept in the folder, so that it goes on where it was ended.
 """
 
 from __future__ import annotations
@@ -26,8 +30,10 @@ from collections.abc import Iterator, Sequence  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from joblib import Parallel, delayed  # noqa: E402
 
 import audit  # noqa: E402
+from audit.statistics.forgetting import forgetting_ratio  # noqa: E402
 from audit.statistics.gate import gate  # noqa: E402
 from benchmarks.gates.models import Set, opened  # noqa: E402
 from unlearning.faces.views import views  # noqa: E402
@@ -77,6 +83,74 @@ def one_block(set_: Set, block: Sequence[str], settings: dict[str, Settings], se
             yield look(name, caught, time.process_time() - begun)
 
 
+Kind = tuple[str, int, int]
+"""What a model is, its block's number and its own."""
+
+
+def keep(kind: Kind, name: str, folder: Path) -> None:
+    """Train a model of `--views` and keep the margins `(n_views, n_images)` of who asked; a spare also caught up."""
+    what, number, i = kind
+    if margins_file(folder, name, kind).exists():
+        return
+    torch.set_num_threads(1)
+    set_ = opened(name, folder)
+    faces, recipe = set_.faces, RECIPES[set_.recipe]
+    block = blocks_of(set_)[number]
+    asked = faces.where(split="train", subjects=block[:1])
+    kept = np.setdiff1d(set_.rows, asked)
+    rows = kept if what == "retrained" else np.setdiff1d(kept, faces.where(split="train", subjects=block[1:]))
+
+    def of(some: np.ndarray) -> Examples:
+        return Examples.from_arrays(faces.images[some], faces.labels[some])
+
+    seed = 40_000_000 + 1_000 * number + 2 * i + (what == "retrained")
+    model = train(recipe, of(rows), n_classes=len(faces.classes), seed=seed, device="cpu").model
+    made = {kind: model}
+    if what == "spare":
+        caught = unlearn("catch_up", model, None, of(kept), recipe=recipe, seed=seed, device="cpu").model
+        made = {("catch_up", number, i): caught, **made}  # the file looked for is written last
+    labels, shown = faces.labels[asked], views(np.asarray(faces.images[asked]))
+    for each, judged in made.items():
+        margins = [audit.margins(logits(judged, Examples.from_arrays(v, labels).images), labels) for v in shown]
+        beside = margins_file(folder, name, each).with_suffix(".new")
+        with beside.open("wb") as stream:
+            np.save(stream, np.array(margins, np.float32))
+        beside.replace(margins_file(folder, name, each))
+
+
+def margins_file(folder: Path, name: str, kind: Kind) -> Path:
+    """Where the margins of a model lie."""
+    what, number, i = kind
+    return folder / f"{name}-{what}-{number}-{i:03d}.npy"
+
+
+def blocks_of(set_: Set) -> Sequence[Sequence[str]]:
+    """Four blocks; the first of each asks."""
+    return ATT if set_.name == "att" else set_.blocks[:4]
+
+
+def in_views(set_: Set, folder: Path, n_models: int, n_jobs: int) -> None:
+    """F / F_null in each view of spares and of spares caught up, against models that lack only who asked."""
+    blocks = blocks_of(set_)
+    trained = ("retrained", "spare")
+    kinds = [(what, number, i) for i in range(n_models) for number in range(len(blocks)) for what in trained]
+    Parallel(n_jobs=n_jobs, verbose=1)(delayed(keep)(kind, set_.name, folder) for kind in kinds)
+    for what in ("spare", "catch_up"):
+        contained = 0
+        for number in range(len(blocks)):
+            banks = {
+                kind: np.array([np.load(margins_file(folder, set_.name, (kind, number, i))) for i in range(n_models)])
+                for kind in ("retrained", what)
+            }
+            told = []
+            for view in range(banks[what].shape[1]):
+                ratio = forgetting_ratio(banks[what][:, view], banks["retrained"][:, view], seed=0).ratio
+                contained += ratio.low <= 1 <= ratio.high
+                told.append(f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})")
+            print(f"{what}, block {number + 1}: {'  '.join(told)}")
+        print(f"{what}: the interval contains 1 in {contained} of {10 * len(blocks)} views and subjects")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=["att", "drawn"], default="att")
@@ -84,12 +158,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, nargs="+", default=[4.0])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.02])
     parser.add_argument("--folder", type=Path, default=Path("build/gate"))
+    parser.add_argument("--views", type=int, default=0, metavar="N", help="F / F_null in every view, N models a side")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of --views")
     parser.add_argument("--quick", action="store_true", help="one block, three models: shows that it runs")
     options = parser.parse_args()
     options.models = 3 if options.quick else options.models
     torch.set_num_threads(1)
     set_ = opened(options.set, options.folder)
-    blocks = ATT if options.set == "att" else set_.blocks[:4]
+    if options.views:
+        in_views(set_, options.folder, options.views, options.jobs)
+        return
+    blocks = blocks_of(set_)
     blocks = blocks[:1] if options.quick else blocks
     settings = {
         f"catch_up, {epochs:g} epochs at {rate:g}": find_method("catch_up").settings(
