@@ -142,11 +142,12 @@ SPACES: dict[str, Space] = {
     ),
     "sun": Space(
         {**_SETTLED, "first_rates": (0.1,), "noisy_rates": (0.1,), "last_rates": (0.02,)},
-        {"first_rates": 0.1, "noisy_rates": 0.1, "last_rates": 0.02, "noise": 0.06, "confidence": 0.5},
+        {"first_rates": 0.1, "noisy_rates": 0.1, "last_rates": 0.02, "n_tensors": 6, "noise": 0.06, "confidence": 0.5},
         {
             "first_rates": RATE,
             "noisy_rates": RATE,
             "last_rates": Range(0.002, 0.1, log=True),
+            "n_tensors": Range(3, 9, step=1),
             "noise": Range(0.005, 0.2, log=True),
             "confidence": CONFIDENCE,
         },
