@@ -131,22 +131,23 @@ SPACES: dict[str, Space] = {
     ),
     "amnesiacs": Space(
         _CYCLE,
-        {"distil_epochs": 0.5, "distil_rate": 0.02, "epochs": 1.25, "learning_rate": 0.05, "confidence": 0.6},
+        {"distil_epochs": 0.5, "distil_rate": 0.3, "epochs": 1.25, "learning_rate": 0.12, "confidence": 0.6},
         {
             "distil_epochs": Range(0.25, 1.0, step=0.25),
-            "distil_rate": Range(1e-3, 0.05, log=True),
+            "distil_rate": Range(0.02, 1.0, log=True),
             "epochs": Range(0.75, 1.5, step=0.25),
-            "learning_rate": Range(0.003, 0.1, log=True),
+            "learning_rate": RATE,
             "confidence": CONFIDENCE,
         },
     ),
     "sun": Space(
         {**_SETTLED, "first_rates": (0.1,), "noisy_rates": (0.1,), "last_rates": (0.02,)},
-        {"first_rates": 0.1, "noisy_rates": 0.1, "last_rates": 0.02, "noise": 0.06, "confidence": 0.5},
+        {"first_rates": 0.1, "noisy_rates": 0.1, "last_rates": 0.02, "n_tensors": 6, "noise": 0.06, "confidence": 0.5},
         {
             "first_rates": RATE,
             "noisy_rates": RATE,
             "last_rates": Range(0.002, 0.1, log=True),
+            "n_tensors": Range(3, 9, step=1),
             "noise": Range(0.005, 0.2, log=True),
             "confidence": CONFIDENCE,
         },

@@ -2,11 +2,13 @@
 
 Chundawat et al., "Can Bad Teaching Induce Forgetting?", arXiv 2205.08096, §4. The student minimises the divergence
 from a mixture of two teachers: the original for retain examples, a randomly initialised network for forget
-examples. The student learns the noise of one untrained network about the subject, not the average answer of
-models trained without the subject.
+examples; both answer in eval mode. The student learns the noise of one untrained network about the subject, not the
+average answer of models trained without the subject.
 
 Cost: per epoch both sets forward through both teachers and the student, backward through the student. Defaults: the
-authors' (T 1, one epoch of Adam at 1e-4 on 30 % of the retain set). No labels are read.
+authors' (T 1, one epoch of Adam at 1e-4 on 30 % of the retain set). No labels are read. Differs from the authors'
+code (vikram2000b/bad-teaching-unlearning): the divergence is averaged over the batch and multiplied by T²; theirs is
+averaged over batch and classes without T², a constant factor that Adam does not feel.
 """
 
 import copy
@@ -51,8 +53,7 @@ def bad_teacher(
         student = feed.student(model)
         good = model.to(feed.device).eval()
         bad = copy.deepcopy(good)
-        reset_all(bad)
-        bad.train()  # an untrained network has no batch statistics of its own
+        reset_all(bad)  # statistics of norms too
         chosen = torch.randperm(len(retain), generator=feed.generator, device=feed.device)
         kept = retain.to(feed.device).subset(chosen[: round(settings.retain_share * len(retain))].cpu())
         # whose lesson an example is stands in the place of its label

@@ -7,9 +7,11 @@ gradients, while the whole network is repaired on the retain set under a rate th
 
 Cost: two passes over ‖S‖ examples for the gradients, then one pass over the retain set per multiplier. Defaults:
 the team's (30 %, 1e-3, weight decay 5e-4, kept gradients × 0.1, multipliers 1/3 … 1 … 1/3; batch 64, SGD with
-momentum 0.9). Interpretations: the gradients are taken in float32 and eval mode, so that the forget set leaves no
-trace in batch statistics. Known failure: few re-drawn weights hardly change the margins of a subject who looks like
-subjects of the retain set.
+momentum 0.9; gradients in training mode, where a batch is normalised by itself, as the team's code as
+xcadet/deepunlearn has it). `gradients_in` "eval" normalises by the original's statistics instead, and chooses other
+weights. Interpretations: the gradients are taken in float32, and the statistics that their passes leave in norms are
+put back, for some are of the forget set. Known failure: few re-drawn weights hardly change the margins of a subject
+who looks like subjects of the retain set.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from unlearning.procedures.feeding import Feed, descend, feeding, n_steps, needed, sgd
 from unlearning.procedures.masks import smallest
 from unlearning.procedures.modules import convolution_weights
-from unlearning.procedures.settings import DescentSettings, ranged
+from unlearning.procedures.settings import DescentSettings, choice, ranged
 from unlearning.training import Examples
 
 
@@ -32,6 +34,7 @@ class KookminSettings(DescentSettings):
     Attributes:
         epochs: passes over the retain set, spread evenly over the multipliers.
         redrawn_share: share of each convolution's weights drawn anew.
+        gradients_in: mode of the network while the gradients are taken, "training" or "eval".
         kept_gradient: factor on the gradients of the convolution weights that were kept.
         multipliers: of the learning rate, for equal parts of the repair; `schedule` is not used.
     """
@@ -40,6 +43,7 @@ class KookminSettings(DescentSettings):
     learning_rate: float = ranged(1e-3, 0.0, 10.0)
     weight_decay: float = ranged(5e-4, 0.0, 1.0)
     redrawn_share: float = ranged(0.3, 0.0, 1.0)
+    gradients_in: str = choice("training", "training", "eval")
     kept_gradient: float = ranged(0.1, 0.0, 1.0)
     multipliers: tuple[float, ...] = ranged((1 / 3, 2 / 3, 1.0, 2 / 3, 1 / 3), 0.0, 10.0)
 
@@ -78,14 +82,17 @@ def agreement_gradients(
     """Returns the gradient of CE on ‖S‖ random retain examples minus that of CE on S, by kernel name, in float32."""
     chosen = torch.randperm(len(retain), generator=feed.generator, device=feed.device)[: len(forget)]
     fresh = retain.to(feed.device).subset(chosen.cpu())
-    student.eval()
+    exact = dataclasses.replace(feed, dtype=torch.float32)
+    statistics = {name: buffer.clone() for name, buffer in student.named_buffers()}
+    student.train(settings.gradients_in == "training")
     student.zero_grad(set_to_none=True)
     for examples, sign in ((fresh, 1.0), (forget, -1.0)):
-        for inputs, labels in feed.batches(examples, settings.batch_size):
-            loss = sign * cross_entropy(student(inputs).float(), labels, reduction="sum")
+        for inputs, labels in exact.batches(examples, settings.batch_size):
+            loss = sign * cross_entropy(exact.outputs(student, inputs), labels, reduction="sum")
             loss.backward()
     gradients = {name: torch.zeros_like(k) if k.grad is None else k.grad.clone() for name, k in kernels.items()}
     student.zero_grad(set_to_none=True)
+    student.load_state_dict(statistics, strict=False)
     student.train()
     return gradients
 

@@ -2,12 +2,14 @@
 
 Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency", arXiv 2310.12508, §4.
 Saliency is the magnitude of the gradient of −CE on the forget set; the weights above its global median form the
-mask. The network is then trained as in random label, and every weight outside the mask stays what it was, bit for
-bit: it is put back after each step, so neither weight decay nor momentum can move it.
+mask. The network is then trained as in random label, with labels drawn anew in every epoch, and every weight outside
+the mask stays what it was, bit for bit: it is put back after each step, so neither weight decay nor momentum can move
+it.
 
 Cost: one pass over the forget set for the saliency, then `epochs` passes over both sets. Defaults: the authors'
-(mask 0.5, 0.013, 10 epochs). Interpretation: the saliency is taken in float32 and eval mode. Known failure: random
-label's.
+(mask 0.5, 0.013, 10 epochs). Interpretations: the saliency is taken in float32; both sets are mixed, as the authors'
+code (OPTML-Group/Unlearn-Saliency) does for CIFAR-100, while for CIFAR-10 it takes the forget set first in every
+epoch. Known failure: random label's.
 """
 
 import dataclasses
@@ -16,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from unlearning.methods.random_label import relabel
-from unlearning.procedures.feeding import Feed, count_classes, descend, feeding, join, needed, rates, sgd
+from unlearning.methods.random_label import relabelled_batches
+from unlearning.procedures.feeding import Feed, count_classes, descend, feeding, needed, rates, sgd
 from unlearning.procedures.masks import largest_of_all
 from unlearning.procedures.settings import DescentSettings, ranged
 from unlearning.training import Examples
@@ -52,9 +54,8 @@ def salun(
         masks = largest_of_all(saliency(student, forget, settings, feed), settings.salient_share)
         frozen = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
         optimiser = sgd(student, settings)
-        both = join(retain.to(feed.device), relabel(forget, count_classes(model, retain), feed))
-        steps = feed.batches(both, settings.batch_size, settings.epochs)
-        for (inputs, labels), rate in zip(steps, rates(settings, len(both)), strict=True):
+        steps = relabelled_batches(forget, retain, count_classes(model, retain), settings, feed)
+        for (inputs, labels), rate in zip(steps, rates(settings, len(retain) + len(forget)), strict=True):
             descend(optimiser, cross_entropy(feed.outputs(student, inputs), labels), rate)
             put_back(student, frozen, masks)
         return student

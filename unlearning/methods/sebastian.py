@@ -1,10 +1,10 @@
 """Sebastian, "PRMQ": prune almost all weights, draw them anew, and repair with the entropy of the answers matched.
 
 Fourth place of the NeurIPS 2023 machine unlearning challenge: *prune, re-initialise, match, quantise*. The 99 % of
-all convolution and linear weights with the smallest magnitude, over the network as a whole, are drawn anew from
-U(−√k, √k), k = 1 / fan-in. The repair adds to class-weighted cross-entropy the squared difference between the
-entropies of the current and of the original model's answers on the same images. At the end weights pass through
-half precision.
+all weights and biases of convolutions and linear layers with the smallest magnitude, over the network as a whole, are
+pruned: weights are drawn anew from U(−√k, √k), k = 1 / fan-in, biases become 0. The repair adds to class-weighted
+cross-entropy the squared difference between the entropies of the current and of the original model's answers on the
+same images. At the end weights pass through half precision.
 
 Cost: `epochs` passes over the retain set, through student (backward) and original (forward); the forget set is not
 read. Defaults: the team's (99 %, 3.2 epochs, 5e-4, weight decay 5e-4, class weights counts^-0.1). Interpretation:
@@ -31,7 +31,7 @@ class SebastianSettings(DescentSettings):
     """The team's values.
 
     Attributes:
-        pruned_share: share of all convolution and linear weights drawn anew, the smallest ones.
+        pruned_share: share of all weights and biases of convolutions and linear layers pruned, the smallest ones.
         entropy_weight: weight of the squared difference of entropies.
         class_weight_power: class weights are counts^-power.
         half: whether the result passes through half precision.
@@ -59,19 +59,30 @@ def sebastian(
     with feeding(settings, seed, device) as feed:
         original = model.to(feed.device).eval()
         student = feed.student(model)
-        layers = layer_weights(student)
-        pruned = smallest_of_all({name: weight.abs() for name, weight in layers.items()}, settings.pruned_share)
-        for name, weight in layers.items():
+        weights = layer_weights(student)
+        biases = biases_of(student, weights)
+        magnitudes = {name: parameter.abs() for name, parameter in {**weights, **biases}.items()}
+        pruned = smallest_of_all(magnitudes, settings.pruned_share)
+        for name, weight in weights.items():
             redraw_uniform(weight, pruned[name], feed)
-        weights = balance(student, retain, settings.class_weight_power)
+        for name, bias in biases.items():
+            bias.data.masked_fill_(pruned[name], 0.0)
+        class_weights = balance(student, retain, settings.class_weight_power)
         optimiser = sgd(student, settings)
         steps = feed.batches(retain, settings.batch_size, settings.epochs)
         for (inputs, labels), rate in zip(steps, rates(settings, len(retain)), strict=True):
             outputs = feed.outputs(student, inputs)
             unlike = mse_loss(entropy(outputs), entropy(feed.teach(original, inputs)))
-            loss = cross_entropy(outputs, labels, weight=weights) + settings.entropy_weight * unlike
+            loss = cross_entropy(outputs, labels, weight=class_weights) + settings.entropy_weight * unlike
             descend(optimiser, loss, rate)
         return through_half(student) if settings.half else student
+
+
+def biases_of(student: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the biases that belong to the layers of some weights, by parameter name."""
+    parameters = dict(student.named_parameters())
+    names = [name.removesuffix("weight") + "bias" for name in weights]
+    return {name: parameters[name] for name in names if name in parameters}
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import torch
 
 from unlearning.methods import bad_teacher as room
 from unlearning.methods.bad_teacher import BadTeacherSettings, bad_teacher
+from unlearning.models import to_inputs
 from unlearning.procedures.feeding import distil
 
 
@@ -28,6 +29,20 @@ def test_forget_examples_are_taught_by_the_bad_teacher_and_the_rest_by_the_good(
     taught = torch.cat(lessons)
     assert len(taught) == len(retain) + len(forget)
     assert (taught == 7.0).all(dim=1).sum() == len(forget)
+
+
+def test_bad_teacher_answers_in_eval_mode(monkeypatch, model, forget, retain):
+    """As the authors' does: one image gets one lesson, whatever else is in its batch."""
+    teachers, lessons = [], []
+    real = room.reset_all
+    monkeypatch.setattr(room, "reset_all", lambda network: real(network) or teachers.append(network))
+    monkeypatch.setattr(room, "distil", lambda student, taught, temperature: lessons.append(taught) or student.sum())
+    settings = BadTeacherSettings(retain_share=1.0)
+    bad_teacher(model, forget, retain, settings=settings, seed=1, device="cpu")
+    with torch.no_grad():
+        expected = teachers[0].eval()(to_inputs(forget.images))
+    apart = (torch.cat(lessons)[:, None] - expected).abs().amax(dim=2)  # (lessons, forget images)
+    assert apart.amin(dim=0).max() < 1e-5
 
 
 def test_teachers_stay_and_no_labels_are_read(model, forget, retain, as_bound, same):

@@ -35,16 +35,20 @@ def test_smallest_gradients_are_those_of_least_magnitude(monkeypatch, model, for
         assert gradient[kept].abs().min() >= gradient[~kept].abs().max()
 
 
-def test_gradients_are_of_retain_minus_forget(model, forget, retain, feed):
-    """A naive twin; the whole retain set is 'a random subset' if the forget set is as large."""
+@pytest.mark.parametrize("mode", ["training", "eval"])
+def test_gradients_are_of_retain_minus_forget(mode, model, forget, retain, feed):
+    """A naive twin; the whole retain set is 'a random subset' if the forget set is as large.
+
+    In training mode, as the team has it, each set is one batch that is normalised by itself.
+    """
     student = feed.student(model)
     plain = type(feed)(feed.device, feed.dtype, type(feed.augment)(), feed.generator)
     kernels = convolution_weights(student)
     same_size = retain.subset(range(len(forget)))
     got = agreement_gradients(
-        student, kernels, forget=forget, retain=same_size, settings=KookminSettings(batch_size=4), feed=plain
+        student, kernels, forget=forget, retain=same_size, settings=KookminSettings(gradients_in=mode), feed=plain
     )
-    student.eval()
+    student.train(mode == "training")
     student.zero_grad()
     ce = torch.nn.functional.cross_entropy
     loss = ce(student(to_inputs(same_size.images)), same_size.labels, reduction="sum")
@@ -54,10 +58,11 @@ def test_gradients_are_of_retain_minus_forget(model, forget, retain, feed):
         torch.testing.assert_close(got[name], kernel.grad, atol=1e-4, rtol=1e-3)
 
 
-def test_gradients_leave_no_trace_in_batch_statistics(model, forget, retain, feed, same):
-    student = feed.student(model)
+@pytest.mark.parametrize("mode", ["training", "eval"])
+def test_gradients_leave_no_trace_in_batch_statistics(mode, *, model, forget, retain, feed, same):
+    student, settings = feed.student(model), KookminSettings(gradients_in=mode)
     agreement_gradients(
-        student, convolution_weights(student), forget=forget, retain=retain, settings=KookminSettings(), feed=feed
+        student, convolution_weights(student), forget=forget, retain=retain, settings=settings, feed=feed
     )
     assert same(student, model)
     assert student.training
@@ -103,3 +108,4 @@ def test_defaults_are_the_teams():
     assert (settings.epochs, settings.learning_rate, settings.weight_decay) == (5.0, 1e-3, 5e-4)
     assert (settings.redrawn_share, settings.kept_gradient, settings.batch_size) == (0.3, 0.1, 64)
     assert settings.multipliers == (1 / 3, 2 / 3, 1.0, 2 / 3, 1 / 3)
+    assert settings.gradients_in == "training"

@@ -26,6 +26,21 @@ def test_weights_that_move_are_the_most_salient_and_not_the_least(monkeypatch, m
     assert least_moved >= torch.cat([v.flatten() for v in values.values()]).median()
 
 
+def test_every_epoch_draws_labels_anew(monkeypatch, model, forget, retain, as_bound):
+    drawn = []
+    real = room.cross_entropy
+    monkeypatch.setattr(
+        room,
+        "cross_entropy",
+        lambda outputs, labels, **options: drawn.append(labels) or real(outputs, labels, **options),
+    )
+    settings = as_bound(SalUnSettings, epochs=6.0, batch_size=64)
+    salun(model, forget, retain, settings=settings, seed=1, device="cpu")
+    epochs = [labels.bincount(minlength=3) - retain.labels.bincount(minlength=3) for labels in drawn[1:]]
+    assert all(counts.sum() == len(forget) for counts in epochs)
+    assert len({tuple(counts.tolist()) for counts in epochs}) > 1  # drawn once they would be the same six times
+
+
 def test_saliency_is_the_gradient_of_the_forget_loss(model, forget, feed):
     plain = type(feed)(feed.device, feed.dtype, type(feed.augment)(), feed.generator)
     student = feed.student(model)

@@ -5,6 +5,7 @@ import torch
 
 from unlearning.methods import scrub as room
 from unlearning.methods.scrub import ScrubRSettings, ScrubSettings, error, scrub, scrub_r
+from unlearning.models import to_inputs
 from unlearning.procedures.feeding import sgd
 
 
@@ -40,7 +41,58 @@ def test_climbs_in_the_first_epochs_only(monkeypatch, model, forget, retain, as_
     keeps = [steps[i][0] for i in (1, 3, 5, 6, 7)]
     assert all(loss <= 0 for loss in climbs)
     assert all(loss > 0 for loss in keeps)
-    assert [rate for _, rate in steps] == [5e-4] * 8
+    assert [rate for _, rate in steps] == pytest.approx([5e-4] * 6 + [5e-5] * 2)  # a tenth after the third epoch
+
+
+def test_rate_falls_to_a_tenth_after_each_epoch_of_decay(monkeypatch, model, forget, retain, as_bound):
+    taken = []
+    monkeypatch.setattr(room, "descend", lambda optimiser, loss, rate, **options: taken.append(rate))
+    settings = as_bound(ScrubSettings, epochs=10, max_epochs=0)
+    scrub(model, forget, retain, settings=settings, seed=1, device="cpu")
+    assert taken == pytest.approx([5e-4] * 3 + [5e-5] * 2 + [5e-6] * 4 + [5e-7])
+
+
+def test_forget_set_comes_in_batches_of_its_own_size(monkeypatch, model, forget, retain, as_bound):
+    sizes = []
+    real = room.distil
+    monkeypatch.setattr(room, "distil", lambda student, *rest: sizes.append(len(student)) or real(student, *rest))
+    settings = as_bound(ScrubSettings, epochs=1, max_epochs=1, forget_batch_size=5, batch_size=20)
+    scrub(model, forget, retain, settings=settings, seed=1, device="cpu")
+    assert sizes == [5, 5, 20, 20]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.05])
+def test_weights_are_those_of_a_plain_loop(smoothing, model, forget, retain):
+    """Five epochs, all images of a set at once and as they are, against torch's own SGD and losses written out."""
+    options = {"learning_rate": 0.02, "max_epochs": 2, "weight_decay": 0.1, "decay_epochs": (1.0, 3.0)}
+    settings = ScrubSettings(**options, smoothing=smoothing)
+    result = scrub(model, forget, retain, settings=settings, seed=1, device="cpu")
+    student = copy.deepcopy(model).train()
+    flat, kernels = ([p for p in student.parameters() if (p.ndim > 1) == kind] for kind in (False, True))
+    optimiser = torch.optim.SGD([{"params": flat}, {"params": kernels, "weight_decay": 0.1}], lr=0.0, momentum=0.9)
+
+    def divergence(outputs, images):
+        with torch.no_grad():
+            p = (model(images) / 4).softmax(1)
+        return 16 * (p * (p.log() - (outputs / 4).log_softmax(1))).sum() / len(p)
+
+    for epoch, rate in enumerate((0.02, 0.002, 0.002, 0.0002, 0.0002)):
+        for examples, climbs in ((forget, True), (retain, False)):
+            if climbs and epoch >= 2:
+                continue
+            images = to_inputs(examples.images)
+            outputs = student(images)
+            hard = -outputs.log_softmax(1)[torch.arange(len(outputs)), examples.labels].mean()
+            loss = -divergence(outputs, images) if climbs else hard + 0.5 * divergence(outputs, images)
+            for name, parameter in student.named_parameters():
+                loss = loss + smoothing * (parameter - model.get_parameter(name).detach()).norm()
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    for name, parameter in student.named_parameters():
+        torch.testing.assert_close(result.get_parameter(name), parameter, atol=5e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(1.0, 0.0), (0.0, 1.0), (1.0, 0.5)])
@@ -100,3 +152,5 @@ def test_defaults_are_the_authors():
     settings = ScrubSettings()
     assert (settings.gamma, settings.alpha, settings.temperature) == (1.0, 0.5, 4.0)
     assert (settings.epochs, settings.max_epochs, settings.learning_rate) == (5, 3, 5e-4)
+    assert (settings.weight_decay, settings.forget_batch_size, settings.smoothing) == (5e-4, 16, 0.0)
+    assert (settings.decay_epochs, settings.decay_rate) == ((3, 5, 9), 0.1)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -5,17 +7,26 @@ from unlearning.methods.sebastian import SebastianSettings, entropy, redraw_unif
 from unlearning.procedures.modules import layer_weights
 
 
-def test_ninety_nine_per_cent_of_all_weights_are_drawn_anew(model, retain, as_bound):
+def test_ninety_nine_per_cent_of_all_weights_and_biases_are_pruned(model, retain, as_bound):
     settings = as_bound(SebastianSettings, epochs=0.0, half=False)
     result = sebastian(model, None, retain, settings=settings, seed=1, device="cpu")
-    weights = layer_weights(model)
-    total = sum(w.numel() for w in weights.values())
+    pool = {**layer_weights(model), "fc.bias": model.fc.bias}  # the only bias of a layer that this network has
+    total = sum(p.numel() for p in pool.values())
     changed = {name: p != model.get_parameter(name) for name, p in result.named_parameters()}
-    assert sum(int(c.sum()) for name, c in changed.items() if name in weights) == round(0.99 * total)
-    assert all(not c.any() for name, c in changed.items() if name not in weights)
-    kept = torch.cat([weights[name][~changed[name]].abs() for name in weights])
-    gone = torch.cat([weights[name][changed[name]].abs() for name in weights])
+    assert sum(int(c.sum()) for name, c in changed.items() if name in pool) == round(0.99 * total)
+    assert all(not c.any() for name, c in changed.items() if name not in pool)
+    kept = torch.cat([pool[name][~changed[name]].abs() for name in pool])
+    gone = torch.cat([pool[name][changed[name]].abs() for name in pool])
     assert kept.min() >= gone.max()  # the smallest of the network as a whole, not of each layer
+
+
+def test_pruned_biases_become_zero_and_others_stay(model, retain, as_bound):
+    """The team prunes biases with the weights, and draws weights only."""
+    given = copy.deepcopy(model)
+    given.fc.bias.data = torch.tensor([1e3, 1e-6, -1e-6])
+    settings = as_bound(SebastianSettings, epochs=0.0, half=False)
+    result = sebastian(given, None, retain, settings=settings, seed=1, device="cpu")
+    assert result.fc.bias.tolist() == [1e3, 0.0, 0.0]
 
 
 def test_new_weights_are_uniform_within_the_root_of_one_over_fan_in(feed):

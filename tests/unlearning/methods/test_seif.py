@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from unlearning.methods import seif as room
-from unlearning.methods.seif import SeifSettings, add_noise, seif
+from unlearning.methods.seif import SeifSettings, add_noise, seif, weighted
 from unlearning.procedures.modules import convolution_weights
 
 
@@ -37,11 +37,27 @@ def test_little_noise_comes_after_the_epoch_before_the_last(monkeypatch, model, 
 
 def test_loss_is_weighted_by_class(model, retain, as_bound, same):
     lopsided = retain.subset([i for i, label in enumerate(retain.labels.tolist()) if label != 0 or i < 3])
-    plain, weighted = (
-        seif(model, None, lopsided, settings=as_bound(SeifSettings, class_weight_power=power), seed=1, device="cpu")
-        for power in (0.0, 1.0)
+    plain, balanced = (
+        seif(model, None, lopsided, settings=as_bound(SeifSettings, batch_size=16, **options), seed=1, device="cpu")
+        for options in ({"class_weight_power": 0.0}, {"class_weight_power": 1.0})
     )
-    assert not same(plain, weighted)
+    assert not same(plain, balanced)
+
+
+@pytest.mark.parametrize("weights_on", ["batch", "example"])
+def test_class_weights_act_on_the_batch_or_on_each_example(weights_on):
+    """The team multiplies the mean loss by the mean weight; the other is the weighted mean."""
+    outputs = torch.tensor([[2.0, 0.0], [0.5, 1.0], [-1.0, 3.0]])
+    labels, weights = torch.tensor([0, 0, 1]), torch.tensor([0.25, 2.0])
+    losses = [-outputs[i].softmax(0)[labels[i]].log().item() for i in range(3)]
+    each = [0.25, 0.25, 2.0]
+    expected = {
+        "batch": sum(losses) / 3 * sum(each) / 3,
+        "example": sum(w * loss for w, loss in zip(each, losses, strict=True)) / sum(each),
+    }
+    found = weighted(outputs, labels, weights, SeifSettings(weights_on=weights_on))
+    assert found.item() == pytest.approx(expected[weights_on], rel=1e-5)
+    assert weighted(outputs, labels, None, SeifSettings()).item() == pytest.approx(sum(losses) / 3, rel=1e-5)
 
 
 def test_add_noise_draws_from_the_feed(feed):
@@ -54,4 +70,4 @@ def test_defaults_are_the_teams():
     settings = SeifSettings()
     assert (settings.noise, settings.late_noise, settings.noise_on) == (0.6, 0.005, "convolutions")
     assert (settings.epochs, settings.learning_rate, settings.weight_decay) == (4.0, 7e-4, 5e-4)
-    assert settings.schedule == "cosine"
+    assert (settings.schedule, settings.class_weight_power, settings.weights_on) == ("cosine", 1.0, "batch")
