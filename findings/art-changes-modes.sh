@@ -5,7 +5,7 @@
 set -u
 folder=$(mktemp -d) && trap 'rm -rf "$folder"' EXIT && cd "$folder" || exit 2
 "${PYTHON:-python3}" -m venv venv && venv/bin/python -m pip install --quiet --disable-pip-version-check \
-  adversarial-robustness-toolbox==1.20.1 torch==2.14.1 scikit-learn==1.9.1 || exit 2
+  adversarial-robustness-toolbox==1.20.1 torch==2.14.1 scikit-learn==1.9.1 packaging==26.3 || exit 2
 venv/bin/python - <<'EOF'
 import importlib.metadata
 import logging

@@ -7,12 +7,16 @@ UnlearningError
 │   └── ImageTooLargeError  take a smaller image: too many bytes or pixels
 ├── RecipeError             fix the recipe: unknown name, unknown key, value out of range
 ├── MethodError             choose another method or other settings of it
+├── ExitedError             mend the network or the method: its code called `sys.exit`
 └── WeightsError            weights that must not be loaded: damaged, or of another model
 
 A message says what was expected, what was given and what to do. It never contains a user id.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UnlearningError(Exception):
@@ -53,5 +57,26 @@ class MethodError(UnlearningError):
     """The unlearning method is unknown, its settings are out of range, or it cannot work on this model."""
 
 
+class ExitedError(UnlearningError):
+    """Code of a network or a method called `sys.exit`; see `staying`."""
+
+
 class WeightsError(UnlearningError):
     """The file of weights is damaged, incomplete or belongs to another architecture."""
+
+
+@contextmanager
+def staying() -> Iterator[None]:
+    """Around code that is not ours, of a network or a method: its `sys.exit` is an error like any other.
+
+    It would end a thread without a word, leave a run open for ever, or end a command with the status of a success.
+
+    Raises:
+        ExitedError: with the traceback of the exit, so that it says where that was.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise ExitedError(
+            "Expected a network or a method to give a result; its code called sys.exit. Let it raise an error."
+        ).with_traceback(error.__traceback__) from error

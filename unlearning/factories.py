@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unlearning.errors import RecipeError
+from unlearning.errors import RecipeError, staying
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,8 +96,9 @@ def _call_factory(architecture: str, n_classes: int, channels: int) -> nn.Module
 
     name, _, function = architecture.partition(":")
     try:
-        build = getattr(importlib.import_module(name), function)
-        model = build(n_classes=n_classes, channels=channels)
+        with staying():
+            build = getattr(importlib.import_module(name), function)
+            model = build(n_classes=n_classes, channels=channels)
     except Exception as error:  # it is the user's code
         raise RecipeError(
             f"Expected {architecture} to give a network for (n_classes={n_classes}, channels={channels}), but "
@@ -118,7 +119,8 @@ def _source_files(architecture: str) -> list[tuple[str, Path]]:
         )
     module = architecture.partition(":")[0]
     try:
-        spec = find_spec(module)
+        with staying():
+            spec = find_spec(module)
     except ModuleNotFoundError:
         spec = None
     except Exception as error:  # a parent package that cannot be imported raises anything

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from unlearning.devices import resolve_device, stopwatch
-from unlearning.errors import MethodError
+from unlearning.errors import MethodError, staying
 from unlearning.procedures.cost import Cost, metered
 from unlearning.procedures.finishing import finish
 from unlearning.procedures.modules import layout
@@ -56,6 +56,7 @@ def undefined(model: nn.Module, recipe: Recipe, file: Path | None = None) -> dic
     return found
 
 
+@staying()
 def unlearn(
     name: str,
     model: nn.Module,
@@ -79,6 +80,7 @@ def unlearn(
     Raises:
         MethodError: unknown method, settings of another method, empty sets, a missing forget set, or a result that is
             not a finite float32 model of the same architecture.
+        ExitedError: the code of the method or the network called `sys.exit`.
     """
     method = find_method(name)
     if settings is not None and type(settings) is not method.settings:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, pad
 from unlearning.convolution import small_maps_as_products
 from unlearning.descent import SGD, Adam, FlatWeights
 from unlearning.devices import resolve_device, resolve_dtype, seeded, stopwatch
-from unlearning.errors import RecipeError
+from unlearning.errors import RecipeError, staying
 from unlearning.factories import require_source
 from unlearning.models import ARCHITECTURES, build, start_from, to_inputs
 from unlearning.recipes import Recipe
@@ -156,6 +156,7 @@ def class_weights(labels: Tensor, n_classes: int, power: float) -> Tensor | None
     return (raw * counts.sum() / (raw * counts).sum()).float()
 
 
+@staying()
 def train(
     recipe: Recipe,
     data: Examples,
@@ -170,6 +171,7 @@ def train(
     Raises:
         WeightsError: the recipe's weights are missing, others, or of another architecture.
         RecipeError: too few examples, images or labels that do not fit the recipe, or a loss that is no number.
+        ExitedError: the network's code called `sys.exit`.
     """
     _check(recipe, data, n_classes)
     where = resolve_device(device)
@@ -273,7 +275,7 @@ def _try_out(model: nn.Module, recipe: Recipe, n_classes: int) -> None:
         return
     image = torch.zeros((1, recipe.channels, *recipe.image_size), dtype=torch.uint8)
     try:
-        with torch.inference_mode():
+        with staying(), torch.inference_mode():
             outputs = model.eval()(to_inputs(image))
     except Exception as error:  # anything: a factory's network is the user's code
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

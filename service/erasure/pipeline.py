@@ -28,6 +28,7 @@ from service.models import registry
 from service.requests.runs import advance, give_up, load_run, requests_of
 from service.store.engine import reading
 from service.telemetry.tracing import Traces
+from unlearning.errors import staying
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,7 +75,8 @@ def discreet(function: Callable[Concatenate[Pipeline, str, P], R]) -> Callable[C
     @functools.wraps(function)
     def step(self: Pipeline, run_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(self, run_id, *args, **kwargs)
+            with staying():
+                return function(self, run_id, *args, **kwargs)
         except TELLABLE as error:
             failure: StepError = StoppedError(error.detail)
         except Exception as error:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from service.errors import EngineError, TryLaterError
 from service.inference.engine import Engine
 from service.serving.slot import InFlight, ModelSlot
+from unlearning.errors import staying
 
 MAX_BATCH = 32  # images; larger batches are no cheaper an image, and the first of them waits longer
 QUIET_TURNS = 4  # between an answer and the same client's next image: one turn each to write, read, parse and decode
@@ -145,7 +146,8 @@ class MicroBatcher:
 
         def run() -> None:
             try:
-                done.set_result(job())
+                with staying():
+                    done.set_result(job())
             except Exception as error:
                 done.set_exception(error)
 
@@ -191,7 +193,8 @@ class MicroBatcher:
 
     def _answer(self, batch: list[_Waiting]) -> None:
         try:
-            self._predict(batch)
+            with staying():
+                self._predict(batch)
         except Exception as error:
             for waiting in batch:
                 waiting.outcome = error

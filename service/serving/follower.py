@@ -32,6 +32,7 @@ from service.serving.speedups.packed_weights import pack
 from service.store.engine import session
 from service.store.process_marks import has_ended, mark_of, this_host
 from service.store.tables import Deployment, ServingWorker
+from unlearning.errors import staying
 
 log = structlog.get_logger()
 
@@ -172,7 +173,8 @@ class Follower:
             return
         self._seen_at.setdefault(generation, now)
         try:
-            engine = self._load(digest, generation)
+            with staying():
+                engine = self._load(digest, generation)
             self._warm_up(engine, SWAP_WARM_UP if self._slot.current else FIRST_WARM_UP)
         except Exception as error:
             self._retry_at = now + _RETRY_SECONDS

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from service.errors import StartupError
 from service.settings import Settings
+from unlearning.errors import staying
 
 T = TypeVar("T")
 
@@ -94,14 +95,10 @@ def _run(task: Callable[..., T], call: tuple[Any, ...]) -> T:
 
 
 def result_of(task: Callable[..., T], call: tuple[Any, ...]) -> T:
-    """What the task gives; it may run code that is not ours, whose `sys.exit` is an error like any other.
+    """What the task gives.
 
     Raises:
-        RuntimeError: the task called `sys.exit`. Ray would take it for a lost node and repeat the task for ever.
+        ExitedError: the task called `sys.exit`. Ray would take it for a lost node and repeat the task for ever.
     """
-    try:
+    with staying():
         return task(*call)
-    except SystemExit as error:
-        raise RuntimeError(
-            "Expected a trial to give a result; its code called sys.exit. Let the method or the network raise an error."
-        ) from error

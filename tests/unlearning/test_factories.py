@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from unlearning import factories
-from unlearning.errors import RecipeError
+from unlearning.errors import ExitedError, RecipeError
 from unlearning.factories import make, require_source, source_of
 from unlearning.models import build, build_empty, load_weights, save_weights
 from unlearning.recipes import Recipe, load_recipe
+from unlearning.running import unlearn
 from unlearning.training import Examples, fresh_model, logits, train
 
 MODULE = """
@@ -45,6 +46,19 @@ def bare(n_classes, channels):
 
 def fails(n_classes, channels):
     raise KeyError("depth")
+
+def exits(n_classes, channels):
+    raise SystemExit(0)
+
+class ExitsInTraining(Net):
+    def forward(self, x):
+        if self.training:
+            raise SystemExit(0)
+        return super().forward(x)
+
+class Exits(Net):
+    def forward(self, x):
+        raise SystemExit(0)
 """
 
 
@@ -139,6 +153,7 @@ class TestFactory:
         [
             ("absent", "AttributeError"),
             ("fails", "KeyError: 'depth'"),
+            ("exits", r"ExitedError: .* called sys\.exit"),
             ("no_network", r"return a torch.nn.Module with parameters, got str"),
             ("bare", r"return a torch.nn.Module with parameters, got Flatten"),
         ],
@@ -150,6 +165,23 @@ class TestFactory:
     def test_other_outputs_than_logits_are_refused_before_training(self, module):
         with pytest.raises(RecipeError, match=r"give logits of the shape \(1, 2\).*got \(1, 3\)"):
             train(recipe("own_nets:wrong_shape"), faces(), n_classes=2, seed=0, device="cpu")
+
+    def test_a_network_that_exits_is_refused_before_training(self, module):
+        with pytest.raises(RecipeError, match=r"called sys\.exit"):
+            train(recipe("own_nets:Exits"), faces(), n_classes=2, seed=0, device="cpu")
+
+    def test_a_network_that_exits_in_training_or_unlearning_is_an_error(self, module):
+        with pytest.raises(ExitedError, match=r"called sys\.exit"):
+            train(recipe("own_nets:ExitsInTraining"), faces(), n_classes=2, seed=0, device="cpu")
+        base = make("own_nets:ExitsInTraining", 2, 1)
+        with pytest.raises(ExitedError, match=r"called sys\.exit"):
+            unlearn("finetune", base, None, faces(), recipe=recipe("own_nets:ExitsInTraining"), seed=0, device="cpu")
+
+    def test_a_module_that_exits_is_refused_with_the_recipe(self, module, tmp_path):
+        (tmp_path / "own_package").mkdir()
+        (tmp_path / "own_package" / "__init__.py").write_text("raise SystemExit(0)")
+        with pytest.raises(RecipeError, match=r"Recipe 'own': Expected to import .*called sys\.exit"):
+            recipe("own_package.nets:build")
 
 
 class TestTimm:

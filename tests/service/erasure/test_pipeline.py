@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import sys
 from dataclasses import replace
 
 import pytest
@@ -29,6 +30,7 @@ from service.training.jobs import run_trial
 from tests.service import tiny
 from tests.service.versions import add_version
 from unlearning.errors import MethodError
+from unlearning.registry import METHODS
 
 SECRET = "p0000007 was here"
 
@@ -341,6 +343,23 @@ def test_an_error_of_a_step_ends_the_run_with_its_place(erase, tiny_context):
     tiny.pictures_of(tiny_context, person)[0].write_text(SECRET)
     assert erase(run_id) == "needs_attention"
     assert needs_help(tiny_context, run_id, "The run stopped on FacesError in ")
+
+
+@pytest.mark.parametrize("whose", ["the method's", "the network's"])
+def test_code_that_exits_ends_neither_worker_nor_run_but_asks_for_help(erase, tiny_context, monkeypatch, whose):
+    """DBOS would leave such a run pending until the worker starts again."""
+
+    def leave(*_arguments, **_options):
+        sys.exit(0)
+
+    if whose == "the method's":
+        monkeypatch.setitem(METHODS, "finetune", replace(METHODS["finetune"], function=leave))
+    else:
+        monkeypatch.setattr(candidates, "refusal", leave)  # where the candidate answers in the worker's own process
+    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0])
+    assert erase(run_id) == "needs_attention"
+    assert needs_help(tiny_context, run_id, "The run stopped on ExitedError in ")
+    assert tiny.certificates(tiny_context) == []
 
 
 def test_a_workflow_that_finds_a_run_between_unlearning_and_audit_deploys_before_it_destroys(erase, tiny_context):

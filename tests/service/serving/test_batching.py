@@ -12,6 +12,7 @@ from service.models.commit_word import CommitWord
 from service.serving.batching import InputChangedError, MicroBatcher
 from service.serving.slot import InFlight, Lease, ModelSlot
 from tests.waiting import PATIENCE_SECONDS, play, until
+from unlearning.errors import ExitedError
 
 SHAPE = (2, 2, 1)
 
@@ -25,7 +26,7 @@ class Gate:
         self.open, self.entered = threading.Event(), threading.Event()
         self.open.set()
         self.sizes: list[int] = []
-        self.error: Exception | None = None
+        self.error: Exception | SystemExit | None = None
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         self.sizes.append(len(images))
@@ -189,6 +190,20 @@ def test_a_failing_batch_fails_its_requests_and_the_next_one_works(batcher, gate
         gate.error = RuntimeError("no memory")
         with pytest.raises(RuntimeError, match="no memory"):
             await batcher.predict(image(1), InFlight())
+        gate.error = None
+        assert (await batcher.predict(image(2), InFlight())).probabilities[0] == 2
+
+    play(scene())
+
+
+def test_a_network_that_exits_fails_its_requests_and_the_inference_thread_goes_on(batcher, gate):
+    async def scene() -> None:
+        gate.error = SystemExit(0)
+        with pytest.raises(ExitedError, match=r"called sys\.exit"):
+            await batcher.predict(image(1), InFlight())
+        warm_up = batcher.on_inference_thread(lambda: gate.predict(np.zeros((1, *SHAPE), np.uint8)))
+        with pytest.raises(ExitedError, match=r"called sys\.exit"):
+            warm_up.result(PATIENCE_SECONDS)
         gate.error = None
         assert (await batcher.predict(image(2), InFlight())).probabilities[0] == 2
 

@@ -206,12 +206,13 @@ def test_weights_altered_after_staging_leave_the_old_version_serving(context, pr
     assert row_of(context, found).last_error == ""
 
 
-def test_a_version_that_cannot_be_loaded_is_tried_again_after_a_while(context, process, clock, digests):
+@pytest.mark.parametrize("error", [MemoryError(), SystemExit(0)], ids=repr)
+def test_a_version_that_cannot_be_loaded_is_tried_again_after_a_while(context, process, clock, digests, error):
     tries = []
 
     def load(digest: str, generation: int):
         tries.append(generation)
-        raise MemoryError
+        raise error
 
     activate_first(context, digests[0])
     found = process(load=load)
@@ -219,7 +220,8 @@ def test_a_version_that_cannot_be_loaded_is_tried_again_after_a_while(context, p
         found.steps()
     assert tries == [1]
     assert found.follower.why_not_ready() == "The model of generation 1 is active but not loaded here yet."
-    assert row_of(context, found).last_error == "generation 1: MemoryError while loading."
+    told = {MemoryError: "MemoryError", SystemExit: "ExitedError"}[type(error)]
+    assert row_of(context, found).last_error == f"generation 1: {told} while loading."
     clock.advance(seconds=1.1)
     found.steps()
     assert tries == [1, 1]

@@ -14,6 +14,7 @@ from service.training.jobs import in_children, run_trial, run_trials
 from service.training.ray_cluster import disconnect
 from tests.service import tiny
 from tests.waiting import wait_until
+from unlearning.errors import ExitedError
 
 ROOT = Path(__file__).parents[3]
 N_MODELS = 10
@@ -99,7 +100,7 @@ def leave(log: Path) -> str:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_task_that_exits_is_an_error_here(tiny_context, tmp_path, jobs):
     settings = tiny_context.settings.model_copy(update={"jobs": jobs})
-    with pytest.raises(RuntimeError, match=r"called sys\.exit"):
+    with pytest.raises(ExitedError, match=r"called sys\.exit"):
         list(in_children(leave, [(tmp_path / "log",)], settings))
 
 
@@ -109,7 +110,7 @@ def test_a_task_that_exits_is_an_error_here(tiny_context, tmp_path, jobs):
 def test_a_task_that_exits_is_an_error_on_a_cluster_and_is_not_repeated(tiny_context, tmp_path, cluster):
     settings = tiny_context.settings.model_copy(update={"cluster": "ray:auto"})
     log = tmp_path / "log"
-    with pytest.raises(RuntimeError, match=r"called sys\.exit"):
+    with pytest.raises(ExitedError, match=r"called sys\.exit"):
         list(in_children(leave, [(log,)], settings))
     assert log.read_text().count("called") == 1
 
