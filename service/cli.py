@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from service import __version__
+from service.commands.backup import backup, restore
 from service.commands.compare import compare
 from service.commands.data import data_app
 from service.commands.database import database_app
@@ -63,6 +64,8 @@ app.command()(compare)
 app.command()(rerun)
 app.command()(rerun_check)
 app.command()(verify)
+app.command()(backup)
+app.command()(restore)
 
 
 def _tell_version(wanted: bool) -> None:

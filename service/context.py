@@ -16,6 +16,7 @@ from service.keys.keyring import Keyring
 from service.settings import Settings
 from service.store import fail_points
 from service.store.engine import connect
+from service.store.restoring import refuse_unfinished
 
 if TYPE_CHECKING:
     from service.store.objects import Storage
@@ -47,6 +48,7 @@ class Context:
     def open(cls, settings: Settings) -> Context:
         """Database and keys of the home, made on first use."""
         settings.home.mkdir(parents=True, exist_ok=True)
+        refuse_unfinished(settings.home)
         context = cls(settings, connect(settings), Keyring.open(settings.keys_folder))
         marks.compare(context.engine, context.keyring)
         _ = context.storage  # what is wrong with its URL is said now

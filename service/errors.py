@@ -17,6 +17,7 @@ ExpungeError
 ├── PoorModelError              a model that says the same of everybody; train another
 ├── RunStoppedError             a run cannot go on; `detail` is for the human who must look, and names nobody
 ├── StorageError                the shared storage did not do as asked
+├── BackupError                 a backup that cannot be made now, or is not to be restored
 ├── EngineError                 what computes predictions did not do as asked
 └── StartupError                the process cannot start as configured
 """
@@ -147,6 +148,12 @@ class StorageError(ExpungeError):
     """The shared storage could not be reached, or holds other bytes than it should."""
 
     title = "Shared storage"
+
+
+class BackupError(ExpungeError):
+    """A backup that cannot be made now, is not whole, or must not be restored like this."""
+
+    title = "Backup"
 
 
 class EngineError(ExpungeError):

@@ -206,6 +206,13 @@ class Settings(BaseSettings):
         description="Share of the answered predictions that get a log line; refusals and faults always do.",
     )
     metrics: bool = Field(True, description="Whether the serving processes keep metrics.")
+    metrics_token: str = Field(
+        "",
+        pattern=r"^$|^[!-~]{16,255}$",
+        repr=False,
+        description="Token that a scrape of /metrics must bring, on both listeners: 16 or more visible ASCII "
+        "characters; empty: none.",
+    )
     otlp_endpoint: str = Field(
         "",
         description="OTLP/HTTP collector of traces, such as http://127.0.0.1:4318; empty: none. Needs the extra otel.",

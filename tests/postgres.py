@@ -67,7 +67,7 @@ class PostgresServer:
             self._run_as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             installed = _copy(installed, folder / "programs")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        self._bin = installed / _INSTALL / "bin"
+        self.programs = installed / _INSTALL / "bin"
         self._initialise(folder / "password")
 
     @classmethod
@@ -103,7 +103,7 @@ class PostgresServer:
         options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._bin / "postgres", "-D", self._data, "-p", str(self.port), *options],
+                [self.programs / "postgres", "-D", self._data, "-p", str(self.port), *options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd="/", **self._run_as,
                 preexec_fn=_end_with_parent,  # noqa: PLW1509  (one call of the C library, no lock)
             )  # fmt: skip
@@ -146,7 +146,7 @@ class PostgresServer:
         if self._run_as:
             os.chown(password_file, self._run_as["user"], self._run_as["group"])
         done = subprocess.run(
-            [self._bin / "initdb", "--pgdata", self._data, "--username", _USER, "--pwfile", password_file,
+            [self.programs / "initdb", "--pgdata", self._data, "--username", _USER, "--pwfile", password_file,
              "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"],
             capture_output=True, text=True, check=False, cwd="/", timeout=PATIENCE_SECONDS, **self._run_as,
         )  # fmt: skip

@@ -14,6 +14,7 @@ progress (`PREFIX` and a token). A process holds a kernel lock on the files it u
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -22,7 +23,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from io import FileIO
+from io import BufferedWriter, FileIO
 from pathlib import Path
 
 from unlearning.errors import FileError
@@ -75,6 +76,28 @@ def overwrite(path: Path, data: bytes, *, mode: int = 0o600, reached: Reached = 
     with _temporary(path, data, mode=mode) as temporary:
         reached("written")
         _move_over(temporary, path, reached)
+
+
+@contextmanager
+def new_file(path: Path, *, mode: int = 0o600, reached: Reached = lambda point: None) -> Iterator[BufferedWriter]:
+    """A file to be written that gets its name once the block has ended and it is on the disk; else it is destroyed.
+
+    Raises:
+        FileExistsError: there is a file of the name.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary, raw = _new_temporary(path, mode)
+    with BufferedWriter(raw, len(_ZEROS)) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(raw.fileno())
+            reached("written")
+            temporary.rename(path)
+            flush_folder(path.parent)
+        finally:
+            destroy(temporary)
 
 
 def destroy(*paths: Path, keep_linked: bool = False, reached: Reached = lambda point: None) -> int:
@@ -150,6 +173,11 @@ def destroy_folder(folder: Path, *, reached: Reached = lambda point: None) -> in
 def left_beside(path: Path) -> list[Path]:
     """Temporary files of a file, in use or not, with its new or old content."""
     return [each for each in _left_behind(path.parent) if _LEFT_BEHIND.sub(r"\g<of>", each.name) == path.name]
+
+
+def left_behind(name: str) -> bool:
+    """Whether a file of this name is a temporary one, in use or not."""
+    return _LEFT_BEHIND.fullmatch(name) is not None
 
 
 def sweep(folder: Path) -> int:

@@ -1,7 +1,7 @@
 """The operators' listener: a small server in a thread of the worker, on loopback by default.
 
 Pages need an API key (see `sessions`); each shows what the key's scopes allow in the API, and no more. `/metrics` and
-`/health` carry nothing about people and need no key.
+`/health` carry nothing about people and need no key; the first may ask for a token of its own.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from service.context import Context
 from service.errors import InvalidInputError, NotAllowedError, NotAuthenticatedError
 from service.http.body_limit import BodyLimit
 from service.http.guard import MAX_BODY_BYTES
+from service.http.scraper import refusal
 from service.listening import PortTakenError, listen
 
 log = structlog.get_logger()
@@ -60,7 +61,9 @@ def create_console(context: Context) -> FastAPI:
     app.include_router(router)
 
     @app.get("/metrics")
-    def metrics() -> Response:
+    def metrics(request: Request) -> Response:
+        if (refused := refusal(request, context.settings.metrics_token)) is not None:
+            return refused
         content, kind = exposition(collector)
         return Response(content, headers={"Content-Type": kind})
 

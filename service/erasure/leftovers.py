@@ -17,6 +17,7 @@ from service.context import Context
 from service.erasure.workspace import RunFolder
 from service.settings import Settings
 from service.store.engine import reading
+from service.store.restoring import BACKING_UP
 from service.store.tables import Run
 from service.training.production import TRAINING
 from unlearning import files
@@ -28,11 +29,12 @@ log = structlog.get_logger()
 def sweep(context: Context) -> int:
     """Destroy what no living process uses; gives the number of files and folders.
 
-    These are unfinished packs and training folders, temporary files of the service's own folders, and working files of
-    runs that ended. In the data folder only packs are destroyed, since everything else there is the operator's.
+    These are unfinished packs, folders of trainings and backups, temporary files of the service's own folders, and
+    working files of runs that ended. In the data folder only packs are destroyed, since everything else there is the
+    operator's.
     """
     settings = context.settings
-    n_swept = files.sweep_scratch(settings.home, TRAINING)
+    n_swept = sum(files.sweep_scratch(settings.home, prefix) for prefix in (TRAINING, BACKING_UP))
     for packs in (settings.packed_folder, settings.data_folder / PACKED):
         n_swept += files.sweep_scratch(packs, UNFINISHED)
     n_swept += sum(files.sweep(folder) for folder in _folders(settings))

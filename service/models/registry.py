@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, col, func, or_, select
 
 from service.context import LINE, Context
 from service.errors import ConflictError, NotFoundError, StorageError, WeightsError
@@ -261,10 +261,18 @@ def refused(context: Context) -> list[ModelVersion]:
 
 
 def _oldest_allowed(context: Context) -> int:
-    """Generation below which nothing may be served again; 0 while nobody was erased."""
+    """Generation below which nothing may be served again; 0 while nobody was erased.
+
+    After a restore no version may have the oldest number that is allowed: then it is the next one after it, or the one
+    in service, from which somebody is still to be erased.
+    """
     with reading(context.engine) as s:
         pointer = s.get(Deployment, LINE)
-    return pointer.oldest_allowed_generation if pointer else 0
+        if pointer is None or not pointer.oldest_allowed_generation:
+            return 0
+        allowed = col(ModelVersion.generation) >= pointer.oldest_allowed_generation
+        first = s.exec(select(func.min(col(ModelVersion.generation))).where(ModelVersion.line == LINE, allowed)).one()
+        return min(pointer.committed_generation, first or pointer.committed_generation)
 
 
 def _older_than(context: Context, generation: int) -> list[ModelVersion]:

@@ -38,6 +38,10 @@ log = structlog.get_logger()
 
 FIRST_WARM_UP = (1, 2, 4, 8, 16, 32, 64)  # batch sizes computed once before the process is ready
 SWAP_WARM_UP = (1, 8)  # beside traffic the library knows the other sizes already; small jobs let batches in between
+REMEMBERS = (
+    "Expected weights that remember nobody who was erased, but the service was restored from a backup of before an "
+    "erasure. Let the worker carry out the erasures that wait; predictions are answered when it has swapped."
+)
 _WATCH_SECONDS = 0.002
 _RETRY_SECONDS = 1.0
 _FORGOTTEN_AFTER = timedelta(days=1)  # rows of other hosts, whose processes cannot be looked at
@@ -137,13 +141,17 @@ class Follower:
         self._word.advance(pointer.committed_generation)
         self._slot.raise_floor(pointer.committed_generation)
         current, staged = self._slot.current, self._slot.staged
-        if pointer.committed_generation > (current.generation if current else 0):
+        is_refused = pointer.committed_generation < pointer.oldest_allowed_generation
+        if pointer.committed_generation > (current.generation if current else 0) and not is_refused:
             self._stage(pointer.committed_generation, pointer.committed_digest)
         elif pointer.staging_generation is not None and pointer.staging_digest is not None:
             self._stage(pointer.staging_generation, pointer.staging_digest)
         else:
             if staged is not None:
                 self._slot.stage(None)
+            if is_refused:
+                self._fail(REMEMBERS)
+                return
             self._recover()
         self.swap_and_acknowledge()
 

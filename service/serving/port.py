@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import __version__
 from service.http.problems import add_problem_handlers
 from service.http.request_log import RequestLog
+from service.http.scraper import refusal
 from service.telemetry.serving_metrics import exposition
 
 PROBES: Final[Mapping[str, str]] = {
@@ -58,12 +59,13 @@ class Port:
             await self._beside(scope, receive, send)
 
 
-def create_beside(prefix: str, *, has_metrics: bool, new_id: Callable[[], str]) -> ASGIApp:
+def create_beside(prefix: str, *, has_metrics: bool, metrics_token: str, new_id: Callable[[], str]) -> ASGIApp:
     """What lies beside the API: the port's own name at `/`, and the metrics.
 
     Args:
         prefix: of the API.
         has_metrics: whether `/metrics` is there.
+        metrics_token: what a scrape must bring; empty: nothing.
         new_id: for requests that bring none.
     """
     description = f"{prefix}/openapi.json"
@@ -72,13 +74,14 @@ def create_beside(prefix: str, *, has_metrics: bool, new_id: Callable[[], str]) 
         told = {"service": "Expunge", "version": __version__, "openapi": description}
         return JSONResponse(told, headers={"Link": f'<{description}>; rel="service-desc"'})
 
-    scraped = [Route("/metrics", _read_metrics)] if has_metrics else []
+    async def read_metrics(request: Request) -> Response:
+        if (refused := refusal(request, metrics_token)) is not None:
+            return refused
+        content, media_type = await run_in_threadpool(exposition)
+        return Response(content, media_type=media_type)
+
+    scraped = [Route("/metrics", read_metrics)] if has_metrics else []
     app = Starlette(routes=[Route("/", read_name), *scraped])
     app.router.redirect_slashes = False
     add_problem_handlers(app)
     return RequestLog(app, new_id=new_id)
-
-
-async def _read_metrics(_: Request) -> Response:
-    content, media_type = await run_in_threadpool(exposition)
-    return Response(content, media_type=media_type)

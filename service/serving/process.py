@@ -118,8 +118,10 @@ class ServingProcess:
             app: answers calls of the API that are no predictions.
             prefix: as of `fast_path`.
         """
-        has_metrics, new_id = self.context.settings.metrics, self.context.new_id
-        beside = create_beside(prefix, has_metrics=has_metrics, new_id=new_id)
+        settings, new_id = self.context.settings, self.context.new_id
+        beside = create_beside(
+            prefix, has_metrics=settings.metrics, metrics_token=settings.metrics_token, new_id=new_id
+        )
         return ContentPolicy(Port(self.fast_path(app, prefix), prefix, beside))
 
     def protocol(self, prefix: str) -> type[PatientProtocol]:

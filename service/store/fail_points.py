@@ -80,12 +80,36 @@ OUTSIDE_RUNS: Final = (
 )
 """Points of `expunge train`, `expunge keys rotate-signing` and `expunge references`."""
 
+BACKUPS: Final = (
+    "backup.database",  # the database's copy is made, nothing of it in the file
+    "backup.data",  # keys and data in the file
+    "backup.files",  # everything in it but the manifest
+    "backup.written",  # the file is whole, beside its name
+)
+"""Points of `expunge backup`."""
+
+RESTORES: Final = (
+    "restore.extracted",  # all files there and compared
+    "restore.taken_over",  # the newer records in the database
+    "restore.settled",  # erasures filed, the home whole
+    "restore.placed",  # it has a name that counts, nothing is in its place
+    "restore.moved",  # its first entry is in its place
+)
+"""Points of `expunge restore`."""
+
+_MARK: Final = "failed-at-"
+
 
 def reached(settings: Settings, point: str) -> None:
     """Die here if the settings name this point and no process of this home died at it before."""
     if settings.fail_at != point:
         return
-    mark = settings.home / f"failed-at-{point}"
+    mark = settings.home / f"{_MARK}{point}"
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_mark(name: str) -> bool:
+    """Whether a file of the home only says that a process died at a point."""
+    return name.startswith(_MARK)

@@ -174,6 +174,8 @@ def test_ports_probes_and_scrapes_are_those_of_the_code() -> None:
         assert notes["prometheus.io/scrape"] == "true"
         assert int(notes["prometheus.io/port"]) == each["ports"][0]["containerPort"]
         assert notes["prometheus.io/path"] == "/metrics"
+        (token,) = [entry for entry in each["env"] if entry["name"] == "EXPUNGE_METRICS_TOKEN"]
+        assert token["valueFrom"]["secretKeyRef"] == {"name": "expunge-metrics", "key": "token", "optional": True}
 
 
 def test_images_are_named_in_one_place() -> None:

@@ -22,6 +22,8 @@ from service.requests.schemas import Filing
 from service.store.engine import session
 from service.store.tables import ErasureRequest
 
+TOKEN = "a-token-of-the-scraper"
+
 CANARY = "canary-91c4"
 
 
@@ -87,3 +89,21 @@ def test_metrics_need_no_key_and_name_nobody(console: TestClient, context: Conte
     assert CANARY not in text
     with session(context.engine) as s:
         assert s.exec(select(ErasureRequest.id)).one() not in text
+
+
+def test_metrics_may_ask_for_a_token_of_their_own(
+    contexts: Callable[..., Any], settings: Any, clock: Any, new_key: Callable[..., str]
+) -> None:
+    with contexts(settings.model_copy(update={"metrics_token": TOKEN}), clock) as context:
+        client = TestClient(create_console(context))
+        for headers in (
+            {},
+            {"Authorization": f"Bearer {new_key(*api_keys.SCOPES)}"},
+            {"Authorization": f"Basic {TOKEN}"},
+        ):
+            answer = client.get("/metrics", headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+            assert "expunge_" not in answer.text.replace("EXPUNGE_METRICS_TOKEN", "")
+        assert "expunge_requests" in client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+        assert client.get("/health").status_code == 200

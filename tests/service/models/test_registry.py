@@ -149,6 +149,22 @@ def test_everything_older_is_destroyed_and_refused_for_ever(context, clock):
     assert {row.digest for row in registry.refused(context)} == {digests[0], digests[1], digests[3]}
 
 
+def test_after_a_restore_no_version_need_have_the_oldest_generation_allowed(context):
+    digests = [add_version(context, 0)]
+    deployment.activate_first(context, digests[0])
+    with session(context.engine) as s:  # as a restore leaves it: somebody is to be erased from the first one again
+        pointer = s.get_one(Deployment, LINE)
+        pointer.oldest_allowed_generation = 2
+        s.add(pointer)
+        s.commit()
+    assert registry.destroy_refused(context) == ()
+    digests += [add_version(context, seed) for seed in (1, 2)]
+    deployment.abort(context, deployment.stage(context, digests[1]))  # the number is not given again
+    deployment.deploy(context, digests[2])
+    registry.destroy(context, digests[1])
+    assert registry.destroy_refused(context) == (digests[0],)
+
+
 def test_nothing_is_destroyed_while_an_older_generation_answers(context):
     first, second = add_version(context, 1), add_version(context, 2)
     deployment.activate_first(context, first)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from service.context import utc_now
+from service.context import LINE, utc_now
 from service.errors import TryLaterError, WeightsError
 from service.models import registry
 from service.models.barrier import look
@@ -22,7 +22,7 @@ from service.serving.follower import Follower
 from service.serving.slot import InFlight, Lease, ModelSlot, Moment
 from service.store.engine import session
 from service.store.process_marks import mark_of, this_host
-from service.store.tables import ServingWorker
+from service.store.tables import Deployment, ServingWorker
 from tests.service.versions import add_version, pixels_of, reference_probabilities
 from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
@@ -98,6 +98,27 @@ def test_without_a_model_it_starts_and_says_so(process):
     found.steps()
     assert "train one first" in found.follower.why_not_ready()
     assert "train one first" in found.generation()
+
+
+def test_restored_weights_that_remember_somebody_erased_are_not_served(context, process, digests):
+    activate_first(context, digests[0])
+    with session(context.engine) as s:
+        pointer = s.get_one(Deployment, LINE)
+        pointer.oldest_allowed_generation = 2
+        s.add(pointer)
+        s.commit()
+    found = process()
+    found.steps()
+    assert "restored from a backup" in row_of(context, found).last_error
+    assert found.follower.why_not_ready()
+    assert isinstance(found.generation(), str)
+    stage(context, digests[1])
+    found.steps()
+    assert row_of(context, found).staged_generation == 2
+    commit(context, 2)
+    found.steps()
+    assert found.generation() == 2
+    assert found.follower.why_not_ready() is None
 
 
 def test_it_registers_before_it_reads_the_pointer(context, process, digests):
