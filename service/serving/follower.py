@@ -28,7 +28,6 @@ from service.models.deployment import failure_prefix
 from service.serving.batching import MicroBatcher
 from service.serving.slot import Lease, ModelSlot, Moment
 from service.serving.speedups import PACKED_WEIGHTS, is_on
-from service.serving.speedups.packed_weights import pack
 from service.store.engine import session
 from service.store.process_marks import has_ended, mark_of, this_host
 from service.store.tables import Deployment, ServingWorker
@@ -190,10 +189,12 @@ class Follower:
 
     def _load_from_registry(self, digest: str, generation: int) -> Engine:
         settings, weights = self._context.settings, registry.load_checked(self._context, digest)
+        pack = None
+        if settings.backend == "torch" and is_on(PACKED_WEIGHTS, settings):
+            from service.serving.speedups.packed_weights import pack  # imports torch
         return Engine.load(
             weights, generation, settings.device, lambda job: self._batcher.on_inference_thread(job).result(),
-            backend=settings.backend, temperature=settings.temperature,
-            pack=pack if is_on(PACKED_WEIGHTS, settings) else None,
+            backend=settings.backend, temperature=settings.temperature, pack=pack,
         )  # fmt: skip
 
     def _fail(self, sentence: str) -> None:
