@@ -8,8 +8,10 @@ While an engine is staged it also watches the commit word, so that an idle proce
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from threading import Event, Thread
@@ -164,6 +166,7 @@ class Follower:
             self._on_swap(current.generation, now - self._seen_at.get(current.generation, now))
             self._seen_at.clear()
             log.info("swap.acknowledged", generation=current.generation, model_version=current.digest)
+            _give_memory_back()
 
     def _stage(self, generation: int, digest: str) -> None:
         staged, now = self._slot.staged, self._lease.now().steady
@@ -261,6 +264,12 @@ class Follower:
         except Exception as error:
             log.error("swap.disturbed", error=type(error).__name__)
             self._stop.wait(_WATCH_SECONDS)
+
+
+def _give_memory_back() -> None:
+    """Let the system have what loading a model and the one before it left: the C library would keep some of it."""
+    with suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _wall(at: Moment) -> datetime:
