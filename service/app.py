@@ -36,8 +36,6 @@ def _is_serving_process() -> bool:
 
 
 if _is_serving_process():
-    import torch
-
     from service.context import Context
     from service.http.body_limit import OneLinePaths
     from service.serving import connections
@@ -46,7 +44,10 @@ if _is_serving_process():
     from service.serving.speedups.fair_connections import share_connections
     from service.telemetry.logs import set_up_logs
 
-    torch.set_num_threads(1)
+    if _settings.backend == "torch":
+        import torch  # OpenVINO needs none, and nothing else here imports it
+
+        torch.set_num_threads(1)
     sys.setswitchinterval(_SWITCH_SECONDS)
     set_up_logs(_settings.log_format, level=_settings.log_level)
     _process = ServingProcess.of(Context.open(_settings), place=bentoml.server_context.worker_index or 0)

@@ -23,6 +23,7 @@ from PIL import Image
 
 from benchmarks.contenders.model import ARCHITECTURE, CLASSES, Shape, manifest
 from service.context import Context
+from service.inference.network import network_for
 from service.keys import api_keys
 from service.launch import Processes, free_ports
 from service.models import deployment, registry
@@ -84,7 +85,8 @@ def make_home(settings: Settings, shape: Shape, files: tuple[bytes, ...], seeds:
     for seed in seeds:
         path = settings.home / "drawn.safetensors"
         write_weights(path, shape, seed, images)
-        digests.append(registry.add(context, path, manifest(shape, seed)))
+        of_seed = manifest(shape, seed)
+        digests.append(registry.add(context, path, of_seed, network=network_for(context, of_seed)))
         path.unlink()
     deployment.activate_first(context, digests[0])
     with session(context.engine) as s:

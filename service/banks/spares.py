@@ -168,6 +168,7 @@ def train_spares(context: Context, recipe: Recipe, plans: Sequence[BankPlan], on
 
 
 def _register(context: Context, recipe: Recipe, plan: BankPlan, outcome: Outcome, weights: Path) -> None:
+    from service.inference.network import network_for
     from service.training.production import manifest_of
 
     faces = open_images(plan.spec.images)
@@ -179,11 +180,10 @@ def _register(context: Context, recipe: Recipe, plan: BankPlan, outcome: Outcome
         "seconds": outcome.seconds,
     }
     manifest = manifest_of(recipe, faces, seed=outcome.seed, lineage=lineage)
+    network, roster = network_for(context, manifest), rosters.of_rows(context.keyring, faces, plan.spec.retain)
     with registration_lock(context.settings, exclusive=False):
         require_intact(plan.spec.images)
-        registry.add(
-            context, weights, manifest, rosters.of_rows(context.keyring, faces, plan.spec.retain), state=registry.SPARE
-        )
+        registry.add(context, weights, manifest, roster, state=registry.SPARE, network=network)
 
 
 def _destroy_unusable(context: Context, recipe: Recipe, plans: Iterable[BankPlan]) -> None:

@@ -40,7 +40,8 @@ from service.erasure.references import (
 )
 from service.erasure.workspace import Workspace
 from service.errors import NotFoundError, PoorModelError, WeightsError
-from service.models import registry, rosters
+from service.inference.network import network_for
+from service.models import networks, registry, rosters
 from service.models.building import build_model
 from service.models.deployment import deploy as swap
 from service.requests.runs import get_run, note, requests_of
@@ -53,6 +54,7 @@ from service.training.jobs import Outcome, run_trials, score
 from service.training.production import library_versions, made_with
 from service.training.served import score_as_served
 from service.training.spec import TrialSpec
+from unlearning import files
 from unlearning.devices import describe_device, resolve_device
 from unlearning.errors import MethodError, RecipeError
 from unlearning.faces.decoding import to_png
@@ -147,11 +149,12 @@ def _score_as_served(work: Workspace, step: int, spec: TrialSpec, method: str) -
     outcome, folder = _outcome(work, step), work.folder
     if "served" in outcome:
         return
-    manifest = registry.get(work.context, work.run.base_digest).manifest
-    served = score_as_served(
-        spec, registry.Manifest.from_dict(manifest), folder.weights(step), outcome["weights_digest"],
-        _where(work, method),
-    )  # fmt: skip
+    digest = outcome["weights_digest"]
+    like = digest if method == "spare" else work.run.base_digest  # a spare is registered, and comes with its own
+    manifest = registry.Manifest.from_dict(registry.get(work.context, like).manifest)
+    if (network := network_for(work.context, manifest)) is not None:
+        files.overwrite(folder.network(step), network)
+    served = score_as_served(spec, manifest, folder.weights(step), digest, _where(work, method), network)
     in_float32 = np.array(outcome["views"], dtype=np.float32)
     folder.write(f"step-{step}", {**outcome, "served": served.to_dict(in_float32)})
 
@@ -194,7 +197,7 @@ def judge(work: Workspace, step: int) -> bool:
     figures = {
         **kept(evaluation.to_dict(), context.settings),
         "margin_means": _margin_means(evaluation.evidence),
-        "served": {name: outcome["served"][name] for name in ("backend", "dtype", "largest_difference")},
+        "served": {name: value for name, value in outcome["served"].items() if name != "views"},
         "made_with": outcome["made_with"],
         "price": {**priced, **({"order": work.plan.order} if work.plan.order else {})},
     }
@@ -240,7 +243,8 @@ def deploy(work: Workspace) -> None:
             "lineage": {"method": attempt.method, "parent": _parent(work, attempt.method), "run_id": run.id},
         }
     )
-    digest = registry.add(context, weights, manifest, _learned_from(work, attempt.method))
+    network = _network_of(work, attempt)
+    digest = registry.add(context, weights, manifest, _learned_from(work, attempt.method), network=network)
     context.reached("deploying.registered")
     note(context, run.id, "waiting for the serving processes to swap")
     barrier = swap(context, digest, forget_older=True)
@@ -252,6 +256,17 @@ def deploy(work: Workspace) -> None:
         s.add(row)
         s.commit()
     log.info("run.deployed", generation=barrier.generation)
+
+
+def _network_of(work: Workspace, attempt: Attempt) -> bytes | None:
+    """The network that the audited candidate was scored by; None if PyTorch computed."""
+    wanted = attempt.figures.get("served", {}).get("network")
+    if wanted is None:
+        return None
+    network = work.folder.network(attempt.step).read_bytes()
+    if networks.digest_of(network) != wanted:
+        raise ValueError("Expected the audited network in the run's folder, found another; nothing was deployed.")
+    return network
 
 
 def _learned_from(work: Workspace, method: str) -> dict[str, int] | None:

@@ -35,6 +35,10 @@ class RunFolder:
         """Weights of the step's candidate."""
         return self.path / f"step-{step}.safetensors"
 
+    def network(self, step: int) -> Path:
+        """What the step's candidate is computed by where that is not PyTorch."""
+        return self.path / f"step-{step}.network"
+
     def unlearned(self) -> Path:
         """Margins of the unlearned banks."""
         return self.path / "unlearned"

@@ -1,33 +1,31 @@
-"""A model version as one process serves it: immutable, built from checked bytes, exchanged as a whole."""
+"""A model version as one process serves it: immutable, built from checked bytes, exchanged as a whole.
+
+Nothing here imports torch, whose import takes a process seconds and hundreds of megabytes: OpenVINO needs none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.fx import Graph
 
-from service.inference.folding import fold_norms
-from service.models.building import build_model
 from service.models.registry import CheckedWeights
-from unlearning.devices import resolve_device, resolve_dtype
 from unlearning.faces.decoding import Proportions
-from unlearning.models import to_inputs
 
-PACKED_FOR = 8  # images: what a busy process computes together
+if TYPE_CHECKING:
+    from service.inference.torch_model import Alone, Pack
 
 Backend = Literal["torch", "openvino"]
-Pack = Callable[[nn.Module, torch.Tensor], nn.Module]
 
 
 class Model(Protocol):
     """What a backend makes of weights."""
+
+    @property
+    def dtype(self) -> str:
+        """Of the arithmetic: `bfloat16` where the hardware multiplies it, else `float32`."""
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits `(n, n_classes)`, float32, of images `(n, height, width, channels)`, uint8."""
@@ -43,7 +41,7 @@ class Engine:
         classes: names in the order of the probabilities.
         image_size: (height, width) in pixels of the images it takes.
         channels: 1 (grey) or 3 (colour).
-        dtype: of the arithmetic: bfloat16 where the hardware multiplies it, else float32.
+        dtype: of the arithmetic, as of `Model`.
         temperature: what logits are divided by.
         proportions: what happens to images of other proportions than `image_size`.
     """
@@ -53,7 +51,7 @@ class Engine:
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     channels: int
-    dtype: torch.dtype
+    dtype: str
     temperature: float
     _model: Model = field(repr=False)
     proportions: Proportions = "stretch"
@@ -63,8 +61,8 @@ class Engine:
         cls,
         weights: CheckedWeights,
         generation: int,
-        device: str | torch.device = "auto",
-        alone: Callable[[Callable[[], Graph]], Graph] = lambda job: job(),
+        device: str = "auto",
+        alone: Alone = lambda job: job(),
         *,
         backend: Backend = "torch",
         temperature: float = 1.0,
@@ -81,18 +79,18 @@ class Engine:
         Raises:
             WeightsError: the bytes are no safetensors file, or of another architecture than the manifest says.
         """
-        where = resolve_device(device if backend == "torch" else "cpu")
-        dtype = resolve_dtype("auto", where)
         if backend == "openvino":
             from service.inference.openvino_model import OpenVinoModel
 
-            model: Model = OpenVinoModel(weights, dtype)
+            model: Model = OpenVinoModel(weights)
         else:
-            model = TorchModel(weights, where, dtype, alone, pack=pack)
+            from service.inference.torch_model import TorchModel
+
+            model = TorchModel(weights, device, alone, pack=pack)
         manifest = weights.manifest
         return cls(
-            generation, weights.digest, manifest.classes, manifest.image_size, manifest.channels, dtype, temperature,
-            model, cast(Proportions, manifest.proportions),
+            generation, weights.digest, manifest.classes, manifest.image_size, manifest.channels, model.dtype,
+            temperature, model, cast(Proportions, manifest.proportions),
         )  # fmt: skip
 
     @property
@@ -109,38 +107,3 @@ class Engine:
         logits = self._model(images) / np.float32(self.temperature)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.divide(powers, powers.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
-class TorchModel:
-    """Logits by PyTorch: the reference, and the only way to a GPU."""
-
-    def __init__(
-        self,
-        weights: CheckedWeights,
-        device: torch.device,
-        dtype: torch.dtype,
-        alone: Callable[[Callable[[], Graph]], Graph],
-        *,
-        pack: Pack | None,
-    ) -> None:
-        self._device, self._dtype, manifest = device, dtype, weights.manifest
-        self._model = fold_norms(build_model(weights), alone).to(device, dtype).to(memory_format=torch.channels_last)
-        if pack is not None and device.type == "cpu":
-            shape = (PACKED_FOR, manifest.channels, *manifest.image_size)
-            self._model = pack(self._model, to_inputs(torch.zeros(shape, dtype=torch.uint8), dtype))
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            # A stream of its own: not behind what this process does besides, such as loading the next version.
-            self._stream = torch.cuda.Stream(device)
-            torch.cuda.synchronize(device)  # the weights are there before that stream reads them
-
-    @torch.inference_mode()
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Model`."""
-        with self._on_stream():
-            pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device)
-            logits: NDArray[np.float32] = self._model(to_inputs(pixels, self._dtype)).float().cpu().numpy()
-        return logits
-
-    def _on_stream(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

@@ -1,9 +1,10 @@
 """Logits by OpenVINO, which computes convolutions on CPUs faster than PyTorch does; needs the extra `openvino`.
 
-The weights are those of the safetensors file whose digest was checked, and of no other file: no second format of them
-is written or read. A network is converted once a process, from made-up weights, and each version's are put in their
-places; so a swap costs no conversion, and the converted network remembers nobody. ResNets and most other convolutional
-networks can be served so; where the conversion takes weights apart (attention), loading says so and nothing is served.
+A version's weights are those of the safetensors file whose digest was checked, and of no other file. What is computed
+with them says its *network* (`service.inference.network`), which was converted from PyTorch when the version was
+registered, holds no weight, and whose digest is in the manifest. So nothing here imports torch, neither when a process
+starts nor when it swaps. ResNets and most other convolutional networks can be served so; where the conversion takes
+weights apart (attention), loading says so and nothing is served.
 
 The processes of a service share the cores, so each gets one thread, and none is pinned: OpenVINO would pin all of them
 to the same core.
@@ -11,29 +12,23 @@ to the same core.
 
 from __future__ import annotations
 
-import warnings
-from functools import cache, lru_cache
+from functools import cache
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
 import openvino as ov
 import safetensors
 import safetensors.numpy
-import torch
 from numpy.typing import NDArray
 from openvino import properties
-from openvino.frontend import FrontEndManager
-from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from openvino.properties import hint
-from torch import Tensor, nn
 
 from service.errors import EngineError, WeightsError
+from service.inference.network import PREFIX, network_of, parts_of
 from service.models.registry import CheckedWeights
-from unlearning.errors import UnlearningError
-from unlearning.factories import is_factory, require_source
-from unlearning.models import build_empty, to_inputs
 
-_PREFIX = "self.model."  # of the weights' names in a converted network
+_BFLOAT16 = {"amx_bf16", "avx512_bf16"}
 
 
 class OpenVinoModel:
@@ -42,20 +37,19 @@ class OpenVinoModel:
     OpenVINO itself would give two threads each other's answers, without an error.
     """
 
-    def __init__(self, weights: CheckedWeights, dtype: torch.dtype) -> None:
-        precision = ov.Type.bf16 if dtype == torch.bfloat16 else ov.Type.f32
-        network = _filled(weights)
+    def __init__(self, weights: CheckedWeights) -> None:
+        self.dtype = "bfloat16" if multiplies_bfloat16() else "float32"
         options = {
             hint.enable_cpu_pinning: False,
-            hint.inference_precision: precision,
+            hint.inference_precision: ov.Type.bf16 if self.dtype == "bfloat16" else ov.Type.f32,
             properties.inference_num_threads: 1,
             properties.num_streams: 1,
         }
         self._is_computing = Lock()
-        self._request = _core().compile_model(network, "CPU", options).create_infer_request()
+        self._request = _core().compile_model(_filled(weights), "CPU", options).create_infer_request()
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `service.inference.engine.Model`.
+        """As `service.inference.engine.Model`.
 
         Raises:
             EngineError: another thread is computing with it.
@@ -69,21 +63,18 @@ class OpenVinoModel:
             self._is_computing.release()
 
 
-class _WithInputs(nn.Module):
-    """From uint8 images to logits, preparation of the pixels included."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(to_inputs(images.permute(0, 3, 1, 2)))
-        return logits
-
-
 @cache
 def _core() -> ov.Core:
     return ov.Core()
+
+
+def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor does; `unlearning.devices.resolve_dtype` asks torch for the same two instructions."""
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                return not _BFLOAT16.isdisjoint(line.split())
+    return False  # elsewhere than on Linux, and on ARM, whose line has another name
 
 
 def _filled(weights: CheckedWeights) -> ov.Model:
@@ -94,14 +85,10 @@ def _filled(weights: CheckedWeights) -> ov.Model:
     """
     manifest = weights.manifest
     try:
-        if is_factory(manifest.architecture):
-            require_source(manifest.architecture, manifest.architecture_source)
         tensors = safetensors.numpy.load(weights.content)
-        network = _empty(
-            manifest.architecture, manifest.width, manifest.channels, manifest.image_size, len(manifest.classes)
-        ).clone()
+        network = _read(weights.network if weights.network is not None else network_of(manifest))
         _put(network, tensors)
-    except (safetensors.SafetensorError, UnlearningError, ValueError) as error:
+    except (safetensors.SafetensorError, EngineError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(
             f"Expected weights of {manifest.architecture} in {weights.digest}, got others: {reason}"
@@ -109,42 +96,31 @@ def _filled(weights: CheckedWeights) -> ov.Model:
     return network
 
 
+def _read(network: bytes) -> ov.Model:
+    graph, constants = parts_of(network)
+    try:
+        return _core().read_model(graph, ov.Tensor(constants))
+    except RuntimeError as error:
+        raise EngineError("OpenVINO cannot read the network; it was written by a later version of it.") from error
+
+
 def _put(network: ov.Model, tensors: dict[str, NDArray[np.float32]]) -> None:
-    """Replace the made-up weights of a network by tensors of the same names, all of them.
+    """Put tensors in a network's places for them, which have the same names, all of them.
 
     Raises:
         ValueError: names or shapes that are not the network's.
     """
-    missing = {name for name in tensors if not name.endswith("num_batches_tracked")}
-    for node in network.get_ops():
-        name = node.get_friendly_name().removeprefix(_PREFIX)
-        if node.get_type_name() != "Constant" or name == node.get_friendly_name():
-            continue
+    for place in network.get_parameters():
+        name = place.get_friendly_name().removeprefix(PREFIX)
+        if name == place.get_friendly_name():
+            continue  # the images
         if name not in tensors:
             raise ValueError(f"no tensor {name}")
-        if list(node.get_output_shape(0)) != list(tensors[name].shape):
-            raise ValueError(f"{name} has the shape {tensors[name].shape}")
-        weight = ov.opset13.constant(tensors[name], dtype=np.float32)
-        node.output(0).replace(weight.output(0))
-        missing.discard(name)
+        tensor = tensors.pop(name)  # two copies of the largest one at a time, not of all
+        if list(place.get_output_shape(0)) != list(tensor.shape):
+            raise ValueError(f"{name} has the shape {tensor.shape}")
+        place.output(0).replace(ov.opset13.constant(tensor, dtype=np.float32).output(0))
+        network.remove_parameter(place)
+    missing = [name for name in tensors if not name.endswith("num_batches_tracked")]
     if missing:
         raise ValueError(f"no place for {min(missing)} in OpenVINO's network; set EXPUNGE_BACKEND=torch")
-
-
-@lru_cache(maxsize=4)
-def _empty(architecture: str, width: int, channels: int, image_size: tuple[int, int], n_classes: int) -> ov.Model:
-    """The network with made-up weights, for batches of any size."""
-    model = build_empty(architecture, n_classes, channels=channels, width=width)
-    if any(parameter.is_meta for parameter in model.parameters()):
-        model = model.to_empty(device="cpu")
-    model = model.requires_grad_(False).eval()
-    for number, tensor in enumerate(model.state_dict().values(), 1):
-        tensor.fill_(number)  # OpenVINO would make one constant of two that are equal
-    example = torch.zeros((2, *image_size, channels), dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch advises against the tracing that OpenVINO's decoder does
-        decoder = TorchScriptPythonDecoder(_WithInputs(model).eval(), example_input=(example,))
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    network = frontend.convert(frontend.load(decoder))
-    network.reshape(ov.PartialShape([-1, *image_size, channels]))
-    return network

@@ -24,6 +24,7 @@ class Manifest:
         seed: of the training.
         versions: of the libraries that trained, by name.
         lineage: how the weights came to be: method, parent's digest, run.
+        network: SHA-256 of the converted network (`service.models.networks`); empty where there is none.
     """
 
     architecture: str
@@ -39,6 +40,7 @@ class Manifest:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     architecture_source: str = ""
     proportions: str = "stretch"
+    network: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", tuple(self.image_size))
@@ -53,7 +55,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         values = {**asdict(self), "image_size": list(self.image_size), "classes": list(self.classes)}
-        for name, usual in (("architecture_source", ""), ("proportions", "stretch")):
+        for name, usual in (("architecture_source", ""), ("proportions", "stretch"), ("network", "")):
             if values[name] == usual:
                 del values[name]  # so that manifests without it keep the digest they had before there was one
         return values

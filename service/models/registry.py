@@ -1,22 +1,23 @@
 """Model versions: weights named by the SHA-256 of their safetensors file, each with a signed manifest.
 
 The file `models/<digest>.safetensors` and the row of the same digest belong together; the row's signature covers the
-digest and the manifest, so neither can be exchanged without the signing key. Every operation may be repeated after a
-kill at any point and ends in the same state.
+digest and the manifest, so neither can be exchanged without the signing key. A manifest may also name a converted
+network (`networks`), which OpenVINO computes with. Every operation may be repeated after a kill at any point and ends
+in the same state.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlmodel import Session, col, func, or_, select
 
 from service.context import LINE, Context
 from service.errors import ConflictError, NotFoundError, StorageError, WeightsError
-from service.models import rosters
+from service.models import networks, rosters
 from service.models.manifest import Manifest
 from service.settings import Settings
 from service.store.engine import fit_id, reading, session
@@ -26,7 +27,6 @@ from unlearning import files
 SPARE = "spare"
 """State of a model that was trained ahead without a block of subjects (`service.banks.spares`) and never served. Its
 roster says whom it remembers, whatever its age."""
-_STORED = "models"  # folder of the shared storage
 _NOT_SIGNED = (
     "Expected the manifest of {} to be signed with this service's key; it was altered or signed with another key."
 )
@@ -34,11 +34,16 @@ _NOT_SIGNED = (
 
 @dataclass(frozen=True)
 class CheckedWeights:
-    """Bytes of a safetensors file whose digest and signature were verified; parse these bytes, not the file again."""
+    """Bytes of a safetensors file whose digest and signature were verified; parse these bytes, not the file again.
+
+    Attributes:
+        network: the manifest's converted network, verified too; None without one, and where PyTorch computes.
+    """
 
     digest: str
     manifest: Manifest
     content: bytes = field(repr=False)
+    network: bytes | None = field(repr=False, default=None)
 
 
 def path(settings: Settings, digest: str) -> Path:
@@ -82,6 +87,7 @@ def add(
     learned_from: Mapping[str, int] | None = None,
     *,
     state: str = "candidate",
+    network: bytes | None = None,
 ) -> str:
     """Take a copy of a weights file into the registry and give its digest.
 
@@ -90,13 +96,14 @@ def add(
     Args:
         learned_from: the version's roster, see `rosters`; none where it is not known.
         state: of a version that is not there yet; `SPARE` for a model that was trained ahead.
+        network: converted from the manifest, which then names it; see `service.inference.network.network_for`.
 
     Raises:
         WeightsError: these very weights were destroyed here; they do not come back.
     """
     content = weights.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    values = manifest.to_dict()
+    manifest = replace(manifest, network="" if network is None else networks.digest_of(network))
     with session(context.engine) as s:
         row = s.get(ModelVersion, digest)
         if row is not None and row.state == "destroyed":
@@ -105,7 +112,7 @@ def add(
             signature = context.keyring.sign(_signed_bytes(digest, manifest))
             s.add(
                 ModelVersion(
-                    digest=digest, line=LINE, state=state, manifest=values, signature=signature,
+                    digest=digest, line=LINE, state=state, manifest=manifest.to_dict(), signature=signature,
                     created_at=context.now(),
                 )
             )  # fmt: skip
@@ -113,13 +120,15 @@ def add(
             rosters.write(s, digest, learned_from)
         s.commit()  # the rows first: no file without a row that leads to its destruction
     context.reached("deploying.row")
+    if network is not None:
+        networks.store(context, network)
     _store(path(context.settings, digest), content, reached=lambda point: context.reached(f"deploying.{point}"))
     publish(context, digest)
     return digest
 
 
 def publish(context: Context, digest: str) -> None:
-    """Put the weights into the shared storage, if there is one; nothing happens if they are there.
+    """Put weights and network into the shared storage, if there is one; nothing happens if they are there.
 
     Raises:
         NotFoundError: no such version.
@@ -127,7 +136,10 @@ def publish(context: Context, digest: str) -> None:
         StorageError: the storage did not take them.
     """
     if (storage := context.known_storage()) is not None:
-        storage.publish(_stored_name(digest), load_checked(context, digest).content)
+        weights = load_checked(context, digest)
+        storage.publish(_stored_name(digest), weights.content)
+        if weights.network is not None:
+            networks.publish(storage, weights.network)
 
 
 def is_held(context: Context, digest: str) -> bool:
@@ -171,7 +183,10 @@ def load_checked(context: Context, digest: str) -> CheckedWeights:
         raise WeightsError(
             f"Expected weights with SHA-256 {digest}, found {found} in the {where}; restore it from a backup."
         )
-    return CheckedWeights(digest, manifest, content)
+    needs_network = context.settings.backend == "openvino"
+    return CheckedWeights(
+        digest, manifest, content, networks.load_checked(context, manifest) if needs_network else None
+    )
 
 
 def _content(context: Context, digest: str) -> tuple[bytes, str]:
@@ -189,11 +204,13 @@ def _content(context: Context, digest: str) -> tuple[bytes, str]:
 
 
 def _stored_name(digest: str) -> str:
-    return f"{_STORED}/{digest}.safetensors"
+    return f"{networks.STORED}/{digest}.safetensors"
 
 
 def destroy(context: Context, digest: str) -> None:
-    """Overwrite and remove the weights; the row stays and says so. Repeating finishes what a kill interrupted.
+    """Overwrite and remove the weights, and a network that no other version has; the row stays and says so.
+
+    Repeating finishes what a kill interrupted.
 
     From the shared storage they are deleted, and looked for afterwards.
 
@@ -218,6 +235,8 @@ def destroy(context: Context, digest: str) -> None:
     files.destroy(file, *files.left_beside(file))  # what a killed `add` left, too
     if context.storage is not None and _stored_name(digest) in _stored(context):
         context.storage.destroy(_stored_name(digest))
+    if row.manifest.get("network"):
+        networks.destroy_unused(context)
     with session(context.engine) as s:
         row = find(s, digest)
         row.destroyed_at = row.destroyed_at or context.now()
@@ -337,7 +356,7 @@ def _stored(context: Context) -> set[str]:
     """
     if (storage := context.known_storage()) is None:
         return set()
-    names = storage.names(_STORED)
+    names = storage.names(networks.STORED)
     with reading(context.engine) as s:
         pointer = s.get(Deployment, LINE)
     if pointer is not None and pointer.committed_digest and _stored_name(pointer.committed_digest) not in names:

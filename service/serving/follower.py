@@ -8,8 +8,10 @@ While an engine is staged it also watches the commit word, so that an idle proce
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from threading import Event, Thread
@@ -28,7 +30,6 @@ from service.models.deployment import failure_prefix
 from service.serving.batching import MicroBatcher
 from service.serving.slot import Lease, ModelSlot, Moment
 from service.serving.speedups import PACKED_WEIGHTS, is_on
-from service.serving.speedups.packed_weights import pack
 from service.store.engine import session
 from service.store.process_marks import has_ended, mark_of, this_host
 from service.store.tables import Deployment, ServingWorker
@@ -174,6 +175,7 @@ class Follower:
             self._on_swap(current.generation, now - self._seen_at.get(current.generation, now))
             self._seen_at.clear()
             log.info("swap.acknowledged", generation=current.generation, model_version=current.digest)
+            _give_memory_back()
 
     def _stage(self, generation: int, digest: str) -> None:
         staged, now = self._slot.staged, self._lease.now().steady
@@ -200,10 +202,12 @@ class Follower:
 
     def _load_from_registry(self, digest: str, generation: int) -> Engine:
         settings, weights = self._context.settings, registry.load_checked(self._context, digest)
+        pack = None
+        if settings.backend == "torch" and is_on(PACKED_WEIGHTS, settings):
+            from service.serving.speedups.packed_weights import pack  # imports torch
         return Engine.load(
             weights, generation, settings.device, lambda job: self._batcher.on_inference_thread(job).result(),
-            backend=settings.backend, temperature=settings.temperature,
-            pack=pack if is_on(PACKED_WEIGHTS, settings) else None,
+            backend=settings.backend, temperature=settings.temperature, pack=pack,
         )  # fmt: skip
 
     def _fail(self, sentence: str) -> None:
@@ -270,6 +274,12 @@ class Follower:
         except Exception as error:
             log.error("swap.disturbed", error=type(error).__name__)
             self._stop.wait(_WATCH_SECONDS)
+
+
+def _give_memory_back() -> None:
+    """Let the system have what loading a model and the one before it left: the C library would keep some of it."""
+    with suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _wall(at: Moment) -> datetime:

@@ -13,6 +13,7 @@ import torch
 from service import __version__
 from service.context import LINE, Context
 from service.errors import ConflictError, PoorModelError
+from service.inference.network import network_for
 from service.models import deployment, registry, rosters
 from service.models.manifest import Manifest
 from service.store.engine import reading
@@ -111,12 +112,15 @@ def train_production(
     if said and strict:
         raise PoorModelError(f"{said} It was not taken into service.")
     manifest = manifest_of(recipe, faces, seed=seed, lineage={"method": "train"})
+    network = network_for(context, manifest)
     with files.scratch(settings.home, TRAINING) as folder:
         weights = folder / "model.safetensors"
         save_weights(trained.model, weights)
         context.reached("training.saved")
         _refuse_beside_erasures(context, faces, absent)
-        digest = registry.add(context, weights, manifest, rosters.of_rows(context.keyring, faces, rows))
+        digest = registry.add(
+            context, weights, manifest, rosters.of_rows(context.keyring, faces, rows), network=network
+        )
     context.reached("training.registered")
     try:
         generation = _put_into_service(context, digest, lambda: _refuse_beside_erasures(context, faces, absent))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import audit
 from service.errors import WeightsError
 from service.inference.engine import Backend, Engine
+from service.models import networks
 from service.models.manifest import Manifest
 from service.models.registry import CheckedWeights
 from service.settings import Settings
@@ -33,11 +34,13 @@ class Served:
     Attributes:
         views: of the spec's scored rows in every view, float32 `(n_views, n_examples)`.
         backend, dtype: of the engine.
+        network: SHA-256 of the converted network that OpenVINO computed by; empty with PyTorch.
     """
 
     views: NDArray[np.float32]
     backend: str
     dtype: str
+    network: str = ""
 
     def to_dict(self, in_float32: NDArray[np.float32]) -> dict[str, Any]:
         """Plain values.
@@ -46,31 +49,37 @@ class Served:
             in_float32: the same margins as computed for references.
         """
         difference = float(np.abs(self.views.astype(np.float64) - in_float32).max())
-        return {**asdict(self), "views": self.views.tolist(), "largest_difference": difference}
+        values = {**asdict(self), "views": self.views.tolist(), "largest_difference": difference}
+        return {name: value for name, value in values.items() if name != "network" or value}
 
 
-def score_as_served(spec: TrialSpec, manifest: Manifest, weights: Path, digest: str, settings: Settings) -> Served:
+def score_as_served(  # noqa: PLR0917
+    spec: TrialSpec, manifest: Manifest, weights: Path, digest: str, settings: Settings, network: bytes | None = None
+) -> Served:
     """Score a candidate's weights file on the spec's scored rows.
 
     Args:
         manifest: of the candidate: architecture, size and classes.
+        network: by which OpenVINO will compute with them; none: it is converted for this.
 
     Raises:
         DataChangedError: somebody was erased meanwhile.
         WeightsError: the file is not of this digest or architecture.
     """
-    call = (spec, manifest.to_dict(), weights, digest, settings.device, settings.backend)
+    call = (spec, manifest.to_dict(), weights, digest, settings.device, settings.backend, network)
     (found,) = in_children(_score, [call], settings.model_copy(update={"cluster": ""}))
     return found
 
 
 def _score(  # noqa: PLR0917
-    spec: TrialSpec, manifest: dict[str, Any], weights: Path, digest: str, device: str, backend: Backend
-) -> Served:
+    spec: TrialSpec, manifest: dict[str, Any], weights: Path, digest: str, device: str, backend: Backend,
+    network: bytes | None,
+) -> Served:  # fmt: skip
     content = weights.read_bytes()
     if (found_digest := hashlib.sha256(content).hexdigest()) != digest:
         raise WeightsError(f"Expected the candidate's weights with SHA-256 {digest}, found {found_digest}.")
-    engine = Engine.load(CheckedWeights(digest, Manifest.from_dict(manifest), content), 0, device, backend=backend)
+    checked = CheckedWeights(digest, Manifest.from_dict(manifest), content, network)
+    engine = Engine.load(checked, 0, device, backend=backend)
     with intact(spec.images) as faces:
         margins: list[list[NDArray[np.float64]]] = [[] for _ in VIEWS]
         for start in range(0, len(spec.scored), CHUNK):
@@ -80,4 +89,4 @@ def _score(  # noqa: PLR0917
                 shown = np.ascontiguousarray(view(images))
                 found.append(audit.margins(engine.logits(shown), faces.labels[rows]))
     views = np.array([np.concatenate(found) for found in margins], dtype=np.float32)
-    return Served(views, backend, str(engine.dtype).removeprefix("torch."))
+    return Served(views, backend, engine.dtype, "" if network is None else networks.digest_of(network))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from service.context import Context
 from service.inference.engine import Engine
+from service.inference.network import network_for
 from service.models import registry
 from service.models.building import build_model
 from service.models.manifest import Manifest
@@ -46,7 +47,8 @@ def add_version(context: Context, seed: int) -> str:
     """A candidate in the registry; gives its digest."""
     path = context.settings.home / f"seed-{seed}.safetensors"
     context.settings.home.mkdir(parents=True, exist_ok=True)
-    digest = registry.add(context, write_weights(path, seed), manifest(seed))
+    weights, network = write_weights(path, seed), network_for(context, manifest(seed))
+    digest = registry.add(context, weights, manifest(seed), network=network)
     path.unlink()
     return digest
 

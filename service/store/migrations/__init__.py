@@ -12,13 +12,14 @@ writes the next file from the difference between the migrations and `tables.py`;
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 
 from service.errors import StartupError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 FOLDER: Final = Path(__file__).parent
 STEPS: Final = tuple(sorted(path.name[:4] for path in (FOLDER / "versions").glob("[0-9]*.py")))
@@ -39,6 +40,8 @@ def upgrade(engine: sa.Engine) -> str | None:
     with engine.connect().execution_options(read_only=True) as connection:
         if _number(connection) == HEAD:  # nearly always, and without a lock
             return HEAD
+    from alembic import command  # which nobody needs whose database is up to date
+
     with engine.begin() as connection:  # SQLite: BEGIN IMMEDIATE, so nobody else writes
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
@@ -63,6 +66,8 @@ def step_of(connection: sa.Connection) -> str | None:
 
 def config_of(connection: sa.Connection) -> Config:
     """What Alembic wants to know, for commands on this connection."""
+    from alembic.config import Config
+
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.set_main_option("file_template", "%%(rev)s_%%(slug)s")

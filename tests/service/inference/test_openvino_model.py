@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
+import openvino as ov
 import pytest
 import torch
 
 from service.errors import EngineError, WeightsError
 from service.inference.engine import Engine
-from service.inference.openvino_model import _empty
-from service.models import registry
+from service.inference.network import _converted, joined, network_of, parts_of
+from service.inference.openvino_model import multiplies_bfloat16
+from service.models import networks, registry
 from service.models.registry import CheckedWeights
 from tests.service.versions import add_version, manifest, pixels_of
+from unlearning.devices import resolve_dtype
 from unlearning.errors import FacesError
 from unlearning.faces import read_metadata
 from unlearning.faces.decoding import decode
@@ -45,29 +49,75 @@ def test_logits_are_those_of_pytorch(context, tmp_path, architecture):
     np.testing.assert_allclose(engine.predict(images).sum(1), 1, atol=1e-5)
 
 
-def test_a_swap_converts_nothing(context):
+def test_a_version_without_a_network_is_converted_once_a_process(context):
+    """As one that was registered by PyTorch's backend, or by an earlier release."""
     images = np.stack([pixels_of(seed) for seed in range(4)])
-    add_version(context, 1)
     weights = [registry.load_checked(context, add_version(context, seed)) for seed in (1, 2, 3)]
     both(weights[0])
-    converted = _empty.cache_info().misses
+    converted = _converted.cache_info().misses
     for each in weights[1:]:
+        assert each.network is None
         reference, engine = both(each)
         np.testing.assert_allclose(engine.logits(images), reference.logits(images), atol=0.2)
-    assert _empty.cache_info().misses == converted
+    assert _converted.cache_info().misses == converted
 
 
-def test_the_converted_network_remembers_no_weights(context):
+def test_a_version_with_its_network_is_not_converted(context):
+    given = replace(context, settings=context.settings.model_copy(update={"backend": "openvino"}))
+    digest = add_version(given, 1)
+    weights = registry.load_checked(given, digest)
+    assert weights.manifest.network == networks.digest_of(weights.network)
+    _converted.cache_clear()
+    reference, engine = both(weights)
+    images = np.stack([pixels_of(seed) for seed in range(4)])
+    np.testing.assert_allclose(engine.logits(images), reference.logits(images), atol=0.2)
+    assert _converted.cache_info().misses == 0
+
+
+def test_a_network_holds_no_weights_and_a_place_for_each():
+    graph, constants = parts_of(network_of(manifest(architecture="resnet18")))
+    assert len(constants) < 1024
+    network = ov.Core().read_model(graph, ov.Tensor(constants))
+    names = {place.get_friendly_name() for place in network.get_parameters()}
+    tensors = build("resnet18", 3, channels=3, width=4).state_dict()
+    assert names == {"images"} | {f"self.model.{name}" for name in tensors if not name.endswith("num_batches_tracked")}
+
+
+def test_a_conversion_gives_the_same_bytes_again():
+    first = network_of(manifest())
+    _converted.cache_clear()
+    assert network_of(manifest()) == first
+
+
+def test_bfloat16_is_chosen_as_pytorch_chooses_it(context):
+    reference, engine = both(registry.load_checked(context, add_version(context, 1)))
+    assert engine.dtype == reference.dtype == str(resolve_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 sse", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile", True),
+        ("flags\t\t: fpu avx2 avx512f avx_ne_convert", False),
+        ("Features\t: fp asimd bf16", False),
+    ],
+)
+def test_the_processor_says_whether_it_multiplies_bfloat16(tmp_path, line, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: A processor\n{line}\n\n")
+    assert multiplies_bfloat16(tmp_path / "cpuinfo") is expected
+
+
+def test_a_network_of_a_later_version_is_refused_in_a_sentence(context):
     weights = registry.load_checked(context, add_version(context, 1))
-    both(weights)
-    network = _empty("small_resnet", 4, 3, (16, 16), 3)
-    values = [
-        node.get_data()
-        for node in network.get_ops()
-        if node.get_type_name() == "Constant" and node.get_friendly_name().startswith("self.model.")
-    ]
-    assert len(values) > 20
-    assert all(np.ptp(value) == 0 for value in values)
+    graph, constants = parts_of(network_of(weights.manifest))
+    later = joined(
+        graph.replace(b'type="ReLU" version="opset1"', b'type="NewLU" version="opset99"'), constants.tobytes()
+    )
+    with pytest.raises(WeightsError, match="written by a later version"):
+        Engine.load(replace(weights, network=later), 1, "cpu", backend="openvino")
+    with pytest.raises(WeightsError, match="got other bytes"):
+        Engine.load(replace(weights, network=b"no network"), 1, "cpu", backend="openvino")
 
 
 @pytest.mark.parametrize(
