@@ -7,6 +7,7 @@ UnlearningError
 │   └── ImageTooLargeError  take a smaller image: too many bytes or pixels
 ├── RecipeError             fix the recipe: unknown name, unknown key, value out of range
 ├── MethodError             choose another method or other settings of it
+├── FeaturesError           the network has no penultimate features: do without them
 └── WeightsError            weights that must not be loaded: damaged, or of another model
 
 A message says what was expected, what was given and what to do. It never contains a user id.
@@ -51,6 +52,10 @@ class RecipeError(UnlearningError):
 
 class MethodError(UnlearningError):
     """The unlearning method is unknown, its settings are out of range, or it cannot work on this model."""
+
+
+class FeaturesError(UnlearningError):
+    """No linear layer makes the network's logits, so there is nothing to be called its penultimate features."""
 
 
 class WeightsError(UnlearningError):
