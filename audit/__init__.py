@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from audit.policy import PRESETS, Policy, load_policy
     from audit.proof.certificate import verify
     from audit.statistics.epsilon import epsilons
+    from audit.statistics.exposure import Exposure, exposure
+    from audit.statistics.features import FeaturesGate, descriptors, features_gate
     from audit.statistics.forgetting import competition_score, forgetting_quality, forgetting_ratio
     from audit.statistics.gate import Gate, gate
     from audit.statistics.margins import margins
@@ -22,12 +24,17 @@ __all__ = [
     "Check",
     "Evaluation",
     "Evidence",
+    "Exposure",
+    "FeaturesGate",
     "Gate",
     "Policy",
     "PooledSpread",
     "competition_score",
+    "descriptors",
     "epsilons",
     "evaluate",
+    "exposure",
+    "features_gate",
     "forgetting_quality",
     "forgetting_ratio",
     "gate",
@@ -42,12 +49,17 @@ _MODULES = {
     "Check": "checks",
     "Evaluation": "evaluation",
     "Evidence": "evaluation",
+    "Exposure": "statistics.exposure",
+    "FeaturesGate": "statistics.features",
     "Gate": "statistics.gate",
     "Policy": "policy",
     "PooledSpread": "statistics.spread",
     "competition_score": "statistics.forgetting",
+    "descriptors": "statistics.features",
     "epsilons": "statistics.epsilon",
     "evaluate": "evaluation",
+    "exposure": "statistics.exposure",
+    "features_gate": "statistics.features",
     "forgetting_quality": "statistics.forgetting",
     "forgetting_ratio": "statistics.forgetting",
     "gate": "statistics.gate",

@@ -8,6 +8,9 @@ UnlearningError
 ├── RecipeError             fix the recipe: unknown name, unknown key, value out of range
 ├── MethodError             choose another method or other settings of it
 ├── ExitedError             mend the network or the method: its code called `sys.exit`
+
+
+├── FeaturesError           the network has no penultimate features: do without them
 └── WeightsError            weights that must not be loaded: damaged, or of another model
 
 A message says what was expected, what was given and what to do. It never contains a user id.
@@ -59,6 +62,10 @@ class MethodError(UnlearningError):
 
 class ExitedError(UnlearningError):
     """Code of a network or a method called `sys.exit`; see `staying`."""
+
+
+class FeaturesError(UnlearningError):
+    """No linear layer makes the network's logits, so there is nothing to be called its penultimate features."""
 
 
 class WeightsError(UnlearningError):

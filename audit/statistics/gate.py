@@ -172,7 +172,7 @@ def gate(
             "score the same images in the same views."
         )
     of_out = tail_mean(out)
-    law = _law("references", of_out, pooled)
+    law = law_of("references", of_out, pooled)
     judged = _judge(mine, out, law, alpha)
     above, below = _permutation(judged.statistic, of_out)
     many = len(out) >= PERMUTATION_MODELS
@@ -181,7 +181,7 @@ def gate(
     if originals is not None:
         known = _originals(originals, shape)
         of_in = tail_mean(known)
-        law_in = _law("originals", of_in, None)
+        law_in = law_of("originals", of_in, None)
         learned = _learned(law, law_in)
         power = _power(law, law_in, upper)
         n_rejected = sum(not _judge(original, out, law, alpha).passed for original in known)
@@ -217,7 +217,7 @@ def gate(
 
 
 @dataclass(frozen=True)
-class _Law:
+class Law:
     """What a bank says of T under one further model of its kind: mean + spread · √(1 + 1/n) · t(degrees)."""
 
     mean: float
@@ -228,6 +228,10 @@ class _Law:
     @property
     def scale(self) -> float:
         return self.spread * math.sqrt(1 + 1 / self.n_models)
+
+    def t(self, statistic: float) -> float:
+        """Student's t of one further model."""
+        return (statistic - self.mean) / self.scale
 
 
 @dataclass(frozen=True)
@@ -243,10 +247,15 @@ class _Judged:
     mean_rank_permutation_p: float
 
 
-def _law(name: str, statistics: Array, pooled: PooledSpread | None) -> _Law:
+def law_of(name: str, statistics: Array, pooled: PooledSpread | None = None) -> Law:
+    """The law of a statistic `(n_models,)`, at least two; other tests of one model by few references use it too.
+
+    Raises:
+        BankError: all models have the same statistic.
+    """
     refuse_equal(name, statistics)
     variance, degrees = _shrunk(statistics, pooled)
-    return _Law(float(statistics.mean()), math.sqrt(float(variance)), degrees, len(statistics))
+    return Law(float(statistics.mean()), math.sqrt(float(variance)), degrees, len(statistics))
 
 
 def _shrunk(statistics: Array, pooled: PooledSpread | None) -> tuple[Array, float]:
@@ -258,16 +267,16 @@ def _shrunk(statistics: Array, pooled: PooledSpread | None) -> tuple[Array, floa
     return np.asarray(share * variance + (1 - share) * pooled.variance), degrees + pooled.n_degrees
 
 
-def _above(t: float, degrees: float) -> float:
+def upper_tail(t: float, degrees: float) -> float:
     """Probability that Student's t lies above `t`; SciPy's distribution objects take fifty times as long."""
     return float(special.stdtr(degrees, -t))
 
 
-def _judge(candidate: Array, references: Array, law: _Law, alpha: float) -> _Judged:
+def _judge(candidate: Array, references: Array, law: Law, alpha: float) -> _Judged:
     """The three sides, for one model `(n_views, n_images)`."""
     statistic = float(tail_mean(candidate))
-    t = (statistic - law.mean) / law.scale
-    p_value, p_over = _above(t, law.degrees), _above(-t, law.degrees)
+    t = law.t(statistic)
+    p_value, p_over = upper_tail(t, law.degrees), upper_tail(-t, law.degrees)
     ranked = exchangeability(candidate.ravel(), references.reshape(len(references), -1))
     rank_p = _mean_rank_p(ranked.mean_rank, ranked.reference_mean_ranks, candidate.size)
     p_adjusted = min(1.0, p_value / UPPER_SHARE, p_over / LOWER_SHARE, rank_p / RANK_SHARE)
@@ -286,7 +295,7 @@ def _mean_rank_p(mine: float, others: Array, n_margins: int) -> float:
     n = len(others)
     variance = max(float(others.var(ddof=1)), (n + 2) / (12 * n * n_margins))
     t = (mine - float(others.mean())) / math.sqrt(variance * (1 + 1 / n))
-    return min(1.0, 2 * _above(abs(t), n - 1))
+    return min(1.0, 2 * upper_tail(abs(t), n - 1))
 
 
 def _permutation(mine: float, others: Array) -> tuple[float, float]:
@@ -295,13 +304,13 @@ def _permutation(mine: float, others: Array) -> tuple[float, float]:
     return (1 + int((others >= mine).sum())) / n, (1 + int((others <= mine).sum())) / n
 
 
-def _power(out: _Law, originals: _Law, level: float) -> float:
+def _power(out: Law, originals: Law, level: float) -> float:
     """Probability that one further original has a T with an upper p-value below `level` under this bank."""
     critical = out.mean - float(special.stdtrit(out.degrees, level)) * out.scale
-    return _above((critical - originals.mean) / originals.scale, originals.degrees)
+    return upper_tail((critical - originals.mean) / originals.scale, originals.degrees)
 
 
-def _learned(out: _Law, originals: _Law) -> Interval:
+def _learned(out: Law, originals: Law) -> Interval:
     """d′ in standard deviations of OUT (Glass's Δ), with its large-sample interval for spreads that differ.
 
     Variance of the estimate: that of the two means and of the spread it is divided by (Hedges & Olkin, *Statistical

@@ -116,7 +116,7 @@ def bank_of(name: str, values: ArrayLike) -> Array:
     return bank
 
 
-def finite(name: str, values: ArrayLike) -> Array:
+def finite(name: str, values: ArrayLike, *, what: str = "margins") -> Array:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -128,7 +128,7 @@ def finite(name: str, values: ArrayLike) -> Array:
     if bad.size:
         place = ", ".join(str(index) for index in bad[0])
         raise BankError(
-            f"Expected finite margins in {name}, got {array[tuple(bad[0])]} at [{place}] ({len(bad)} such values); "
+            f"Expected finite {what} in {name}, got {array[tuple(bad[0])]} at [{place}] ({len(bad)} such values); "
             "find the model whose training diverged and leave it out."
         )
     return array

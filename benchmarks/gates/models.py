@@ -204,7 +204,7 @@ def _make(model: Model, home: Path) -> float:
     started = time.process_time()
     torch.set_num_threads(1)
     set_ = opened(model.set, home)
-    made = _run(set_, model, home) if model.kind in RUNS else _trained(set_, model)
+    made = make(set_, model, home)
     scored = set_.rows if model.kind == IN else set_.rows_of(model.block)
     folder = set_.folder(home)
     for file, rows in ((model.population_file(folder), set_.population), (model.file(folder), scored)):
@@ -214,6 +214,11 @@ def _make(model: Model, home: Path) -> float:
             np.save(stream, _scored(made, set_.faces, rows))
         beside.replace(file)
     return time.process_time() - started
+
+
+def make(set_: Set, model: Model, home: Path) -> nn.Module:
+    """Train a model, or run a method."""
+    return _run(set_, model, home) if model.kind in RUNS else _trained(set_, model)
 
 
 def _trained(set_: Set, model: Model) -> nn.Module:
