@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from audit.canaries import Canaries
 from audit.checks import SETS, Check, Verdict, verdict_of
 from audit.errors import BankError, OptionError, in_range
 from audit.figures import beside, beside_percent
@@ -30,6 +31,7 @@ from audit.statistics.distances import detect
 from audit.statistics.forgetting import forgetting_ratio
 from audit.statistics.intervals import CONFIDENCE, Interval, as_accuracies
 from audit.statistics.margins import Array
+from audit.statistics.relearning import Relearning, relearning
 from audit.statistics.runs import UNKNOWN, Rejected, learned, rejected_runs, view_figures, view_shifts
 from audit.statistics.utility import utility
 
@@ -74,14 +76,7 @@ class Bars:
 
     def to_dict(self) -> dict[str, float]:
         """By name."""
-        return {
-            "retain_ratio_min": self.retain_ratio_min,
-            "test_ratio_min": self.test_ratio_min,
-            "forgetting_ratio_min": self.forgetting_ratio_min,
-            "cost_share_max": self.cost_share_max,
-            "rejected_share_max": self.rejected_share_max,
-            "view_ratio_min": self.view_ratio_min,
-        }
+        return asdict(self)
 
     def as_strict_as(self, others: Bars) -> bool:
         """Whether whoever reaches these bars reaches the others too."""
@@ -115,6 +110,9 @@ class ProbeEvidence:
     originals: Array | None = None
     """Margins of models trained with everybody, `(n_originals, n_views, n_images)`, at least one: how much had been
     learned."""
+    curves: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None
+    """How runs, references and originals come back when half of the images is learned again, for
+    `audit.statistics.relearning`; None: not measured."""
 
     def __post_init__(self) -> None:
         for name in ("references", "runs"):
@@ -174,6 +172,8 @@ class ProbeFigures:
     n_runs: int
     n_originals: int
     n_images: int
+    relearning: Relearning | None = None
+    """How fast the runs come back; None: not measured. It has no bar."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,8 @@ class Qualification:
     confidence: float
     statement: str
     """What this says about the subjects, and how little."""
+    canaries: Canaries | None = None
+    """What the gate says of planted subjects; None: there were none."""
 
     @property
     def n_passed(self) -> int:
@@ -215,7 +217,9 @@ class Qualification:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """One sentence for each probe subject that did not pass."""
+        """One sentence for each probe subject that did not pass; none where no method can be judged."""
+        if self.canaries is not None and self.canaries.objection:
+            return ()
         return tuple(
             f"Probe {number}: {probe.reason}" for number, probe in enumerate(self.probes, 1) if not probe.passed
         )
@@ -230,7 +234,7 @@ def judge_probe(evidence: ProbeEvidence, bars: Bars, *, seed: int | np.random.Se
         seed: of the halves, permutations and bootstrap samples.
     """
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    of_forgetting, of_detection, of_retain, of_test, of_views = root.spawn(5)
+    of_forgetting, of_detection, of_retain, of_test, of_views, of_relearning = root.spawn(6)
     runs, references = evidence.runs[:, 0], evidence.references[:, 0]
     forgetting = forgetting_ratio(
         runs, references, seed=of_forgetting, n_pairs=int(np.clip(2500 // runs.shape[1], 20, 100))
@@ -255,6 +259,7 @@ def judge_probe(evidence: ProbeEvidence, bars: Bars, *, seed: int | np.random.Se
         n_runs=len(runs),
         n_originals=0 if evidence.originals is None else len(evidence.originals),
         n_images=runs.shape[1],
+        relearning=None if evidence.curves is None else relearning(*evidence.curves, seed=of_relearning),
     )
     checks = (
         _forgetting_check(figures, bars.forgetting_ratio_min),
@@ -272,8 +277,15 @@ def diverged(reason: str) -> Probe:
     return Probe("FAILED", (Check("diverged", None, None, False, reason),), None)
 
 
-def conclude(probes: Sequence[Probe], bars: Bars, *, confidence: float = CONFIDENCE) -> Qualification:
-    """The verdict on a method from all its probe subjects.
+def unjudged(canaries: Canaries) -> Probe:
+    """A probe subject on which no model was made, for the self-test with canaries failed."""
+    return Probe("UNDETERMINED", (Check("canaries", None, None, None, canaries.objection),), None)
+
+
+def conclude(
+    probes: Sequence[Probe], bars: Bars, *, confidence: float = CONFIDENCE, canaries: Canaries | None = None
+) -> Qualification:
+    """The verdict on a method from all its probe subjects, and from what the gate says of canaries if there are any.
 
     Raises:
         OptionError: no probe subject, or a confidence outside (0, 1).
@@ -281,16 +293,18 @@ def conclude(probes: Sequence[Probe], bars: Bars, *, confidence: float = CONFIDE
     n = len(probes)
     share = share_of_subjects(n, confidence=confidence)
     n_passed = sum(probe.passed for probe in probes)
+    if canaries is not None and canaries.objection:
+        return Qualification(False, tuple(probes), bars, None, confidence, canaries.objection, canaries)
     if n_passed < n:
         statement = f"{n_passed} of {n} probe subjects passed; all have to."
-        return Qualification(False, tuple(probes), bars, None, confidence, statement)
+        return Qualification(False, tuple(probes), bars, None, confidence, statement, canaries)
     unlucky, sure, share_percent = 0.8**n, f"{100 * confidence:.0f} %", math.floor(100 * share)
     statement = (
         f"All {n} of {n} probe subjects passed: with {sure} confidence at least {share_percent} % of the subjects "
         f"would. No more is known: a method that fails for one subject in five passes {n} of {n} with "
         f"probability {unlucky:.2f}."
     )
-    return Qualification(True, tuple(probes), bars, share, confidence, statement)
+    return Qualification(True, tuple(probes), bars, share, confidence, statement, canaries)
 
 
 def share_of_subjects(n_probes: int, *, confidence: float = CONFIDENCE) -> float:

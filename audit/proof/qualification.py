@@ -46,6 +46,37 @@ def sentence_of(predicate: Mapping[str, Any]) -> str:
     return f"It certifies that {predicate['method']} {did}, {lot}. {predicate['statement']}"
 
 
+def remarks(predicate: Mapping[str, Any]) -> tuple[str, str]:
+    """What a record says beside its statement: how fast runs came back, and what the gate says of canaries.
+
+    A record from before there were these says that they were not measured.
+    """
+    return _on_relearning(predicate), _on_canaries(predicate)
+
+
+def _on_relearning(predicate: Mapping[str, Any]) -> str:
+    figures = [probe["figures"] for probe in predicate["probes"] if probe.get("figures")]
+    found = [each["relearning"] for each in figures if each.get("relearning")]
+    if not found:
+        return "Relearning was not measured."
+    n, k = (sum(each[name] for each in found) for name in ("n_runs", "n_told_apart"))
+    n_apart = sum(each["detection_p"] < 0.05 for each in found)
+    return (
+        f"Relearning: taught half of the images again, {k} of {n} runs came back on the others faster than retrained "
+        f"models do; on {n_apart} of {len(found)} probe subjects the runs together were told from retrained models."
+    )
+
+
+def _on_canaries(predicate: Mapping[str, Any]) -> str:
+    found = predicate.get("canaries")
+    if not found:
+        return "No canaries were planted."
+    told = f"Canaries: of {found['n_canaries']} planted subjects the gate rejects "
+    kinds = [("models that forgot nothing", found["nothing"]), ("retrained models", found["retrained"])]
+    kinds += [(f"runs of {name}", each) for name, each in found["methods"].items()]
+    return told + ", ".join(f"{each['n_rejected']} of {each['n']} {what}" for what, each in kinds) + "."
+
+
 def drew_lot(predicate: Mapping[str, Any], index: int, log_leaves: Sequence[bytes | str] | None) -> bool | None:
     """Whether the log drew exactly this lot before the record of entry `index`; None without the log's entries."""
     if log_leaves is None:
@@ -72,5 +103,6 @@ def matches(lot: Mapping[str, Any], predicate: Mapping[str, Any]) -> bool:
         and lot.get("lot_number") == predicate["lot"]["number"]
         and lot.get("recipe_digest") == predicate["recipe"]["digest"]
         and lot.get("policy_digest") == predicate["policy"]["digest"]
+        and lot.get("n_canaries", 0) == (predicate.get("canaries") or {}).get("n_canaries", 0)
         and all(lot.get(name) == predicate[name] for name in fixed)
     )

@@ -37,7 +37,7 @@ class Rejected:
 def rejected_runs(runs: ArrayLike, references: ArrayLike) -> Rejected:
     """How many of the runs `(n_runs, n_views, n_images)` the gate rejects by references `(n_models, …)`."""
     mine = np.asarray(runs, dtype=np.float64)
-    if not _vary(references):
+    if not vary(references):
         return Rejected(UNKNOWN, 0, 0, 0, 0, len(mine))
     judged = [gate(run, references) for run in mine]
     n, k = len(judged), sum(not each.passed for each in judged)
@@ -84,9 +84,9 @@ def learned(references: ArrayLike, originals: ArrayLike) -> Interval:
     references have no spread.
     """
     out, known = np.asarray(references, dtype=np.float64), np.asarray(originals, dtype=np.float64)
-    if not _vary(out):
+    if not vary(out):
         return UNKNOWN
-    if len(known) > 1 and _vary(known):
+    if len(known) > 1 and vary(known):
         found = gate(known[0], out, originals=known).learned
         return UNKNOWN if found is None else found
     n, of_out = len(out), tail_mean(out)
@@ -95,7 +95,7 @@ def learned(references: ArrayLike, originals: ArrayLike) -> Interval:
     return Interval(d, d - half, d + half)
 
 
-def _vary(bank: ArrayLike) -> bool:
+def vary(bank: ArrayLike) -> bool:
     """Whether T differs over the models by more than rounding; else nothing can be told from them."""
     statistics = tail_mean(bank)
     return float(np.ptp(statistics)) > 1e-9 * max(1.0, float(np.abs(statistics).max()))

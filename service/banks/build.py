@@ -259,7 +259,7 @@ def _train(store: BankStore, plan: BankPlan, missing: tuple[int, ...], settings:
             yield seed
 
     try:
-        spec = replace(plan.spec, with_views=plan.key.n_views > 1)
+        spec = replace(plan.spec, with_views=plan.key.n_views > 1, with_relearning=plan.key.with_relearning)
         for done, outcome in enumerate(run_trials(spec, free(), settings), 1):
             row = ReferenceRow(
                 seed=outcome.seed,

@@ -22,6 +22,8 @@ from audit.proof.log import canonical_json
 from audit.staleness import Roster
 from unlearning.faces.views import VERSION as VIEWS_VERSION
 from unlearning.faces.views import VIEWS
+from unlearning.relearning import STEPS
+from unlearning.relearning import VERSION as RELEARNING_VERSION
 
 _MAGIC = b"EXPROW1\n"
 _HEADER = struct.Struct("<8s32s32sqqddd")  # magic, key, layout, seed, n_examples, retain and test accuracy, seconds
@@ -32,6 +34,10 @@ OUT = f"margin, views {VIEWS_VERSION}"
 """Statistic of reference banks: models trained without the subjects of the columns."""
 IN = f"margin with everybody, views {VIEWS_VERSION}"
 """Statistic of the bank of models that learned from everybody (`service.banks.originals`)."""
+RELEARNED = f"{OUT}, relearning {RELEARNING_VERSION}"
+"""Statistic of the banks of qualifications: as `OUT`, and then the margins after each step of `unlearning.relearning`,
+first with the half learned again that an image is not in, then with its own."""
+_N_VIEWS = {OUT: len(VIEWS), IN: len(VIEWS), RELEARNED: len(VIEWS) + 2 * STEPS}
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,13 @@ class BankKey:
 
     @property
     def n_views(self) -> int:
-        """Margins an example: one for each view, or that of the image as it is."""
-        return len(VIEWS) if self.statistic in (OUT, IN) else 1
+        """Margins an example: one for each view, or that of the image as it is; those after relearning as well."""
+        return _N_VIEWS.get(self.statistic, 1)
+
+    @property
+    def with_relearning(self) -> bool:
+        """Whether there are margins after relearning."""
+        return self.statistic == RELEARNED
 
     @property
     def digest(self) -> str:

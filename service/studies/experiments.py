@@ -26,7 +26,7 @@ from service.banks.oracles import build_oracles, n_wanted, oracle_plan
 from service.banks.store import Bank, BankKey, BankStore, ReferenceRow
 from service.context import Context
 from service.errors import InvalidInputError
-from service.studies.forget_setup import Origin, Stage, Task, digest_of, original_of, run_original, set_stage
+from service.studies.forget_setup import Origin, Stage, Task, digest_of, forget_originals, run_original, set_stage
 from service.training.jobs import Outcome, in_children
 from service.training.production import library_versions
 from service.training.spec import intact, require_intact
@@ -283,7 +283,7 @@ def draw_together(
             done += len(outcomes)
             on_progress(done, wanted)
     finally:
-        original_of.cache_clear()  # with one job it was this process that trained it
+        forget_originals()  # with one job it was this process that trained it
     return [
         {
             name: _found(store_of(context, stage), key, experiment.n_each)

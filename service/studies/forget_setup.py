@@ -122,13 +122,13 @@ def run_original(
     """
     with intact(origin.spec.images) as faces:
         model = original_of(origin, original)
-        return [(task, _run_task(task, faces, model, seed)) for task in tasks]
+        return [(task, _run_task(task, faces, model, original, seed)) for task in tasks]
 
 
-def _run_task(task: Task, faces: Faces, model: torch.nn.Module, seed: int) -> Outcome | MethodError:
-    spec = replace(task.stage.plan.spec, with_views=task.key.n_views > 1)
+def _run_task(task: Task, faces: Faces, model: torch.nn.Module, original: int, seed: int) -> Outcome | MethodError:
     if task.method == DO_NOTHING:
-        return Outcome(seed, *score(spec, model), 0.0, 0, 0)
+        return Outcome(seed, *_scored_original(task.stage, task.key, original), 0.0, 0, 0)
+    spec = _spec_of(task.stage, task.key)
     forget, retain = (
         Examples.from_arrays(faces.images[rows], faces.labels[rows]) for rows in (spec.scored, spec.retain)
     )
@@ -144,6 +144,24 @@ def _run_task(task: Task, faces: Faces, model: torch.nn.Module, seed: int) -> Ou
         return error
     cost = done.cost
     return Outcome(seed, *scored, cost.seconds, cost.n_forward, cost.n_backward)
+
+
+def _spec_of(stage: Stage, key: BankKey) -> TrialSpec:
+    """What a trial of a bank measures on a stage."""
+    return replace(stage.plan.spec, with_views=key.n_views > 1, with_relearning=key.with_relearning)
+
+
+@lru_cache(maxsize=64)
+def _scored_original(stage: Stage, key: BankKey, original: int) -> tuple[NDArray[np.float32], float, float]:
+    """What an original says on a stage, measured once: all rows of `reuse_n_1` are of the same."""
+    with intact(stage.origin.spec.images):
+        return score(_spec_of(stage, key), original_of(stage.origin, original))
+
+
+def forget_originals() -> None:
+    """Drop the originals that this process holds, and what they said."""
+    original_of.cache_clear()
+    _scored_original.cache_clear()
 
 
 @lru_cache(maxsize=1)

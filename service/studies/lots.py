@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sqlmodel import Session, col, select
 
 from audit.policy import Policy
+from audit.proof import log
 from audit.proof.qualification import LOT_KIND
 from audit.qualification import FEWEST_MODELS, Bars
 from service.banks.qualifications import Identity
@@ -19,10 +20,12 @@ from service.keys.keyring import commitment
 from service.store import ledger, tables
 from service.store.engine import reading
 from service.store.tables import TunedSubject
+from service.studies import canaries
 from unlearning.methods import find_method, settings_for, tuned_record
 from unlearning.recipes import Recipe
 
-N_PROBES, N_MODELS = 8, 24
+N_PROBES, N_MODELS, N_CANARIES = 8, 24, 4
+MOST_CANARIES = 100
 FEWEST_PROBES = 3
 """Of two probe subjects that both passed one would know no more than that one subject in five would."""
 
@@ -36,6 +39,7 @@ class Asked:
         n_probes: probe subjects, fewer if there are not so many.
         n_references: models trained without each probe subject.
         n_runs: runs of each method on each probe subject.
+        n_canaries: planted subjects of the self-test (`service.studies.canaries`); 0: none.
 
     Raises:
         MethodError: an unknown method.
@@ -47,6 +51,7 @@ class Asked:
     n_probes: int = N_PROBES
     n_references: int = N_MODELS
     n_runs: int = N_MODELS
+    n_canaries: int = N_CANARIES
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", tuple(dict.fromkeys(self.methods)))
@@ -60,6 +65,11 @@ class Asked:
                 f"which F / F_null and the gate need; got {self.n_probes}, {self.n_references} and {self.n_runs}."
             )
 
+        if not 0 <= self.n_canaries <= MOST_CANARIES:
+            raise InvalidInputError(
+                f"Expected from 0 to {MOST_CANARIES} canaries, {N_CANARIES} is usual, got {self.n_canaries}."
+            )
+
     @property
     def reading_oracles(self) -> tuple[str, ...]:
         """Methods that need further trainings for each probe subject; how many is in their settings."""
@@ -67,9 +77,12 @@ class Asked:
 
     @property
     def most_trainings(self) -> float:
-        """What it costs at most in trainings, oracles not counted, if no run costs more than the policy's bar."""
+        """What it costs at most in trainings, if no run costs more than the policy's bar; relearning and oracles, whose
+        price is known once the data and the settings are read, not counted."""
+        share = self.policy.cost_share_max
         runs = len(self.methods) * self.n_probes * self.n_runs
-        return self.n_probes * self.n_references + 1 + runs * self.policy.cost_share_max
+        whole = self.n_probes * self.n_references + 1 + runs * share
+        return whole + (canaries.most_trainings(len(self.methods), share) if self.n_canaries else 0.0)
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,11 @@ def take_lot(  # noqa: PLR0917
     ).all()
     for row in earlier:
         by_tag = {context.keyring.block_hash(person): person for person in allowed}
-        waits = row.passed is None and all(probe["tag"] in by_tag for probe in row.probes)
+        waits = (
+            row.passed is None
+            and _n_canaries(s, row) == asked.n_canaries
+            and all(probe["tag"] in by_tag for probe in row.probes)
+        )
         numbers = (len(row.probes), row.n_probes, row.n_references, row.n_runs)
         same = numbers == (n_probes, n_probes, asked.n_references, asked.n_runs) and row.bars == bars.to_dict()
         if waits and same and Identity.of_row(row) == identity:
@@ -152,7 +169,7 @@ def take_lot(  # noqa: PLR0917
         recipe_digest=identity.recipe_digest, method_code=identity.method_code, training_code=identity.training_code,
         data_digest=data, policy_digest=asked.policy.digest, bars=bars.to_dict(), n_subjects=len(present),
         n_drawn_from=len(allowed), lot_number=number, n_references=asked.n_references, n_runs=asked.n_runs,
-        probes=[each for each, _, _ in committed],
+        n_canaries=asked.n_canaries, probes=[each for each, _, _ in committed],
     )  # fmt: skip
     row = tables.Qualification(
         id=context.new_id(), method=identity.method, settings_digest=identity.settings_digest,
@@ -175,6 +192,12 @@ def _as_lot(row: tables.Qualification, people: tuple[str, ...], *, is_new: bool)
     return Lot(
         row.id, Identity.of_row(row), people, committed, row.lot_number, row.n_subjects, row.n_drawn_from, is_new
     )
+
+
+def _n_canaries(s: Session, row: tables.Qualification) -> int:
+    """Canaries that a lot was logged with; none before there were any."""
+    entry = log.parse_json(s.get_one(tables.LogLeaf, row.lot_log_index).entry)
+    return int(entry.get("n_canaries", 0))
 
 
 def draw_lot(tagged: Sequence[tuple[str, str]], data: str, number: int, n_probes: int) -> list[str]:

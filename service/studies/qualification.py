@@ -7,10 +7,13 @@ The steps of a method's qualification:
    Left out are those whose erasure waits and those whom the method's settings were tuned on. The lot is logged before
    any model is made, with a commitment to each probe subject and all that is fixed now: settings, code, data, bars,
    numbers.
-2. **Models.** For each probe subject N models trained without them, and M runs of the method from one original that
+2. **The self-test.** Planted subjects, whose answer is known (`service.studies.canaries`). If the gate does not see
+   them no method can be judged, and nothing more is made.
+3. **Models.** For each probe subject N models trained without them, and M runs of the method from one original that
    learned from everybody; all methods and probes share the original, and methods with the same probes the references.
+   Of each model there are also margins after it learned a little of the subject again (`unlearning.relearning`).
    They lie in `evaluations/`, so a command that was killed goes on where it was.
-3. **The verdict** (`audit.qualification`), signed, logged and stored (`service.banks.qualifications`).
+4. **The verdict** (`audit.qualification`), signed, logged and stored (`service.banks.qualifications`).
 
 A lot without a result is taken up again by whoever asks for the same; anything else, also another number of models, is
 another lot, whose number tells that there was one before.
@@ -18,13 +21,15 @@ another lot, whose number tells that there was one before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from audit.canaries import Canaries
 from audit.errors import BankError
 from audit.policy import Policy
 from audit.proof.statement import json_ready
@@ -36,68 +41,34 @@ from audit.qualification import (
     conclude,
     diverged,
     judge_probe,
+    unjudged,
 )
 from audit.studies.comparison import DO_NOTHING
 from service.banks import qualifications
 from service.banks.build import views_of
-from service.banks.oracles import FIRST_SEED as FIRST_ORACLE
-from service.banks.oracles import n_wanted, oracle_plan
+from service.banks.file_format import RELEARNED
 from service.banks.qualifications import count_subjects, is_due
-from service.banks.store import Bank, BankStore
+from service.banks.store import Bank
 from service.context import Context
 from service.errors import ConflictError, DataChangedError, InvalidInputError
 from service.store import tables
 from service.store.engine import session
-from service.studies.experiments import (
-    Experiment,
-    bank_keys,
-    draw_oracles,
-    draw_references,
-    draw_together,
-    store_of,
-)
+from service.studies import canaries as canary_study
+from service.studies.canaries import Planted, plant
+from service.studies.experiments import Experiment, draw_oracles, draw_references, draw_together
 from service.studies.forget_setup import Stage, Task, set_stage
 from service.studies.lots import FEWEST_PROBES, Asked, Lot, identity_of, take_lot, tuned_on
+from service.studies.prices import Price, n_oracles_of, price_of
 from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.production import made_with
 from service.training.spec import intact, open_images
+from unlearning import relearning
 from unlearning.faces.views import VIEWS
-from unlearning.methods import find_method, settings_for, tuned_record
+from unlearning.methods import find_method, settings_for
+from unlearning.relearning import STEPS
 
 OnStep = Callable[[str, int, int], None]
 """Called with (what is being done, models or probes done, models or probes wanted)."""
-
-
-@dataclass(frozen=True)
-class Price:
-    """What is still to be trained and run.
-
-    Attributes:
-        n_trainings: references, originals and oracles.
-        n_runs: of methods.
-        runs_worth: what the runs cost, in trainings; of a method that was never tuned the policy's bar is taken.
-        n_there: models that are here already.
-        training_seconds: processor seconds of one training, if any was made here before.
-    """
-
-    n_trainings: int
-    n_runs: int
-    runs_worth: float
-    n_there: int
-    training_seconds: float | None
-
-    def sentence(self) -> str:
-        """The price, before it is paid."""
-        if not self.n_trainings and not self.n_runs:
-            return f"All {self.n_there} models are here already."
-        whole = self.n_trainings + self.runs_worth
-        models = "1 model" if self.n_trainings == 1 else f"{self.n_trainings} models"
-        sentence = f"{models} to train and {self.n_runs} runs of methods, together about {whole:.0f} trainings"
-        if self.training_seconds is not None:
-            seconds = whole * self.training_seconds
-            time = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
-            sentence += f", {time if seconds >= 60 else 'less than a minute'} of one core"
-        return sentence + (f"; {self.n_there} models are here already." if self.n_there else ".")
 
 
 @dataclass(frozen=True)
@@ -108,6 +79,7 @@ class Prepared:
     lots: tuple[Lot, ...]
     stages: dict[str, Stage]
     price: Price
+    planted: Planted | None = None
 
 
 @dataclass(frozen=True)
@@ -146,8 +118,9 @@ def prepare(context: Context, asked: Asked) -> Prepared:
             for method in asked.methods
         )
         s.commit()
-    stages = {person: set_stage(context, [person]) for person in sorted({p for lot in lots for p in lot.people})}
-    return Prepared(asked, lots, stages, price_of(context, asked, lots, stages))
+    stages = {person: _stage(context, person) for person in sorted({p for lot in lots for p in lot.people})}
+    planted = plant(next(iter(stages.values())), asked.n_canaries) if asked.n_canaries else None
+    return Prepared(asked, lots, stages, price_of(context, asked, lots, stages, planted), planted)
 
 
 def due(context: Context, policy: Policy) -> tuple[str, ...]:
@@ -181,6 +154,9 @@ def qualify(
     asked, stages = prepared.asked, prepared.stages
     lost: dict[tuple[str, str], str] = {}
     with intact(next(iter(stages.values())).plan.spec.images):
+        canaries = _self_test(context, prepared, on_step)
+        if canaries is not None and canaries.objection:
+            return [_finish(context, prepared, lot, _blind(prepared, lot, canaries), {}) for lot in prepared.lots]
         references = _draw_references(context, prepared, on_step)
         _draw_oracles(context, prepared, on_step)
         person_of = {stage: person for person, stage in stages.items()}
@@ -202,9 +178,22 @@ def qualify(
                     else _judge(asked, lot, number, stages[person], references[person], runs[person])
                 )  # fmt: skip
             on_step(f"figures of {lot.method}", len(lot.people), len(lot.people))
-            result = conclude(probes, Bars.of(asked.policy))
+            result = conclude(probes, Bars.of(asked.policy), canaries=canaries)
             results.append(_finish(context, prepared, lot, result, references))
     return results
+
+
+def _self_test(context: Context, prepared: Prepared, on_step: OnStep) -> Canaries | None:
+    """What the gate says of planted subjects, before anything else is paid for."""
+    planted = prepared.planted
+    if planted is None:
+        return None
+    return canary_study.judge(context, planted, prepared.asked.methods, _named("canaries", on_step))
+
+
+def _blind(prepared: Prepared, lot: Lot, canaries: Canaries) -> Qualification:
+    """The verdict where no method can be judged."""
+    return conclude([unjudged(canaries)] * len(lot.people), Bars.of(prepared.asked.policy), canaries=canaries)
 
 
 def _draw_references(context: Context, prepared: Prepared, on_step: OnStep) -> dict[str, Bank]:
@@ -223,7 +212,7 @@ def _draw_references(context: Context, prepared: Prepared, on_step: OnStep) -> d
 
 def _draw_oracles(context: Context, prepared: Prepared, on_step: OnStep) -> None:
     """Those that the methods read; the runs find them."""
-    wanted = {person: _n_oracles(context, prepared.lots, person, stage) for person, stage in prepared.stages.items()}
+    wanted = {person: n_oracles_of(context, prepared.lots, person, stage) for person, stage in prepared.stages.items()}
     done_before, together = 0, sum(wanted.values())
     for person, n in wanted.items():
         if not n:
@@ -236,13 +225,6 @@ def _draw_oracles(context: Context, prepared: Prepared, on_step: OnStep) -> None
         done_before += n
 
 
-def _n_oracles(context: Context, lots: Sequence[Lot], person: str, stage: Stage) -> int:
-    """Oracles that the methods with this probe subject read."""
-    recipe, tuned = stage.plan.spec.recipe, context.settings.tuned
-    methods = (lot.method for lot in lots if person in lot.people)
-    return n_wanted({name: settings_for(name, recipe, tuned).to_dict() for name in methods})
-
-
 def _experiment(prepared: Prepared, person: str) -> Experiment:
     methods = tuple(lot.method for lot in prepared.lots if person in lot.people)
     return Experiment(methods, (person,), "reuse_n_1", n_models=prepared.asked.n_runs)
@@ -253,20 +235,36 @@ def _judge(  # noqa: PLR0917
 ) -> Probe:
     mine, ids, n, m = runs[lot.method], stage.plan.example_ids, asked.n_references, asked.n_runs
     try:
+        whole = [views_of(bank, ids)[:k] for bank, k in ((mine, m), (references, n), (runs[DO_NOTHING], 1))]
+        views = [bank[:, : len(VIEWS)] for bank in whole]
         evidence = ProbeEvidence(
-            references=views_of(references, ids)[:n],
-            runs=views_of(mine, ids)[:m],
+            references=views[1],
+            runs=views[0],
             retain_accuracy_references=references.retain_accuracy[:n],
             retain_accuracy_runs=mine.retain_accuracy[:m],
             test_accuracy_references=references.test_accuracy[:n],
             test_accuracy_runs=mine.test_accuracy[:m],
             seconds_references=references.seconds[:n],
             seconds_runs=mine.seconds[:m],
-            originals=views_of(runs[DO_NOTHING], ids)[:1],  # all its rows are of one original
+            originals=views[2],  # one: all rows are of one original
+            curves=(_curves(whole[0]), _curves(whole[1]), _curves(whole[2])) if len(ids) > 1 else None,
         )
     except BankError as error:
         return diverged(f"The models of {lot.method} cannot be judged: {error}")
     return judge_probe(evidence, Bars.of(asked.policy), seed=int(lot.commitments[number - 1][:16], 16))
+
+
+def _stage(context: Context, person: str) -> Stage:
+    """The stage of a probe subject, whose models learn a little of it again as well."""
+    stage = set_stage(context, [person])
+    return replace(stage, plan=replace(stage.plan, key=replace(stage.plan.key, statistic=RELEARNED)))
+
+
+def _curves(margins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From a bank's margins `(n_models, n_views + 2 · STEPS, n_images)` those of `audit.statistics.relearning`."""
+    n, _, n_images = margins.shape
+    after = margins[:, len(VIEWS) :].reshape(n, 2, STEPS, n_images)
+    return np.concatenate([np.broadcast_to(margins[:, None, :1], (n, 2, 1, n_images)), after], axis=2)
 
 
 def _finish(
@@ -318,9 +316,11 @@ def _finish(
                 "confidence": result.confidence,
                 "statement": result.statement,
                 "reasons": list(result.reasons),
+                "relearning": relearning.settings(),
+                "canaries": _canaries(prepared, lot, result),
                 "training_seconds": float(
                     np.median(np.concatenate([references[person].seconds[: row.n_references] for person in lot.people]))
-                ),
+                ) if references else None,
                 "made_with": made_with(context),
                 "issued_at": json_ready(now),
                 "expires_at": json_ready(expires_at),
@@ -330,37 +330,13 @@ def _finish(
     return Result(lot, result, record, index)
 
 
-def price_of(context: Context, asked: Asked, lots: Sequence[Lot], stages: dict[str, Stage]) -> Price:
-    """What `qualify` would have to do now."""
-    n_trainings = n_runs = n_there = 0
-    worth, originals, known = 0.0, False, None
-    for person, stage in stages.items():
-        store, recipe = store_of(context, stage), stage.plan.spec.recipe
-        missing = len(store.missing_seeds(stage.plan.key, asked.n_references))
-        n_trainings, n_there = n_trainings + missing, n_there + asked.n_references - missing
-        methods = tuple(lot.method for lot in lots if person in lot.people)
-        experiment = Experiment(methods, (person,), "reuse_n_1", n_models=asked.n_runs)
-        for name, key in bank_keys(context, stage, experiment).items():
-            lacking = len(store.missing_seeds(key, asked.n_runs))
-            originals = originals or lacking > 0
-            if name == DO_NOTHING:
-                continue
-            n_runs, n_there = n_runs + lacking, n_there + asked.n_runs - lacking
-            found = tuned_record(name, recipe, context.settings.tuned)
-            share = found["record"].get("cost_share") if found else None
-            worth += lacking * (asked.policy.cost_share_max if share is None else float(share))
-        n_oracles = _n_oracles(context, lots, person, stage)
-        n_trainings += len(store.missing_seeds(oracle_plan(stage.plan).key, n_oracles, first=FIRST_ORACLE))
-        known = known or _training_seconds(context, store, stage)
-    return Price(n_trainings + originals, n_runs, worth, n_there, known)
-
-
-def _training_seconds(context: Context, store: BankStore, stage: Stage) -> float | None:
-    """Of one training by the recipe, if any was made here before."""
-    own = [status for status in store.status(now=context.now()) if status.key == stage.plan.key]
-    ahead = BankStore(context.settings.banks_folder).status(now=context.now())
-    known = own + [status for status in ahead if status.key.recipe_digest == stage.plan.key.recipe_digest]
-    return next((status.cost_seconds / status.n_models for status in known if status.n_models), None)
+def _canaries(prepared: Prepared, lot: Lot, result: Qualification) -> dict[str, Any] | None:
+    """What the record says of planted subjects."""
+    if prepared.planted is None or result.canaries is None:
+        return None
+    mine = {name: told for name, told in result.canaries.methods.items() if name == lot.method}
+    shown: dict[str, Any] = json_ready(replace(result.canaries, methods=mine))
+    return {**shown, "digest": prepared.planted.digest, "objection": result.canaries.objection}
 
 
 def _named(doing: str, on_step: OnStep) -> Callable[[int, int], None]:

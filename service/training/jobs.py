@@ -30,6 +30,7 @@ from audit.errors import NotANumberError
 from service.settings import Settings
 from service.training.priority import go_last, yield_processor, yields
 from service.training.ray_cluster import disconnect, on_cluster, result_of
+from service.training.relearned import relearned
 from service.training.spec import Rows, TrialSpec, intact, open_images
 from unlearning.devices import bound_memory, resolve_device
 from unlearning.errors import MethodError
@@ -50,7 +51,7 @@ class Outcome:
 
     Attributes:
         views: margins of the scored rows, float32 `(n_views, n_examples)`; the first view is the image as it is, and
-            the only one unless the spec asks for all.
+            the only one unless the spec asks for all. Margins after relearning come last.
         retain_accuracy, test_accuracy: in [0, 1].
         seconds: of training or unlearning alone.
         n_forward, n_backward: examples passed.
@@ -114,24 +115,32 @@ def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settin
 def score(spec: TrialSpec, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
     """`Outcome.views`, accuracy on `retain_scored` and on `test`."""
     faces = open_images(spec.images)
+    views = margins_in_views(model, faces.images, faces.labels, spec.scored, all_views=spec.with_views)
+    if spec.with_relearning:
+        views = np.concatenate([views, relearned(spec, faces, model)])
+    return views, accuracy(model, faces, spec.retain_scored), accuracy(model, faces, spec.test)
 
-    def answers(images: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
-        return logits(model, Examples.from_arrays(images, faces.labels[rows]).images)  # (n, n_classes)
 
-    def accuracy(rows: Rows) -> float:
-        if not len(rows):
-            return float("nan")
-        return float(np.mean(answers(faces.images[rows], rows).argmax(axis=1) == faces.labels[rows]))
-
-    shown = VIEWS.values() if spec.with_views else [VIEWS["as it is"]]
+def margins_in_views(
+    model: torch.nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], rows: Rows, *, all_views: bool
+) -> NDArray[np.float32]:
+    """Margins of some rows of images, float32 `(n_views, n_rows)`; of the images as they are unless all are wanted."""
+    shown = VIEWS.values() if all_views else [VIEWS["as it is"]]
     margins: list[list[NDArray[np.float64]]] = [[] for _ in shown]
-    for start in range(0, len(spec.scored), CHUNK):
-        rows = spec.scored[start : start + CHUNK]
-        images = faces.images[rows]
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
         for found, view in zip(margins, shown, strict=True):
-            found.append(audit.margins(answers(view(images), rows), faces.labels[rows]))
-    views = np.array([np.concatenate(found) for found in margins], dtype=np.float32)
-    return views, accuracy(spec.retain_scored), accuracy(spec.test)
+            seen = Examples.from_arrays(view(images[part]), labels[part])
+            found.append(audit.margins(logits(model, seen.images), labels[part]))
+    return np.array([np.concatenate(found) for found in margins], dtype=np.float32)
+
+
+def accuracy(model: torch.nn.Module, faces: Faces, rows: Rows) -> float:
+    """Share of the rows that a model is right on; NaN without rows."""
+    if not len(rows):
+        return float("nan")
+    said = logits(model, Examples.from_arrays(faces.images[rows], faces.labels[rows]).images)  # (n, n_classes)
+    return float(np.mean(said.argmax(axis=1) == faces.labels[rows]))
 
 
 def score_unlearned(spec: TrialSpec, method: str, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:

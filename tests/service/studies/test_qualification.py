@@ -30,7 +30,8 @@ from service.studies import qualification as study
 from service.studies.experiments import draw_references
 from service.studies.forget_setup import original_of
 from service.studies.lots import Asked, draw_lot
-from service.studies.qualification import Prepared, Price, due, prepare, price_of, qualify
+from service.studies.prices import Price, price_of
+from service.studies.qualification import Prepared, due, prepare, qualify
 from service.training.data import images_in_service, recipe_of
 from service.training.jobs import release_processes
 from service.training.spec import open_images
@@ -75,7 +76,9 @@ def context(home: Context) -> Iterator[Context]:
 
 
 def asked(*methods: str, policy: Policy = LAX, **changes: int) -> Asked:
-    return Asked(methods or ("finetune",), policy, **{"n_probes": 3, "n_references": 8, "n_runs": 8, **changes})
+    return Asked(
+        methods or ("finetune",), policy, **{"n_probes": 3, "n_references": 8, "n_runs": 8, "n_canaries": 0, **changes}
+    )
 
 
 def rows(context: Context) -> list[Qualification]:
@@ -103,11 +106,13 @@ def find(context: Context, method: str = "finetune") -> Qualified | str:
 
 
 def test_standard_is_qualified_for_at_most_300_trainings() -> None:
-    """References, the original, and every run of both methods as expensive as the policy lets it be."""
+    """References, the original, canaries, and every run of both methods as expensive as the policy lets it be."""
     policy = PRESETS["standard"]
     plan = Asked(policy.ladder[:-1], policy)
     assert (len(plan.methods), plan.n_probes, plan.n_references, plan.n_runs) == (2, 8, 24, 24)
-    assert plan.most_trainings == pytest.approx(8 * 24 + 1 + 2 * 8 * 24 * 0.2)
+    assert plan.n_canaries == 4
+    canaries = 8 + 4 + 4 + 2 * 4 * 2 * 0.2
+    assert plan.most_trainings == pytest.approx(8 * 24 + 1 + 2 * 8 * 24 * 0.2 + canaries)
     assert plan.most_trainings <= 300
 
 
@@ -117,9 +122,11 @@ def test_the_price_is_told_before_and_nothing_is_left_afterwards(context: Contex
     assert price.n_trainings + price.n_runs + price.n_there - 1 == 3 * (9 + 2 * 9)  # and one original
     assert price.n_runs > 0
     assert price.runs_worth == price.n_runs * LAX.cost_share_max  # nobody tuned for this recipe
-    assert price.sentence().startswith(f"{price.n_trainings} models to train and {price.n_runs} runs of methods")
+    assert price.sentence().startswith(
+        f"{price.n_trainings} models to train and {price.n_runs} runs of methods, with relearning"
+    )
     qualify(context, prepared)
-    left = price_of(context, prepared.asked, prepared.lots, prepared.stages)
+    left = price_of(context, prepared.asked, prepared.lots, prepared.stages, None)
     assert (left.n_trainings, left.n_runs) == (0, 0)
     assert left.sentence() == "All 81 models are here already."
 
