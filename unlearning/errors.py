@@ -8,8 +8,6 @@ UnlearningError
 ├── RecipeError             fix the recipe: unknown name, unknown key, value out of range
 ├── MethodError             choose another method or other settings of it
 ├── ExitedError             mend the network or the method: its code called `sys.exit`
-
-
 ├── FeaturesError           the network has no penultimate features: do without them
 └── WeightsError            weights that must not be loaded: damaged, or of another model
 
