@@ -13,6 +13,7 @@ store: it spills to the nodes' disks, where no erasure would find them.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -99,6 +100,15 @@ def result_of(task: Callable[..., T], call: tuple[Any, ...]) -> T:
 
     Raises:
         ExitedError: the task called `sys.exit`. Ray would take it for a lost node and repeat the task for ever.
+        RuntimeError: the task raised an error that pickle cannot make anew, say of a class whose arguments are more than
+            its message. It would arrive as a failure of the pool or of Ray, without what it said.
     """
-    with staying():
-        return task(*call)
+    try:
+        with staying():
+            return task(*call)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301
+        except Exception:
+            raise RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__) from error
+        raise

@@ -104,6 +104,25 @@ def test_a_task_that_exits_is_an_error_here(tiny_context, tmp_path, jobs):
         list(in_children(leave, [(tmp_path / "log",)], settings))
 
 
+class ShapeError(Exception):
+    """Of code that is not ours; pickle cannot make it anew from its message."""
+
+    def __init__(self, expected: int, given: int) -> None:
+        super().__init__(f"expected {expected}, got {given}")
+
+
+def misfit(_log: Path) -> None:
+    raise ShapeError(3, 4)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_error_that_cannot_be_sent_says_what_it_was(tiny_context, tmp_path, jobs):
+    settings = tiny_context.settings.model_copy(update={"jobs": jobs})
+    with pytest.raises(RuntimeError, match="ShapeError: expected 3, got 4"):
+        list(in_children(misfit, [(tmp_path / "log",)], settings))
+    assert list(in_children(len, [((1, 2),)], settings)) == [2]
+
+
 @pytest.mark.ray
 @pytest.mark.filterwarnings("default")
 @pytest.mark.timeout(1200)
@@ -113,6 +132,8 @@ def test_a_task_that_exits_is_an_error_on_a_cluster_and_is_not_repeated(tiny_con
     with pytest.raises(ExitedError, match=r"called sys\.exit"):
         list(in_children(leave, [(log,)], settings))
     assert log.read_text().count("called") == 1
+    with pytest.raises(RuntimeError, match="ShapeError: expected 3, got 4"):
+        list(in_children(misfit, [(log,)], settings))
 
 
 def whose(folder: Path) -> str:
