@@ -60,6 +60,7 @@ def serve_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
         "BENTOML_HOME": str(settings.local_folder.resolve() / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "OMP_NUM_THREADS": "1",
+        "FORWARDED_ALLOW_IPS": settings.trusted_proxies,  # uvicorn would believe every process of this machine
         "PYTHONUNBUFFERED": "1",
     }
     environment.pop("PROMETHEUS_MULTIPROC_DIR", None)  # of another server

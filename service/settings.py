@@ -6,13 +6,15 @@ Nothing else in the service reads environment variables (`tests/service/test_env
 from __future__ import annotations
 
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _CENTURY_DAYS = 36_500.0  # longer ones would lead out of the calendar
+_PATH_PREFIX = r"^$|^(/[A-Za-z0-9._~-]+)+$"
 _CENTURY_SECONDS = _CENTURY_DAYS * 86_400
 
 
@@ -52,6 +54,20 @@ class Settings(BaseSettings):
         description="Address of the operators' listener (console, worker metrics), as of EXPUNGE_HOST.",
     )
     console_port: int = Field(3001, ge=0, le=65535, description="Port of the operators' listener.")
+
+    path_prefix: str = Field(
+        "",
+        pattern=_PATH_PREFIX,
+        description="Path under which a proxy offers the prediction and request API, such as /faces; empty: none.",
+    )
+    console_path_prefix: str = Field(
+        "", pattern=_PATH_PREFIX, description="Path under which a proxy offers the operators' listener; empty: none."
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses and networks, separated by commas, of proxies whose X-Forwarded-Proto and "
+        "X-Forwarded-For are believed; of others they are ignored.",
+    )
 
     policy: str = Field(
         "standard",
@@ -217,6 +233,13 @@ class Settings(BaseSettings):
         "",
         description="OTLP/HTTP collector of traces, such as http://127.0.0.1:4318; empty: none. Needs the extra otel.",
     )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: str) -> str:
+        for each in filter(None, map(str.strip, value.split(","))):
+            ip_network(each)  # what it raises says which one is none
+        return value
 
     @property
     def effective_database_url(self) -> str:

@@ -15,11 +15,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
 from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
 from audit.policy import Policy
@@ -39,7 +41,7 @@ from service.requests import head_count, intake, runs, states
 from service.requests.data_folder import Watch
 from service.settings import Settings
 from service.store import ledger
-from service.store.engine import reading, session, write_ahead
+from service.store.engine import make_fit, reading, session
 from service.store.tables import Deployment, ErasureRequest, OpenLine, Run
 from service.telemetry.redact import describe
 from service.telemetry.tracing import Traces
@@ -218,7 +220,7 @@ def _open_run(context: Context) -> Run | None:
 def launch(settings: Settings) -> None:
     """Durable execution: what a killed worker left goes on."""
     url = settings.effective_workflow_database_url
-    write_ahead(url)
+    make_fit(url, "EXPUNGE_WORKFLOW_DATABASE_URL")
     config: DBOSConfig = {
         "name": "expunge",
         "system_database_url": url,
@@ -244,7 +246,10 @@ def run_worker(settings: Settings, policy: Policy, now: Callable[[], datetime] =
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        work(replace(Context.open(settings), now=now), policy, stop)
+        context = replace(Context.open(settings), now=now)
+        with suppress(DBAPIError):  # one that is away is waited for
+            make_fit(settings.effective_workflow_database_url, "EXPUNGE_WORKFLOW_DATABASE_URL")
+        work(context, policy, stop)
     except ExpungeError:
         raise
     except Exception as error:

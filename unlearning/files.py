@@ -79,7 +79,9 @@ def overwrite(path: Path, data: bytes, *, mode: int = 0o600, reached: Reached = 
 
 
 @contextmanager
-def new_file(path: Path, *, mode: int = 0o600, reached: Reached = lambda point: None) -> Iterator[BufferedWriter]:
+def new_file(
+    path: Path, *, mode: int = 0o600, reached: Reached = lambda point: None
+) -> Iterator[BufferedWriter[FileIO]]:
     """A file to be written that gets its name once the block has ended and it is on the disk; else it is destroyed.
 
     Raises:

@@ -19,6 +19,7 @@ from service.api import models, proofs
 from service.api.schemas import CertificateFile, LogEntries, LogProof, Models, PublicKeys, Rollback, Rollbacks
 from service.context import Context
 from service.http.guard import GuardedRoute, KnownKeys, require
+from service.http.prefix import root_of
 from service.http.problems import MEDIA_TYPE, add_problem_handlers
 from service.http.request_log import OnAnswer, RequestLog
 from service.keys.api_keys import ADMIN, AUDIT, PREDICT, READ, WRITE, Client
@@ -308,7 +309,7 @@ def _add_models(app: FastAPI, context: Context) -> None:
         """
         placed = rollbacks.order(context, client, digest, decision.reason)
         path = app.url_path_for("read_rollback", rollback_id=placed.id)
-        response.headers["Location"] = request.scope.get("root_path", "").rstrip("/") + path
+        response.headers["Location"] = root_of(request) + path
         return Rollback.model_validate(placed.model_dump())
 
     @app.get("/rollbacks", tags=["models"], responses=problems())
@@ -323,7 +324,7 @@ def _add_models(app: FastAPI, context: Context) -> None:
 
 
 def _location(app: FastAPI, request: Request, filed: Filed) -> str:
-    prefix = request.scope.get("root_path", "").rstrip("/")
+    prefix = root_of(request)
     if len(filed.requests) == 1:
         return prefix + app.url_path_for("read_request", request_id=filed.requests[0].id)
     return f"{prefix}{app.url_path_for('list_requests')}?batch_id={filed.batch_id}"

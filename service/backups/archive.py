@@ -112,7 +112,7 @@ class Writer:
     def _add(self, info: tarfile.TarInfo, file: IO[bytes]) -> str:
         hashed = _Hashed(file)
         info.type = tarfile.REGTYPE
-        self._tar.addfile(info, hashed)  # type: ignore[arg-type]  # it only reads
+        self._tar.addfile(info, hashed)
         self.files[info.name] = hashed.digest, info.size
         return hashed.digest
 

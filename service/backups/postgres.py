@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +62,7 @@ def _url(settings: Settings) -> sa.URL:
     return sa.make_url(settings.effective_database_url)
 
 
-def _environment(url: sa.URL) -> Mapping[str, str]:
+def _environment(url: sa.URL) -> dict[str, str]:
     """The URL as libpq's variables: an argument could be read by every user of the machine."""
     values = {
         "PGHOST": url.host, "PGPORT": url.port, "PGUSER": url.username, "PGPASSWORD": url.password,

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Form, Request, Response
-from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
 from service.console.reading_pages import GROUNDS, REGULATIONS, models_page, request_page
-from service.console.rendering import Pages
+from service.console.rendering import Pages, going_to
 from service.console.sessions import Visitor, sender_of, visitor_of
 from service.context import Context
 from service.errors import ConflictError, ExpungeError, InvalidInputError
@@ -101,7 +100,7 @@ def _add_filing(router: APIRouter, context: Context, pages: Pages) -> None:
             if error.status not in (422, 429):
                 raise
             return form(request, sender, typed, (error.detail,))
-        return RedirectResponse(f"/receipts/{quote(filed.batch_id)}?done=filed", 303)
+        return going_to(request, f"/receipts/{quote(filed.batch_id)}?done=filed")
 
 
 def _add_decisions(router: APIRouter, context: Context, pages: Pages) -> None:
@@ -116,7 +115,7 @@ def _add_decisions(router: APIRouter, context: Context, pages: Pages) -> None:
         except ValidationError as error:
             refused = " ".join(_sentences(error.errors(include_url=False, include_input=False)))
             return request_page(request, sender, context, pages, request_id, refused=refused, status=422)
-        return RedirectResponse(f"/requests/{quote(request_id)}?done={done}", 303)
+        return going_to(request, f"/requests/{quote(request_id)}?done={done}")
 
     @router.post("/requests/{request_id}/cancel")
     def cancel(request: Request, sender: Sender, request_id: str) -> Response:
@@ -176,7 +175,7 @@ def _add_rollback(router: APIRouter, context: Context, pages: Pages) -> None:
         except ValidationError as error:
             refused = " ".join(_sentences(error.errors(include_url=False, include_input=False)))
             return models_page(request, sender, context, pages, refused=refused, status=422)
-        return RedirectResponse("/models", 303)
+        return going_to(request, "/models")
 
 
 def _people(user_ids: str, case_references: str) -> dict[str, list[Any] | None]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI, Form, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
@@ -24,12 +24,13 @@ from service.console.metrics import DatabaseCollector, exposition
 from service.console.proofs import add_proofs
 from service.console.reading_pages import add_reading_pages
 from service.console.records import add_records
-from service.console.rendering import FOLDER, HEADERS, Pages, add_error_pages
+from service.console.rendering import FOLDER, HEADERS, Pages, add_error_pages, going_to
 from service.console.sessions import Sessions, refuse_other_origins
 from service.context import Context
 from service.errors import InvalidInputError, NotAllowedError, NotAuthenticatedError
 from service.http.body_limit import BodyLimit
 from service.http.guard import MAX_BODY_BYTES
+from service.http.prefix import Prefixed
 from service.http.scraper import refusal
 from service.listening import PortTakenError, listen
 
@@ -102,7 +103,7 @@ def _add_doors(router: APIRouter, sessions: Sessions, pages: Pages) -> None:
         request: Request, key: Annotated[str, Form()] = "", target: Annotated[str, Form()] = "/"
     ) -> Response:  # fmt: skip
         refuse_other_origins(request)
-        response = RedirectResponse(_own_place(target), 303)
+        response = going_to(request, _own_place(target))
         try:
             sessions.begin(key.strip(), request, response)
         except (NotAuthenticatedError, NotAllowedError) as error:
@@ -114,7 +115,7 @@ def _add_doors(router: APIRouter, sessions: Sessions, pages: Pages) -> None:
     @router.post("/sign-out")
     def sign_out(request: Request) -> Response:
         refuse_other_origins(request)
-        response = RedirectResponse("/sign-in", 303)
+        response = going_to(request, "/sign-in")
         sessions.end(request, response)
         return response
 
@@ -133,7 +134,8 @@ class Listener:
 
     def __init__(self, context: Context) -> None:
         config = uvicorn.Config(
-            create_console(context), access_log=False, lifespan="off",
+            Prefixed(create_console(context), context.settings.console_path_prefix), access_log=False, lifespan="off",
+            forwarded_allow_ips=context.settings.trusted_proxies,
             log_config=None,  # handlers of its own would print errors past our redaction
         )  # fmt: skip
         self._server = uvicorn.Server(config)

@@ -10,13 +10,12 @@ from statistics import median
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import RedirectResponse
 
 from audit.policy import RETRAIN, load_policy
 from service.banks.overview import overview
 from service.banks.qualifications import Qualified
 from service.console import comparisons, queries, views
-from service.console.rendering import IDLE_MS, LIVE_MS, Pages
+from service.console.rendering import IDLE_MS, LIVE_MS, Pages, going_to
 from service.console.sessions import Visitor, visitor_of
 from service.context import Context
 from service.erasure.ladder import steps
@@ -60,7 +59,7 @@ def _add_requests(router: APIRouter, context: Context, pages: Pages) -> None:
             ended = [] if search.is_narrow else queries.lately_ended(s, client)
             run = queries.open_run(s) if client.sees_all else None
         if search.id.strip() and len(rows) == 1 and not more and search.page == 1:
-            return RedirectResponse(f"/requests/{rows[0].id}", 303)
+            return going_to(request, f"/requests/{rows[0].id}")
         return pages.page(
             request, visitor, "requests.html", poll_ms=LIVE_MS if run else IDLE_MS, requests=rows, more=more,
             search=search, overview=counts, ended=ended, run=run, open_states=queries.OPEN,

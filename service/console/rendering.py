@@ -19,6 +19,7 @@ from service.console import views
 from service.console.sessions import COOKIE, Visitor
 from service.context import Context
 from service.errors import ExpungeError, NotAuthenticatedError, NotFoundError, TryLaterError
+from service.http.prefix import root_of, without
 from service.telemetry.redact import describe
 
 log = structlog.get_logger(__name__)
@@ -66,13 +67,24 @@ class Pages:
             visitor: none on the page to sign in.
             poll_ms: how soon the page's script asks again; 0: never.
         """
-        shown = {"visitor": visitor, "now": self._context.now(), "here": request.url.path, "poll_ms": poll_ms, **values}
+        shown = {"visitor": visitor, "now": self._context.now(), "here": here_of(request), "poll_ms": poll_ms, **values}
+        shown["root"] = root_of(request)
         response: Response = self._templates.TemplateResponse(request, name, shown, status_code=status)
         tag = f'"{sha256(bytes(response.body)).hexdigest()[:32]}"'
         if status == 200 and request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         response.headers["ETag"] = tag
         return response
+
+
+def here_of(request: Request) -> str:
+    """Path of the page within the console."""
+    return without(root_of(request), request.scope["path"])
+
+
+def going_to(request: Request, path: str) -> RedirectResponse:
+    """Answer that leads to another page of the console."""
+    return RedirectResponse(root_of(request) + path, 303)
 
 
 def wants_html(request: Request) -> bool:
@@ -93,10 +105,10 @@ def add_error_pages(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(ExpungeError)
     async def expected(request: Request, error: ExpungeError) -> Response:
         if isinstance(error, NotAuthenticatedError) and wants_html(request):
-            place = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            place = here_of(request) + (f"?{request.url.query}" if request.url.query else "")
             target = f"/sign-in?next={quote(place)}" if request.method == "GET" else "/sign-in"
-            response = RedirectResponse(target + ("&over=1" if COOKIE in request.cookies else ""), 303)
-            response.delete_cookie(COOKIE)
+            response = going_to(request, target + ("&over=1" if COOKIE in request.cookies else ""))
+            response.delete_cookie(COOKIE, path=root_of(request) or "/")
             return response
         if error.status >= 500 and not isinstance(error, TryLaterError):
             log.warning("console.failed", error=describe(error))

@@ -24,6 +24,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from service.context import Context
 from service.errors import NotAllowedError, NotAuthenticatedError
 from service.http.ambiguity import single_header
+from service.http.prefix import root_of
 from service.keys import api_keys
 from service.keys.api_keys import Client
 from service.store.engine import fit_id
@@ -76,7 +77,7 @@ class Sessions:
         cookie = f"{content}.{self._seal(content, key_sha256)}"
         response.set_cookie(
             COOKIE, cookie, max_age=int(LASTS.total_seconds()), httponly=True, samesite="strict",
-            secure=request.url.scheme == "https",
+            secure=request.url.scheme == "https", path=root_of(request) or "/",
         )  # fmt: skip
 
     def end(self, request: Request, response: Response) -> None:
@@ -85,7 +86,7 @@ class Sessions:
         with self._lock:
             self._ended = {each: until for each, until in self._ended.items() if until > now}
             self._ended[_sha256(cookie)] = now + LASTS
-        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict", path=root_of(request) or "/")
 
     def visitor(self, request: Request, basic: HTTPBasicCredentials | None) -> Visitor:
         """Who sent the request.

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
+from service.http.prefix import bare, root_of
 from service.http.problems import add_problem_handlers
 from service.http.request_log import RequestLog
 from service.http.scraper import refusal
@@ -37,16 +38,19 @@ class Port:
         api: answers what lies under the prefix.
         prefix: such as `/v1`.
         beside: answers every other path.
+        proxied: prefix of a proxy before all that, which it may leave or take off.
     """
 
-    def __init__(self, api: ASGIApp, prefix: str, beside: ASGIApp) -> None:
+    def __init__(self, api: ASGIApp, prefix: str, beside: ASGIApp, proxied: str = "") -> None:
         self._api = api
+        self._proxied = proxied
         self._start = f"{prefix}/"
         self._beside = beside
         self._probes = {path: prefix + place for path, place in PROBES.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            scope = bare(scope, self._proxied)
             if scope["path"].startswith(self._start):
                 await self._api(scope, receive, send)
             elif (place := self._probes.get(scope["path"])) is not None:
@@ -70,9 +74,10 @@ def create_beside(prefix: str, *, has_metrics: bool, metrics_token: str, new_id:
     """
     description = f"{prefix}/openapi.json"
 
-    def read_name(_: Request) -> Response:
-        told = {"service": "Expunge", "version": __version__, "openapi": description}
-        return JSONResponse(told, headers={"Link": f'<{description}>; rel="service-desc"'})
+    def read_name(request: Request) -> Response:
+        place = root_of(request) + description
+        told = {"service": "Expunge", "version": __version__, "openapi": place}
+        return JSONResponse(told, headers={"Link": f'<{place}>; rel="service-desc"'})
 
     async def read_metrics(request: Request) -> Response:
         if (refused := refusal(request, metrics_token)) is not None:

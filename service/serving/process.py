@@ -21,6 +21,7 @@ from service.errors import StartupError, TryLaterError
 from service.http.body_limit import FORM_OVERHEAD_BYTES, BodyLimit
 from service.http.content_policy import ContentPolicy
 from service.http.guard import MAX_BODY_BYTES
+from service.http.prefix import Prefixed
 from service.http.problems import problem_of, request_id_of
 from service.http.request_log import RequestLog
 from service.models.commit_word import CommitWord
@@ -122,7 +123,9 @@ class ServingProcess:
         beside = create_beside(
             prefix, has_metrics=settings.metrics, metrics_token=settings.metrics_token, new_id=new_id
         )
-        return ContentPolicy(Port(self.fast_path(app, prefix), prefix, beside))
+        proxied = settings.path_prefix
+        api = self.fast_path(Prefixed(app, proxied), prefix)
+        return ContentPolicy(Port(api, prefix, Prefixed(beside, proxied), proxied))
 
     def protocol(self, prefix: str) -> type[PatientProtocol]:
         """Class of this process's connections.

@@ -17,6 +17,7 @@ from sqlmodel import Session, create_engine
 from service.errors import StartupError, TryLaterError
 from service.settings import Settings
 from service.store import migrations
+from service.store.pooling import refuse_shared_sessions
 
 _PATIENCE_SECONDS: Final = 30.0  # for SQLite's lock
 _FIT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,80}")
@@ -26,10 +27,12 @@ def connect(settings: Settings) -> sa.Engine:
     """Engine of the request database, its schema up to date.
 
     Raises:
-        StartupError: the URL is none, the database does not answer, or a newer Expunge has upgraded it.
+        StartupError: the URL is none, the database does not answer, its connections are shared by a pool, or a newer
+            Expunge has upgraded it.
     """
     engine = engine_of(settings)
     with starting(engine):
+        refuse_shared_sessions(engine, "EXPUNGE_DATABASE_URL")
         migrations.upgrade(engine)
     return engine
 
@@ -104,13 +107,23 @@ def _durable(connection: Any, _record: Any) -> None:
     connection.commit()  # else the setting would end with the transaction that is rolled back next
 
 
-def write_ahead(url: str) -> None:
-    """Turn the file of a SQLite URL to WAL mode, for a library that opens it in whatever mode it is; else nothing.
+def make_fit(url: str, variable: str) -> None:
+    """Make the database of a library that opens it by its URL fit for it.
 
-    In any other mode somebody who reads it, such as a backup, keeps everybody from writing.
+    A file of SQLite is turned to WAL mode: in any other somebody who reads it, such as a backup, keeps everybody from
+    writing.
+
+    Raises:
+        StartupError: the connections of a PostgreSQL are shared by a pool.
     """
     database = sa.make_url(url)
-    if database.get_backend_name() == "sqlite" and database.database:
+    if database.get_backend_name() == "postgresql":
+        engine = create_engine(url, hide_parameters=True)
+        try:
+            refuse_shared_sessions(engine, variable)
+        finally:
+            engine.dispose()
+    elif database.get_backend_name() == "sqlite" and database.database:
         with closing(sqlite3.connect(database.database)) as connection:
             _write_ahead(connection.cursor())
 

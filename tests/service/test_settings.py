@@ -43,7 +43,9 @@ def test_numbers_that_no_clock_or_share_holds_are_refused(
         Settings()
 
 
-@pytest.mark.parametrize(("name", "value"), [("port", "70000"), ("api_workers", "0"), ("mass_deletion_share", "0")])
+@pytest.mark.parametrize(("name", "value"), [("port", "70000"), ("api_workers", "0"), ("mass_deletion_share", "0"),
+    ("path_prefix", "faces"), ("path_prefix", "/faces/"), ("console_path_prefix", "/a//b"), ("trusted_proxies", "*"),
+    ("trusted_proxies", "127.0.0.1, proxy.example.org")])  # fmt: skip
 def test_values_out_of_range_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"EXPUNGE_{name.upper()}", value)
     with pytest.raises(ValidationError):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlmodel import select
 from starlette.testclient import TestClient
@@ -107,3 +108,19 @@ def test_metrics_may_ask_for_a_token_of_their_own(
             assert "expunge_" not in answer.text.replace("EXPUNGE_METRICS_TOKEN", "")
         assert "expunge_requests" in client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
         assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(("trusted", "secure"), [("", False), ("10.0.0.0/8", False), ("127.0.0.0/8", True)])
+def test_forwarded_headers_are_believed_of_named_proxies_alone(
+    contexts: Callable[..., Any], settings: Any, clock: Any, trusted: str, secure: bool
+) -> None:
+    elsewhere = settings.model_copy(update={"console_port": free_ports(1)[0], "trusted_proxies": trusted})
+    with contexts(elsewhere, clock) as context, Listener(context):
+        with session(context.engine) as s:
+            _, key = api_keys.create_key(s, name="a", scopes=api_keys.SCOPES, now=context.now(), key_id="a")
+            s.commit()
+        url = f"http://127.0.0.1:{elsewhere.console_port}"
+        headers = {"Origin": url, "X-Forwarded-Proto": "https"}
+        answer = httpx.post(f"{url}/sign-in", data={"key": key}, headers=headers)
+        assert answer.status_code == 303
+        assert ("Secure" in answer.headers["set-cookie"]) is secure

@@ -11,7 +11,7 @@ import pytest
 from dbos import DBOS
 
 from service.settings import Settings
-from service.store.engine import write_ahead
+from service.store.engine import make_fit
 from service.worker import launch
 
 
@@ -51,8 +51,7 @@ def test_steps_commit_beside_a_backup_that_reads_for_long(store: Path) -> None:
 
 
 def test_only_files_of_sqlite_are_touched(tmp_path: Path) -> None:
-    write_ahead("postgresql://nobody:x@127.0.0.1:1/none")
-    write_ahead("sqlite://")
-    write_ahead(f"sqlite:///{tmp_path}/a.db")
+    make_fit("sqlite://", "")
+    make_fit(f"sqlite:///{tmp_path}/a.db", "")
     with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
