@@ -36,7 +36,7 @@ from service.store.tables import Deployment, ServingWorker
 
 log = structlog.get_logger()
 
-FIRST_WARM_UP = (1, 2, 4, 8, 16, 32, 64)  # batch sizes computed once before the process is ready
+FIRST_WARM_UP = (1, 2, 4, 8, 16, 32)  # batch sizes computed once before the process is ready
 SWAP_WARM_UP = (1, 8)  # beside traffic the library knows the other sizes already; small jobs let batches in between
 _WATCH_SECONDS = 0.002
 _RETRY_SECONDS = 1.0
