@@ -51,9 +51,9 @@ def wait_ready(processes: Processes, settings: Settings, console: Console) -> No
         StartupError: a process ended, or took too long.
     """
     context, started, n_told = Context.open(settings), time.monotonic(), 0
+    torch = "" if settings.backend != "torch" else " Most of it is the import of PyTorch, in each of them."
     console.print(
-        f"Waiting for the serving processes ({settings.api_workers}) to load the model, and for the worker. Most of it "
-        "is the import of PyTorch, in each of them."
+        f"Waiting for the serving processes ({settings.api_workers}) to load the model, and for the worker.{torch}"
     )
 
     def serving() -> bool:

@@ -37,7 +37,7 @@ from unlearning.errors import staying
 
 log = structlog.get_logger()
 
-FIRST_WARM_UP = (1, 2, 4, 8, 16, 32, 64)  # batch sizes computed once before the process is ready
+FIRST_WARM_UP = (1, 2, 4, 8, 16, 32)  # batch sizes computed once before the process is ready
 SWAP_WARM_UP = (1, 8)  # beside traffic the library knows the other sizes already; small jobs let batches in between
 REMEMBERS = (
     "Expected weights that remember nobody who was erased, but the service was restored from a backup of before an "

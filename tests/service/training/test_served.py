@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import audit
+from audit.proof.envelope import read_payload
 from service.context import Context
 from service.erasure.candidates import spec_of, unlearn
 from service.errors import WeightsError
 from service.inference.engine import Engine
-from service.models import registry
+from service.models import networks, registry
 from service.models.registry import CheckedWeights
 from service.training.served import score_as_served
 from tests.service import tiny
@@ -69,3 +73,24 @@ def test_report_and_certificate_name_the_arithmetic(tiny_context: Context, candi
     assert attempt.figures["served"].keys() == {"backend", "dtype", "largest_difference"}
     report = next(tiny_context.settings.reports_folder.rglob("step-1.html")).read_text()
     assert f"by torch in {attempt.figures['served']['dtype']}" in report
+
+
+def test_a_candidate_is_served_by_the_network_it_was_audited_by(tiny_context: Context) -> None:
+    context = replace(tiny_context, settings=tiny_context.settings.model_copy(update={"backend": "openvino"}))
+    tiny.finish(context, tiny.judge_run(context, tiny.people(context)[0]))
+    (attempt,) = tiny.attempts(context)
+    audited = attempt.figures["served"]["network"]
+    weights = registry.load_checked(context, attempt.candidate_digest)
+    assert weights.manifest.network == networks.digest_of(weights.network) == audited
+    (certificate,) = tiny.certificates(context)
+    predicate = json.loads(read_payload(certificate.envelope["envelope"]))["predicate"]
+    assert predicate["figures"]["served"]["network"] == audited
+
+
+def test_another_network_in_the_runs_folder_is_not_deployed(tiny_context: Context) -> None:
+    context = replace(tiny_context, settings=tiny_context.settings.model_copy(update={"backend": "openvino"}))
+    run_id = tiny.judge_run(context, tiny.people(context)[0])
+    (attempt,) = tiny.attempts(context)
+    tiny.workspace(context, run_id).folder.network(attempt.step).write_bytes(b"another")
+    with pytest.raises(ValueError, match="Expected the audited network"):
+        tiny.deploy(context, run_id)
