@@ -14,7 +14,7 @@ subjects are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -57,6 +57,10 @@ class Canaries:
     retrained: Rejections
     """Models trained without them, others than the references."""
     methods: Mapping[str, Rejections]
+
+    def of(self, method: str) -> Canaries:
+        """The same, of the methods only this one."""
+        return replace(self, methods={name: told for name, told in self.methods.items() if name == method})
 
     @property
     def objection(self) -> str:

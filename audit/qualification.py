@@ -111,8 +111,10 @@ class ProbeEvidence:
     """Margins of models trained with everybody, `(n_originals, n_views, n_images)`, at least one: how much had been
     learned."""
     curves: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None
-    """How runs, references and originals come back when half of the images is learned again, for
+    """How runs, references and originals come back when some of the images are learned again, for
     `audit.statistics.relearning`; None: not measured."""
+    relearned: ArrayLike = ()
+    """Which images were learned again."""
 
     def __post_init__(self) -> None:
         for name in ("references", "runs"):
@@ -259,7 +261,9 @@ def judge_probe(evidence: ProbeEvidence, bars: Bars, *, seed: int | np.random.Se
         n_runs=len(runs),
         n_originals=0 if evidence.originals is None else len(evidence.originals),
         n_images=runs.shape[1],
-        relearning=None if evidence.curves is None else relearning(*evidence.curves, seed=of_relearning),
+        relearning=None
+        if evidence.curves is None
+        else relearning(*evidence.curves, evidence.relearned, seed=of_relearning),
     )
     checks = (
         _forgetting_check(figures, bars.forgetting_ratio_min),

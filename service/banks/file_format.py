@@ -35,9 +35,9 @@ OUT = f"margin, views {VIEWS_VERSION}"
 IN = f"margin with everybody, views {VIEWS_VERSION}"
 """Statistic of the bank of models that learned from everybody (`service.banks.originals`)."""
 RELEARNED = f"{OUT}, relearning {RELEARNING_VERSION}"
-"""Statistic of the banks of qualifications: as `OUT`, and then the margins after each step of `unlearning.relearning`,
-first with the half learned again that an image is not in, then with its own."""
-_N_VIEWS = {OUT: len(VIEWS), IN: len(VIEWS), RELEARNED: len(VIEWS) + 2 * STEPS}
+"""Statistic of the banks of qualifications: as `OUT`, and then the margins after each step of `unlearning.relearning`.
+"""
+_N_VIEWS = {OUT: len(VIEWS), IN: len(VIEWS), RELEARNED: len(VIEWS) + STEPS}
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def methods(
         console.print(f"{entry.name}: {entry.title}, {entry.source}. {entry.reads}.", markup=False)
         console.print(f"Cost: {entry.cost}.", markup=False)
         if (found := standing.get(entry.name)) is not None:
-            console.print(_sentence(found), markup=False, soft_wrap=True)
+            for sentence in (_sentence(found), *([] if isinstance(found, str) else found.remarks)):
+                console.print(sentence, markup=False, soft_wrap=True)
         table = Table("setting", "authors'", f"in force for {recipe.name}")
         for name, value in entry.authors.items():
             in_force = entry.settings[name]
@@ -93,7 +94,8 @@ def _plain(found: Qualified | str | None) -> dict[str, Any] | None:
     if found is None:
         return None
     until = None if isinstance(found, str) else found.expires_at.isoformat()
-    return {"valid": until is not None, "until": until, "sentence": _sentence(found)}
+    said = [] if isinstance(found, str) else list(found.remarks)
+    return {"valid": until is not None, "until": until, "sentence": _sentence(found), "remarks": said}
 
 
 TuningPeople = Annotated[

@@ -55,6 +55,7 @@ def prepare(
     ] = None,
     probes: Annotated[int, typer.Option(help="Probe subjects of the qualification.")] = 8,
     models: Annotated[int, typer.Option(help="Retrained models, and runs of each method, on each probe subject.")] = 24,
+    canaries: Annotated[int, typer.Option(help="Planted subjects of the qualification; 0: none.")] = 4,
     trials: Annotated[int, typer.Option(min=1, help="Settings tried for each method.")] = 8,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the price is paid.")] = False,
 ) -> None:
@@ -73,6 +74,7 @@ def prepare(
     asked = Asked(
         load_policy(settings.policy), tuple(dict.fromkeys(methods or ())), n_probes=probes, n_models=models,
         n_trials=trials, most_trainings=most_trainings, without=frozenset(part.value for part in without or ()),
+        n_canaries=canaries,
     )  # fmt: skip
     if asked.tunes:
         require_optuna()

@@ -14,6 +14,7 @@ from service.commands.environment import Settings
 from service.commands.screen import console, progress_bar, tell_of_priority
 
 if TYPE_CHECKING:
+    from audit.qualification import ProbeFigures
     from service.context import Context
     from service.studies.lots import Asked, Lot
     from service.studies.qualification import Prepared, Result
@@ -27,6 +28,9 @@ def qualify(
     *,
     probes: Annotated[int, typer.Option(help="Probe subjects drawn by lot.")] = 8,
     models: Annotated[int, typer.Option(help="Retrained models, and runs of each method, on each probe subject.")] = 24,
+    canaries: Annotated[
+        int, typer.Option(help="Subjects planted to see whether the audit sees them; 0: no such test.")
+    ] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Run methods many times on subjects drawn by lot, and sign what came of it.
@@ -41,12 +45,14 @@ def qualify(
 
     context = Context.open(Settings())
     asked = Asked(
-        tuple(methods), load_policy(context.settings.policy), n_probes=probes, n_references=models, n_runs=models
-    )
+        tuple(methods), load_policy(context.settings.policy), n_probes=probes, n_references=models, n_runs=models,
+        n_canaries=canaries,
+    )  # fmt: skip
     say = _silent if as_json else _say
     say(
         f"At most {asked.most_trainings:.0f} trainings' worth: {probes} probe subjects, {models} retrained models of "
-        f"each, {models} runs of each method on each; by the bars of the policy {asked.policy.name}."
+        f"each, {models} runs of each method on each{_planted(canaries)}; by the bars of the policy "
+        f"{asked.policy.name}."
     )
     if asked.reading_oracles:
         say(f"The oracles that {', '.join(asked.reading_oracles)} reads come on top of it.")
@@ -56,6 +62,10 @@ def qualify(
     if as_json:
         print(json.dumps([_plain(*pair) for pair in zip(results, files, strict=True)], indent=2, ensure_ascii=False))
     raise typer.Exit(0 if all(result.qualification.qualified for result in results) else 1)
+
+
+def _planted(n: int) -> str:
+    return f", {n} canaries" if n else ""
 
 
 def qualify_methods(context: Context, asked: Asked, *, quiet: bool = False) -> tuple[list[Result], list[Path]]:
@@ -101,6 +111,8 @@ def _about(lot: Lot, prepared: Prepared) -> str:
 
 
 def _show(result: Result, file: Path) -> None:
+    from audit.proof.qualification import remarks
+    from audit.proof.statement import json_ready
     from audit.report.wording import number
 
     found = result.qualification
@@ -111,6 +123,7 @@ def _show(result: Result, file: Path) -> None:
         "worst view",
         "p",
         "gate",
+        "back",
         "shift",
         "retain",
         "test",
@@ -121,23 +134,24 @@ def _show(result: Result, file: Path) -> None:
     for place, probe in enumerate(found.probes, 1):
         figures, passed = probe.figures, "yes" if probe.passed else "no"
         if figures is None:
-            table.add_row(str(place), *["–"] * 9, "no")
+            table.add_row(str(place), *["–"] * 10, "no")
             continue
         learned = "–" if figures.learned is None else number(figures.learned.value, digits=1)
         table.add_row(
             str(place), learned, number(figures.forgetting_ratio.value, digits=2),
             number(figures.smallest_view_ratio, digits=2), number(figures.detection_p),
-            _percent(figures.rejected.share.value), number(figures.largest_view_shift, digits=1),
+            _percent(figures.rejected.share.value), _back(figures), number(figures.largest_view_shift, digits=1),
             number(figures.retain_ratio.value), number(figures.test_ratio.value), _percent(figures.cost_share), passed,
         )  # fmt: skip
     console.print(table)
     _say(
         "d′: how much had been learned; worst view: F/F_null there; p: of telling runs from retrained models; gate: "
-        "runs that it rejects; shift: "
-        "the largest of a view, in standard deviations of retrained models; cost: a run's share of a training."
+        "runs that it rejects; back: runs that come back faster than retrained models when half of the images is "
+        "learned again; shift: the largest of a view, in standard deviations of retrained models; cost: a run's share "
+        "of a training."
     )
-    for reason in found.reasons:
-        _say(reason)
+    for sentence in (*remarks(json_ready({"probes": found.probes, "canaries": found.canaries})), *found.reasons):
+        _say(sentence)
     _say(f"{result.lot.method} is {'' if found.qualified else 'NOT '}qualified. {found.statement}")
     _say(f"Signed record, entry {result.log_index} of the log: {file}")
 
@@ -168,8 +182,14 @@ def _plain(result: Result, file: Path) -> dict[str, Any]:
         "log_index": result.log_index,
         "record": str(file),
         "probes": found.probes,
+        "canaries": found.canaries,
     })  # fmt: skip
     return plain
+
+
+def _back(figures: ProbeFigures) -> str:
+    found = figures.relearning
+    return "–" if found is None else _percent(found.told_apart.value)
 
 
 def _percent(share: float) -> str:

@@ -42,7 +42,7 @@ from unlearning.methods import find_method, settings_for, unlearn
 from unlearning.procedures.oracles import with_oracles
 from unlearning.training import Examples, train
 
-N_REFERENCES, N_RETRAINED, N_ORIGINALS, RUNS_EACH = 8, 4, 4, 2
+N_REFERENCES, N_RETRAINED, N_ORIGINALS, RUNS_EACH = 8, 4, 3, 2
 """Models of each kind, and runs of each method from each original."""
 FEWEST_IMAGES, MOST_IMAGES = 3, 10
 """A canary has as many images as most training subjects have, within these."""

@@ -50,7 +50,7 @@ class Asked:
 
     Attributes:
         methods: candidates; none: the approximate ones of the policy's ladder, where they can pay.
-        n_probes, n_models: of the qualification, see `service.studies.lots.Asked`.
+        n_probes, n_models, n_canaries: of the qualification, see `service.studies.lots.Asked`.
         n_trials: settings tried for each method.
         most_trainings: what everything together may cost.
         without: parts to leave out.
@@ -67,6 +67,7 @@ class Asked:
     n_trials: int = N_TRIALS
     most_trainings: int | None = None
     without: frozenset[str] = frozenset()
+    n_canaries: int = lots.N_CANARIES
 
     def __post_init__(self) -> None:
         if self.policy.reads_spares:
@@ -102,8 +103,9 @@ class Asked:
     def qualification(self, methods: Sequence[str]) -> lots.Asked:
         """What `expunge qualify` is asked."""
         return lots.Asked(
-            tuple(methods), self.policy, n_probes=self.n_probes, n_references=self.n_models, n_runs=self.n_models
-        )
+            tuple(methods), self.policy, n_probes=self.n_probes, n_references=self.n_models, n_runs=self.n_models,
+            n_canaries=self.n_canaries,
+        )  # fmt: skip
 
     def search(self, method: str, forget_sets: tuple[tuple[str, ...], ...]) -> tuning.Search:
         """What `expunge tune` is asked."""
@@ -242,7 +244,7 @@ def qualification_price(asked: Asked, facts: Facts, methods: Sequence[str]) -> f
     if not methods:
         return 0.0
     oracles = max((facts.oracles.get(method, 0) for method in methods), default=0)
-    return asked.qualification(methods).most_trainings + asked.n_probes * oracles
+    return asked.qualification(methods).most_trainings + (asked.n_probes + bool(asked.n_canaries)) * oracles
 
 
 def oracles_of(context: Context, methods: Sequence[str]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from service.studies.forget_setup import Stage
 from service.studies.lots import Asked, Lot
 from unlearning.methods import settings_for, tuned_record
 from unlearning.recipes import Recipe
-from unlearning.relearning import n_passes
+from unlearning.relearning import STEPS
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Price:
         n_trainings: references, originals and oracles.
         n_runs: of methods.
         runs_worth: what the runs cost, in trainings; of a method that was never tuned the policy's bar is taken.
-        relearning_worth: what it costs to teach all these models a little again, in trainings, by the images passed.
+        relearning_worth: what it costs to teach all these models a little again, in trainings, by the number of steps.
         n_there: models that are here already.
         training_seconds: processor seconds of one training, if any was made here before.
     """
@@ -94,9 +95,9 @@ def price_of(
 
 
 def _relearning_share(stage: Stage) -> float:
-    """Images that one model passes to be taught a little again, over those of a training."""
+    """Steps by which one model is taught a little again, over those of a training."""
     spec = stage.plan.spec
-    return n_passes(len(spec.scored), len(spec.retain)) / (spec.recipe.epochs * len(spec.retain))
+    return STEPS / (spec.recipe.epochs * math.ceil(len(spec.retain) / spec.recipe.batch_size))
 
 
 def _training_seconds(context: Context, store: BankStore, stage: Stage) -> float | None:

@@ -65,7 +65,6 @@ from service.training.spec import intact, open_images
 from unlearning import relearning
 from unlearning.faces.views import VIEWS
 from unlearning.methods import find_method, settings_for
-from unlearning.relearning import STEPS
 
 OnStep = Callable[[str, int, int], None]
 """Called with (what is being done, models or probes done, models or probes wanted)."""
@@ -178,7 +177,8 @@ def qualify(
                     else _judge(asked, lot, number, stages[person], references[person], runs[person])
                 )  # fmt: skip
             on_step(f"figures of {lot.method}", len(lot.people), len(lot.people))
-            result = conclude(probes, Bars.of(asked.policy), canaries=canaries)
+            mine = None if canaries is None else canaries.of(lot.method)
+            result = conclude(probes, Bars.of(asked.policy), canaries=mine)
             results.append(_finish(context, prepared, lot, result, references))
     return results
 
@@ -193,7 +193,9 @@ def _self_test(context: Context, prepared: Prepared, on_step: OnStep) -> Canarie
 
 def _blind(prepared: Prepared, lot: Lot, canaries: Canaries) -> Qualification:
     """The verdict where no method can be judged."""
-    return conclude([unjudged(canaries)] * len(lot.people), Bars.of(prepared.asked.policy), canaries=canaries)
+    return conclude(
+        [unjudged(canaries)] * len(lot.people), Bars.of(prepared.asked.policy), canaries=canaries.of(lot.method)
+    )
 
 
 def _draw_references(context: Context, prepared: Prepared, on_step: OnStep) -> dict[str, Bank]:
@@ -248,6 +250,7 @@ def _judge(  # noqa: PLR0917
             seconds_runs=mine.seconds[:m],
             originals=views[2],  # one: all rows are of one original
             curves=(_curves(whole[0]), _curves(whole[1]), _curves(whole[2])) if len(ids) > 1 else None,
+            relearned=relearning.halves(len(ids))[0],
         )
     except BankError as error:
         return diverged(f"The models of {lot.method} cannot be judged: {error}")
@@ -261,10 +264,8 @@ def _stage(context: Context, person: str) -> Stage:
 
 
 def _curves(margins: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From a bank's margins `(n_models, n_views + 2 · STEPS, n_images)` those of `audit.statistics.relearning`."""
-    n, _, n_images = margins.shape
-    after = margins[:, len(VIEWS) :].reshape(n, 2, STEPS, n_images)
-    return np.concatenate([np.broadcast_to(margins[:, None, :1], (n, 2, 1, n_images)), after], axis=2)
+    """From a bank's margins those as the models stand and after each step, `(n_models, STEPS + 1, n_images)`."""
+    return np.concatenate([margins[:, :1], margins[:, len(VIEWS) :]], axis=1)
 
 
 def _finish(
@@ -317,7 +318,7 @@ def _finish(
                 "statement": result.statement,
                 "reasons": list(result.reasons),
                 "relearning": relearning.settings(),
-                "canaries": _canaries(prepared, lot, result),
+                "canaries": _canaries(prepared, result),
                 "training_seconds": float(
                     np.median(np.concatenate([references[person].seconds[: row.n_references] for person in lot.people]))
                 ) if references else None,
@@ -330,12 +331,11 @@ def _finish(
     return Result(lot, result, record, index)
 
 
-def _canaries(prepared: Prepared, lot: Lot, result: Qualification) -> dict[str, Any] | None:
+def _canaries(prepared: Prepared, result: Qualification) -> dict[str, Any] | None:
     """What the record says of planted subjects."""
     if prepared.planted is None or result.canaries is None:
         return None
-    mine = {name: told for name, told in result.canaries.methods.items() if name == lot.method}
-    shown: dict[str, Any] = json_ready(replace(result.canaries, methods=mine))
+    shown: dict[str, Any] = json_ready(result.canaries)
     return {**shown, "digest": prepared.planted.digest, "objection": result.canaries.objection}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from audit.proof import log
-from audit.proof.qualification import LOT_KIND, drew_lot, log_entry, matches, sentence_of, verdict_of
+from audit.proof.qualification import LOT_KIND, drew_lot, log_entry, matches, remarks, sentence_of, verdict_of
 
 FIXED = {
     "method": "remix", "settings_digest": "s", "method_code": "m", "training_code": "t", "data_digest": "d",
@@ -53,6 +53,36 @@ def test_the_lot_is_that_of_the_log() -> None:
 def test_a_lot_that_differs_in_anything_is_another_one(name: str) -> None:
     assert not matches({**LOT, name: "other"}, RECORD)
     assert not matches({key: value for key, value in LOT.items() if key != name}, RECORD)
+
+
+def test_a_lot_of_other_canaries_is_another_one() -> None:
+    lot, record = {**LOT, "n_canaries": 4}, {**RECORD, "canaries": {"n_canaries": 4}}
+    assert matches(lot, record)
+    assert matches({**LOT, "n_canaries": 0}, {**RECORD, "canaries": None})
+    assert not matches(lot, RECORD)
+    assert not matches(LOT, record)
+    assert not matches({**LOT, "n_canaries": 2}, record)
+
+
+def test_an_old_record_says_that_relearning_and_canaries_were_not_measured() -> None:
+    assert remarks(RECORD) == ("Relearning was not measured.", "No canaries were planted.")
+    old = [{"commitment": "a", "figures": {"cost_share": 0.1}}, {"commitment": "b", "figures": None}]
+    assert remarks({**RECORD, "probes": old})[0] == "Relearning was not measured."
+
+
+def test_what_is_said_of_relearning_and_canaries() -> None:
+    figures = [
+        {"figures": {"relearning": {"n_runs": 24, "n_told_apart": k, "detection_p": p}}}
+        for k, p in ((3, 0.2), (5, 0.01))
+    ]
+    counts = {"nothing": {"n": 16, "n_rejected": 15}, "retrained": {"n": 16, "n_rejected": 1}}
+    canaries = {"n_canaries": 4, **counts, "methods": {"remix": {"n": 32, "n_rejected": 9}}}
+    assert remarks({**RECORD, "probes": [*figures, {"figures": None}], "canaries": canaries}) == (
+        "Relearning: taught half of the images again, 8 of 48 runs came back on the others faster than retrained "
+        "models do; on 1 of 2 probe subjects the runs together were told from retrained models.",
+        "Canaries: of 4 planted subjects the gate rejects 15 of 16 models that forgot nothing, 1 of 16 retrained "
+        "models, 9 of 32 runs of remix.",
+    )
 
 
 @pytest.mark.parametrize("index", [0, 1])

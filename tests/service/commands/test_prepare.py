@@ -44,7 +44,7 @@ LAX = Policy(
     forgetting_ratio_min=0.0, cost_share_max=1.0, ladder=("finetune", "retrain"), gate_alpha=0.05, qualification=True,
     staleness_max=0.5,
 )  # fmt: skip
-SMALL = ("prepare", METHOD, "--yes", "--probes", "3", "--models", "8", "--trials", "2")
+SMALL = ("prepare", METHOD, "--yes", "--probes", "3", "--models", "8", "--trials", "2", "--canaries", "0")
 KILLS = ("model 1", "row 7", "trial 1", "lot 1", "row 3", "result 1")
 """In this order, one a process: in training, in the references, in the search, when the lot is drawn (which starts the
 models of the qualification with the next process), in these, and before the result is stored."""

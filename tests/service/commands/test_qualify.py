@@ -59,7 +59,7 @@ def run(*words: str) -> Result:
 
 
 def qualify(*words: str) -> Result:
-    return run("qualify", *words, "--probes", "3", "--models", "8")
+    return run("qualify", *words, "--probes", "3", "--models", "8", "--canaries", "0")
 
 
 def methods() -> dict[str, Any]:
@@ -78,7 +78,9 @@ def test_from_nothing_to_a_qualified_method(home: Path, monkeypatch: pytest.Monk
         "the bars of the policy hard."
     )
     assert lines[1].startswith("finetune: lot number 1 for this method and these data, drawn now: 3 of ")
-    assert lines[2].startswith("25 models to train and 24 runs of methods, together about 25 trainings")
+    assert lines[2].startswith("25 models to train and 24 runs of methods, with relearning (")
+    assert "Relearning: taught half of the images again, " in failed.output
+    assert "No canaries were planted." in failed.output
     assert "finetune is NOT qualified. 0 of 3 probe subjects passed" in failed.output
     assert methods()["finetune"]["sentence"].startswith("finetune failed its qualification on ")
     assert methods()["finetune"]["valid"] is False
@@ -110,7 +112,9 @@ def test_a_qualified_method_says_until_when(home: Path) -> None:
     assert found["valid"] is True
     assert found["sentence"] == f"Qualified until {found['until'][:10]}: All 3 of 3."
     assert f"until {found['until'][:10]}" in run("methods").output
-    assert found["sentence"] in run("methods", "finetune").output
+    assert found["remarks"] == ["Relearning was not measured.", "No canaries were planted."]  # as before there were any
+    for sentence in (found["sentence"], *found["remarks"]):
+        assert sentence in run("methods", "finetune").output
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_a_qualification_has_them_in_its_record(context: Context) -> None:
     assert (shown["n_canaries"], shown["objection"]) == (4, "")
     assert list(shown["methods"]) == ["finetune"]
     told = " ".join(remarks(predicate))
-    assert f"{shown['nothing']['n_rejected']} of 16" in told
+    assert f"{shown['nothing']['n_rejected']} of 12" in told
     assert "came back" in told
     (lot,) = prepare(context, asked("finetune", n_canaries=2)).lots
     assert lot.is_new

@@ -111,7 +111,7 @@ def test_standard_is_qualified_for_at_most_300_trainings() -> None:
     plan = Asked(policy.ladder[:-1], policy)
     assert (len(plan.methods), plan.n_probes, plan.n_references, plan.n_runs) == (2, 8, 24, 24)
     assert plan.n_canaries == 4
-    canaries = 8 + 4 + 4 + 2 * 4 * 2 * 0.2
+    canaries = 8 + 4 + 3 + 2 * 3 * 2 * 0.2
     assert plan.most_trainings == pytest.approx(8 * 24 + 1 + 2 * 8 * 24 * 0.2 + canaries)
     assert plan.most_trainings <= 300
 
