@@ -23,8 +23,9 @@ LIMITS = (
     "All runs begin from one original model: how much depends on its luck is not measured.",
     "Few probe subjects show little. Settings chosen after looking at earlier lots are flattered by this one; the "
     "number of the lot says how many there were for these data.",
-    "Runs and retrained models are compared by their outputs on the images and views of the probe subjects. They do "
-    "not exclude differences that are too small for this number of models, or that show only by other means.",
+    "Runs and retrained models are compared by their outputs on the images and views of the probe subjects, and by a "
+    "summary of the layer before the last. They do not exclude differences that are too small for this number of "
+    "models, or that show only by other means.",
 )
 
 
@@ -44,6 +45,22 @@ def sentence_of(predicate: Mapping[str, Any]) -> str:
     did = f"qualified, until {until}" if predicate["passed"] is True else "did not qualify"
     lot = f"by lot number {number} for this method and these data"
     return f"It certifies that {predicate['method']} {did}, {lot}. {predicate['statement']}"
+
+
+def looks_of(predicate: Mapping[str, Any]) -> str:
+    """What the record says of features and of retained subjects, which have no bar; older records have neither."""
+    figures = [probe["figures"] for probe in predicate["probes"] if probe["figures"] is not None]
+    features = [each["features"] for each in figures if each.get("features") is not None]
+    exposed = [each["exposed"] for each in figures if each.get("exposed") is not None]
+    told = "Features: not measured."
+    if features:
+        n_apart, n_runs = (sum(each[name] for each in features) for name in ("n_told_apart", "n_runs"))
+        told = f"By features {n_apart} of {n_runs} runs are told apart from retrained models."
+    others = "Retained subjects: not measured."
+    if exposed:
+        n_exposing = sum(sum(n > 0 for n in each["n_more_exposed"]) for each in exposed)
+        others = f"{n_exposing} of {sum(each['n_runs'] for each in exposed)} runs expose retained subjects more."
+    return f"{told} {others}"
 
 
 def drew_lot(predicate: Mapping[str, Any], index: int, log_leaves: Sequence[bytes | str] | None) -> bool | None:

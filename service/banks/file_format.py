@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from audit.proof.log import canonical_json
 from audit.staleness import Roster
+from audit.statistics.features import DESCRIPTORS
+from audit.statistics.features import VERSION as DESCRIPTORS_VERSION
 from unlearning.faces.views import VERSION as VIEWS_VERSION
 from unlearning.faces.views import VIEWS
 
@@ -32,6 +34,10 @@ OUT = f"margin, views {VIEWS_VERSION}"
 """Statistic of reference banks: models trained without the subjects of the columns."""
 IN = f"margin with everybody, views {VIEWS_VERSION}"
 """Statistic of the bank of models that learned from everybody (`service.banks.originals`)."""
+FEATURES = f"descriptors {DESCRIPTORS_VERSION}, views {VIEWS_VERSION}"
+"""Statistic of banks that hold descriptors of features, a row each in the place of a view (`service.banks.looks`)."""
+OTHERS = "margins of retained subjects, 1"
+"""Statistic of banks that hold one margin for each retained subject that was looked at, likewise."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ class BankKey:
 
     @property
     def n_views(self) -> int:
-        """Margins an example: one for each view, or that of the image as it is."""
-        return len(VIEWS) if self.statistic in (OUT, IN) else 1
+        """Numbers an example: a margin for each view or that of the image as it is, or its descriptors."""
+        return {OUT: len(VIEWS), IN: len(VIEWS), FEATURES: len(DESCRIPTORS)}.get(self.statistic, 1)
 
     @property
     def digest(self) -> str:

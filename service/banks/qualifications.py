@@ -29,7 +29,7 @@ from audit.errors import AuditError
 from audit.proof import envelope as dsse
 from audit.proof import log
 from audit.proof.certificate import certificate_file
-from audit.proof.qualification import LIMITS, PREDICATE_TYPE, RECORD_KIND, log_entry, matches
+from audit.proof.qualification import LIMITS, PREDICATE_TYPE, RECORD_KIND, log_entry, looks_of, matches
 from audit.proof.statement import STATEMENT_TYPE
 from audit.qualification import Bars
 from service.banks.build import training_code_version
@@ -89,6 +89,7 @@ class Qualified:
         statement: what it says about the subjects.
         cost_share: what a run cost, as a share of a training: the median over the probe subjects.
         pass_rate: share of all runs that the gate passed.
+        looks: a sentence on features and retained subjects, which have no bar.
     """
 
     id: str
@@ -100,6 +101,7 @@ class Qualified:
     statement: str
     cost_share: float
     pass_rate: float
+    looks: str
 
 
 def find_valid(
@@ -143,6 +145,7 @@ def find_valid(
     return Qualified(
         done.id, method, int(done.log_index or 0), dsse.digest(_envelope(done)),
         datetime.fromisoformat(predicate["expires_at"]), done.n_probes, statement, *_price_of(predicate),
+        looks_of(predicate),
     )  # fmt: skip
 
 

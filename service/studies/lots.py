@@ -19,6 +19,7 @@ from service.keys.keyring import commitment
 from service.store import ledger, tables
 from service.store.engine import reading
 from service.store.tables import TunedSubject
+from service.studies.looks import N_ORIGINALS
 from unlearning.methods import find_method, settings_for, tuned_record
 from unlearning.recipes import Recipe
 
@@ -69,7 +70,7 @@ class Asked:
     def most_trainings(self) -> float:
         """What it costs at most in trainings, oracles not counted, if no run costs more than the policy's bar."""
         runs = len(self.methods) * self.n_probes * self.n_runs
-        return self.n_probes * self.n_references + 1 + runs * self.policy.cost_share_max
+        return self.n_probes * self.n_references + 1 + N_ORIGINALS + runs * self.policy.cost_share_max
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ from service.studies.experiments import (
     store_of,
 )
 from service.studies.forget_setup import Stage, Task, set_stage
+from service.studies.looks import N_ORIGINALS, gathered, originals_of
 from service.studies.lots import FEWEST_PROBES, Asked, Lot, identity_of, take_lot, tuned_on
 from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.production import made_with
@@ -146,7 +147,8 @@ def prepare(context: Context, asked: Asked) -> Prepared:
             for method in asked.methods
         )
         s.commit()
-    stages = {person: set_stage(context, [person]) for person in sorted({p for lot in lots for p in lot.people})}
+    people = sorted({person for lot in lots for person in lot.people})
+    stages = {person: set_stage(context, [person], with_looks=True) for person in people}
     return Prepared(asked, lots, stages, price_of(context, asked, lots, stages))
 
 
@@ -189,8 +191,10 @@ def qualify(
             lost.setdefault((task.method, person_of[task.stage]), reason)
 
         wanted = [(_experiment(prepared, person), stage) for person, stage in stages.items()]
+        wanted += [(originals_of(person), stage) for person, stage in stages.items()]
         drawn = draw_together(context, wanted, _named("runs of methods", on_step), on_failure=note)
-        runs = dict(zip(stages, drawn, strict=True))
+        runs = dict(zip(stages, drawn, strict=False))
+        originals = dict(zip(stages, drawn[len(stages) :], strict=True))
         results = []
         for lot in prepared.lots:
             probes = []
@@ -199,7 +203,10 @@ def qualify(
                 said = lost.get((lot.method, person))
                 probes.append(
                     diverged(said) if said is not None
-                    else _judge(asked, lot, number, stages[person], references[person], runs[person])
+                    else _judge(
+                        context, asked, lot, number, stages[person], references[person], runs[person],
+                        originals[person][DO_NOTHING],
+                    )
                 )  # fmt: skip
             on_step(f"figures of {lot.method}", len(lot.people), len(lot.people))
             result = conclude(probes, Bars.of(asked.policy))
@@ -249,8 +256,9 @@ def _experiment(prepared: Prepared, person: str) -> Experiment:
 
 
 def _judge(  # noqa: PLR0917
-    asked: Asked, lot: Lot, number: int, stage: Stage, references: Bank, runs: dict[str, Bank]
-) -> Probe:
+    context: Context, asked: Asked, lot: Lot, number: int, stage: Stage, references: Bank, runs: dict[str, Bank],
+    originals: Bank,
+) -> Probe:  # fmt: skip
     mine, ids, n, m = runs[lot.method], stage.plan.example_ids, asked.n_references, asked.n_runs
     try:
         evidence = ProbeEvidence(
@@ -263,6 +271,7 @@ def _judge(  # noqa: PLR0917
             seconds_references=references.seconds[:n],
             seconds_runs=mine.seconds[:m],
             originals=views_of(runs[DO_NOTHING], ids)[:1],  # all its rows are of one original
+            looks=gathered(store_of(context, stage), references, mine, originals, n_references=n, n_runs=m),
         )
     except BankError as error:
         return diverged(f"The models of {lot.method} cannot be judged: {error}")
@@ -333,13 +342,15 @@ def _finish(
 def price_of(context: Context, asked: Asked, lots: Sequence[Lot], stages: dict[str, Stage]) -> Price:
     """What `qualify` would have to do now."""
     n_trainings = n_runs = n_there = 0
-    worth, originals, known = 0.0, False, None
+    worth, originals, further, known = 0.0, False, set[int](), None
     for person, stage in stages.items():
         store, recipe = store_of(context, stage), stage.plan.spec.recipe
         missing = len(store.missing_seeds(stage.plan.key, asked.n_references))
         n_trainings, n_there = n_trainings + missing, n_there + asked.n_references - missing
         methods = tuple(lot.method for lot in lots if person in lot.people)
         experiment = Experiment(methods, (person,), "reuse_n_1", n_models=asked.n_runs)
+        (beside,) = bank_keys(context, stage, originals_of(person)).values()
+        further.update(seed for seed in store.missing_seeds(beside, 1 + N_ORIGINALS) if seed)
         for name, key in bank_keys(context, stage, experiment).items():
             lacking = len(store.missing_seeds(key, asked.n_runs))
             originals = originals or lacking > 0
@@ -352,7 +363,7 @@ def price_of(context: Context, asked: Asked, lots: Sequence[Lot], stages: dict[s
         n_oracles = _n_oracles(context, lots, person, stage)
         n_trainings += len(store.missing_seeds(oracle_plan(stage.plan).key, n_oracles, first=FIRST_ORACLE))
         known = known or _training_seconds(context, store, stage)
-    return Price(n_trainings + originals, n_runs, worth, n_there, known)
+    return Price(n_trainings + originals + len(further), n_runs, worth, n_there, known)
 
 
 def _training_seconds(context: Context, store: BankStore, stage: Stage) -> float | None:

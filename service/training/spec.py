@@ -63,6 +63,8 @@ class TrialSpec:
         oracles: margins of `forget` by models that never saw it, `(n_oracles, n_forget)`; for methods that need them.
         base_weights: file of the model to start from; with a method only.
         with_views: whether the margins of every view of the scored images are wanted (`unlearning.faces.views`).
+        sample: retained rows that features and others' margins are taken of (`service.training.looks`); none for
+            neither.
     """
 
     images: PackedImages
@@ -79,6 +81,7 @@ class TrialSpec:
     base_weights: Path | None = None
     base_digest: str | None = None
     with_views: bool = False
+    sample: Rows | None = None
 
 
 @lru_cache(maxsize=2)
