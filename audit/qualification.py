@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,8 +28,11 @@ from audit.errors import BankError, OptionError, in_range
 from audit.figures import beside, beside_percent
 from audit.policy import Policy
 from audit.statistics.distances import detect
+from audit.statistics.exposure import ExposedByRuns
+from audit.statistics.features import FeaturesOfRuns
 from audit.statistics.forgetting import forgetting_ratio
 from audit.statistics.intervals import CONFIDENCE, Interval, as_accuracies
+from audit.statistics.looks import LooksEvidence, judge_looks
 from audit.statistics.margins import Array
 from audit.statistics.relearning import Relearning, relearning
 from audit.statistics.runs import UNKNOWN, Rejected, learned, rejected_runs, view_figures, view_shifts
@@ -115,6 +118,8 @@ class ProbeEvidence:
     `audit.statistics.relearning`; None: not measured."""
     relearned: ArrayLike = ()
     """Which images were learned again."""
+    looks: LooksEvidence = field(default_factory=LooksEvidence)
+    """What else was looked at: features, and the margins of retained subjects."""
 
     def __post_init__(self) -> None:
         for name in ("references", "runs"):
@@ -176,6 +181,10 @@ class ProbeFigures:
     n_images: int
     relearning: Relearning | None = None
     """How fast the runs come back; None: not measured. It has no bar."""
+    features: FeaturesOfRuns | None = None
+    """Runs told apart from retrained models by penultimate features; no bar. None: not measured."""
+    exposed: ExposedByRuns | None = None
+    """Retained subjects whom the runs expose more than retrained models do; no bar. None: not measured."""
 
 
 @dataclass(frozen=True)
@@ -236,13 +245,14 @@ def judge_probe(evidence: ProbeEvidence, bars: Bars, *, seed: int | np.random.Se
         seed: of the halves, permutations and bootstrap samples.
     """
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    of_forgetting, of_detection, of_retain, of_test, of_views, of_relearning = root.spawn(6)
+    of_forgetting, of_detection, of_retain, of_test, of_views, of_relearning, of_looks = root.spawn(7)
     runs, references = evidence.runs[:, 0], evidence.references[:, 0]
     forgetting = forgetting_ratio(
         runs, references, seed=of_forgetting, n_pairs=int(np.clip(2500 // runs.shape[1], 20, 100))
     )
     shifts = view_shifts(evidence.runs, evidence.references)
     ratios, view_p = view_figures(evidence.runs, evidence.references, of_views)
+    features, exposed = judge_looks(evidence.looks, of_looks)
     figures = ProbeFigures(
         forgetting_ratio=forgetting.ratio,
         n_models_a_side=forgetting.n_models_a_side,
@@ -264,6 +274,8 @@ def judge_probe(evidence: ProbeEvidence, bars: Bars, *, seed: int | np.random.Se
         relearning=None
         if evidence.curves is None
         else relearning(*evidence.curves, evidence.relearned, seed=of_relearning),
+        features=features,
+        exposed=exposed,
     )
     checks = (
         _forgetting_check(figures, bars.forgetting_ratio_min),

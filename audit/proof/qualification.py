@@ -23,8 +23,9 @@ LIMITS = (
     "All runs begin from one original model: how much depends on its luck is not measured.",
     "Few probe subjects show little. Settings chosen after looking at earlier lots are flattered by this one; the "
     "number of the lot says how many there were for these data.",
-    "Runs and retrained models are compared by their outputs on the images and views of the probe subjects. They do "
-    "not exclude differences that are too small for this number of models, or that show only by other means.",
+    "Runs and retrained models are compared by their outputs on the images and views of the probe subjects, and by a "
+    "summary of the layer before the last. They do not exclude differences that are too small for this number of "
+    "models, or that show only by other means.",
 )
 
 
@@ -46,12 +47,12 @@ def sentence_of(predicate: Mapping[str, Any]) -> str:
     return f"It certifies that {predicate['method']} {did}, {lot}. {predicate['statement']}"
 
 
-def remarks(predicate: Mapping[str, Any]) -> tuple[str, str]:
-    """What a record says beside its statement: how fast runs came back, and what the gate says of canaries.
+def remarks(predicate: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a record says beside its statement: how fast runs came back, canaries, features and retained subjects.
 
     A record from before there were these says that they were not measured.
     """
-    return _on_relearning(predicate), _on_canaries(predicate)
+    return _on_relearning(predicate), _on_canaries(predicate), _on_looks(predicate)
 
 
 def _on_relearning(predicate: Mapping[str, Any]) -> str:
@@ -75,6 +76,22 @@ def _on_canaries(predicate: Mapping[str, Any]) -> str:
     kinds = [("models that forgot nothing", found["nothing"]), ("retrained models", found["retrained"])]
     kinds += [(f"runs of {name}", each) for name, each in found["methods"].items()]
     return told + ", ".join(f"{each['n_rejected']} of {each['n']} {what}" for what, each in kinds) + "."
+
+
+def _on_looks(predicate: Mapping[str, Any]) -> str:
+    """What the record says of features and of retained subjects, which have no bar; older records have neither."""
+    figures = [probe["figures"] for probe in predicate["probes"] if probe["figures"] is not None]
+    features = [each["features"] for each in figures if each.get("features") is not None]
+    exposed = [each["exposed"] for each in figures if each.get("exposed") is not None]
+    told = "Features: not measured."
+    if features:
+        n_apart, n_runs = (sum(each[name] for each in features) for name in ("n_told_apart", "n_runs"))
+        told = f"By features {n_apart} of {n_runs} runs are told apart from retrained models."
+    others = "Retained subjects: not measured."
+    if exposed:
+        n_exposing = sum(sum(n > 0 for n in each["n_more_exposed"]) for each in exposed)
+        others = f"{n_exposing} of {sum(each['n_runs'] for each in exposed)} runs expose retained subjects more."
+    return f"{told} {others}"
 
 
 def drew_lot(predicate: Mapping[str, Any], index: int, log_leaves: Sequence[bytes | str] | None) -> bool | None:

@@ -29,10 +29,9 @@ Hastie & Tibshirani 2007, section 2):
 D the pooled standard deviations and R the correlations. IN lies on the upper side.
 
 **The gate's predictive t** of w·x against the other half of the references (`audit.statistics.gate`). Neither the
-judged
-model nor those that judge it had a part in w, so that a retrained model is rejected with probability α. Two sides share
-it: features still like those of models that learned from the subject (`UPPER_SHARE`), and features pushed beyond those
-that did not.
+judged model nor those that judge it had a part in w, so that a retrained model is rejected with probability α. Two
+sides share it: features still like those of models that learned from the subject (`UPPER_SHARE`), and features pushed
+beyond those that did not.
 
 What it cannot see: anything that these six averages or the one direction do not show, a single image among many
 included; a difference where little was learned (IN near OUT); layers before the last. Passing is no proof.

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import unlearning
+from service.banks import looks
 from service.banks.blocks import blocks
 from service.banks.file_format import OUT
 from service.banks.store import Bank, BankKey, BankStore, Claim, ReferenceRow, ReferencesError, Staleness
@@ -58,6 +59,7 @@ class BankPlan:
         tags: keyed hash of each scored image's subject.
         learned, tested: digest of the rows of each person that the models learn from, and are tested on, by keyed hash.
         staleness: how far the bank is from the data as they are; a stale one can be read but not built.
+        others: keyed hash of each subject of `spec.sample` (`service.banks.looks`).
     """
 
     key: BankKey
@@ -67,6 +69,7 @@ class BankPlan:
     learned: dict[str, str] = field(default_factory=dict)
     tested: dict[str, str] = field(default_factory=dict)
     staleness: Staleness = field(default_factory=Staleness)
+    others: tuple[str, ...] = ()
 
 
 def stores(settings: Settings) -> tuple[BankStore, ...]:
@@ -210,6 +213,7 @@ def _begin(  # noqa: PLR0917
                 "since and must be built anew; build it when the run ended."
             ) from None
         begin()
+    looks.begin(store, plan, plan.key, now=now)
 
 
 def _fill(  # noqa: PLR0917
@@ -269,6 +273,7 @@ def _train(store: BankStore, plan: BankPlan, missing: tuple[int, ...], settings:
                 test_accuracy=outcome.test_accuracy,
                 seconds=outcome.seconds,
             )
+            looks.keep(store, plan, plan.key, outcome)
             store.add(plan.key, row, before_write=partial(require_intact, plan.spec.images))
             claims.pop(outcome.seed).release()
             yield len(missing) - done

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from audit.proof.log import canonical_json
 from audit.staleness import Roster
+from audit.statistics.features import DESCRIPTORS
+from audit.statistics.features import VERSION as DESCRIPTORS_VERSION
 from unlearning.faces.views import VERSION as VIEWS_VERSION
 from unlearning.faces.views import VIEWS
 from unlearning.relearning import STEPS
@@ -37,7 +39,11 @@ IN = f"margin with everybody, views {VIEWS_VERSION}"
 RELEARNED = f"{OUT}, relearning {RELEARNING_VERSION}"
 """Statistic of the banks of qualifications: as `OUT`, and then the margins after each step of `unlearning.relearning`.
 """
-_N_VIEWS = {OUT: len(VIEWS), IN: len(VIEWS), RELEARNED: len(VIEWS) + STEPS}
+FEATURES = f"descriptors {DESCRIPTORS_VERSION}, views {VIEWS_VERSION}"
+"""Statistic of banks that hold descriptors of features, a row each in the place of a view (`service.banks.looks`)."""
+OTHERS = "margins of retained subjects, 1"
+"""Statistic of banks that hold one margin for each retained subject that was looked at, likewise."""
+_N_VIEWS = {OUT: len(VIEWS), IN: len(VIEWS), RELEARNED: len(VIEWS) + STEPS, FEATURES: len(DESCRIPTORS)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ class BankKey:
 
     @property
     def n_views(self) -> int:
-        """Margins an example: one for each view, or that of the image as it is; those after relearning as well."""
+        """Numbers an example: a margin for each view or that of the image as it is, those after relearning as well; or
+        its descriptors."""
         return _N_VIEWS.get(self.statistic, 1)
 
     @property

@@ -150,10 +150,38 @@ def _show(result: Result, file: Path) -> None:
         "learned again; shift: the largest of a view, in standard deviations of retrained models; cost: a run's share "
         "of a training."
     )
+    _show_looks(result)
     for sentence in (*remarks(json_ready({"probes": found.probes, "canaries": found.canaries})), *found.reasons):
         _say(sentence)
     _say(f"{result.lot.method} is {'' if found.qualified else 'NOT '}qualified. {found.statement}")
     _say(f"Signed record, entry {result.log_index} of the log: {file}")
+
+
+def _show_looks(result: Result) -> None:
+    """Features and retained subjects, which have no bar."""
+    from audit.report.wording import number
+
+    table = Table(
+        "probe", "told apart", "p", "shift", "nothing done", "exposing", "most", "largest t",
+        title=f"{result.lot.method}: features, and retained subjects",
+    )  # fmt: skip
+    for place, probe in enumerate(result.qualification.probes, 1):
+        figures = probe.figures
+        features, exposed = (None, None) if figures is None else (figures.features, figures.exposed)
+        of_features = ["not measured", "–", "–", "–"] if features is None else [
+            _percent(features.share.value), number(features.detection_p), number(features.shift, digits=1),
+            "–" if features.nothing_done is None else number(features.nothing_done, digits=1),
+        ]  # fmt: skip
+        of_others = ["not measured", "–", "–"] if exposed is None else [
+            _percent(exposed.share), str(max(exposed.n_more_exposed)), number(exposed.largest_t, digits=1)
+        ]  # fmt: skip
+        table.add_row(str(place), *of_features, *of_others)
+    console.print(table)
+    _say(
+        "told apart: runs that features tell from retrained models at α = .05; p: of all runs together; shift: their "
+        "mean, and nothing done: the original's place, in standard deviations of retrained models; exposing: runs "
+        "under which a retained subject is more exposed; most: such subjects in one run. None of these has a bar."
+    )
 
 
 def _write(result: Result, settings: Settings) -> Path:

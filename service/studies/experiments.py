@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from audit.studies.comparison import DO_NOTHING, RETRAIN, Candidates, Comparison, compare
 from audit.studies.experiments import SETUPS, Pool, Setup
+from service.banks import looks
 from service.banks.build import BankPlan, build_bank, training_code_version
 from service.banks.method_code import method_code_version
 from service.banks.oracles import FIRST_SEED as FIRST_ORACLE
@@ -258,6 +259,7 @@ def draw_together(
                 key, example_ids=plan.example_ids, subject_tags=plan.tags, n_wanted=n, now=context.now(),
                 before_write=partial(require_intact, plan.spec.images),
             )  # fmt: skip
+            looks.begin(store, plan, key, now=context.now())
             settings = None if name == DO_NOTHING else settings_for(name, plan.spec.recipe, context.settings.tuned)
             for seed in store.missing_seeds(key, n):
                 original = 0 if experiment.setup == "reuse_n_1" else seed
@@ -274,6 +276,7 @@ def draw_together(
                 if isinstance(outcome, Outcome):
                     plan = task.stage.plan
                     kept = partial(require_intact, plan.spec.images)
+                    looks.keep(store_of(context, task.stage), plan, task.key, outcome)
                     store_of(context, task.stage).add(task.key, _row(plan, outcome), before_write=kept)
                 elif on_failure is None:
                     raise outcome

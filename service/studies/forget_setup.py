@@ -23,6 +23,7 @@ from service.errors import ConflictError, InvalidInputError
 from service.training.answers import require_good_model_in_service
 from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.jobs import Outcome, score, score_unlearned
+from service.training.looks import Looks, look, sample_of, subjects_of
 from service.training.spec import Rows, TrialSpec, intact, open_images
 from unlearning.errors import MethodError
 from unlearning.faces import Faces
@@ -62,8 +63,12 @@ class Stage:
     origin: Origin = field(compare=False, repr=False)
 
 
-def set_stage(context: Context, people: Iterable[str]) -> Stage:
+def set_stage(context: Context, people: Iterable[str], *, with_looks: bool = False) -> Stage:
     """The stage on which people are forgotten; who asked to be erased is in no model of it.
+
+    Args:
+        people: to forget, together.
+        with_looks: features and others' margins of the stage's models are wanted (`service.training.looks`).
 
     Raises:
         InvalidInputError: somebody is not of the training split.
@@ -85,6 +90,10 @@ def set_stage(context: Context, people: Iterable[str]) -> Stage:
         )
     plan = plan_exact_bank(context, recipe, images, wanted, absent)
     plan = replace(plan, spec=replace(plan.spec, forget=plan.spec.scored))
+    if with_looks:
+        sample = sample_of(faces, plan.spec.retain)
+        others = tuple(context.keyring.block_hash(faces.people[person]) for person in subjects_of(faces, sample))
+        plan = replace(plan, spec=replace(plan.spec, sample=sample), others=others)
     everybody = faces.where(split="train", without=absent)
     origin = Origin(digest_of(recipe.digest, rows_digest(faces, everybody)), plan.spec, everybody)
     return Stage(digest_of(plan.key.digest, rows_digest(faces, everybody)), plan, origin)
@@ -127,7 +136,8 @@ def run_original(
 
 def _run_task(task: Task, faces: Faces, model: torch.nn.Module, original: int, seed: int) -> Outcome | MethodError:
     if task.method == DO_NOTHING:
-        return Outcome(seed, *_scored_original(task.stage, task.key, original), 0.0, 0, 0)
+        scored, looks = _seen_original(task.stage, task.key, original)
+        return Outcome(seed, *scored, 0.0, 0, 0, looks=looks)
     spec = _spec_of(task.stage, task.key)
     forget, retain = (
         Examples.from_arrays(faces.images[rows], faces.labels[rows]) for rows in (spec.scored, spec.retain)
@@ -139,11 +149,11 @@ def _run_task(task: Task, faces: Faces, model: torch.nn.Module, original: int, s
             task.method, model, forget, retain, recipe=spec.recipe, seed=UNLEARNING_SEEDS + seed,
             device=spec.device, settings=task.settings,
         )  # fmt: skip
-        scored = score_unlearned(spec, task.method, done.model)
+        scored, looks = score_unlearned(spec, task.method, done.model), look(spec, done.model)
     except MethodError as error:
         return error
     cost = done.cost
-    return Outcome(seed, *scored, cost.seconds, cost.n_forward, cost.n_backward)
+    return Outcome(seed, *scored, cost.seconds, cost.n_forward, cost.n_backward, looks=looks)
 
 
 def _spec_of(stage: Stage, key: BankKey) -> TrialSpec:
@@ -152,16 +162,20 @@ def _spec_of(stage: Stage, key: BankKey) -> TrialSpec:
 
 
 @lru_cache(maxsize=64)
-def _scored_original(stage: Stage, key: BankKey, original: int) -> tuple[NDArray[np.float32], float, float]:
-    """What an original says on a stage, measured once: all rows of `reuse_n_1` are of the same."""
+def _seen_original(
+    stage: Stage, key: BankKey, original: int
+) -> tuple[tuple[NDArray[np.float32], float, float], Looks | None]:
+    """What an original says on a stage, and what was seen of it, once: all rows of `reuse_n_1` are of the same."""
+    spec = _spec_of(stage, key)
     with intact(stage.origin.spec.images):
-        return score(_spec_of(stage, key), original_of(stage.origin, original))
+        model = original_of(stage.origin, original)
+        return score(spec, model), look(spec, model)
 
 
 def forget_originals() -> None:
     """Drop the originals that this process holds, and what they said."""
     original_of.cache_clear()
-    _scored_original.cache_clear()
+    _seen_original.cache_clear()
 
 
 @lru_cache(maxsize=1)

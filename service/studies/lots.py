@@ -21,6 +21,7 @@ from service.store import ledger, tables
 from service.store.engine import reading
 from service.store.tables import TunedSubject
 from service.studies import canaries
+from service.studies.looks import N_ORIGINALS
 from unlearning.methods import find_method, settings_for, tuned_record
 from unlearning.recipes import Recipe
 
@@ -81,7 +82,7 @@ class Asked:
         price is known once the data and the settings are read, not counted."""
         share = self.policy.cost_share_max
         runs = len(self.methods) * self.n_probes * self.n_runs
-        whole = self.n_probes * self.n_references + 1 + runs * share
+        whole = self.n_probes * self.n_references + 1 + N_ORIGINALS + runs * share
         return whole + (canaries.most_trainings(len(self.methods), share) if self.n_canaries else 0.0)
 
 

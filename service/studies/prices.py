@@ -14,6 +14,7 @@ from service.context import Context
 from service.studies.canaries import Planted, workload
 from service.studies.experiments import Experiment, bank_keys, store_of
 from service.studies.forget_setup import Stage
+from service.studies.looks import N_ORIGINALS, originals_of
 from service.studies.lots import Asked, Lot
 from unlearning.methods import settings_for, tuned_record
 from unlearning.recipes import Recipe
@@ -62,6 +63,7 @@ def price_of(
     """What `qualify` would have to do now."""
     n_trainings = n_runs = n_there = 0
     worth, relearning, originals, known = 0.0, 0.0, False, None
+    further = set[int]()
 
     def share_of(name: str, recipe: Recipe) -> float:
         found = tuned_record(name, recipe, context.settings.tuned)
@@ -80,6 +82,10 @@ def price_of(
         relearning += missing * once
         methods = tuple(lot.method for lot in lots if person in lot.people)
         experiment = Experiment(methods, (person,), "reuse_n_1", n_models=asked.n_runs)
+        (beside,) = bank_keys(context, stage, originals_of(person)).values()
+        lacking_beside = {seed for seed in store.missing_seeds(beside, 1 + N_ORIGINALS) if seed}
+        further |= lacking_beside
+        relearning += once * len(lacking_beside)
         for name, key in bank_keys(context, stage, experiment).items():
             lacking = len(store.missing_seeds(key, asked.n_runs))
             originals = originals or lacking > 0
@@ -91,7 +97,7 @@ def price_of(
         n_oracles = n_oracles_of(context, lots, person, stage)
         n_trainings += len(store.missing_seeds(oracle_plan(stage.plan).key, n_oracles, first=FIRST_ORACLE))
         known = known or _training_seconds(context, store, stage)
-    return Price(n_trainings + originals, n_runs, worth, n_there, known, relearning)
+    return Price(n_trainings + originals + len(further), n_runs, worth, n_there, known, relearning)
 
 
 def _relearning_share(stage: Stage) -> float:

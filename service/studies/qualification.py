@@ -55,8 +55,9 @@ from service.store import tables
 from service.store.engine import session
 from service.studies import canaries as canary_study
 from service.studies.canaries import Planted, plant
-from service.studies.experiments import Experiment, draw_oracles, draw_references, draw_together
+from service.studies.experiments import Experiment, draw_oracles, draw_references, draw_together, store_of
 from service.studies.forget_setup import Stage, Task, set_stage
+from service.studies.looks import gathered, originals_of
 from service.studies.lots import FEWEST_PROBES, Asked, Lot, identity_of, take_lot, tuned_on
 from service.studies.prices import Price, n_oracles_of, price_of
 from service.training.data import asked_to_go, images_in_service, recipe_of
@@ -164,8 +165,10 @@ def qualify(
             lost.setdefault((task.method, person_of[task.stage]), reason)
 
         wanted = [(_experiment(prepared, person), stage) for person, stage in stages.items()]
+        wanted += [(originals_of(person), stage) for person, stage in stages.items()]
         drawn = draw_together(context, wanted, _named("runs of methods", on_step), on_failure=note)
-        runs = dict(zip(stages, drawn, strict=True))
+        runs = dict(zip(stages, drawn, strict=False))
+        originals = dict(zip(stages, drawn[len(stages) :], strict=True))
         results = []
         for lot in prepared.lots:
             probes = []
@@ -174,7 +177,10 @@ def qualify(
                 said = lost.get((lot.method, person))
                 probes.append(
                     diverged(said) if said is not None
-                    else _judge(asked, lot, number, stages[person], references[person], runs[person])
+                    else _judge(
+                        context, asked, lot, number, stages[person], references[person], runs[person],
+                        originals[person][DO_NOTHING],
+                    )
                 )  # fmt: skip
             on_step(f"figures of {lot.method}", len(lot.people), len(lot.people))
             mine = None if canaries is None else canaries.of(lot.method)
@@ -233,8 +239,9 @@ def _experiment(prepared: Prepared, person: str) -> Experiment:
 
 
 def _judge(  # noqa: PLR0917
-    asked: Asked, lot: Lot, number: int, stage: Stage, references: Bank, runs: dict[str, Bank]
-) -> Probe:
+    context: Context, asked: Asked, lot: Lot, number: int, stage: Stage, references: Bank, runs: dict[str, Bank],
+    originals: Bank,
+) -> Probe:  # fmt: skip
     mine, ids, n, m = runs[lot.method], stage.plan.example_ids, asked.n_references, asked.n_runs
     try:
         whole = [views_of(bank, ids)[:k] for bank, k in ((mine, m), (references, n), (runs[DO_NOTHING], 1))]
@@ -251,6 +258,7 @@ def _judge(  # noqa: PLR0917
             originals=views[2],  # one: all rows are of one original
             curves=(_curves(whole[0]), _curves(whole[1]), _curves(whole[2])) if len(ids) > 1 else None,
             relearned=relearning.halves(len(ids))[0],
+            looks=gathered(store_of(context, stage), references, mine, originals, n_references=n, n_runs=m),
         )
     except BankError as error:
         return diverged(f"The models of {lot.method} cannot be judged: {error}")
@@ -259,7 +267,7 @@ def _judge(  # noqa: PLR0917
 
 def _stage(context: Context, person: str) -> Stage:
     """The stage of a probe subject, whose models learn a little of it again as well."""
-    stage = set_stage(context, [person])
+    stage = set_stage(context, [person], with_looks=True)
     return replace(stage, plan=replace(stage.plan, key=replace(stage.plan.key, statistic=RELEARNED)))
 
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 import audit
 from audit.errors import NotANumberError
 from service.settings import Settings
+from service.training.looks import Looks, look
 from service.training.priority import go_last, yield_processor, yields
 from service.training.ray_cluster import disconnect, on_cluster, result_of
 from service.training.relearned import relearned
@@ -56,6 +57,7 @@ class Outcome:
         seconds: of training or unlearning alone.
         n_forward, n_backward: examples passed.
         weights_digest: SHA-256 of the weights file, if it was kept.
+        looks: features and others' margins, if the spec asks for them.
     """
 
     seed: int
@@ -66,6 +68,7 @@ class Outcome:
     n_forward: int
     n_backward: int
     weights_digest: str | None = None
+    looks: Looks | None = None
 
     @property
     def margins(self) -> NDArray[np.float32]:
@@ -179,8 +182,9 @@ def run_trial(spec: TrialSpec, seed: int, keep_weights: Path | None = None) -> O
     with intact(spec.images) as faces:
         model, seconds, n_forward, n_backward = _make_model(spec, faces, seed)
         scored = score(spec, model) if spec.method is None else score_unlearned(spec, spec.method, model)
+        looks = look(spec, model)
     digest = save_weights(model, keep_weights) if keep_weights is not None else None
-    return Outcome(seed, *scored, seconds, n_forward, n_backward, digest)
+    return Outcome(seed, *scored, seconds, n_forward, n_backward, digest, looks)
 
 
 def _make_model(spec: TrialSpec, faces: Faces, seed: int) -> tuple[torch.nn.Module, float, int, int]:

@@ -64,6 +64,8 @@ class TrialSpec:
         base_weights: file of the model to start from; with a method only.
         with_views: whether the margins of every view of the scored images are wanted (`unlearning.faces.views`).
         with_relearning: whether those after relearning of the scored images are wanted too (`unlearning.relearning`).
+        sample: retained rows that features and others' margins are taken of (`service.training.looks`); none for
+            neither.
     """
 
     images: PackedImages
@@ -81,6 +83,7 @@ class TrialSpec:
     base_digest: str | None = None
     with_views: bool = False
     with_relearning: bool = False
+    sample: Rows | None = None
 
 
 @lru_cache(maxsize=2)

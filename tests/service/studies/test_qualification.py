@@ -6,17 +6,22 @@ Also of `service.studies.lots`.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlmodel import col, select
 
 from audit.policy import PRESETS, Policy
 from audit.proof import envelope as dsse
 from audit.proof import log
+from audit.proof.qualification import looks_of
 from audit.qualification import Bars
+from service.banks.build import stores
+from service.banks.file_format import FEATURES, OTHERS
 from service.banks.qualifications import Qualified, find_valid, forget_probes, read_record
 from service.commands.references import _qualify_what_is_due
 from service.context import Context
@@ -27,13 +32,16 @@ from service.store.engine import reading, session
 from service.store.tables import LogLeaf, Qualification, Tombstone, TunedSubject
 from service.studies import forget_setup, lots
 from service.studies import qualification as study
-from service.studies.experiments import draw_references
-from service.studies.forget_setup import original_of
+from service.studies.experiments import draw_references, store_of
+from service.studies.forget_setup import ORIGINAL_SEEDS, original_of
+from service.studies.looks import N_ORIGINALS
 from service.studies.lots import Asked, draw_lot
 from service.studies.prices import Price, price_of
 from service.studies.qualification import Prepared, due, prepare, qualify
+from service.training import looks
 from service.training.data import images_in_service, recipe_of
 from service.training.jobs import release_processes
+from service.training.looks import sample_of, subjects_of
 from service.training.spec import open_images
 from tests.service.studies.test_experiments import RECIPE
 from unlearning.errors import MethodError
@@ -106,20 +114,20 @@ def find(context: Context, method: str = "finetune") -> Qualified | str:
 
 
 def test_standard_is_qualified_for_at_most_300_trainings() -> None:
-    """References, the original, canaries, and every run of both methods as expensive as the policy lets it be."""
+    """References, the originals, canaries, and every run of both methods as expensive as the policy lets it be."""
     policy = PRESETS["standard"]
     plan = Asked(policy.ladder[:-1], policy)
     assert (len(plan.methods), plan.n_probes, plan.n_references, plan.n_runs) == (2, 8, 24, 24)
     assert plan.n_canaries == 4
     canaries = 8 + 4 + 3 + 2 * 3 * 2 * 0.2
-    assert plan.most_trainings == pytest.approx(8 * 24 + 1 + 2 * 8 * 24 * 0.2 + canaries)
+    assert plan.most_trainings == pytest.approx(8 * 24 + 1 + 8 + 2 * 8 * 24 * 0.2 + canaries)
     assert plan.most_trainings <= 300
 
 
 def test_the_price_is_told_before_and_nothing_is_left_afterwards(context: Context) -> None:
     prepared = prepare(context, asked("finetune", "seif", n_references=9, n_runs=9))
     price = prepared.price
-    assert price.n_trainings + price.n_runs + price.n_there - 1 == 3 * (9 + 2 * 9)  # and one original
+    assert price.n_trainings + price.n_runs + price.n_there - 1 - 8 == 3 * (9 + 2 * 9)  # and the originals
     assert price.n_runs > 0
     assert price.runs_worth == price.n_runs * LAX.cost_share_max  # nobody tuned for this recipe
     assert price.sentence().startswith(
@@ -357,7 +365,8 @@ def test_all_originals_are_one(context: Context, monkeypatch: pytest.MonkeyPatch
     )
     original_of.cache_clear()
     qualify(context, prepare(context, asked("finetune", "seif", n_references=13, n_runs=13)))
-    assert len(seeds) == 1
+    assert seeds.count(ORIGINAL_SEEDS) == 1
+    assert len(set(seeds)) == len(seeds) <= 1 + N_ORIGINALS
 
 
 def test_an_erasure_in_the_middle_keeps_nothing(context: Context) -> None:
@@ -431,3 +440,80 @@ def test_the_idle_worker_qualifies_what_the_ladder_has_and_nobody_knows(
     monkeypatch.setattr("service.studies.qualification.qualify", lambda context, prepared: [])
     _qualify_what_is_due(context, policy)
     assert [one.methods for one in seen] == [("finetune", "seif")]
+
+
+# What else was looked at
+
+
+def test_features_and_retained_subjects_are_measured_and_told(context: Context) -> None:
+    (result,) = qualify(context, prepare(context, asked()))
+    for probe, shown in zip(
+        result.qualification.probes, [each["figures"] for each in rows(context)[-1].probes], strict=True
+    ):
+        assert probe.figures is not None
+        features, exposed = probe.figures.features, probe.figures.exposed
+        assert features is not None and exposed is not None  # noqa: PT018
+        assert (features.n_runs, features.n_choosing, features.n_judging, features.n_originals) == (8, 4, 4, 8)
+        assert features.nothing_done is not None
+        assert (exposed.n_runs, exposed.n_subjects) == (8, 15)
+        assert shown["figures"]["features"]["n_told_apart"] == features.n_told_apart
+        assert tuple(shown["figures"]["exposed"]["n_more_exposed"]) == exposed.n_more_exposed
+    found = find(context)
+    assert isinstance(found, Qualified)
+    assert "runs are told apart from retrained models" in found.looks
+    assert "24 runs expose retained subjects more" in found.looks
+
+
+def test_models_that_were_made_before_say_that_nothing_was_measured(context: Context) -> None:
+    """As in a home whose banks an older version drew."""
+    prepared = prepare(context, asked())
+    qualify(context, prepared)
+    for stage in prepared.stages.values():
+        store = store_of(context, stage)
+        for status in store.status(now=context.now()):
+            if status.key.statistic in (FEATURES, OTHERS):
+                store.discard(status.key)
+    (result,) = qualify(context, prepare(context, asked()))
+    for probe in result.qualification.probes:
+        assert probe.figures is not None
+        assert (probe.figures.features, probe.figures.exposed) == (None, None)
+    found = find(context)
+    assert isinstance(found, Qualified)
+    assert found.looks == "Features: not measured. Retained subjects: not measured."
+
+
+def test_a_record_without_them_says_so() -> None:
+    predicate = {"probes": [{"figures": {"rejected": {}}}, {"figures": None}]}
+    assert looks_of(predicate) == "Features: not measured. Retained subjects: not measured."
+
+
+def test_an_erased_subject_leaves_no_column_of_features_and_nobody_of_the_retained_ones(context: Context) -> None:
+    prepared = prepare(context, asked())
+    qualify(context, prepared)
+    probe, other = prepared.lots[0].people[0], prepared.lots[0].people[1]
+    for person in (probe, other):
+        tag = context.keyring.block_hash(person)
+        held = sum((store.count_columns([tag]) for store in stores(context.settings)), Counter())
+        assert held[tag, FEATURES] > 0
+        assert held[tag, OTHERS] > 0
+        for store in stores(context.settings):
+            store.drop_subjects([tag])
+        assert not sum((store.count_columns([tag]) for store in stores(context.settings)), Counter())
+    left = [path for path in context.settings.evaluations_folder.rglob("*") if path.is_file()]
+    tag = context.keyring.block_hash(probe)
+    assert not [path for path in left if tag.encode() in path.read_bytes()]
+    (result,) = qualify(context, prepare(context, asked()))  # as if both were among the data again
+    assert result.qualification.qualified
+
+
+def test_retained_subjects_are_whole_and_the_same_for_all_models(context: Context) -> None:
+    faces = open_images(images_in_service(context, recipe_of(context)))
+    retain = faces.where(split="train")
+    whole = sample_of(faces, retain)
+    np.testing.assert_array_equal(whole, retain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(looks, "SAMPLE", 10)
+        some = sample_of(faces, retain)
+        np.testing.assert_array_equal(some, sample_of(faces, retain))
+    assert 10 <= len(some) < 10 + 3
+    assert len(subjects_of(faces, some)) * 3 == len(some)
