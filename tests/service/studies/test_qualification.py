@@ -18,7 +18,7 @@ from sqlmodel import col, select
 from audit.policy import PRESETS, Policy
 from audit.proof import envelope as dsse
 from audit.proof import log
-from audit.proof.qualification import looks_of
+from audit.proof.qualification import remarks
 from audit.qualification import Bars
 from service.banks.build import stores
 from service.banks.file_format import FEATURES, OTHERS
@@ -484,7 +484,7 @@ def test_models_that_were_made_before_say_that_nothing_was_measured(context: Con
 
 def test_a_record_without_them_says_so() -> None:
     predicate = {"probes": [{"figures": {"rejected": {}}}, {"figures": None}]}
-    assert looks_of(predicate) == "Features: not measured. Retained subjects: not measured."
+    assert remarks(predicate)[2] == "Features: not measured. Retained subjects: not measured."
 
 
 def test_an_erased_subject_leaves_no_column_of_features_and_nobody_of_the_retained_ones(context: Context) -> None:
