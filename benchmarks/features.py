@@ -8,8 +8,8 @@ kept beside the margins of all training images, one file a model: a run that was
 
 * **Features** (`audit.statistics.features`): each OUT model is the candidate and is judged by the others, half of which
   choose the direction with eight IN models, in several draws: the false positive rate, with its exact binomial
-  interval. The IN models that chose nothing are candidates, too: power on having done nothing. Then the runs of methods, which
-  begin from an IN model that is not among those that choose.
+  interval. The IN models that chose nothing are candidates, too: power on having done nothing. Then the runs of
+  methods, which begin from an IN model that is not among those that choose.
 * **Everybody else** (`audit.statistics.exposure`): the same candidates, and in how many of them any retained subject is
   more exposed than in the OUT models.
 
