@@ -446,28 +446,42 @@ def test_the_idle_worker_qualifies_what_the_ladder_has_and_nobody_knows(
 
 
 def test_features_and_retained_subjects_are_measured_and_told(context: Context) -> None:
-    (result,) = qualify(context, prepare(context, asked()))
-    for probe, shown in zip(
-        result.qualification.probes, [each["figures"] for each in rows(context)[-1].probes], strict=True
-    ):
+    prepared = prepare(context, asked())
+    (result,) = qualify(context, prepared)
+    recorded = [each["figures"]["figures"] for each in rows(context)[-1].probes]
+    n_told_apart, n_measured = 0, 0
+    for person, probe, shown in zip(prepared.lots[0].people, result.qualification.probes, recorded, strict=True):
         assert probe.figures is not None
         features, exposed = probe.figures.features, probe.figures.exposed
-        assert features is not None and exposed is not None  # noqa: PT018
+        assert exposed is not None
+        assert (exposed.n_runs, exposed.n_subjects) == (8, 15)
+        assert tuple(shown["exposed"]["n_more_exposed"]) == exposed.n_more_exposed
+        spec = prepared.stages[person].plan.spec
+        labels = open_images(spec.images).labels
+        assert (features is not None) == bool(
+            set(labels[spec.scored]) <= set(labels[spec.retain])
+        )  # else: no such mean
+        if features is None:
+            assert shown["features"] is None
+            continue
         assert (features.n_runs, features.n_choosing, features.n_judging, features.n_originals) == (8, 4, 4, 8)
         assert features.nothing_done is not None
-        assert (exposed.n_runs, exposed.n_subjects) == (8, 15)
-        assert shown["figures"]["features"]["n_told_apart"] == features.n_told_apart
-        assert tuple(shown["figures"]["exposed"]["n_more_exposed"]) == exposed.n_more_exposed
+        assert shown["features"]["n_told_apart"] == features.n_told_apart
+        n_told_apart, n_measured = n_told_apart + features.n_told_apart, n_measured + 1
+    assert n_measured > 0
     found = find(context)
     assert isinstance(found, Qualified)
-    assert "runs are told apart from retrained models" in found.looks
-    assert "24 runs expose retained subjects more" in found.looks
+    assert f"{n_told_apart} of {8 * n_measured} runs are told apart from retrained models" in found.looks
+    assert "of 24 runs expose retained subjects more" in found.looks
 
 
 def test_models_that_were_made_before_say_that_nothing_was_measured(context: Context) -> None:
     """As in a home whose banks an older version drew."""
     prepared = prepare(context, asked())
     qualify(context, prepared)
+    with session(context.engine) as s:
+        s.delete(s.get_one(Qualification, prepared.lots[0].id))  # so that the same lot is drawn again
+        s.commit()
     for stage in prepared.stages.values():
         store = store_of(context, stage)
         for status in store.status(now=context.now()):
@@ -503,7 +517,7 @@ def test_an_erased_subject_leaves_no_column_of_features_and_nobody_of_the_retain
     tag = context.keyring.block_hash(probe)
     assert not [path for path in left if tag.encode() in path.read_bytes()]
     (result,) = qualify(context, prepare(context, asked()))  # as if both were among the data again
-    assert result.qualification.qualified
+    assert all(each.figures is not None for each in result.qualification.probes)
 
 
 def test_retained_subjects_are_whole_and_the_same_for_all_models(context: Context) -> None:
