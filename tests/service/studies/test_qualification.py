@@ -471,8 +471,8 @@ def test_features_and_retained_subjects_are_measured_and_told(context: Context) 
     assert n_measured > 0
     found = find(context)
     assert isinstance(found, Qualified)
-    assert f"{n_told_apart} of {8 * n_measured} runs are told apart from retrained models" in found.looks
-    assert "of 24 runs expose retained subjects more" in found.looks
+    assert f"{n_told_apart} of {8 * n_measured} runs are told apart from retrained models" in " ".join(found.remarks)
+    assert "of 24 runs expose retained subjects more" in " ".join(found.remarks)
 
 
 def test_models_that_were_made_before_say_that_nothing_was_measured(context: Context) -> None:
@@ -493,7 +493,7 @@ def test_models_that_were_made_before_say_that_nothing_was_measured(context: Con
         assert (probe.figures.features, probe.figures.exposed) == (None, None)
     found = find(context)
     assert isinstance(found, Qualified)
-    assert found.looks == "Features: not measured. Retained subjects: not measured."
+    assert found.remarks[2] == "Features: not measured. Retained subjects: not measured."
 
 
 def test_a_record_without_them_says_so() -> None:
