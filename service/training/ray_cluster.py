@@ -100,8 +100,8 @@ def result_of(task: Callable[..., T], call: tuple[Any, ...]) -> T:
 
     Raises:
         ExitedError: the task called `sys.exit`. Ray would take it for a lost node and repeat the task for ever.
-        RuntimeError: the task raised an error that pickle cannot make anew, say of a class whose arguments are more
-            than its message. It would arrive as a failure of the pool or of Ray, without what it said.
+        RuntimeError: the task raised an error that pickle cannot make anew, say of a class whose arguments are not
+            its message. It would arrive as a failure of the pool or of Ray, without what it said.
     """
     try:
         with staying():
