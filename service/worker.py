@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from importlib import metadata
 
 import structlog
 from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
@@ -59,6 +60,7 @@ _ENDED = {  # by status of the workflow, why a human must look
 }
 
 WORKFLOW_VERSION = "3"  # set by hand when the order of steps changes: open runs of another version begin anew
+_UNDER_WAY = ("PENDING", "ENQUEUED", "DELAYED")  # statuses of a workflow that DBOS itself goes on with
 
 
 def claim(context: Context, policy: Policy) -> str | None:
@@ -190,25 +192,30 @@ def start_open_run(context: Context, pipeline: Pipeline) -> None:
     if status is None:
         with SetWorkflowID(workflow_id):
             DBOS.start_workflow(pipeline.erase, run.id)
-    elif status.status in _ENDED:
+    elif status.status not in _UNDER_WAY:
         now = _open_run(context)  # it may have ended well, or asked for help, just now
         if now is not None and (now.id, now.n_resumptions) == (run.id, run.n_resumptions) and now.stage == run.stage:
             log.error("run.abandoned", run_id=run.id, workflow=status.status)
-            abandon(context, run.id, _ENDED[status.status])
+            abandon(context, run.id, _ENDED.get(status.status, _STOPPED))
 
 
 def workflow_status(workflow_id: str) -> WorkflowStatus | None:
-    """What DBOS has of a workflow; none also if another version of this program began it: then it begins anew.
+    """What DBOS has of a workflow; none also if another version of this program or of DBOS began it: it begins anew.
 
     DBOS resumes what its own version began and leaves the rest as it is, for ever. A workflow that begins anew takes up
     the stage that its run is in, whose steps may be repeated; nobody else is at it, since this worker has the line.
     """
     status = DBOS.get_workflow_status(workflow_id)
-    if status is None or status.status in _ENDED or status.app_version == WORKFLOW_VERSION:
+    if status is None or status.status not in _UNDER_WAY or status.app_version == workflow_version():
         return status
-    log.warning("run.begins_anew", workflow=workflow_id, version=WORKFLOW_VERSION, begun_by=status.app_version)
+    log.warning("run.begins_anew", workflow=workflow_id, version=workflow_version(), begun_by=status.app_version)
     DBOS.delete_workflow(workflow_id)
     return None
+
+
+def workflow_version() -> str:
+    """Version of what is recorded of a workflow: the order of our steps, and the DBOS that would replay them."""
+    return f"{WORKFLOW_VERSION} dbos {metadata.version('dbos')}"
 
 
 def _open_run(context: Context) -> Run | None:
@@ -224,7 +231,7 @@ def launch(settings: Settings) -> None:
     config: DBOSConfig = {
         "name": "expunge",
         "system_database_url": url,
-        "application_version": WORKFLOW_VERSION,
+        "application_version": workflow_version(),
         "executor_id": LINE,  # the line's worker, wherever it runs, resumes the line's runs
         "log_level": "ERROR",
     }

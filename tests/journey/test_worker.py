@@ -40,6 +40,7 @@ worker.claim = claim
 cli.main()
 """
 OTHER_VERSION = "from service import cli, worker; worker.WORKFLOW_VERSION = 'other'; cli.main()"
+OTHER_DBOS = "from service import cli, worker; worker.metadata.version = lambda name: '99'; cli.main()"
 
 
 @pytest.fixture(scope="module")
@@ -202,12 +203,18 @@ def test_a_mistake_of_the_program_ends_the_worker_and_is_told_without_its_messag
     assert CANARY not in (settings.home / "logs" / "worker.log").read_text()
 
 
-@pytest.mark.parametrize("point", ["unlearning.references_built", "deploying.pointer", "purging.images"])
-def test_a_run_that_another_version_began_begins_anew(settings: Settings, point: str, start: Start) -> None:
+@pytest.mark.parametrize(
+    ("other", "point"),
+    [
+        (OTHER_VERSION, "unlearning.references_built"), (OTHER_VERSION, "deploying.pointer"),
+        (OTHER_VERSION, "purging.images"), (OTHER_DBOS, "auditing.reported"), (OTHER_DBOS, "purging.images"),
+    ],
+)  # fmt: skip
+def test_a_run_that_another_version_began_begins_anew(settings: Settings, other: str, point: str, start: Start) -> None:
     with opened(settings) as context:
         request_id = file(context)
         assert start(settings, EXPUNGE_FAIL_AT=point).wait(SECONDS) == -signal.SIGKILL
-        upgraded = start(settings, "-c", OTHER_VERSION)
+        upgraded = start(settings, "-c", other)
         ends = ("completed", "needs_attention")
         wait_while(upgraded, lambda: state_of(context, request_id) in ends, "the request to end")
         assert state_of(context, request_id) == "completed"

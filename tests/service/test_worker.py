@@ -100,7 +100,7 @@ def test_company_is_waited_for_within_the_window(contexts: Callable[..., Any], c
         assert claim(context, POLICY) is not None
 
 
-@pytest.mark.parametrize("status", ["ERROR", "SUCCESS", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"])
+@pytest.mark.parametrize("status", ["ERROR", "SUCCESS", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "A_STATUS_OF_A_LATER_DBOS"])
 def test_a_run_whose_workflow_ended_without_it_needs_attention(
     context: Context, clock: Any, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
