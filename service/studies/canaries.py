@@ -131,7 +131,7 @@ def workload(context: Context, planted: Planted, methods: Sequence[str]) -> Work
     missing = store.missing_seeds(keys[_WITHOUT], n_without)
     oracles = store.missing_seeds(keys[_WITHOUT], n_oracles, first=_FIRST_ORACLE)
     runs = _lacking(context, planted, methods, None)
-    by_method = {name: sum(len(each.methods.get(name, (None, ()))[1]) for each in runs) for name in methods}
+    by_method = {name: sum(len(each.methods[name][1]) for each in runs if name in each.methods) for name in methods}
     n_there = n_without + n_oracles - len(missing) - len(oracles)
     n_there += N_ORIGINALS - sum(each.itself for each in runs)
     n_there += len(methods) * N_ORIGINALS * RUNS_EACH - sum(by_method.values())
@@ -216,8 +216,8 @@ def run_planted(planted: Planted, wanted: _Runs) -> list[tuple[str, Outcome]]:
         if wanted.itself:
             found.append((DO_NOTHING, _outcome(planted, faces, original.model, wanted.number, original.seconds)))
         for name, (settings, seeds) in wanted.methods.items():
-            needs = find_method(name).needs_oracles and wanted.oracles is not None
-            mine = with_oracles(forget, wanted.oracles) if needs else forget
+            oracles = wanted.oracles if find_method(name).needs_oracles else None
+            mine = forget if oracles is None else with_oracles(forget, oracles)
             for run in seeds:
                 try:
                     done = unlearn(
