@@ -74,12 +74,13 @@ def test_from_nothing_to_a_qualified_method(home: Path, monkeypatch: pytest.Monk
     assert failed.exit_code == 1, failed.output
     lines = failed.output.splitlines()
     assert lines[0] == (
-        "At most 25 trainings' worth: 3 probe subjects, 8 retrained models of each, 8 runs of each method on each; by "
+        "At most 33 trainings' worth: 3 probe subjects, 8 retrained models of each, 8 runs of each method on each; by "
         "the bars of the policy hard."
     )
     assert lines[1].startswith("finetune: lot number 1 for this method and these data, drawn now: 3 of ")
-    assert lines[2].startswith("25 models to train and 24 runs of methods, together about 25 trainings")
+    assert lines[2].startswith("33 models to train and 24 runs of methods, together about 33 trainings")
     assert "finetune is NOT qualified. 0 of 3 probe subjects passed" in failed.output
+    assert "finetune: features, and retained subjects" in failed.output
     assert methods()["finetune"]["sentence"].startswith("finetune failed its qualification on ")
     assert methods()["finetune"]["valid"] is False
     assert methods()["retrain"] is None
@@ -94,6 +95,7 @@ def test_from_nothing_to_a_qualified_method(home: Path, monkeypatch: pytest.Monk
     assert plain["lot_number"] == 2
     assert plain["qualified"] is False
     record = json.loads(Path(plain["record"]).read_text())
+    assert all(probe["figures"]["exposed"]["n_runs"] == 8 for probe in plain["probes"])
     assert record["log"]["index"] == plain["log_index"]
     for name in {row.split(",")[1] for row in (home / "data" / "metadata.csv").read_text().splitlines()[1:]}:
         assert name not in failed.output + again.output + Path(plain["record"]).read_text()
@@ -108,7 +110,8 @@ def test_a_qualified_method_says_until_when(home: Path) -> None:
     context.engine.dispose()
     found = methods()["finetune"]
     assert found["valid"] is True
-    assert found["sentence"] == f"Qualified until {found['until'][:10]}: All 3 of 3."
+    looks = "Features: not measured. Retained subjects: not measured."
+    assert found["sentence"] == f"Qualified until {found['until'][:10]}: All 3 of 3. {looks}"
     assert f"until {found['until'][:10]}" in run("methods").output
     assert found["sentence"] in run("methods", "finetune").output
 
