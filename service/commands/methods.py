@@ -86,7 +86,7 @@ def _standings(settings: Settings, recipe: Recipe, names: list[str]) -> dict[str
 def _sentence(found: Qualified | str) -> str:
     if isinstance(found, str):
         return found
-    return " ".join((f"Qualified until {found.expires_at:%Y-%m-%d}: {found.statement}", *found.remarks))
+    return f"Qualified until {found.expires_at:%Y-%m-%d}: {found.statement}"
 
 
 def _plain(found: Qualified | str | None) -> dict[str, Any] | None:

@@ -74,14 +74,15 @@ def test_from_nothing_to_a_qualified_method(home: Path, monkeypatch: pytest.Monk
     assert failed.exit_code == 1, failed.output
     lines = failed.output.splitlines()
     assert lines[0] == (
-        "At most 25 trainings' worth: 3 probe subjects, 8 retrained models of each, 8 runs of each method on each; by "
+        "At most 33 trainings' worth: 3 probe subjects, 8 retrained models of each, 8 runs of each method on each; by "
         "the bars of the policy hard."
     )
     assert lines[1].startswith("finetune: lot number 1 for this method and these data, drawn now: 3 of ")
-    assert lines[2].startswith("25 models to train and 24 runs of methods, with relearning (")
+    assert lines[2].startswith("33 models to train and 24 runs of methods, with relearning (")
     assert "Relearning: taught half of the images again, " in failed.output
     assert "No canaries were planted." in failed.output
     assert "finetune is NOT qualified. 0 of 3 probe subjects passed" in failed.output
+    assert "finetune: features, and retained subjects" in failed.output
     assert methods()["finetune"]["sentence"].startswith("finetune failed its qualification on ")
     assert methods()["finetune"]["valid"] is False
     assert methods()["retrain"] is None
@@ -96,6 +97,7 @@ def test_from_nothing_to_a_qualified_method(home: Path, monkeypatch: pytest.Monk
     assert plain["lot_number"] == 2
     assert plain["qualified"] is False
     record = json.loads(Path(plain["record"]).read_text())
+    assert all(probe["figures"]["exposed"]["n_runs"] == 8 for probe in plain["probes"])
     assert record["log"]["index"] == plain["log_index"]
     for name in {row.split(",")[1] for row in (home / "data" / "metadata.csv").read_text().splitlines()[1:]}:
         assert name not in failed.output + again.output + Path(plain["record"]).read_text()
@@ -112,7 +114,10 @@ def test_a_qualified_method_says_until_when(home: Path) -> None:
     assert found["valid"] is True
     assert found["sentence"] == f"Qualified until {found['until'][:10]}: All 3 of 3."
     assert f"until {found['until'][:10]}" in run("methods").output
-    assert found["remarks"] == ["Relearning was not measured.", "No canaries were planted."]  # as before there were any
+    assert found["remarks"] == [  # as before there were any
+        "Relearning was not measured.", "No canaries were planted.",
+        "Features: not measured. Retained subjects: not measured.",
+    ]  # fmt: skip
     for sentence in (found["sentence"], *found["remarks"]):
         assert sentence in run("methods", "finetune").output
 

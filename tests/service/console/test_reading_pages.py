@@ -248,7 +248,7 @@ def test_methods_say_whether_they_are_qualified(signed_in: Callable[..., Browser
     write_qualification(context, method="random_mask", passed=False)
     page = browser.get("/methods").text
     assert "Qualified until 2026-07-30, entry 1 of the log. All 3 of 3." in page
-    assert "All 3 of 3. Relearning was not measured. No canaries were planted." in page
+    assert "All 3 of 3. Relearning was not measured. No canaries were planted. Features: not measured." in page
     assert "random_mask failed its qualification on 2026-01-31: 2 of 3. Probe 2: it did not." in page
     assert "dilute was never qualified; run `expunge qualify dilute`." in page
     assert "retrain was never" not in page
