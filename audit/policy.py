@@ -66,7 +66,7 @@ EXACT = (*FROM_SPARE, RETRAIN)
 trained ahead without the subjects' block. Their attempts are tested at the full α and need no qualification."""
 FROM_ORACLES = ("oracle_matching",)
 """Methods that read oracle margins: models trained ahead without the subjects' block, beside the references."""
-ADDED_LATER = ("gate_alpha", "qualification", "cheapest_first", "view_ratio_min")
+ADDED_LATER = ("gate_alpha", "qualification", "cheapest_first", "view_ratio_min", "shadow_changed_max")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,9 @@ class Policy:
     cheapest_first: bool = False
     """Whether a run tries the rungs in the order of their expected price, from measured shares and pass rates, in place
     of the ladder's. Each keeps the level of its place in the ladder."""
+    shadow_changed_max: float = 0.0
+    """Largest share of live predictions to which a candidate may give another label than the model in service; 0
+    reports it without a bar."""
 
     def __post_init__(self) -> None:
         self._settle_types()
@@ -119,6 +122,7 @@ class Policy:
         in_range("staleness_max", self.staleness_max, 0.0, 1.0)
         in_range("gate_alpha", self.gate_alpha, 0.0, 0.5)
         in_range("view_ratio_min", self.view_ratio_min, 0.0, 1.0)
+        in_range("shadow_changed_max", self.shadow_changed_max, 0.0, 1.0)
         if self.qualification and not self.gate_alpha:
             raise PolicyError(
                 "Expected gate_alpha above 0 where qualification is true: without a bank of runs the gate is all that "

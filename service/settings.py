@@ -212,6 +212,19 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(
         0.1, gt=0, le=_CENTURY_SECONDS, description="Interval at which the queue and the active generation are polled."
     )
+    shadow_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=_CENTURY_SECONDS,
+        description="Longest time for which a certified candidate answers a share of the live predictions too, unseen "
+        "by callers, before it goes into service; 0: not at all.",
+    )
+    shadow_share: float = Field(
+        0.1, gt=0, le=1, description="Share of the batches that the candidate answers too in that time."
+    )
+    shadow_images: int = Field(
+        1000, ge=1, description="Images after which that time ends early, over all serving processes."
+    )
     fail_at: str = Field("", description="For tests: the worker kills itself once at this point of the pipeline.")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines.")
     log_level: Literal["info", "warning", "error"] = Field("info", description="The lowest level that is logged.")

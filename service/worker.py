@@ -36,7 +36,7 @@ from service.erasure.lease import LineLease
 from service.erasure.pipeline import Pipeline, abandon
 from service.erasure.reruns import announcement
 from service.erasure.waiting import Waiting
-from service.errors import ExpungeError
+from service.errors import ExpungeError, StartupError
 from service.models import deployment, registry, rollbacks
 from service.requests import head_count, intake, runs, states
 from service.requests.data_folder import Watch
@@ -248,7 +248,15 @@ def run_worker(settings: Settings, policy: Policy, now: Callable[[], datetime] =
 
     The process ends here, and with it the step that a thread of DBOS may be in: the interpreter would wait until that
     is done, without the lease that it needs.
+
+    Raises:
+        StartupError: the policy has a bar on figures that the settings let nobody measure.
     """
+    if policy.shadow_changed_max and not settings.shadow_seconds:
+        raise StartupError(
+            f"Expected EXPUNGE_SHADOW_SECONDS above 0, since the policy {policy.name} has a bar on changed labels of "
+            "live predictions (shadow_changed_max); set it, or take the bar out of the policy."
+        )
     stop, status = threading.Event(), 0
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -274,7 +274,6 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
                 '(rate(expunge_image_bytes_bucket{job=~"$job"}[$__rate_interval])))'
                 for name, share in (("50", 0.5), ("95", 0.95))
             },
-            width=12,
         ),
         Panel(
             "Decoding of an image",
@@ -285,7 +284,17 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
                 '(rate(expunge_decode_seconds_bucket{job=~"$job"}[$__rate_interval])))'
                 for name, share in (("50", 0.5), ("95", 0.95))
             },
-            width=12,
+        ),
+        Panel(
+            "Labels that the latest candidate would change",
+            "Share of live predictions that the candidate shadowed last gave another label, by the class answered; "
+            "-1: classes with few images, together.",
+            "percentunit",
+            {
+                "class {{class_index}}": "sum by (class_index) "
+                '(expunge_shadow_predictions{job=~"$job", what="label_changed"}) '
+                '/ sum by (class_index) (expunge_shadow_predictions{job=~"$job", what="all"})'
+            },
         ),
     ),
 }

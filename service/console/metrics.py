@@ -23,6 +23,7 @@ from service.callbacks import outbox
 from service.console.durations import Durations, request_durations, stage_durations
 from service.context import LINE, Context
 from service.erasure.price import PURPOSES
+from service.models import shadowing
 from service.requests import doubts
 from service.requests.states import ENDS, STATES
 from service.store.engine import reading
@@ -72,6 +73,7 @@ class DatabaseCollector(Collector):
                 **_run(s),
                 **_audits(s, self._ladder),
                 **_qualifications(s, self._ladder),
+                **_shadow(s),
                 **_models(s, now),
                 **_callbacks(s),
             }
@@ -202,6 +204,21 @@ def _qualifications(s: Session, ladder: Iterable[str]) -> dict[str, Labelled]:
         "expunge_qualification_expires_timestamp_seconds": {
             (method,): _unix(row.expires_at) if row.passed else None for method, row in known.items()
         },
+    }
+
+
+def _shadow(s: Session) -> dict[str, Labelled]:
+    compared = shadowing.newest(s)
+    predictions: dict[tuple[str, ...], float | None] = {}
+    for place, figures in compared.counts.items() if compared else ():
+        predictions[str(place), "all"] = figures.images
+        if figures.is_told:
+            predictions[str(place), "label_changed"] = figures.labels_changed
+            predictions[str(place), "confidence_changed"] = figures.confidence_changed
+            predictions[str(place), "failed"] = figures.failed
+    return {
+        "expunge_shadow_predictions": predictions,
+        "expunge_shadow_timestamp_seconds": _one(_unix(compared.ended_at) if compared else None),
     }
 
 

@@ -22,12 +22,12 @@ from service.erasure.ladder import steps
 from service.erasure.workspace import stored_plan
 from service.errors import NotFoundError
 from service.keys import api_keys
-from service.models import rollbacks
+from service.models import rollbacks, shadowing
 from service.requests import views as readings
 from service.requests.schemas import Ground, LegalReason, Regulation
 from service.requests.states import ENDS
 from service.store.engine import fit_id, reading
-from service.store.tables import Attempt, Run
+from service.store.tables import Attempt, ModelVersion, Run
 from service.studies.method_catalog import standings
 from service.training.data import recipe_of
 from unlearning.errors import UnlearningError
@@ -121,12 +121,15 @@ def _add_runs(router: APIRouter, context: Context, pages: Pages) -> None:
                 raise NotFoundError("There is no run with this number.")
             attempts = queries.attempts_of(s, run.id)
             members = queries.requests_of_run(s, run.id)
+            compared, base = shadowing.find(s, run.id), s.get(ModelVersion, run.base_digest)
+        classes = (base.manifest if base else {}).get("classes", ())
         is_open = run.finished_at is None
         took = views.span(((run.finished_at or context.now()) - run.created_at).total_seconds())
         return pages.page(
             request, visitor, "run.html", poll_ms=LIVE_MS if is_open else 0, run=run, is_open=is_open, members=members,
             rungs=_rungs(context, run, attempts), methods=METHODS, progress=views.progress_of(run.stage_note),
-            stages=views.stages(run.stage, finished=not is_open), took=took,
+            stages=views.stages(run.stage, finished=not is_open), took=took, compared=compared,
+            compared_rows=views.shadow_rows(compared.counts, classes) if compared else (), moved=shadowing.MOVED,
         )  # fmt: skip
 
     @router.get("/runs")

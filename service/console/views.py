@@ -13,6 +13,7 @@ from typing import Any, Final
 from audit.policy import Policy
 from audit.report import wording
 from service.erasure.price import rows
+from service.models.shadowing import OTHERS, Counts, Figures
 from service.requests import states
 from service.store.tables import Attempt, RequestEvent, Run
 
@@ -215,7 +216,22 @@ def bars(policy: Policy) -> list[tuple[str, str, str]]:
         ("Difference on the forget set", asked(policy.detection_alpha), "combined Kolmogorov–Smirnov test"),
         ("Staleness of the bank", f"≤ {policy.staleness_max:.0%}", "subjects erased since it was trained"),
         ("Cost", f"≤ {policy.cost_share_max:.0%}", "of retraining's time, one run"),
+        (
+            "Changed labels of live predictions",
+            f"≤ {policy.shadow_changed_max:.1%}" if policy.shadow_changed_max else "reported only",
+            "of the candidate beside the model in service, if it is shadowed",
+        ),
     ]
+
+
+def shadow_rows(counts: Counts, classes: Sequence[str]) -> list[tuple[str, Figures]]:
+    """Figures of a comparison by class, most images first, then of all others."""
+    named = [(place, figures) for place, figures in counts.items() if place != OTHERS]
+    ordered = sorted(named, key=lambda item: -item[1].images)
+    rows = [(classes[place] if place < len(classes) else f"class {place}", figures) for place, figures in ordered]
+    if (others := counts.get(OTHERS)) is not None and named:
+        rows.append(("classes with few images", others))
+    return rows
 
 
 def stages(stage: str, *, finished: bool) -> list[tuple[str, str]]:

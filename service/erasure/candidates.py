@@ -39,9 +39,9 @@ from service.erasure.references import (
     other_forget_sets,
 )
 from service.erasure.workspace import Workspace
-from service.errors import NotFoundError, PoorModelError, WeightsError
+from service.errors import NotFoundError, PoorModelError, RunStoppedError, WeightsError
 from service.inference.network import network_for
-from service.models import networks, registry, rosters
+from service.models import networks, registry, rosters, shadowing
 from service.models.building import build_model
 from service.models.deployment import deploy as swap
 from service.requests.runs import get_run, note, requests_of
@@ -226,8 +226,12 @@ def judge(work: Workspace, step: int) -> bool:
     return passed
 
 
-def deploy(work: Workspace) -> None:
-    """Register the certified weights, swap every serving process to them, keep the barrier's rows with the run."""
+def deploy(work: Workspace) -> str | None:
+    """Register the certified weights, swap every serving process to them, keep the barrier's rows with the run.
+
+    Returns:
+        None, or a sentence that says why the candidate was not put into service.
+    """
     context, run, folder = work.context, work.run, work.folder
     with reading(context.engine) as s:
         attempt = _passed(s, run.id)
@@ -247,7 +251,17 @@ def deploy(work: Workspace) -> None:
     digest = registry.add(context, weights, manifest, _learned_from(work, attempt.method), network=network)
     context.reached("deploying.registered")
     note(context, run.id, "waiting for the serving processes to swap")
-    barrier = swap(context, digest, forget_older=True)
+
+    def last_look() -> None:
+        shadowing.compare(
+            context, run.id, digest, changed_max=lambda: work.policy.shadow_changed_max,
+            note=lambda text: note(context, run.id, text),
+        )  # fmt: skip
+
+    try:
+        barrier = swap(context, digest, forget_older=True, before_commit=last_look)
+    except RunStoppedError as error:
+        return error.detail
     context.reached("deploying.barrier")
     folder.write("barrier", barrier.to_dict())
     with session(context.engine) as s:
@@ -256,6 +270,7 @@ def deploy(work: Workspace) -> None:
         s.add(row)
         s.commit()
     log.info("run.deployed", generation=barrier.generation)
+    return None
 
 
 def _network_of(work: Workspace, attempt: Attempt) -> bytes | None:

@@ -15,6 +15,7 @@ from audit.proof.log import inclusion_proofs
 from audit.proof.statement import NOT_REQUIRED
 from service.context import LINE, Context
 from service.erasure.purge_record import Facts, PurgeRecord
+from service.models import shadowing
 from service.store import ledger
 from service.store.tables import Attempt, CertificateRecord, ErasureRequest, Run
 from service.training.production import made_with
@@ -60,6 +61,8 @@ class Issuer:
             judged |= {
                 "generation": self.run.generation, "barrier": _acknowledgements(purged.barrier), "rerun": purged.rerun,
             }  # fmt: skip
+            if (compared := shadowing.find(s, self.run.id)) is not None:
+                judged["figures"]["shadow"] = compared.summary()
 
         def certificate(request: ErasureRequest) -> Certificate:
             has_learned = bool(self.facts.trained_of.get(request.id))

@@ -137,8 +137,8 @@ class Pipeline(DBOSConfiguredInstance):
                     if (mismatch := self.rerun(run_id)) is not None:
                         return self.ask_for_help(run_id, mismatch)
                     phase = "deploying"
-            if phase == "deploying":
-                self.deploy(run_id)
+            if phase == "deploying" and (refusal := self.deploy(run_id)) is not None:
+                return self.ask_for_help(run_id, refusal)
             self.purge(run_id)
             self.complete(run_id)
         except Exception as error:
@@ -209,12 +209,17 @@ class Pipeline(DBOSConfiguredInstance):
         return mismatch
 
     @durable(**STEP)
-    def deploy(self, work: Workspace) -> None:
-        """Swap the certified weights in. Afterwards every serving process answers with them or refuses to answer."""
+    def deploy(self, work: Workspace) -> str | None:
+        """Swap the certified weights in. Afterwards every serving process answers with them or refuses to answer.
+
+        Returns:
+            None, or a sentence that says why they were not put into service.
+        """
         advance(work.context, work.run_id, "deploying")
         work.context.reached("deploying.start")
-        candidates.deploy(work)
+        refusal = candidates.deploy(work)
         work.context.reached("deploying.end")
+        return refusal
 
     @durable(**PATIENT)
     def purge(self, work: Workspace) -> None:

@@ -150,17 +150,22 @@ def deploy(
     began = context.now()
     generation = stage(context, digest)
     context.reached("deploying.staging")
-    deadline = steady() + patience
-    while not (seen := look(context)).all_have(lambda row: _has_loaded(row, generation)):
-        _refuse_if_all_failed(context, seen, generation)
-        if steady() > deadline:
-            abort(context, generation)
-            raise TryLaterError(
-                f"Expected every serving process to load {digest} in {patience:.0f} s. {seen.sentence()}"
-            )
-        sleep(LOOK_SECONDS)
+
+    def wait_until_loaded() -> None:
+        deadline = steady() + patience
+        while not (seen := look(context)).all_have(lambda row: _has_loaded(row, generation)):
+            _refuse_if_all_failed(context, seen, generation)
+            if steady() > deadline:
+                abort(context, generation)
+                raise TryLaterError(
+                    f"Expected every serving process to load {digest} in {patience:.0f} s. {seen.sentence()}"
+                )
+            sleep(LOOK_SECONDS)
+
+    wait_until_loaded()
     context.reached("deploying.staged")
     _last_look(context, generation, before_commit)
+    wait_until_loaded()  # also those processes that started during the last look
     commit(context, generation, forget_older=forget_older)
     log.info("swap.committed", generation=generation, model_version=digest)
     context.reached("deploying.committed")

@@ -18,12 +18,12 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ from service.errors import EngineError, TryLaterError
 from service.inference.engine import Engine
 from service.serving.slot import InFlight, ModelSlot
 from unlearning.errors import staying
+
+if TYPE_CHECKING:
+    from service.serving.shadow import Shadow
 
 MAX_BATCH = 32  # images; larger batches are no cheaper an image, and the first of them waits longer
 QUIET_TURNS = 4  # between an answer and the same client's next image: one turn each to write, read, parse and decode
@@ -72,6 +75,10 @@ class _Waiting:
     since: float
     outcome: list[Prediction] | Exception | None = None
 
+    def answered(self) -> Iterable[tuple[NDArray[np.uint8], Prediction]]:
+        """Its images with their answers; none if it got none."""
+        return zip(self.images, self.outcome, strict=True) if isinstance(self.outcome, list) else ()
+
 
 Job = Callable[[], object]
 
@@ -84,6 +91,9 @@ class MicroBatcher:
         max_queue: calls that may wait; more are refused.
         max_batch: images computed together at most, and images a call may have.
         on_batch: called with the size of each batch, on the inference thread.
+
+    Attributes:
+        shadow: sees each batch once its answers were handed out; none while nothing is compared.
     """
 
     def __init__(
@@ -94,6 +104,7 @@ class MicroBatcher:
         max_batch: int = MAX_BATCH,
         on_batch: Callable[[int], object] = lambda _: None,
     ) -> None:
+        self.shadow: Shadow | None = None
         self._slot = slot
         self._max_queue = max_queue
         self._max_batch = max_batch
@@ -209,6 +220,8 @@ class MicroBatcher:
             for later in {waiting.answer.get_loop() for waiting in tuple(self._gathered)} - {loop}:
                 with suppress(RuntimeError):
                     later.call_soon_threadsafe(self._look, later)
+        if (shadow := self.shadow) is not None:
+            shadow.see([answered for waiting in batch for answered in waiting.answered()])
 
     def _deliver(self, loop: asyncio.AbstractEventLoop, batch: list[_Waiting], is_computing: bool) -> None:
         """In the event loop: resolve what nobody cancelled, then look for the next batch, unless one is under way."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -24,10 +25,11 @@ from sqlmodel import select
 from service.context import LINE, Context
 from service.errors import ExpungeError
 from service.inference.engine import Engine
-from service.models import deployment, registry
+from service.models import deployment, registry, shadowing
 from service.models.commit_word import CommitWord
 from service.models.deployment import failure_prefix
 from service.serving.batching import MicroBatcher
+from service.serving.shadow import Shadow
 from service.serving.slot import Lease, ModelSlot, Moment
 from service.serving.speedups import PACKED_WEIGHTS, is_on
 from service.store.engine import session
@@ -45,6 +47,7 @@ REMEMBERS = (
 )
 _WATCH_SECONDS = 0.002
 _RETRY_SECONDS = 1.0
+_WRITE_SECONDS = 1.0
 _FORGOTTEN_AFTER = timedelta(days=1)  # rows of other hosts, whose processes cannot be looked at
 
 
@@ -74,6 +77,8 @@ class Follower:
         self._seen_at: dict[int, float] = {}  # generation → steady time at which staging it was first tried
         self._last_error = ""
         self._retry_at = 0.0
+        self._written_at = 0.0  # steady time at which the shadow's counts were written
+        self._compared_at = 0.0  # and at which it last looked at them
         self._stop = Event()
         self._threads = [
             Thread(target=self._beat, name="heartbeat", daemon=True),
@@ -155,6 +160,7 @@ class Follower:
                 return
             self._recover()
         self.swap_and_acknowledge()
+        self._compare()
 
     def swap_and_acknowledge(self) -> None:
         """Change engines if the staged one is committed; acknowledge if everything older has been sent."""
@@ -194,6 +200,22 @@ class Follower:
         self._slot.stage(engine)
         self._recover()
         self._write(staged_generation=generation)
+
+    def _compare(self) -> None:
+        """Let the staged engine answer batches too while a comparison asks for it, and write down what it counted."""
+        staged, shadow, now = self._slot.staged, self._batcher.shadow, self._lease.now().steady
+        asked = shadowing.find_open(self._context, staged.digest) if staged is not None else None
+        if staged is None or asked is None:
+            self._batcher.shadow = None
+            return
+        if shadow is None or shadow.engine is not staged or shadow.run_id != asked.run_id:
+            self._batcher.shadow = Shadow(staged, asked.run_id, asked.share, random.Random(self.boot_id))
+            self._written_at = self._compared_at = now
+        elif now >= self._written_at + _WRITE_SECONDS and (counts := shadow.counts):
+            shadowing.write_part(self._context, shadow.run_id, self.boot_id, staged.generation, counts)
+            self._written_at = now
+        self._seen_at[staged.generation] = self._seen_at.get(staged.generation, now) + now - self._compared_at
+        self._compared_at = now  # the swap's own duration goes on afterwards
 
     def _warm_up(self, engine: Engine, sizes: tuple[int, ...]) -> None:
         for size in sizes:

@@ -235,6 +235,30 @@ class ServingWorker(SQLModel, table=True):
     lease_until: datetime = instant()
 
 
+class ShadowComparison(SQLModel, table=True):
+    """Live predictions that a run's candidate answered too before it was committed; see `service.models.shadow`."""
+
+    __tablename__ = "shadow_comparisons"
+
+    run_id: str = Field(primary_key=True)
+    digest: str  # of the candidate
+    share: float  # of the batches that it answered too
+    counts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)  # by place of the class; empty before the end
+    began_at: datetime = instant()
+    ended_at: datetime | None = instant(nullable=True)
+
+
+class ShadowPart(SQLModel, table=True):
+    """What one serving process counted for a comparison that is under way; goes when it ends."""
+
+    __tablename__ = "shadow_parts"
+
+    run_id: str = Field(primary_key=True)
+    boot_id: str = Field(primary_key=True)
+    generation: int = Field(primary_key=True)  # under which the candidate was staged
+    counts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)  # by place of the class
+
+
 class Tombstone(SQLModel, table=True):
     """Keyed hash of a person who asked to be erased: in no later training run, even while waiting."""
 

@@ -132,6 +132,15 @@ WORKER: Final[Mapping[str, Measure]] = {
         "Unix time at which it expires; absent: it did not pass, or there is none.",
         ("method",),
     ),
+    "expunge_shadow_predictions": Measure(
+        "gauge",
+        "Live predictions that the latest shadowed candidate answered too, by the place of the class answered (-1: "
+        "classes with few images, together) and by what of them: all, label_changed, confidence_changed, failed.",
+        ("class_index", "what"),
+    ),
+    "expunge_shadow_timestamp_seconds": Measure(
+        "gauge", "Unix time at which its comparison ended; absent: no candidate was shadowed yet."
+    ),
     "expunge_bank_blocks": Measure("gauge", "Blocks of people, by the state of their reference bank.", ("state",)),
     "expunge_bank_models": Measure("gauge", "Finished reference models, none counted beyond what is wanted."),
     "expunge_bank_models_wanted": Measure("gauge", "Reference models the policy asks for, over all blocks."),
