@@ -80,7 +80,7 @@ def _on_canaries(predicate: Mapping[str, Any]) -> str:
 
 def _on_looks(predicate: Mapping[str, Any]) -> str:
     """What the record says of features and of retained subjects, which have no bar; older records have neither."""
-    figures = [probe["figures"] for probe in predicate["probes"] if probe["figures"] is not None]
+    figures = [probe["figures"] for probe in predicate["probes"] if probe.get("figures") is not None]
     features = [each["features"] for each in figures if each.get("features") is not None]
     exposed = [each["exposed"] for each in figures if each.get("exposed") is not None]
     told = "Features: not measured."

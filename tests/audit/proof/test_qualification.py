@@ -65,7 +65,7 @@ def test_a_lot_of_other_canaries_is_another_one() -> None:
 
 
 def test_an_old_record_says_that_relearning_and_canaries_were_not_measured() -> None:
-    assert remarks(RECORD) == ("Relearning was not measured.", "No canaries were planted.")
+    assert remarks(RECORD)[:2] == ("Relearning was not measured.", "No canaries were planted.")
     old = [{"commitment": "a", "figures": {"cost_share": 0.1}}, {"commitment": "b", "figures": None}]
     assert remarks({**RECORD, "probes": old})[0] == "Relearning was not measured."
 
@@ -77,7 +77,7 @@ def test_what_is_said_of_relearning_and_canaries() -> None:
     ]
     counts = {"nothing": {"n": 16, "n_rejected": 15}, "retrained": {"n": 16, "n_rejected": 1}}
     canaries = {"n_canaries": 4, **counts, "methods": {"remix": {"n": 32, "n_rejected": 9}}}
-    assert remarks({**RECORD, "probes": [*figures, {"figures": None}], "canaries": canaries}) == (
+    assert remarks({**RECORD, "probes": [*figures, {"figures": None}], "canaries": canaries})[:2] == (
         "Relearning: taught half of the images again, 8 of 48 runs came back on the others faster than retrained "
         "models do; on 1 of 2 probe subjects the runs together were told from retrained models.",
         "Canaries: of 4 planted subjects the gate rejects 15 of 16 models that forgot nothing, 1 of 16 retrained "
