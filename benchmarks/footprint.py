@@ -209,8 +209,9 @@ def main() -> None:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in builds}
         for number in range(n_rounds):
             for name, build in builds.items():
-                found[name].append(build.measure())
-                print(f"{time.strftime('%H:%M:%S')} {number + 1} of {n_rounds}: {name}", flush=True)
+                found[name].append(one := build.measure())
+                told = ", ".join(f"{key} {value / MB if 'bytes' in key else value:.1f}" for key, value in one.items())
+                print(f"{time.strftime('%H:%M:%S')} {number + 1} of {n_rounds}, {name}: {told}", flush=True)
         judged = tell(found, n_rounds)
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": machine(), "runs": found, "ratios": judged}, indent=1) + "\n")

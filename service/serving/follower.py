@@ -32,6 +32,7 @@ from service.serving.batching import MicroBatcher
 from service.serving.shadow import Shadow
 from service.serving.slot import Lease, ModelSlot, Moment
 from service.serving.speedups import PACKED_WEIGHTS, is_on
+from service.settings import Settings
 from service.store.engine import session
 from service.store.process_marks import has_ended, mark_of, this_host
 from service.store.tables import Deployment, ServingWorker
@@ -224,12 +225,9 @@ class Follower:
 
     def _load_from_registry(self, digest: str, generation: int) -> Engine:
         settings, weights = self._context.settings, registry.load_checked(self._context, digest)
-        pack = None
-        if settings.backend == "torch" and is_on(PACKED_WEIGHTS, settings):
-            from service.serving.speedups.packed_weights import pack  # imports torch
         return Engine.load(
             weights, generation, settings.device, lambda job: self._batcher.on_inference_thread(job).result(),
-            backend=settings.backend, temperature=settings.temperature, pack=pack,
+            backend=settings.backend, temperature=settings.temperature, pack=_pack_for(settings),
         )  # fmt: skip
 
     def _fail(self, sentence: str) -> None:
@@ -296,6 +294,15 @@ class Follower:
         except Exception as error:
             log.error("swap.disturbed", error=type(error).__name__)
             self._stop.wait(_WATCH_SECONDS)
+
+
+def _pack_for(settings: Settings) -> Callable[..., Any] | None:
+    """How weights are laid out, where PyTorch computes with them."""
+    if settings.backend != "torch" or not is_on(PACKED_WEIGHTS, settings):
+        return None
+    from service.serving.speedups.packed_weights import pack  # imports torch
+
+    return pack
 
 
 def _give_memory_back() -> None:
