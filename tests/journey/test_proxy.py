@@ -21,15 +21,18 @@ pytestmark = [pytest.mark.journey, pytest.mark.nginx]
 
 API, CONSOLE = "/faces", "/operators/faces"
 
-# The block of docs/operating.md; where the path stays, nginx is told no path to replace it by.
-_LOCATION = """
-    location {prefix}/ {{
-        proxy_pass http://127.0.0.1:{port}{path};
-        proxy_set_header Host $http_host;
-        proxy_set_header X-Forwarded-Proto https;
-        proxy_set_header X-Forwarded-For $remote_addr;
-    }}
-"""
+PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
+
+
+def locations(service: Service, *, take_off: bool) -> str:
+    """The block of the page, for this service, whose callers are said to come by https."""
+    block = re.search(r"^```nginx\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert block is not None
+    text = block[1].replace("$scheme", "https")
+    for port, ours in ((3000, service.settings.port), (3001, service.settings.console_port)):
+        assert f"127.0.0.1:{port}/;" in text
+        text = text.replace(f"127.0.0.1:{port}/;", f"127.0.0.1:{ours}{'/' if take_off else ''};")
+    return text
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,10 @@ def service(nginx: str, tiny_home: Path, tmp_path_factory: pytest.TempPathFactor
         "hold_seconds": 3600.0,
     }  # fmt: skip
     with starting(settings.model_copy(update=changes)) as start:
-        yield start()
+        service = start()
+        console = f"http://127.0.0.1:{settings.console_port}/health"
+        service.processes.wait_until(lambda: _answers(console), "the console to listen", PATIENCE_SECONDS)
+        yield service
 
 
 @pytest.fixture(scope="module", params=["takes the path off", "leaves the path"])
@@ -57,15 +63,13 @@ def url(
 ) -> Iterator[str]:
     """Where nginx listens."""
     (port,), folder = free_ports(1), tmp_path_factory.mktemp("nginx")
-    path = "/" if request.param == "takes the path off" else ""
-    places = ((API, service.settings.port), (CONSOLE, service.settings.console_port))
-    locations = "".join(_LOCATION.format(prefix=prefix, port=each, path=path) for prefix, each in places)
+    block = locations(service, take_off=request.param == "takes the path off")
     folders = "".join(
         f"{name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (folder / "nginx.conf").write_text(
         f"daemon off; master_process off; pid {folder}/pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; {folders} server {{ listen 127.0.0.1:{port}; {locations} }} }}\n"
+        f"http {{ access_log off; {folders} server {{ listen 127.0.0.1:{port};\n{block} }} }}\n"
     )
     process = subprocess.Popen([nginx, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"])
     try:
