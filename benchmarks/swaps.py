@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,19 +250,22 @@ def measure_shadow(folder: Path, shape: Shape, share: float, n_turns: int) -> di
         spend()
         stretches.append((kind, began, time.time()))
 
+    def all_have_staged(generation: int) -> bool:
+        return look(context).all_have(lambda row: row.staged_generation >= generation)
+
     def meanwhile() -> None:
         time.sleep(2.0)
         for number in range(n_turns):
             stretch("alone", lambda: time.sleep(STRETCH_SECONDS))
             generation = stage(context, digests[1])
-            while not look(context).all_have(lambda row, wanted=generation: row.staged_generation >= wanted):
+            while not all_have_staged(generation):
                 time.sleep(0.05)
             kinds = ("staged", "shadowed") if number % 2 else ("shadowed", "staged")
             for kind in kinds:
                 if kind == "staged":
                     stretch(kind, lambda: time.sleep(STRETCH_SECONDS))
                 else:
-                    stretch(kind, lambda run_id=str(number): shadowing.compare(context, run_id, digests[1]))
+                    stretch(kind, partial(shadowing.compare, context, str(number), digests[1]))
             abort(context, generation)
             time.sleep(1.0)
 
