@@ -1,6 +1,6 @@
 """A hundred swaps in a run under load: failed requests, mixed answers, late ones, memory, and what the load feels.
 
-    python benchmarks/swaps.py [--quick] [--json FILE] [--size 64x64x3]
+    python benchmarks/swaps.py [--quick] [--json FILE] [--size 64x64x3] [--shadow SHARE]
 
 The service as it is started in the container, two serving processes, ResNet-18s of random weights whose answers are
 computed beforehand; 32 connections, each with one request under way at all times. Ten versions are deployed in turn as
@@ -14,6 +14,10 @@ the worker deploys them (`service/models/deployment.py`): staged beside the old,
 * the mixed window: from the first answer of the new generation received to the last of an older one;
 * p99 in the second of the swap (from the start of staging; longer if the swap takes longer) beside p99 of the rest;
 * resident memory of each serving process after each swap.
+
+With `--shadow` it measures instead what it costs that a staged version answers a share of the predictions too
+(`service/models/shadowing.py`): stretches with it and without it in turns, in one service, every version staged all the
+time, and besides stretches before any is staged.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +46,11 @@ from benchmarks.loads.figures import Others, machine, verdict  # noqa: E402
 from benchmarks.loads.homes import cpu_seconds, make_home, pictures, pixels, serving, serving_pids, settings_of  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.inference.engine import Engine  # noqa: E402
-from service.models import registry  # noqa: E402
-from service.models.deployment import deploy  # noqa: E402
+from service.models import registry, shadowing  # noqa: E402
+from service.models.barrier import look  # noqa: E402
+from service.models.deployment import abort, deploy, stage  # noqa: E402
 from service.serving.speedups.packed_weights import pack  # noqa: E402
+from service.store.engine import reading  # noqa: E402
 from service.telemetry.logs import set_up_logs  # noqa: E402
 
 N_VERSIONS = 10
@@ -50,6 +58,7 @@ N_PICTURES = 32
 CONNECTIONS = 32
 CYCLE_SECONDS = 2.4
 SWAP_SECONDS = 1.0
+STRETCH_SECONDS = 6.0
 TOLERANCE = 0.02  # bfloat16 in batches of another size
 
 
@@ -220,6 +229,83 @@ def measure(folder: Path, shape: Shape, n_swaps: int) -> dict[str, Any]:
     }
 
 
+def measure_shadow(folder: Path, shape: Shape, share: float, n_turns: int) -> dict[str, Any]:
+    """Throughput and latency of stretches without a staged version, with one, and with one that is shadowed."""
+    files = pictures(shape, N_PICTURES)
+    names = [str(folder / f"{number}.jpg") for number in range(len(files))]
+    for name, file in zip(names, files, strict=True):
+        Path(name).write_bytes(file)
+    base = settings_of(folder / "home")
+    settings = base.model_copy(
+        update={"shadow_seconds": STRETCH_SECONDS, "shadow_share": share, "shadow_images": 10**9}
+    )
+    digests, key = make_home(settings, shape, files, range(2))
+    context = Context.open(settings)
+    headers = {"Content-Type": "image/jpeg", "Authorization": f"Bearer {key}"}
+    url = f"http://127.0.0.1:{settings.port}/v1/predictions"
+    stretches: list[tuple[str, float, float]] = []
+
+    def stretch(kind: str, spend: Callable[[], object]) -> None:
+        began = time.time()
+        spend()
+        stretches.append((kind, began, time.time()))
+
+    def all_have_staged(generation: int) -> bool:
+        return look(context).all_have(lambda row: row.staged_generation >= generation)
+
+    def meanwhile() -> None:
+        time.sleep(2.0)
+        for number in range(n_turns):
+            stretch("alone", lambda: time.sleep(STRETCH_SECONDS))
+            generation = stage(context, digests[1])
+            while not all_have_staged(generation):
+                time.sleep(0.05)
+            kinds = ("staged", "shadowed") if number % 2 else ("shadowed", "staged")
+            for kind in kinds:
+                if kind == "staged":
+                    stretch(kind, lambda: time.sleep(STRETCH_SECONDS))
+                else:
+                    stretch(kind, partial(shadowing.compare, context, str(number), digests[1]))
+            abort(context, generation)
+            time.sleep(1.0)
+
+    with serving(context):
+        answers = answers_of(Plan(url, headers, names, CONNECTIONS, keep=True), folder, meanwhile=meanwhile)
+    with reading(context.engine) as s:
+        compared = [shadowing.find(s, str(number)) for number in range(n_turns)]
+    context.engine.dispose()
+    ended, good = answers["ended"], answers["status"] == 200
+    latency = ended - answers["began"]
+    found: dict[str, Any] = {"share": share, "n_failed": int((~good).sum()), "stretches": []}
+    for kind, began, until in stretches:
+        within = good & (ended >= began) & (ended < until)
+        found["stretches"].append(
+            {
+                "kind": kind, "per_second": float(within.sum() / (until - began)),
+                "p50_seconds": float(np.quantile(latency[within], 0.5)),
+                "p99_seconds": float(np.quantile(latency[within], 0.99)),
+            }
+        )  # fmt: skip
+    found["compared"] = [each.summary() for each in compared if each is not None]
+    return found
+
+
+def tell_shadow(found: dict[str, Any]) -> None:
+    """Print medians by kind, and each turn's ratio of throughput to the stretch without a staged version."""
+    of_kind = {
+        kind: [row for row in found["stretches"] if row["kind"] == kind] for kind in ("alone", "staged", "shadowed")
+    }
+    for kind, rows in of_kind.items():
+        ratios = [row["per_second"] / alone["per_second"] for row, alone in zip(rows, of_kind["alone"], strict=True)]
+        median = {name: float(np.median([row[name] for row in rows])) for name in rows[0] if name != "kind"}
+        print(
+            f"  {kind:10s}{median['per_second']:8.0f} a second, p50 {1000 * median['p50_seconds']:.0f} ms, "
+            f"p99 {1000 * median['p99_seconds']:.0f} ms; beside alone {np.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    print(f"  failed requests {found['n_failed']}; share {found['share']}; compared {found['compared']}")
+
+
 def tell(found: dict[str, Any]) -> None:
     """Print the figures and the targets."""
 
@@ -264,13 +350,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="eight swaps instead of a hundred")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--size", default="64x64x3", help="height, width and channels of the pictures")
+    parser.add_argument("--shadow", type=float, metavar="SHARE", help="measure what shadowing costs instead")
     options = parser.parse_args()
     set_up_logs("console", level="warning")
     height, width, channels = (int(part) for part in options.size.split("x"))
     with tempfile.TemporaryDirectory(prefix="swaps-") as folder:
-        found = measure(Path(folder), (height, width, channels), 8 if options.quick else 100)
+        if options.shadow:
+            found = measure_shadow(Path(folder), (height, width, channels), options.shadow, 3 if options.quick else 8)
+        else:
+            found = measure(Path(folder), (height, width, channels), 8 if options.quick else 100)
     print(f"ResNet-18, {options.size} JPEG faces, {CONNECTIONS} connections; {machine()}")
-    tell(found)
+    (tell_shadow if options.shadow else tell)(found)
     if options.json:
         options.json.write_text(json.dumps({"size": options.size, "machine": machine(), **found}, indent=1) + "\n")
 

@@ -158,5 +158,12 @@ def test_the_order_of_the_rungs_came_later_than_the_policies_without_it():
     assert "cheapest_first" in policy.ADDED_LATER
 
 
+def test_the_bar_on_live_predictions_came_later_than_the_policies_without_it():
+    assert replace(STANDARD, shadow_changed_max=0.0).digest == STANDARD.digest
+    assert replace(STANDARD, shadow_changed_max=0.02).digest != STANDARD.digest
+    with pytest.raises(AuditError, match="shadow_changed_max"):
+        replace(STANDARD, shadow_changed_max=1.5)
+
+
 def test_only_a_ladder_of_retraining_is_a_policy_too():
     assert Policy("exact", 64, 0.9, 0.9, 0.05, 0.5, 0.2, ("retrain",)).is_exact(0)

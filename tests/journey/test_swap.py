@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,17 +20,21 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from safetensors.torch import load_file, save_file
+from sqlmodel import select
 
 from service.context import Context
 from service.errors import WeightsError
 from service.keys import api_keys
 from service.launch import Processes, free_ports
-from service.models import deployment, registry
+from service.models import deployment, registry, shadowing
 from service.models.barrier import Barrier, look
 from service.models.deployment import deploy
+from service.models.shadowing import compare
 from service.settings import Settings
-from service.store.engine import session
-from tests.service.versions import add_version, picture, pixels_of, reference_probabilities
+from service.store.engine import reading, session
+from service.store.tables import ShadowPart
+from tests.service.versions import add_version, manifest, picture, pixels_of, reference_probabilities
 from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 pytestmark = pytest.mark.journey
@@ -97,13 +104,24 @@ class Service:
         self._seed = 100
         self._expected: dict[str, np.ndarray] = {}
 
-    def new_version(self) -> str:
-        """A candidate nobody has seen yet."""
+    def new_version(self, of: str = "") -> str:
+        """A candidate nobody has seen yet; one `of` another says the next class of every image."""
         self._seed += 1
-        digest = add_version(self.context, self._seed)
+        digest = self._shifted(of) if of else add_version(self.context, self._seed)
         images = np.stack([pixels_of(seed) for seed in range(N_PICTURES)])
         self._expected[digest] = reference_probabilities(self.context, digest, images)
         return digest
+
+    def _shifted(self, digest: str) -> str:
+        """A version whose classes' logits are those of another one, each one place on."""
+        tensors = load_file(registry.path(self.context.settings, digest))
+        for name in ("fc.weight", "fc.bias"):
+            tensors[name] = tensors[name].roll(1, 0).contiguous()
+        path = self.context.settings.home / "shifted.safetensors"
+        save_file(tensors, path)
+        found = registry.add(self.context, path, manifest(self._seed))
+        path.unlink()
+        return found
 
     def check_whole(self, answers: list[Answer]) -> None:
         """Each answer's label and probabilities come from the version it names."""
@@ -256,3 +274,57 @@ def test_a_process_frozen_through_a_swap_refuses_the_old_version_on_waking(
     assert any(answer.began < at - LEASE_SECONDS / 2 for answer in inside)  # some were inside when it froze
     after = [answer for answer in traffic.answers if answer.began > at]
     assert {row.body["generation"] for row in (*inside, *after) if row.status == 200} == {barrier.generation}
+
+
+COMPARE = """
+    import sys
+    from service.context import Context
+    from service.models.shadowing import compare
+    from service.settings import Settings
+
+    compare(Context.open(Settings()), "run", sys.argv[1])
+"""
+
+
+def test_a_candidate_is_compared_unseen_also_over_a_killed_worker_and_a_restarted_process(
+    service: Service, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says another class than the model in service of every image, so that the figures are known."""
+    active = deployment.pointer(service.context)
+    asked = {"shadow_seconds": PATIENCE_SECONDS, "shadow_share": 1.0, "shadow_images": 300}
+    context = replace(service.context, settings=service.context.settings.model_copy(update=asked))
+    for name, value in {"home": context.settings.home, **asked}.items():
+        monkeypatch.setenv(f"EXPUNGE_{name.upper()}", str(value))
+    candidate = service.new_version(of=active.committed_digest)
+    killed: list[int] = []
+
+    def n_counted() -> int:
+        with reading(context.engine) as s:
+            rows = s.exec(select(ShadowPart).where(ShadowPart.run_id == "run")).all()
+        return sum(figures["images"] for row in rows for figures in row.counts.values())
+
+    def last_look() -> None:
+        worker = subprocess.Popen([sys.executable, "-c", textwrap.dedent(COMPARE), candidate])
+        try:
+            wait_until(lambda: n_counted() > 0, "images to be compared")
+        finally:
+            worker.kill()
+            worker.wait(PATIENCE_SECONDS)
+        killed.append(min(service.pids()))
+        os.kill(killed[0], signal.SIGKILL)
+        compare(context, "run", candidate)
+        assert deployment.pointer(context).committed_digest == active.committed_digest
+
+    barrier = deploy(context, candidate, before_commit=last_look, timeout_seconds=PATIENCE_SECONDS)
+    traffic.settle()
+    traffic.__exit__()
+    with reading(context.engine) as s:
+        total = shadowing.find(s, "run").total
+    assert total.images >= 300
+    assert (total.labels_changed, total.failed) == (total.images, 0)
+    service.check_whole(traffic.answers)
+    assert {answer.status for answer in traffic.answers} <= {200, 0}
+    assert {answer.body["generation"] for answer in traffic.answers if answer.status == 200} == {
+        active.committed_generation, barrier.generation,
+    }  # fmt: skip
+    assert killed[0] not in service.pids()

@@ -14,6 +14,7 @@ from sqlmodel import select
 from audit.policy import load_policy
 from service import worker
 from service.context import LINE, Context
+from service.errors import StartupError
 from service.keys import api_keys
 from service.keys.api_keys import Client
 from service.requests import intake
@@ -48,6 +49,12 @@ def test_requests_wait_for_the_end_of_their_hold_window(context: Context, clock:
     run_id = claim(context, POLICY)
     assert run_id is not None
     assert states_of(context, ids) == ["unlearning"]
+
+
+def test_a_bar_on_figures_that_nobody_measures_is_refused_at_the_start(context: Context) -> None:
+    policy = replace(POLICY, shadow_changed_max=0.05)
+    with pytest.raises(StartupError, match="EXPUNGE_SHADOW_SECONDS above 0, since the policy standard has a bar"):
+        worker.run_worker(context.settings, policy)
 
 
 def test_waiting_requests_become_one_run_and_later_ones_wait(context: Context, clock: Any) -> None:

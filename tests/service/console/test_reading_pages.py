@@ -15,12 +15,23 @@ from service.console.rendering import HEADERS
 from service.context import Context
 from service.keys import api_keys
 from service.keys.api_keys import Client
+from service.models.shadowing import OTHERS, Figures, to_json
 from service.requests import intake, states
 from service.requests.doubts import ALIKE
 from service.requests.schemas import Filing
 from service.requests.views import A_HUMAN_MUST_LOOK
 from service.store.engine import session
-from service.store.tables import Attempt, ErasureRequest, OpenLine, ReferenceBlock, Run, ServingWorker, WorkerLease
+from service.store.tables import (
+    Attempt,
+    ErasureRequest,
+    ModelVersion,
+    OpenLine,
+    ReferenceBlock,
+    Run,
+    ServingWorker,
+    ShadowComparison,
+    WorkerLease,
+)
 from tests.service.console.conftest import Browser
 from tests.service.qualified import N_SUBJECTS, write_qualification
 from unlearning.faces.dataset import METADATA
@@ -212,6 +223,44 @@ def test_models_name_a_process_that_must_not_answer(signed_in: Callable[..., Bro
     page = signed_in(api_keys.AUDIT).get("/models").text
     assert "ran out" in page
     assert EVIL not in page
+
+
+def test_a_run_shows_what_its_candidate_changed_in_live_predictions(
+    signed_in: Callable[..., Browser], context: Context, request_id: str
+) -> None:
+    browser, now = signed_in(api_keys.AUDIT), context.now()
+    assert "Live predictions answered too" not in browser.get("/runs/run-1").text
+    counts = {
+        0: Figures(100, 20, 0, 10.0, (50, 20, 10, 10, 10, 0)), 1: Figures(300, 3, 0, 3.0, (300, 0, 0, 0, 0, 0)),
+        OTHERS: Figures(40, 2, 2, 3.8, (38, 0, 0, 0, 0, 0)),
+    }  # fmt: skip
+    manifest = {"classes": [EVIL, "none", "sun glasses"]}
+    with session(context.engine) as s:
+        s.add(
+            ModelVersion(
+                digest="b" * 64, line="default", state="active", manifest=manifest, signature="", created_at=now
+            )
+        )
+        s.add(
+            ShadowComparison(
+                run_id="run-1", digest="c" * 64, share=0.1, counts=to_json(counts), began_at=now,
+                ended_at=now + timedelta(seconds=90),
+            )
+        )  # fmt: skip
+        s.commit()
+    page = browser.get("/runs/run-1").text
+    assert EVIL not in page
+    section = page.partition('id="shadowing"')[2].partition("</section>")[0]
+    assert "answered 440 live predictions too: 5.7% would have another label" in section
+    assert "It could not answer 2." in section
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr><th scope=\"row\">.*?</tr>", section)]
+    assert [[cell for cell in row.split("|") if cell] for row in rows] == [
+        ["none", "300", "1.0 %", "0.0 %", "0.010"],
+        ["&lt;script&gt;alert(1)&lt;/script&gt;", "100", "20.0 %", "30.0 %", "0.100"],
+        ["classes with few images", "40", "10.0 %", "0.0 %", "0.100"],
+        ["all", "440", "6.1 %", "6.8 %", "0.038"],
+    ]
+    assert "For 1 min 30 s the candidate answered 10 % of the batches" in section
 
 
 def test_runs_say_what_the_worker_waits_for(signed_in: Callable[..., Browser], context: Context) -> None:

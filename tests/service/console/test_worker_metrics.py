@@ -12,6 +12,7 @@ from sqlalchemy import event
 from service.console.metrics import DatabaseCollector, exposition
 from service.context import LINE, Context
 from service.keys.api_keys import SCOPES, Client
+from service.models.shadowing import OTHERS, Figures, to_json
 from service.requests import intake, states
 from service.requests.schemas import Filing
 from service.store.engine import session
@@ -24,6 +25,7 @@ from service.store.tables import (
     ReferenceBlock,
     Run,
     ServingWorker,
+    ShadowComparison,
 )  # fmt: skip
 from service.telemetry.catalog import WORKER
 from tests.service.qualified import write_qualification
@@ -227,3 +229,24 @@ def test_qualifications_of_the_ladder_s_methods(context: Context, clock: Any) ->
         (names[0], "random_mask"): 0,
         (names[1], "remix"): (clock() - timedelta(days=1) + timedelta(days=180)).timestamp(),
     }
+
+
+def test_what_the_latest_shadowed_candidate_changed(context: Context, clock: Any) -> None:
+    assert ("expunge_shadow_timestamp_seconds",) not in samples(DatabaseCollector(context))
+    new = {3: Figures(100, 20, 1, 10.0, (49, 20, 10, 10, 10, 0)), OTHERS: Figures(images=7)}
+    with session(context.engine) as s:
+        for run_id, counts, ended_at in (
+            ("old", {3: Figures(images=50)}, clock()), ("new", new, clock() + timedelta(hours=1)), ("open", {}, None),
+        ):  # fmt: skip
+            s.add(
+                ShadowComparison(
+                    run_id=run_id, digest="", share=0.1, counts=to_json(counts), began_at=clock(), ended_at=ended_at
+                )
+            )
+        s.commit()
+    found = samples(DatabaseCollector(context))
+    assert {key[1:]: value for key, value in found.items() if key[0] == "expunge_shadow_predictions"} == {
+        ("3", "all"): 100, ("3", "label_changed"): 20, ("3", "confidence_changed"): 30, ("3", "failed"): 1,
+        ("-1", "all"): 7,
+    }  # fmt: skip
+    assert found["expunge_shadow_timestamp_seconds",] == (clock() + timedelta(hours=1)).timestamp()

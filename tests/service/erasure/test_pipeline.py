@@ -22,9 +22,10 @@ from service.erasure.completion import complete, purge
 from service.erasure.pipeline import Pipeline, StepError, StoppedError, place_of, reason_of
 from service.erasure.workspace import RunFolder
 from service.models import deployment, registry
+from service.models.shadowing import Figures, to_json
 from service.requests.runs import advance
-from service.store.engine import reading
-from service.store.tables import OpenLine, RequestEvent
+from service.store.engine import reading, session
+from service.store.tables import OpenLine, RequestEvent, ShadowComparison, ShadowPart
 from service.telemetry.tracing import Traces
 from service.training.jobs import run_trial
 from tests.service import tiny
@@ -286,6 +287,42 @@ def test_a_run_goes_its_whole_way(erase, pipeline, tiny_context, monkeypatch):
     assert served.committed_digest == tiny.run_of(tiny_context, run_id).candidate_digest
     assert predicate["generation"] == served.committed_generation == 2
     assert predicate["rerun"]["weights_digest"] == served.committed_digest
+
+
+def shadowed(context, run_id, images, changed):
+    """What serving processes counted of the run's candidate before the worker was killed; nobody serves any more."""
+    answered = Figures(images, changed, 0, 0.0, (images, 0, 0, 0, 0, 0))
+    with session(context.engine) as s:
+        s.add(ShadowComparison(run_id=run_id, digest="", share=0.1, began_at=context.now()))
+        s.add(ShadowPart(run_id=run_id, boot_id="a", generation=2, counts=to_json({0: answered})))
+        s.commit()
+
+
+def test_a_candidate_that_changes_too_many_live_predictions_waits_for_a_human(erase, pipeline, tiny_context):
+    pipeline.policy = replace(tiny.POLICY, shadow_changed_max=0.05)
+    base = deployment.pointer(tiny_context).committed_digest
+    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0], policy=pipeline.policy)
+    shadowed(tiny_context, run_id, 200, 30)
+    assert erase(run_id) == "needs_attention"
+    (request,) = tiny.requests(tiny_context)
+    assert "at most 5.0% of live predictions" in request.attention_reason
+    assert "15.0% would have another label" in request.attention_reason
+    pointer = deployment.pointer(tiny_context)
+    assert (pointer.committed_digest, pointer.staging_generation) == (base, None)
+    assert [path.stem for path in tiny_context.settings.models_folder.glob("*.safetensors")] == [base]
+    assert tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0].exists()  # nothing was destroyed
+
+
+def test_figures_of_live_predictions_are_in_the_certificate_without_classes(erase, pipeline, tiny_context):
+    pipeline.policy = replace(tiny.POLICY, shadow_changed_max=0.05)
+    run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0], policy=pipeline.policy)
+    shadowed(tiny_context, run_id, 200, 10)
+    assert erase(run_id) == "completed"
+    predicate = verify(tiny.certificates(tiny_context)[-1].envelope).statement["predicate"]
+    assert predicate["figures"]["shadow"] == {
+        "images": 200, "share": 0.1, "labels_changed": 10, "failed": 0, "confidence_changed": 0,
+        "confidence_changed_above": 0.05,
+    }  # fmt: skip
 
 
 def test_a_run_that_no_model_learned_from_only_destroys(erase, tiny_context):
