@@ -30,7 +30,7 @@ from service.backups import archive, postgres
 from service.context import LINE, Context
 from service.errors import BackupError, WeightsError
 from service.keys.keyring import SECRETS, Keyring
-from service.models import registry
+from service.models import networks, registry
 from service.requests import data_folder
 from service.settings import Settings
 from service.store import ledger, migrations
@@ -44,7 +44,7 @@ from unlearning.files import left_behind
 
 ATTEMPTS: Final = 3
 PATIENCE_SECONDS: Final = 120.0  # for an erasure that is destroying something
-_KEPT = ("candidate", "destroyed")  # states of versions whose weights are not in a backup
+_LEFT_OUT = ("candidate", "destroyed")  # states of versions whose weights are not in a backup
 
 
 class _ChangedError(Exception):
@@ -203,9 +203,14 @@ def _add_files(context: Context, writer: archive.Writer, reached: Callable[[str]
     for path in _files_below(settings.data_folder):
         writer.add(f"data/{path.relative_to(settings.data_folder).as_posix()}", path)
     reached("backup.data")
+    named = set()
     for version in registry.versions(context):
-        if version.state not in _KEPT:
+        if version.state not in _LEFT_OUT:
             _add_weights(context, writer, version.digest)
+            named.add(version.manifest.get("network", ""))
+    for network in sorted(named - {""}):
+        if (path := networks.path(settings, network)).exists():
+            writer.add(f"models/{path.name}", path)
     for folder in (settings.banks_folder, settings.evaluations_folder, settings.reports_folder):
         for path in _files_below(folder):
             try:

@@ -19,7 +19,7 @@ from service.backups.taking import back_up
 from service.context import Context
 from service.errors import BackupError, StartupError
 from service.launch import environment
-from service.models import registry
+from service.models import networks, registry
 from service.models.deployment import pointer
 from service.store import ledger
 from service.store.engine import reading, session
@@ -28,7 +28,7 @@ from service.store.restoring import is_unfinished
 from service.store.tables import ApiKey, ModelVersion, OpenLine, Tombstone
 from service.training.production import train_production
 from service.worker import claim
-from tests.service import tiny
+from tests.service import tiny, versions
 from unlearning.faces.packing import folder_digest
 
 
@@ -93,6 +93,18 @@ def test_a_restored_home_is_the_one_that_was_backed_up(tiny_context, take, bring
     assert {path.name for path in here.home.iterdir()} - {"expunge.db-shm", "expunge.db-wal"} == {
         "data", "expunge.db", "keys", "models", "recipe.json", "reports",
     }  # fmt: skip
+
+
+def test_networks_that_versions_name_come_along(tiny_context, take, bring, tmp_path):
+    """Without its network a version cannot be served by OpenVINO."""
+    weights = versions.write_weights(tmp_path / "weights", 1)
+    known = {tiny_context.keyring.subject_hash(person): 1 for person in tiny.people(tiny_context)[:2]}
+    digest = registry.add(
+        tiny_context, weights, versions.manifest(1), known, network=b"a network", state=registry.SPARE
+    )
+    restored, _ = bring(take())
+    named = registry.get(restored, digest).manifest["network"]
+    assert networks.path(restored.settings, named).read_bytes() == b"a network"
 
 
 @pytest.mark.parametrize("known_by", ["home", "later backup"])
