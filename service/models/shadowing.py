@@ -37,6 +37,7 @@ FEWEST_OF_CLASS: Final = 20
 FEWEST_FOR_BAR: Final = 100
 OTHERS: Final = -1  # place of classes with fewer, together
 _LOOK_SECONDS = 0.5
+_SILENT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -145,14 +146,14 @@ def find_open(context: Context, digest: str) -> Open | None:
         query = select(ShadowComparison).where(
             ShadowComparison.digest == digest, col(ShadowComparison.ended_at).is_(None)
         )
-        row = s.exec(query.order_by(col(ShadowComparison.began_at).desc())).first()
+        row = s.exec(query).first()
     return Open(row.run_id, row.share) if row is not None else None
 
 
 def write_part(context: Context, run_id: str, boot_id: str, generation: int, counts: Counts) -> None:
     """Write what a serving process counted so far, unless the comparison ended."""
     with session(context.engine) as s:
-        row = s.get(ShadowComparison, run_id)
+        row = s.get(ShadowComparison, run_id, with_for_update=True)  # the end waits for this, or this sees the end
         if row is None or row.ended_at is not None:
             return
         s.merge(ShadowPart(run_id=run_id, boot_id=boot_id, generation=generation, counts=to_json(counts)))
@@ -267,6 +268,10 @@ def _begin(context: Context, run_id: str, digest: str) -> ShadowComparison:
         run_id=run_id, digest=digest, share=context.settings.shadow_share, began_at=context.now()
     )  # fmt: skip
     with session(context.engine) as s:
+        for left in s.exec(select(ShadowComparison).where(col(ShadowComparison.ended_at).is_(None))):
+            s.delete(left)  # of a run that was abandoned in the middle of it; a line has one run at a time
+        for part in s.exec(select(ShadowPart)):
+            s.delete(part)
         s.add(row)
         s.commit()
         s.refresh(row)
@@ -281,7 +286,7 @@ def _wait(
     steady: Callable[[], float],
 ) -> None:
     """Until the time is over, enough was seen, or nobody serves."""
-    settings, told = context.settings, -1
+    settings, told, told_at = context.settings, -1, 0.0
     gone = (context.now() - row.began_at).total_seconds()
     deadline = steady() + max(0.0, settings.shadow_seconds - max(0.0, gone))
     while steady() < deadline and look(context).alive():
@@ -289,9 +294,9 @@ def _wait(
             n_images = added_up(_parts(s, row.run_id)).images
         if n_images >= settings.shadow_images:
             return
-        if n_images != told:
+        if n_images != told or steady() >= told_at + _SILENT_SECONDS:  # without news the run would seem to hang
             note(f"comparing answers to live predictions {n_images}/{settings.shadow_images}")
-            told = n_images
+            told, told_at = n_images, steady()
         sleep(_LOOK_SECONDS)
 
 
@@ -303,7 +308,7 @@ def _parts(s: Session, run_id: str) -> list[Figures]:
 def _end(context: Context, run_id: str) -> Comparison:
     """Add up what the processes counted, for good, and remove their own counts."""
     with session(context.engine) as s:
-        row = s.get_one(ShadowComparison, run_id)
+        row = s.get_one(ShadowComparison, run_id, with_for_update=True)
         counts: dict[int, Figures] = {}
         for part in s.exec(select(ShadowPart).where(ShadowPart.run_id == run_id)):
             for place, figures in from_json(part.counts).items():

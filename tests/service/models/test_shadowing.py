@@ -192,6 +192,14 @@ def test_switched_off_it_does_nothing(context, clock, staged):
     assert shadowing.find_open(context, staged) is None
 
 
+def test_what_an_abandoned_run_left_goes(context, clock, staged):
+    shadowing._begin(context, "abandoned", staged)
+    shadowing.write_part(context, "abandoned", "a", 2, {0: figures(3)})
+    Traffic(clock, context, ("a", 2, {0: figures(1000)})).compare(staged)
+    assert (parts_left(context), ended(context).total.images) == (0, 1000)
+    assert shadowing.find_open(context, staged) is None
+
+
 def test_it_is_open_for_the_staged_version_only_and_until_it_ends(context, clock, staged):
     seen = []
     traffic = Traffic(clock, context, ("a", 2, {0: figures(1000)}))
