@@ -19,7 +19,7 @@ from dbos import error as dbos_error
 
 from audit.policy import Policy
 from service.context import LINE, Context
-from service.erasure import candidates, completion, reruns
+from service.erasure import candidates, completion, deploying, judging, reruns
 from service.erasure.ladder import steps
 from service.erasure.references import gather
 from service.erasure.workspace import RunFolder, Workspace
@@ -196,7 +196,7 @@ class Pipeline(DBOSConfiguredInstance):
         """Judge the candidate; gives whether it passed. One that failed gets its certificate here and never serves."""
         advance(work.context, work.run_id, "auditing")
         work.context.reached("auditing.start")
-        passed = candidates.judge(work, step)
+        passed = judging.judge(work, step)
         work.context.reached("auditing.end")
         return passed
 
@@ -217,7 +217,7 @@ class Pipeline(DBOSConfiguredInstance):
         """
         advance(work.context, work.run_id, "deploying")
         work.context.reached("deploying.start")
-        refusal = candidates.deploy(work)
+        refusal = deploying.deploy(work)
         work.context.reached("deploying.end")
         return refusal
 

@@ -25,7 +25,7 @@ from service.banks.blocks import blocks
 from service.banks.build import BankPlan, build_bank, plan_bank
 from service.banks.store import Bank, BankStore
 from service.context import Context
-from service.erasure import candidates, completion, references
+from service.erasure import candidates, completion, deploying, judging, references
 from service.erasure.workspace import Workspace
 from service.keys import api_keys
 from service.keys.api_keys import Client
@@ -214,7 +214,7 @@ def try_step(context: Context, run_id: str, step: int, policy: Policy = POLICY) 
     advance(context, run_id, "unlearning")
     candidates.unlearn(workspace(context, run_id, policy), step)
     advance(context, run_id, "auditing")
-    return candidates.judge(workspace(context, run_id, policy), step)
+    return judging.judge(workspace(context, run_id, policy), step)
 
 
 def judge_run(context: Context, *user_ids: str) -> str:
@@ -234,7 +234,7 @@ def deploy_run(context: Context, *user_ids: str) -> str:
 def deploy(context: Context, run_id: str, policy: Policy = POLICY) -> None:
     """Put the candidate that passed into service."""
     advance(context, run_id, "deploying")
-    candidates.deploy(workspace(context, run_id, policy))
+    deploying.deploy(workspace(context, run_id, policy))
     advance(context, run_id, "purging")
 
 

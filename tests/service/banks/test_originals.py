@@ -17,7 +17,7 @@ from service.banks.refresh import EVERYBODY, rebuild
 from service.banks.store import BankStore
 from service.cli import app
 from service.context import Context
-from service.erasure import candidates
+from service.erasure import judging
 from service.erasure.references import originals
 from service.training import data
 from service.training.spec import open_images
@@ -125,13 +125,13 @@ def test_an_audit_reads_how_much_was_learned_and_the_certificate_says_it(built: 
 def test_the_audit_s_views_are_of_the_candidate_the_references_and_the_originals(
     built: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, true = [], candidates.evaluate
+    asked, true = [], judging.evaluate
 
     def tell(evidence, policy, **options):
         asked.append(evidence)
         return true(evidence, policy, **options)
 
-    monkeypatch.setattr(candidates, "evaluate", tell)
+    monkeypatch.setattr(judging, "evaluate", tell)
     person = tiny.people(built)[0]
     run_id = tiny.plan_run(built, person)
     tiny.try_step(built, run_id, tiny.RETRAIN)

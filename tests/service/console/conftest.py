@@ -84,7 +84,7 @@ def erase(context: Context, user_id: str) -> str:
     assert not tiny.try_step(context, run_id, tiny.FINETUNE)
     assert tiny.try_step(context, run_id, tiny.RETRAIN)
     advance(context, run_id, "deploying")
-    tiny.candidates.deploy(tiny.workspace(context, run_id))
+    tiny.deploying.deploy(tiny.workspace(context, run_id))
     advance(context, run_id, "purging")
     completion.purge(tiny.workspace(context, run_id))
     completion.complete(tiny.workspace(context, run_id))

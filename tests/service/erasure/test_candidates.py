@@ -1,3 +1,5 @@
+"""Candidates, how they are judged (`judging`) and put into service (`deploying`)."""
+
 from __future__ import annotations
 
 import json
@@ -14,8 +16,10 @@ from audit.proof.certificate import verify
 from audit.qualification import Bars
 from service.banks.build import columns_of, example_ids
 from service.banks.store import BankStore
-from service.erasure import candidates, completion
-from service.erasure.candidates import deploy, judge, original_outcome, seed_of, spec_of, unlearn
+from service.erasure import candidates, completion, judging
+from service.erasure.candidates import original_outcome, seed_of, spec_of, unlearn
+from service.erasure.deploying import deploy
+from service.erasure.judging import judge
 from service.erasure.price import rows as price_rows
 from service.erasure.references import bank_plan, gather
 from service.erasure.workspace import RunFolder
@@ -397,7 +401,7 @@ def evaluated(monkeypatch):
         asked.append((evidence, options))
         return evaluate(evidence, policy, **options)
 
-    monkeypatch.setattr(candidates, "evaluate", tell)
+    monkeypatch.setattr(judging, "evaluate", tell)
     return asked
 
 
