@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     jobs: int = Field(
         0,
         ge=0,
-        description="Training processes in parallel; 0: as many as cores, affinity and the container's quota allow.",
+        description="Training processes in parallel; 0: as many as cores, affinity, the container's quota and 1 GiB of "
+        "memory for each allow.",
     )
     training_priority: Literal["auto", "idle", "normal"] = Field(
         "auto",

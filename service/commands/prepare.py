@@ -215,11 +215,11 @@ def _show_parts(context: Context, asked: Asked, facts: Facts, plan: Plan, kinds:
 
 def _time(context: Context, trainings: float, seconds: float | None) -> str:
     """In words, of one core and of as many as there are."""
-    import joblib
+    from service.training.parallel import jobs_of
 
     if seconds is None:
         return ""
-    jobs = context.settings.jobs or joblib.cpu_count()
+    jobs = jobs_of(context.settings).n
     beside = f", {minutes(trainings * seconds / jobs)} of {jobs}" if jobs > 1 else ""
     return f"; the trainings alone take about {minutes(trainings * seconds)} of one core{beside}"
 

@@ -60,9 +60,12 @@ def progress_bar() -> Progress:
 
 
 def tell_of_priority(settings: Settings) -> None:
-    """Say beforehand if training will wait for whatever else the machine does."""
+    """Say beforehand if training will wait for whatever else the machine does, or have fewer processes than cores."""
+    from service.training.parallel import jobs_of
     from service.training.priority import yields
 
+    if (jobs := jobs_of(settings)).short_of_memory:
+        console.print(f"Training processes: {jobs.n}. {jobs.why}")
     if yields(settings):
         console.print(
             "Predictions are served from this home on this machine: training waits for a free core. "

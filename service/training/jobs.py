@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import joblib
 import numpy as np
 import psutil
+import structlog
 import torch
 from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ import audit
 from audit.errors import NotANumberError
 from service.settings import Settings
 from service.training.looks import Looks, look
+from service.training.parallel import jobs_of
 from service.training.priority import go_last, yield_processor, yields
 from service.training.ray_cluster import disconnect, on_cluster, result_of
 from service.training.relearned import relearned
@@ -41,6 +43,8 @@ from unlearning.methods import find_method, unlearn
 from unlearning.models import load_weights, save_weights
 from unlearning.procedures.oracles import with_oracles
 from unlearning.training import Examples, fresh_model, logits, train
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 CHUNK = 4096  # images whose views are in memory at a time
@@ -105,10 +109,11 @@ def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settin
     if settings.cluster:
         yield from on_cluster(task, calls, settings)
         return
-    jobs = settings.jobs or joblib.cpu_count()  # no more than affinity and the container's quota allow
-    parent, bound = os.getpid(), (settings.device, settings.training_gpu_share / jobs)
+    chosen = jobs_of(settings)
+    log.info("training.processes", n=chosen.n, why=chosen.why)
+    parent, bound = os.getpid(), (settings.device, settings.training_gpu_share / chosen.n)
     parallel = joblib.Parallel(
-        n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered", max_nbytes=None
+        n_jobs=chosen.n, backend="loky", batch_size=1, return_as="generator_unordered", max_nbytes=None
     )  # no file outside of the home
     with _children_yield(settings):
         outcomes = parallel(joblib.delayed(_in_child)(task, call, parent, bound, settings) for call in calls)
