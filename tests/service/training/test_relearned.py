@@ -14,9 +14,11 @@ from service.context import Context
 from service.studies.experiments import draw_references, store_of
 from service.studies.forget_setup import set_stage
 from service.training.jobs import run_trial
+from service.training.relearned import MOST, relearned
 from service.training.spec import open_images
 from tests.service import tiny
 from unlearning.faces.views import VIEWS
+from unlearning.models import build
 from unlearning.recipes import recipe_from_dict
 from unlearning.relearning import STEPS, halves, relearn, retained
 from unlearning.training import Examples, logits, train
@@ -42,6 +44,18 @@ def test_a_trial_with_relearning_has_margins_after_each_step(tiny_context: Conte
     for step, learner in enumerate(learners):
         expected = audit.margins(logits(learner, examples(spec.scored).images), faces.labels[spec.scored])
         np.testing.assert_array_equal(found.views[len(VIEWS) + step], expected.astype(np.float32))
+
+
+def test_a_model_that_blows_up_in_these_steps_has_bounded_margins(tiny_context: Context) -> None:
+    spec = tiny.plan_for(tiny_context, tiny.people(tiny_context)[0]).spec
+    faces = open_images(spec.images)
+    model = build("small_resnet", 2, channels=faces.images.shape[3], width=4)
+    with torch.no_grad():
+        model.fc.weight.mul_(1e20)  # so does the next step's gradient
+    found = relearned(spec, faces, model)
+    assert found.shape == (STEPS, len(spec.scored))
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() <= MOST
 
 
 def test_a_single_image_is_learned_again(tiny_context: Context) -> None:
