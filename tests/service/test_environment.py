@@ -17,6 +17,7 @@ ALLOWED = {
     "service/launch.py": "children get this process's environment, with the settings in it",
     "service/cli.py": "options of client commands, which have no settings; OMP_NUM_THREADS before NumPy",
     "service/app.py": "OMP_NUM_THREADS has to be set before torch is imported",
+    "service/inference/network.py": "the child that converts gets this process's environment, and its import path",
     "service/telemetry/serving_metrics.py": "PROMETHEUS_MULTIPROC_DIR, which BentoML sets for prometheus_client",
 }
 
