@@ -83,7 +83,7 @@ def url(
 
 def _answers(url: str) -> bool:
     try:
-        return bool(httpx.get(url).status_code)
+        return bool(httpx.get(url, timeout=PATIENCE_SECONDS).status_code)
     except httpx.TransportError:
         return False
 

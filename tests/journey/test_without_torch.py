@@ -132,5 +132,7 @@ def test_with_pytorch_the_serving_processes_import_no_training(serving: Watched)
 def test_what_serves_by_openvino_imports_no_torch_at_module_level() -> None:
     modules = "service.serving.process, service.inference.openvino_model, service.serving.speedups.fair_connections"
     code = f"import sys, {modules}; print(*{HEAVY!r} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+    )
     assert not done.stdout.split()

@@ -16,7 +16,7 @@ from service.console.metrics import DatabaseCollector, exposition
 from service.context import Context
 from service.launch import free_ports
 from service.settings import Settings
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.prometheus
 
@@ -58,7 +58,9 @@ def test_a_live_prometheus_reads_with_the_token(program: Callable[[str, str], st
 
     def up() -> dict[str, str]:
         try:
-            found = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up"}).json()
+            found = httpx.get(
+                f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up"}, timeout=PATIENCE_SECONDS
+            ).json()
         except httpx.TransportError:
             return {}
         return {each["metric"]["job"]: each["value"][1] for each in found.get("data", {}).get("result", ())}
@@ -70,4 +72,4 @@ def test_a_live_prometheus_reads_with_the_token(program: Callable[[str, str], st
             wait_until(lambda: up() == {"with": "1", "without": "0"}, "the scrape with the token alone to be answered")
         finally:
             process.kill()
-            process.wait()
+            process.wait(PATIENCE_SECONDS)

@@ -190,6 +190,7 @@ def watched(
     settings = Settings(
         home=home, recipe=str(home / "recipe.json"), policy=str(home / "policy.json"), port=ports[0],
         console_port=ports[1], log_format="json", otlp_endpoint=collector.url,
+        shadow_seconds=30, shadow_share=1.0, shadow_images=100,
     )  # fmt: skip
     key = (home / "operator.key").read_text()
     context, method = Context.open(settings), load_policy(settings.policy).ladder[0]

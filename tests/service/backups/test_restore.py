@@ -29,6 +29,7 @@ from service.store.tables import ApiKey, ModelVersion, OpenLine, Tombstone
 from service.training.production import train_production
 from service.worker import claim
 from tests.service import tiny, versions
+from tests.waiting import PATIENCE_SECONDS
 from unlearning.faces.packing import folder_digest
 
 
@@ -260,7 +261,12 @@ def test_a_backup_that_is_cut_off_or_altered_is_refused(take, bring, tmp_path):
 def expunge(settings, *words, fail_at="", status=0):
     env = environment(settings) | ({"EXPUNGE_FAIL_AT": fail_at} if fail_at else {})
     done = subprocess.run(
-        [sys.executable, "-m", "service.cli", *words], env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "service.cli", *words],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
@@ -311,13 +317,17 @@ def test_the_commands(tiny_context, tmp_path):
     inside = tiny.settings_of(home)
     assert "either --erased-since" in expunge(inside, "restore", str(file), status=1)
     streamed = subprocess.run(
-        [sys.executable, "-m", "service.cli", "backup", "-"], env=environment(settings), capture_output=True, check=True
+        [sys.executable, "-m", "service.cli", "backup", "-"],
+        env=environment(settings),
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
     ).stdout
     people = tmp_path / "people.txt"
     people.write_text("nobody-we-know\n\n")
     done = subprocess.run(
         [sys.executable, "-m", "service.cli", "restore", "-", "--nothing-newer", "--asked", str(people)],
-        env=environment(inside), input=streamed, capture_output=True, check=True,
+        env=environment(inside), input=streamed, capture_output=True, check=True, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     assert b"Filed 1 erasure" in done.stdout
     assert b"nobody-we-know" not in done.stdout + done.stderr
@@ -332,7 +342,12 @@ def test_a_backup_on_a_full_disk_leaves_none(tiny_context, tmp_path, where):
     n_blocks = 100 if where == "database" else (tiny_context.settings.home / "expunge.db").stat().st_size // 1024 + 60
     command = f"ulimit -f {n_blocks}; trap '' XFSZ; exec {sys.executable} -m service.cli backup {file}"
     done = subprocess.run(
-        ["bash", "-c", command], env=environment(tiny_context.settings), capture_output=True, text=True, check=False
+        ["bash", "-c", command],
+        env=environment(tiny_context.settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 1, done.stderr
     assert ("Expected to copy the database" if where == "database" else "Expected to write the backup") in done.stderr

@@ -111,7 +111,10 @@ def test_a_look_that_finds_nothing_to_train_loads_no_torch(tiny_context, built, 
         "app(['references', 'refresh'], standalone_mode=False); sys.exit('torch' in sys.modules)"
     )
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=environment(settings), capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(
+        command, env=environment(settings), capture_output=True, text=True, check=False, cwd=ROOT,
+        timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "Every bank may judge" in done.stdout
 

@@ -22,6 +22,7 @@ from service.requests import intake
 from service.requests.schemas import Filing
 from service.store.engine import session
 from service.store.tables import ErasureRequest
+from tests.waiting import PATIENCE_SECONDS
 
 TOKEN = "a-token-of-the-scraper"
 
@@ -121,6 +122,6 @@ def test_forwarded_headers_are_believed_of_named_proxies_alone(
             s.commit()
         url = f"http://127.0.0.1:{elsewhere.console_port}"
         headers = {"Origin": url, "X-Forwarded-Proto": "https"}
-        answer = httpx.post(f"{url}/sign-in", data={"key": key}, headers=headers)
+        answer = httpx.post(f"{url}/sign-in", data={"key": key}, headers=headers, timeout=PATIENCE_SECONDS)
         assert answer.status_code == 303
         assert ("Secure" in answer.headers["set-cookie"]) is secure

@@ -298,8 +298,10 @@ def shadowed(context, run_id, images, changed):
         s.commit()
 
 
-def test_a_candidate_that_changes_too_many_live_predictions_waits_for_a_human(erase, pipeline, tiny_context):
-    pipeline.policy = replace(tiny.POLICY, shadow_changed_max=0.05)
+def test_a_candidate_that_changes_too_many_live_predictions_waits_for_a_human(
+    erase, pipeline, tiny_context, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "policy", replace(tiny.POLICY, shadow_changed_max=0.05))
     base = deployment.pointer(tiny_context).committed_digest
     run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0], policy=pipeline.policy)
     shadowed(tiny_context, run_id, 200, 30)
@@ -313,8 +315,8 @@ def test_a_candidate_that_changes_too_many_live_predictions_waits_for_a_human(er
     assert tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0].exists()  # nothing was destroyed
 
 
-def test_figures_of_live_predictions_are_in_the_certificate_without_classes(erase, pipeline, tiny_context):
-    pipeline.policy = replace(tiny.POLICY, shadow_changed_max=0.05)
+def test_figures_of_live_predictions_are_in_the_certificate_without_classes(erase, pipeline, tiny_context, monkeypatch):
+    monkeypatch.setattr(pipeline, "policy", replace(tiny.POLICY, shadow_changed_max=0.05))
     run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0], policy=pipeline.policy)
     shadowed(tiny_context, run_id, 200, 10)
     assert erase(run_id) == "completed"

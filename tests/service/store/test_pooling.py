@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,19 +27,22 @@ pytestmark = pytest.mark.pgbouncer
 
 
 @pytest.fixture
-def pooled(postgres: PostgresServer, tmp_path: Path) -> Iterator[Callable[..., str]]:
+def pooled(postgres: PostgresServer) -> Iterator[Callable[..., str]]:
     """`pooled("transaction")`: URL of a new, empty database behind a pool of that mode."""
     program = shutil.which("pgbouncer")
     if program is None:
         pytest.skip("Needs pgbouncer: run apt-get install pgbouncer.")
     started: list[subprocess.Popen[bytes]] = []
     databases: list[str] = []
+    place = tempfile.TemporaryDirectory(prefix="expunge-pgbouncer-")
 
     def start(mode: str, **more: str) -> str:
         url, (port,) = sa.make_url(postgres.create_database()), free_ports(1)
         databases.append(url.render_as_string(hide_password=False))
-        folder = tmp_path / mode
-        folder.mkdir()
+        folder = Path(
+            place.name
+        )  # not below pytest's own, which nobody else may read: PgBouncer refuses to run as root
+        folder.chmod(0o755)
         (folder / "pgbouncer.ini").write_text(
             f"[databases]\n{url.database} = host={url.host} port={url.port} dbname={url.database} user={url.username}"
             f" password={url.password}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
@@ -46,8 +50,6 @@ def pooled(postgres: PostgresServer, tmp_path: Path) -> Iterator[Callable[..., s
             + "".join(f"{name} = {value}\n" for name, value in more.items())
         )
         (folder / "pgbouncer.ini").chmod(0o644)
-        for each in (folder, *folder.parents[:3]):  # it refuses to run as root
-            each.chmod(each.stat().st_mode | 0o055)
         user = {"user": pwd.getpwnam("nobody").pw_uid} if os.getuid() == 0 else {}
         started.append(subprocess.Popen([program, folder / "pgbouncer.ini"], cwd="/", **user))
 
@@ -63,6 +65,7 @@ def pooled(postgres: PostgresServer, tmp_path: Path) -> Iterator[Callable[..., s
     for process in started:
         process.terminate()
         process.wait(PATIENCE_SECONDS)
+    place.cleanup()
     for each in databases:
         postgres.drop_database(each)
 
@@ -81,6 +84,7 @@ def test_pools_that_change_connections_between_transactions_are_refused(
         launch(settings)
     done = subprocess.run(
         [sys.executable, "-m", "service.cli", "worker"], env=environment(settings), capture_output=True, text=True,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr

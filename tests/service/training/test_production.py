@@ -111,8 +111,8 @@ def test_a_model_of_somebody_who_asked_meanwhile_never_serves(tiny_context):
 def test_the_last_look_is_between_staging_and_commit(tiny_context, monkeypatch, at):
     asks_late, real = tiny.people(tiny_context)[0], {"added": registry.add, "staged": deployment.stage}[at]
 
-    def then_file(*args):
-        result = real(*args)
+    def then_file(*args, **options):
+        result = real(*args, **options)
         tiny.file(tiny_context, asks_late)
         return result
 

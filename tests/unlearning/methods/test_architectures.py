@@ -122,5 +122,7 @@ def test_single_image_to_forget(networks, faces):
     forget, retain = faces.subset([0]), faces.subset(range(1, 8))
     with pytest.raises(MethodError, match="Expected more than one image a batch"):
         unlearn("gradient_ascent", networks["resnet18"], forget, retain, recipe=recipe, seed=1, device="cpu")
-    settings = METHODS["kookmin"].settings(epochs=1.0)
+    with pytest.raises(MethodError, match="Expected more than one image a batch"):  # its gradients, in training mode
+        unlearn("kookmin", networks["resnet18"], forget, retain, recipe=recipe, seed=1, device="cpu")
+    settings = METHODS["kookmin"].settings(epochs=1.0, gradients_in="eval")
     unlearn("kookmin", networks["resnet18"], forget, retain, recipe=recipe, seed=1, device="cpu", settings=settings)
