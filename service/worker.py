@@ -46,6 +46,7 @@ from service.store.engine import make_fit, reading, session
 from service.store.tables import Deployment, ErasureRequest, OpenLine, Run
 from service.telemetry.redact import describe
 from service.telemetry.tracing import Traces
+from service.training.parallel import jobs_of
 from service.training.priority import yield_processor, yields
 
 log = structlog.get_logger()
@@ -135,7 +136,10 @@ def work(context: Context, policy: Policy, stop: threading.Event, rng: random.Ra
             leftovers.sweep(context)
             _settle_storage(context)
             launch(settings)
-            log.info("worker.ready", home=str(settings.home), policy=policy.name)
+            jobs = jobs_of(settings)
+            log.info(
+                "worker.ready", home=str(settings.home), policy=policy.name, training_processes=jobs.n, why=jobs.why
+            )
 
         def turn() -> None:
             nonlocal tidy_at

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import joblib
 import numpy as np
 import psutil
-import structlog
 import torch
 from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
 from numpy.typing import NDArray
@@ -43,8 +42,6 @@ from unlearning.methods import find_method, unlearn
 from unlearning.models import load_weights, save_weights
 from unlearning.procedures.oracles import with_oracles
 from unlearning.training import Examples, fresh_model, logits, train
-
-log = structlog.get_logger()
 
 T = TypeVar("T")
 CHUNK = 4096  # images whose views are in memory at a time
@@ -110,7 +107,6 @@ def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settin
         yield from on_cluster(task, calls, settings)
         return
     chosen = jobs_of(settings)
-    log.info("training.processes", n=chosen.n, why=chosen.why)
     parent, bound = os.getpid(), (settings.device, settings.training_gpu_share / chosen.n)
     parallel = joblib.Parallel(
         n_jobs=chosen.n, backend="loky", batch_size=1, return_as="generator_unordered", max_nbytes=None
