@@ -65,10 +65,10 @@ SWAP = """
 import sys
 from service.context import Context
 from service.settings import Settings
-try:
-    from service.models.deployment import deploy
-except ModuleNotFoundError:
+try:  # the former build's first: it lacks the other, and would get this checkout's where that is installed for editing
     from service.deployment import deploy
+except ModuleNotFoundError:
+    from service.models.deployment import deploy
 deploy(Context.open(Settings()), sys.argv[1])
 """
 
