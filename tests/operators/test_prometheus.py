@@ -16,6 +16,7 @@ from service.console.metrics import DatabaseCollector, exposition
 from service.context import Context
 from service.launch import free_ports
 from service.settings import Settings
+from tests.operators.scraping import prometheus
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.prometheus
@@ -41,35 +42,25 @@ def test_the_serving_processes_metrics_are_clean(program: Callable[[str, str], s
 
 
 def test_a_live_prometheus_reads_with_the_token(program: Callable[[str, str], str], tmp_path: Path) -> None:
-    prometheus, (port, console) = program("prometheus", "prometheus"), free_ports(2)
+    (console,) = free_ports(1)
     settings = Settings(home=tmp_path / "home", console_port=console, metrics_token="a-token-of-the-scraper")
     (tmp_path / "token").write_text(f"{settings.metrics_token}\n")
-    jobs = "".join(
-        f"  - job_name: {name}\n{more}    static_configs: [{{targets: ['127.0.0.1:{console}']}}]\n"
-        for name, more in (
-            ("with", f"    authorization: {{credentials_file: {tmp_path}/token}}\n"), ("without", ""),
-        )
-    )  # fmt: skip
-    (tmp_path / "prometheus.yml").write_text(f"global: {{scrape_interval: 1s}}\nscrape_configs:\n{jobs}")
-    command = [
-        prometheus, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/series",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]  # fmt: skip
+    target = {"static_configs": [{"targets": [f"127.0.0.1:{console}"]}]}
+    config: dict[str, object] = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [
+            {"job_name": "with", "authorization": {"credentials_file": f"{tmp_path}/token"}} | target,
+            {"job_name": "without"} | target,
+        ],
+    }
 
-    def up() -> dict[str, str]:
-        try:
-            found = httpx.get(
-                f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up"}, timeout=PATIENCE_SECONDS
-            ).json()
-        except httpx.TransportError:
-            return {}
-        return {each["metric"]["job"]: each["value"][1] for each in found.get("data", {}).get("result", ())}
+    def up(api: str) -> dict[str, str]:
+        found = httpx.get(f"{api}/query", params={"query": "up"}, timeout=PATIENCE_SECONDS).json()["data"]["result"]
+        return {each["metric"]["job"]: each["value"][1] for each in found}
 
-    with Listener(Context.open(settings)), (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            wait_until(lambda: up().keys() == {"with", "without"}, "Prometheus to have scraped both")
-            wait_until(lambda: up() == {"with": "1", "without": "0"}, "the scrape with the token alone to be answered")
-        finally:
-            process.kill()
-            process.wait(PATIENCE_SECONDS)
+    with (
+        Listener(Context.open(settings)),
+        prometheus(program("prometheus", "prometheus"), tmp_path, config) as api,
+    ):
+        wait_until(lambda: up(api).keys() == {"with", "without"}, "Prometheus to have scraped both")
+        wait_until(lambda: up(api) == {"with": "1", "without": "0"}, "the scrape with the token alone to be answered")

@@ -32,6 +32,7 @@ from service.launch import Processes, free_ports
 from service.settings import Settings
 from service.telemetry.catalog import SERVING, WORKER
 from tests.journey.conftest import ENDS, wait_serving
+from tests.operators.scraping import prometheus
 from tests.operators.test_prometheus import check
 from tests.service.qualified import write_qualification
 from tests.waiting import PATIENCE_SECONDS, join, wait_until
@@ -119,11 +120,9 @@ class Watched:
         return lines
 
 
-@contextmanager
-def prometheus(path: str, folder: Path, settings: Settings) -> Iterator[str]:
-    """A Prometheus with our rules that scrapes both listeners every second; gives its address."""
-    (port,) = free_ports(1)
-    config = {
+def scraped_by(settings: Settings) -> dict[str, object]:
+    """The configuration of a Prometheus with our rules that scrapes both listeners every second."""
+    return {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(ROOT / "deploy" / "prometheus" / "alerts.yml")],
         "scrape_configs": [
@@ -131,17 +130,6 @@ def prometheus(path: str, folder: Path, settings: Settings) -> Iterator[str]:
             for name, target in (("serving", settings.port), ("worker", settings.console_port))
         ],
     }
-    (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    command = [
-        path, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
-    ]  # fmt: skip
-    process = subprocess.Popen(command)
-    try:
-        yield f"http://127.0.0.1:{port}/api/v1"
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)
 
 
 @contextmanager
@@ -197,7 +185,7 @@ def watched(
     write_qualification(context, method=method, recipe=load_recipe(settings.recipe))
     context.engine.dispose()
     person = next(row.user_id for row in read_metadata(settings.data_folder) if row.split == "train")
-    with prometheus(program("prometheus", "prometheus"), folder, settings) as api:
+    with prometheus(program("prometheus", "prometheus"), folder, scraped_by(settings)) as api:
         with Processes(settings) as processes:
             processes.start_serving()
             processes.start_worker()
