@@ -91,10 +91,24 @@ class Settings(BaseSettings):
         description="Training processes in parallel; 0: as many as cores, affinity, the container's quota and 1 GiB of "
         "memory for each allow.",
     )
-    training_priority: Literal["auto", "idle", "normal"] = Field(
+    training_priority: Literal["auto", "normal"] = Field(
         "auto",
-        description="Processor time of training processes. idle: only what nothing else on the machine wants; normal: "
-        "like any other program; auto: idle while predictions are served from this home on this machine, else normal.",
+        description="Processor time of trainings. auto: as much as callers hardly feel while predictions are served "
+        "from this home on this machine, else like any other program; normal: always like any other program.",
+    )
+    training_slowdown: float = Field(
+        1.5,
+        gt=1,
+        le=100,
+        description="How many times as long predictions may take beside trainings, at the 99th percentile; trainings "
+        "pause for that.",
+    )
+    training_deadline_hours: float = Field(
+        48.0,
+        ge=0,
+        le=8760,
+        description="Hours before an open request's deadline from which on trainings no longer pause; 0: they always "
+        "do.",
     )
     training_gpu_share: float = Field(
         0.7,
@@ -326,6 +340,11 @@ class Settings(BaseSettings):
     def serving_mark_path(self) -> Path:
         """File that serving processes of this machine hold a lock on."""
         return self.local_folder / "serving.lock"
+
+    @property
+    def training_board_path(self) -> Path:
+        """File of what callers feel beside trainings; see `store/felt.py`."""
+        return self.local_folder / "felt.numbers"
 
     @property
     def accepting_mark_path(self) -> Path:

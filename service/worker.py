@@ -32,6 +32,7 @@ from service.callbacks.delivery import Deliverer
 from service.console.listener import Listener
 from service.context import LINE, Context, utc_now
 from service.erasure import evidence, leftovers
+from service.erasure.deadlines import Deadlines
 from service.erasure.lease import LineLease
 from service.erasure.pipeline import Pipeline, abandon
 from service.erasure.reruns import announcement
@@ -46,8 +47,8 @@ from service.store.engine import make_fit, reading, session
 from service.store.tables import Deployment, ErasureRequest, OpenLine, Run
 from service.telemetry.redact import describe
 from service.telemetry.tracing import Traces
+from service.training.governor import train_for
 from service.training.parallel import jobs_of
-from service.training.priority import yield_processor, yields
 
 log = structlog.get_logger()
 
@@ -124,13 +125,10 @@ def work(context: Context, policy: Policy, stop: threading.Event, rng: random.Ra
     """
     settings = context.settings
     with LineLease(context), Listener(context), Deliverer(context), Rebuilder(context) as rebuilder:
-        if settings.jobs == 1 and yields(
-            settings
-        ):  # training is done in this process; else its children yield, and this one never waits
-            yield_processor()
         traces = Traces.open(settings, "worker")
         pipeline, waiting = Pipeline(context, policy, traces), Waiting(context, rng or random.Random())
-        tidy_at, watch = time.monotonic(), Watch(context)
+        tidy_at, watch, deadlines = time.monotonic(), Watch(context), Deadlines(context)
+        train_for("erasures")
 
         def begin() -> None:
             leftovers.sweep(context)
@@ -150,6 +148,7 @@ def work(context: Context, policy: Policy, stop: threading.Event, rng: random.Ra
                 evidence.forget_old_reports(context)
                 tidy_at += TIDY_SECONDS
             watch.tend()
+            deadlines.tend()
             rollbacks.carry_out(context)  # before a claim: only between two runs
             if claim(context, policy):
                 context.reached("claimed")

@@ -103,6 +103,16 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
             },
         ),
         Panel(
+            "Trainings beside predictions",
+            "Share of time in which trainings ran or were paused, by what they are for; none of both: nothing is "
+            "trained. Much paused for long: predictions leave little, and erasures take longer. See DeadlineNear.",
+            "percentunit",
+            {
+                "{{purpose}} {{what}}": "sum by (purpose, what) "
+                '(rate(expunge_training_time_seconds_total{job=~"$job"}[$__rate_interval]))'
+            },
+        ),
+        Panel(
             "Blocks by their bank",
             "Fresh and stale banks can be used; requests wait for outdated and missing ones. See BankStale.",
             "short",

@@ -39,6 +39,7 @@ from service.settings import Settings
 from service.store.engine import session
 from service.store.tables import ReferenceBlock
 from service.training.data import asked_to_go, images_in_service, recipe_of
+from service.training.governor import train_for
 from service.training.spec import intact
 
 log = structlog.get_logger()
@@ -355,6 +356,7 @@ def become_child(parent: int) -> None:
     Args:
         parent: process id of the worker.
     """
+    train_for("upkeep")
     os.nice(19 - os.nice(0))
     with suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
         autogroup.write("19")

@@ -60,18 +60,16 @@ def progress_bar() -> Progress:
 
 
 def tell_of_priority(settings: Settings) -> None:
-    """Say beforehand if training will wait for whatever else the machine does, or have fewer processes than cores."""
+    """Say beforehand if trainings will stand back, or have fewer processes than cores."""
+    from service.training.governor import yields
     from service.training.parallel import jobs_of
-    from service.training.priority import yields
 
     if (jobs := jobs_of(settings)).short_of_memory:
         console.print(f"Training processes: {jobs.n}. {jobs.why}")
     if yields(settings):
         console.print(
-            "Predictions are served from this home on this machine: training waits for a free core. "
-            "EXPUNGE_TRAINING_PRIORITY=normal takes its share of the processor."
-            if settings.training_priority == "auto"
-            else "EXPUNGE_TRAINING_PRIORITY is idle: training waits for a free core."
+            "Predictions are served from this home on this machine: trainings pause as far as callers feel them. "
+            "EXPUNGE_TRAINING_PRIORITY=normal lets them take their share of the processor."
         )
 
 

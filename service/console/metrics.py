@@ -27,6 +27,7 @@ from service.models import shadowing
 from service.requests import doubts
 from service.requests.states import ENDS, STATES
 from service.store.engine import reading
+from service.store.felt import Board
 from service.store.tables import (
     Attempt,
     CallbackDelivery,
@@ -60,6 +61,7 @@ class DatabaseCollector(Collector):
         self._context = context
         self._steady = steady
         self._ladder = load_policy(context.settings.policy).ladder
+        self._board = Board(context.settings.training_board_path)
         self._lock = threading.Lock()  # of what is kept from one scrape to the next, below
         self._durations: tuple[object, dict[str, Durations]] = (None, {})
         self._rested_at = -math.inf
@@ -79,6 +81,7 @@ class DatabaseCollector(Collector):
             }
             histograms = self._kept_durations(s)
         values |= _signing(self._context)
+        values |= {"expunge_training_time_seconds_total": self._board.spent()}
         values |= _banks(overview.overview(self._context), now)
         for name, measure in WORKER.items():
             if measure.kind == "histogram":

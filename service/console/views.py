@@ -17,7 +17,7 @@ from service.models.shadowing import OTHERS, Counts, Figures
 from service.requests import states
 from service.store.tables import Attempt, RequestEvent, Run
 
-_COUNTED = re.compile(r"(?P<what>.*?),?\s+(?P<done>\d+)/(?P<wanted>\d+)")
+_COUNTED = re.compile(r"(?P<what>.*?),?\s+(?P<done>\d+)/(?P<wanted>\d+)(?:, (?P<end>all by .*))?")
 _UNITS: Final = ((86400, "day"), (3600, "hour"), (60, "minute"))
 STATE_WORDS: Final = {"needs_attention": "needs attention", "no_data_held": "no data held"}
 STAGES: Final = ("unlearning", "auditing", "deploying", "purging", "completed")
@@ -91,6 +91,7 @@ class Progress:
     what: str
     done: int | None = None
     wanted: int | None = None
+    end: str = ""  # when it is expected to be done
 
     @property
     def percent(self) -> int | None:
@@ -106,10 +107,10 @@ class Progress:
 
 
 def progress_of(note: str) -> Progress | None:
-    """A run's note: "dilute: unlearned models 3/64" is counted, any other text is itself."""
+    """A run's note: "dilute: unlearned models 3/64, all by 14:05 UTC" is counted, any other text is itself."""
     found = _COUNTED.fullmatch(note)
     if found:
-        return Progress(found["what"], int(found["done"]), int(found["wanted"]))
+        return Progress(found["what"], int(found["done"]), int(found["wanted"]), found["end"] or "")
     return Progress(note) if note else None
 
 

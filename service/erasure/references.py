@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from itertools import islice
 
 import numpy as np
@@ -74,10 +75,20 @@ def gather(work: Workspace) -> Bank:
 
 
 def noting(work: Workspace, what: str, *, half: str = "") -> OnProgress:
-    """Progress shown with the run; `half` is the fail point that is passed when half of the models are there."""
+    """Progress shown with the run; `half` is the fail point that is passed when half of the models are there.
+
+    From the second report on it says when all will be there, if the rest is as quick as what was done since the first.
+    """
+    begun: list[tuple[datetime, int]] = []
 
     def tell(done: int, wanted: int) -> None:
-        note(work.context, work.run_id, f"{what} {done}/{wanted}")
+        now, text = work.context.now(), f"{what} {done}/{wanted}"
+        if not begun:
+            begun.append((now, done))
+        since, before = begun[0]
+        if before < done < wanted and now > since:
+            text += f", all by {now + (now - since) * ((wanted - done) / (done - before)):%d %b %Y, %H:%M} UTC"
+        note(work.context, work.run_id, text)
         if half and done == wanted // 2:
             work.context.reached(half)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -38,6 +39,7 @@ from service.serving.routes import prediction_routes
 from service.serving.slot import Lease, ModelSlot
 from service.serving.speedups import EARLY_REFUSAL, is_on
 from service.serving.speedups.early_refusal import Shedding, protocol_with
+from service.store.felt import Board
 from service.store.serving_mark import ServingMark, is_served
 from service.telemetry import serving_metrics
 from service.telemetry.tracing import TraceCalls, Traces
@@ -61,6 +63,7 @@ class ServingProcess:
     traces: Traces
     mark: ServingMark
     accepting: ServingMark
+    board: Board
 
     @classmethod
     def of(cls, context: Context, place: int = 0) -> ServingProcess:
@@ -88,7 +91,17 @@ class ServingProcess:
         predictor = Predictor(slot, batcher, app.state.keys, settings, watch)
         marks = ServingMark(settings.serving_mark_path), ServingMark(settings.accepting_mark_path)
         process = cls(
-            context, app, prediction_routes(predictor), predictor, slot, batcher, follower, watch, traces, *marks
+            context,
+            app,
+            prediction_routes(predictor),
+            predictor,
+            slot,
+            batcher,
+            follower,
+            watch,
+            traces,
+            *marks,
+            Board(settings.training_board_path, place),
         )
         process._complete_app()
         return process
@@ -159,8 +172,14 @@ class ServingProcess:
         for layer in reversed(self._inner_layers()):
             app = layer.cls(app, *layer.args, **layer.kwargs)
         share = self.context.settings.log_predictions_share
-        app = RequestLog(app, new_id=self.context.new_id, on_answer=self.watch.answer, share=share)
+        app = RequestLog(app, new_id=self.context.new_id, on_answer=self._answered, share=share)
         return TraceCalls(app, traces=self.traces) if self.traces.on else app
+
+    def _answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        self.watch.answer(method, route, status, seconds)
+        if status == 200:
+            now = time.monotonic()
+            self.board.note(now - seconds, now)
 
     def _inner_layers(self) -> list[Middleware]:
         most_bytes = max(self.context.settings.max_image_bytes + FORM_OVERHEAD_BYTES, MAX_BODY_BYTES)

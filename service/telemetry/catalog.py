@@ -115,6 +115,12 @@ WORKER: Final[Mapping[str, Measure]] = {
         "Trainings that erasure requests caused; one is the median time of the references' trainings.",
         ("purpose",),
     ),
+    "expunge_training_time_seconds_total": Measure(
+        "counter",
+        "Time in which there were trainings beside served predictions, by what they were for (erasures, upkeep, "
+        "commands) and by whether they were running or paused for predictions.",
+        ("purpose", "what"),
+    ),
     "expunge_audits_total": Measure("counter", "Audits by method and verdict.", ("method", "verdict")),
     "expunge_audits_since_passed": Measure("gauge", "Audits since the last one that passed."),
     "expunge_audit_timestamp_seconds": Measure("gauge", "Unix time of a method's latest audit.", ("method",)),

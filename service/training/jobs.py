@@ -1,36 +1,35 @@
 """One trial: a model trained or unlearned in a child process and scored. Banks are many trials, a candidate is one.
 
-Trials run through joblib in processes of one thread each, or on a Ray cluster (`service.training.ray_cluster`); the
-caller sees their results as they finish. Where predictions are served they take only what serving leaves of the
-processor (`EXPUNGE_TRAINING_PRIORITY`). A trial carries row numbers of the packed arrays, never user ids, and ends with
+Trials run in processes of one thread each, or on a Ray cluster (`service.training.ray_cluster`); the
+caller sees their results as they finish. Where predictions are served they run as much as callers hardly feel
+(`service.training.governor`). A trial carries row numbers of the packed arrays, never user ids, and ends with
 the process that asked for it.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
+import cloudpickle
 import numpy as np
-import psutil
 import torch
 from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from numpy.typing import NDArray
 
 import audit
 from audit.errors import NotANumberError
 from service.settings import Settings
+from service.training.child import in_child
+from service.training.governor import governed, yields
 from service.training.looks import Looks, look
 from service.training.parallel import jobs_of
-from service.training.priority import go_last, yield_processor, yields
 from service.training.ray_cluster import disconnect, on_cluster, result_of
 from service.training.relearned import relearned
 from service.training.spec import Rows, TrialSpec, intact, open_images
@@ -44,6 +43,7 @@ from unlearning.procedures.oracles import with_oracles
 from unlearning.training import Examples, fresh_model, logits, train
 
 T = TypeVar("T")
+_IDLE_SECONDS = 300  # processes without work stay as long
 CHUNK = 4096  # images whose views are in memory at a time
 
 
@@ -90,30 +90,79 @@ def run_trials(
 
 def run_apart(spec: TrialSpec, seed: int, settings: Settings, keep_weights: Path) -> Outcome:
     """One trial in a process started for it alone, so that nothing earlier trials left there can matter."""
-    with ProcessPoolExecutor(max_workers=1, env={"OMP_NUM_THREADS": "1"}) as executor:
-        with _children_yield(settings):
-            bound = settings.device, settings.training_gpu_share
-            future = executor.submit(_in_child, run_trial, (spec, seed, keep_weights), os.getpid(), bound, settings)
-        outcome: Outcome = future.result()
+    (outcome,) = _in_processes(run_trial, [(spec, seed, keep_weights)], settings, 1, apart=True)
     return outcome
 
 
 def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settings: Settings) -> Iterator[T]:
     """What `task(*call)` gives for each call, as they finish, from processes such as the module's text describes.
 
-    With one job they run in this process, one after another; with a cluster, there.
+    With one job they run in this process, one after another, unless they have to stand back behind predictions; with a
+    cluster, there.
     """
     if settings.cluster:
         yield from on_cluster(task, calls, settings)
         return
-    chosen = jobs_of(settings)
-    parent, bound = os.getpid(), (settings.device, settings.training_gpu_share / chosen.n)
-    parallel = joblib.Parallel(
-        n_jobs=chosen.n, backend="loky", batch_size=1, return_as="generator_unordered", max_nbytes=None
-    )  # no file outside of the home
-    with _children_yield(settings):
-        outcomes = parallel(joblib.delayed(_in_child)(task, call, parent, bound, settings) for call in calls)
-    yield from outcomes
+    n = jobs_of(settings).n
+    if n > 1 or yields(settings):
+        yield from _in_processes(task, calls, settings, n)
+        return
+    for call in calls:
+        yield _bounded(task, call, (settings.device, settings.training_gpu_share))
+
+
+def _in_processes(
+    task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settings: Settings, n: int, *, apart: bool = False
+) -> Iterator[T]:
+    """What `task(*call)` gives for each call, as they finish, from `n` processes.
+
+    A process that came to nothing because it went last in the line for the processor was killed (`governed`), and all
+    that were at something with it; their calls are made again, in processes that do not go last.
+
+    Args:
+        apart: they are started for these calls alone.
+    """
+    bound = settings.device, settings.training_gpu_share / n
+    waiting: dict[Future[T], tuple[Any, ...]] = {}
+    again: list[tuple[Any, ...]] = []
+    remaining = iter(calls)
+    with ExitStack() as stack:
+        hurry = stack.enter_context(governed(settings))
+        executor = _processes(n, stack if apart else None)
+        while True:
+            while len(waiting) < 2 * n and (call := again[-1] if again else next(remaining, None)) is not None:
+                # packed apart: a process that unpacks it loads PyTorch, for seconds
+                packed = cloudpickle.dumps((_bounded, (task, call, bound)))
+                try:
+                    future = executor.submit(in_child, packed, os.getpid(), settings, bool(again))
+                except TerminatedWorkerError:
+                    if not again:
+                        again.append(call)
+                    break
+                waiting[future] = again.pop() if again else call
+            for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+                call = waiting.pop(done)
+                try:
+                    outcome = done.result()
+                except TerminatedWorkerError:
+                    if not hurry.is_set():
+                        raise
+                    again.append(call)
+                else:
+                    yield outcome
+            if not waiting:
+                if not again:
+                    return
+                hurry.clear()
+                executor = _processes(n, stack if apart else None)
+
+
+def _processes(n: int, stack: ExitStack | None) -> ProcessPoolExecutor:
+    """Processes that are there for everybody, or until the stack is left."""
+    environment = {"OMP_NUM_THREADS": "1"}
+    if stack is not None:
+        return stack.enter_context(ProcessPoolExecutor(max_workers=n, env=environment))
+    return get_reusable_executor(max_workers=n, timeout=_IDLE_SECONDS, env=environment)
 
 
 def score(spec: TrialSpec, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
@@ -159,16 +208,9 @@ def score_unlearned(spec: TrialSpec, method: str, model: torch.nn.Module) -> tup
         raise MethodError(f"{method} diverged: answers that are not numbers; lower its learning rates.") from error
 
 
-def _in_child(
-    task: Callable[..., T], call: tuple[Any, ...], parent: int, bound: tuple[str, float], settings: Settings
-) -> T:
-    """The task's result; `bound` is a device and the share of its memory that this process may take."""
-    if os.getpid() == parent:  # with one job there is no child, and nobody to end with
-        torch.set_num_threads(1)
-    else:
-        _prepare_process(parent)
-        if yields(settings):  # asked for each trial: serving may have begun since the last one
-            _go_last_here()
+def _bounded(task: Callable[..., T], call: tuple[Any, ...], bound: tuple[str, float]) -> T:
+    """The task's result, with one thread; `bound` is a device and the share of its memory that we may take."""
+    torch.set_num_threads(1)
     device, share = bound
     bound_memory(resolve_device(device), share)
     return result_of(task, call)
@@ -215,46 +257,3 @@ def release_processes() -> None:
     open_images.cache_clear()
     disconnect()
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
-
-
-@contextmanager
-def _children_yield(settings: Settings) -> Iterator[None]:
-    """If training yields, let what is started within go last from its first moment: PyTorch's import takes seconds."""
-    before = {child.pid for child in psutil.Process().children()}
-    yield
-    if not yields(settings):
-        return
-    for child in psutil.Process().children():
-        if child.pid not in before:
-            go_last(child.pid)
-
-
-@lru_cache(maxsize=1)
-def _go_last_here() -> None:
-    """Once a child, and for good: an ordinary user may not take it back.
-
-    The lowest priority alone gives it little of the processor, but lets it keep what it has for some milliseconds, in
-    which a request that has just come waits; `SCHED_IDLE` does not.
-    """
-    os.nice(19 - os.nice(0))
-    yield_processor()
-    go_last(os.getpid())
-
-
-@lru_cache(maxsize=1)
-def _prepare_process(parent: int) -> None:
-    """Once a child: one thread, a session of its own, and an end when the process that asked for it is gone.
-
-    Where the kernel weighs whole sessions, one with the worker would take the worker down to the child's priority, and
-    a worker that waits for the processor while it holds the database's lock stops the serving processes' heartbeats.
-    """
-    torch.set_num_threads(1)
-    with suppress(PermissionError):  # it leads one already
-        os.setsid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,19 @@ import joblib
 import numpy as np
 import psutil
 import pytest
+from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import audit
 from service.errors import DataFolderError
 from service.models import registry
 from service.models.building import build_model
 from service.models.deployment import pointer
+from service.settings import Settings
+from service.store.felt import Board, Period
 from service.store.serving_mark import ServingMark
-from service.training.jobs import _children_yield, release_processes, run_trial, run_trials, score, score_unlearned
+from service.training.child import in_child
+from service.training.jobs import in_children, release_processes, run_trial, run_trials, score, score_unlearned
 from service.training.spec import open_images
 from tests.processes import is_alive
 from tests.service import tiny
@@ -129,28 +135,73 @@ def test_images_that_changed_are_refused(spec):
         open_images(replace(spec.images, manifest_digest="0" * 64))
 
 
+POLICIES = "(lambda os: (os.sched_getscheduler(0), os.sched_getscheduler(os.getpid())))(__import__('os'))"
+"""How the thread is scheduled that evaluates this, and its process's first one."""
+
+
 @pytest.mark.parametrize(
-    ("priority", "served", "policy"),
+    ("priority", "served", "hurried", "policy"),
     [
-        ("auto", False, os.SCHED_OTHER),
-        ("auto", True, os.SCHED_IDLE),
-        ("normal", True, os.SCHED_OTHER),
-        ("idle", False, os.SCHED_IDLE),
+        ("auto", True, "", os.SCHED_IDLE),
+        ("auto", True, "pressed", os.SCHED_OTHER),
+        ("auto", True, "busy", os.SCHED_OTHER),
+        ("auto", True, "begun anew", os.SCHED_OTHER),
+        ("auto", False, "", os.SCHED_OTHER),
+        ("normal", True, "", os.SCHED_OTHER),
     ],
 )
-def test_children_go_last_from_the_moment_they_start_where_predictions_are_served(tmp_path, priority, served, policy):
+def test_a_training_goes_last_where_predictions_are_served_and_nobody_is_in_a_hurry(
+    tmp_path, priority, served, hurried, policy
+):
     settings = tiny.settings_of(tmp_path, training_priority=priority)
-    mark = ServingMark(settings.serving_mark_path)
+    mark, board = ServingMark(settings.serving_mark_path), Board(settings.training_board_path)
     if served:
         mark.hold()
-    with _children_yield(settings):
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        assert os.sched_getscheduler(child.pid) == policy
-        assert os.sched_getscheduler(0) == os.SCHED_OTHER
-    finally:
-        mark.release()
-        child.communicate(b"\n", timeout=PATIENCE_SECONDS)
+    if hurried == "pressed":
+        board.press(time.monotonic())
+    board.is_busy = hurried == "busy"
+    packed = pickle.dumps((eval, (POLICIES,)))
+    with ProcessPoolExecutor(max_workers=1) as executor:
+        found = executor.submit(in_child, packed, os.getpid(), settings, hurried == "begun anew")
+        assert found.result(PATIENCE_SECONDS) == (policy, os.SCHED_OTHER)
+    mark.release()
+
+
+def waits_if_last(folder: Path) -> str:
+    """A training that comes to nothing while it goes last."""
+    (folder / f"{os.getpid()}").touch()
+    while os.sched_getscheduler(0) == os.SCHED_IDLE:
+        os.sched_yield()
+    return "done"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_training_that_comes_to_nothing_is_begun_anew_and_goes_last_no_more(tmp_path, jobs):
+    settings = tiny.settings_of(tmp_path, jobs=jobs, training_priority="auto")
+    mark, board = ServingMark(settings.serving_mark_path), Board(settings.training_board_path)
+    mark.hold()
+    (tmp_path / "begun").mkdir()
+    ended: list[str] = []
+    thread = threading.Thread(
+        target=lambda: ended.extend(in_children(waits_if_last, [(tmp_path / "begun",)] * 3, settings)), daemon=True
+    )
+    thread.start()
+
+    def has_ended() -> bool:
+        board.press(time.monotonic())  # the deadline came near
+        return not thread.is_alive()
+
+    wait_until(lambda: list((tmp_path / "begun").iterdir()) or ended, "a training to begin", seconds=STARVED_SECONDS)
+    wait_until(has_ended, "all to end", seconds=STARVED_SECONDS)
+    assert ended == ["done"] * 3
+    mark.release()
+    release_processes()
+
+
+def test_a_process_that_ends_by_itself_is_an_error(tmp_path):
+    settings = tiny.settings_of(tmp_path, jobs=2)
+    with pytest.raises(TerminatedWorkerError):
+        list(in_children(os._exit, [(3,)], settings))
 
 
 def test_releasing_ends_the_children():
@@ -163,29 +214,43 @@ def test_releasing_ends_the_children():
     release_processes()
 
 
+def settings_of_parent(tmp_path: Path) -> str:
+    return tiny.settings_of(tmp_path, jobs=2, training_priority="auto").model_dump_json()
+
+
 @pytest.fixture
 def parent(spec, tmp_path):
     """Another process that runs trials in children; see `orphan_trials`."""
     (tmp_path / "spec.pickle").write_bytes(pickle.dumps(spec))
-    settings = tiny.settings_of(tmp_path, jobs=2, training_priority="idle").model_dump_json()
-    command = [sys.executable, "-m", "tests.service.orphan_trials", str(tmp_path / "spec.pickle"), settings]
+    command = [
+        sys.executable, "-m", "tests.service.orphan_trials", str(tmp_path / "spec.pickle"), settings_of_parent(tmp_path)
+    ]  # fmt: skip
+    mark = ServingMark(tiny.settings_of(tmp_path).serving_mark_path)
+    mark.hold()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     yield process
+    mark.release()
     process.kill()
     process.wait(PATIENCE_SECONDS)
     process.stdout.close()
 
 
-def test_children_work_like_this_process_and_end_with_their_parent(parent, spec):
+def test_children_work_like_this_process_and_end_with_their_parent_even_from_a_pause(parent, spec, tmp_path):
+    settings = Settings.model_validate_json(settings_of_parent(tmp_path))
     told = [json.loads(line_of(parent, seconds=STARVED_SECONDS)) for _ in range(2)]
     for outcome in told:
         expected = run_trial(spec, outcome["seed"]).margins
         np.testing.assert_array_equal(np.float32(outcome["margins"]), expected)  # bit for bit
-    children = told[-1]["children"]  # those that train are nice; joblib's own tracker of resources is not
-    orphans = [int(pid) for pid in children]
-    assert list(children.values()).count(19) >= 1
-    policies = {os.sched_getscheduler(int(pid)) for pid, nice in children.items() if nice == 19}
-    assert policies == {os.SCHED_IDLE}
-    parent.kill()  # SIGKILL: the parent cannot say goodbye
+    orphans = [int(pid) for pid, what in told[-1]["children"].items() if "popen_loky" in what]
+    assert len(orphans) == 2
+    board = Board(settings.training_board_path)
+
+    def is_paused() -> bool:
+        now = time.monotonic()
+        board.period = Period(now, now, now + 5.0)  # predictions are asked for, and take no training beside them
+        return all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in orphans)
+
+    wait_until(is_paused, "the children to pause", seconds=STARVED_SECONDS)
+    parent.kill()  # SIGKILL: the parent cannot say goodbye, nor wake anybody up
     parent.wait(PATIENCE_SECONDS)
     wait_until(lambda: not any(map(is_alive, orphans)), "the children to end", seconds=STARVED_SECONDS)
