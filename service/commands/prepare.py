@@ -19,20 +19,29 @@ from service.commands.data import check_data, say_unnamed
 from service.commands.environment import Settings
 from service.commands.methods import search_settings
 from service.commands.qualify import qualify_methods
-from service.commands.references import Kind, build_ahead, kinds_ahead, minutes, seconds_of_training
+from service.commands.references import (
+    Kind,
+    blocks_with_spares,
+    build_ahead,
+    kinds_ahead,
+    minutes,
+    seconds_of_training,
+)
 from service.commands.screen import console, progress_bar, tell_of_priority
 from service.commands.training import train_and_show
 from service.errors import ConflictError, InvalidInputError
 
 if TYPE_CHECKING:
+    from service.banks.build import BankPlan
     from service.context import Context
-    from service.studies.preparation import Asked, Facts, Measured, Plan, Recommendation
+    from service.studies.preparation import Asked, Facts, Measured, Plan
 
 
 class Part(StrEnum):
     """Parts that can be left out."""
 
     REFERENCES = "references"
+    SPARES = "spares"
     TUNE = "tune"
     QUALIFY = "qualify"
 
@@ -59,7 +68,7 @@ def prepare(
     trials: Annotated[int, typer.Option(min=1, help="Settings tried for each method.")] = 8,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the price is paid.")] = False,
 ) -> None:
-    """Check the data, train the model and its references, tune and qualify methods, and recommend a policy.
+    """Check the data, train the model, its references and spares, tune and qualify methods, and recommend a policy.
 
     It says the price before it is paid, in trainings and minutes, and asks. A command that was stopped, or killed,
     goes on where it was if it is given again.
@@ -89,7 +98,7 @@ def prepare(
 def _prepare(context: Context, asked: Asked, *, ask: bool) -> None:
     from audit.policy import RETRAIN
     from service.banks.qualifications import count_subjects
-    from service.studies.preparation import Facts, decide, oracles_of
+    from service.studies.preparation import Facts, decide, oracles_of, policy_of
 
     _, sentence = check_data(context)
     _say(sentence)
@@ -103,9 +112,11 @@ def _prepare(context: Context, asked: Asked, *, ask: bool) -> None:
         oracles=oracles_of(context, asked.candidates),
     )
     plan = decide(asked, facts)
-    seconds = _pay(context, asked, facts, plan, kinds, measured_before, ask=ask)
-    if plan.references and _n_missing(context, kinds):
-        build_ahead(context, asked.policy, kinds)
+    kept = policy_of(asked.policy, (asked.spare_rung, RETRAIN) if plan.spares else (RETRAIN,))
+    blocks = blocks_with_spares(context, kept)
+    seconds = _pay(context, asked, facts, plan, kinds, blocks, measured_before, ask=ask)
+    if plan.references and _n_missing(context, kinds) + _n_lacking(context, blocks):
+        build_ahead(context, kept, kinds, blocks)
     failed = _tune(context, asked, facts, plan)
     context = _with_tuned(context)
     measured = _qualify(context, asked, facts, plan, failed)
@@ -164,12 +175,20 @@ def _n_missing(context: Context, kinds: list[Kind]) -> int:
     return sum(kind.n_missing(store) for kind in kinds)
 
 
+def _n_lacking(context: Context, blocks: list[BankPlan]) -> int:
+    """Spares that are not there yet."""
+    from service.banks.spares import lacking
+    from service.training.data import recipe_of
+
+    return len(lacking(context, recipe_of(context), blocks))
+
+
 def _pay(  # noqa: PLR0917
-    context: Context, asked: Asked, facts: Facts, plan: Plan, kinds: list[Kind], measured_before: float | None, *,
-    ask: bool,
+    context: Context, asked: Asked, facts: Facts, plan: Plan, kinds: list[Kind], blocks: list[BankPlan],
+    measured_before: float | None, *, ask: bool,
 ) -> float | None:  # fmt: skip
     """Say what is to be done and what it costs, and ask; gives the seconds of a training, if one was made."""
-    whole = _show_parts(context, asked, facts, plan, kinds)
+    whole = _show_parts(context, asked, facts, plan, kinds, blocks)
     seconds = seconds_of_training(context) or measured_before
     if not whole:
         _say("Everything is there already.")
@@ -178,6 +197,8 @@ def _pay(  # noqa: PLR0917
         _train_one(context, kinds)
         seconds = seconds_of_training(context)
     _say(f"To do: at most {whole:.0f} trainings' worth{_time(context, whole, seconds)}.")
+    if plan.spares:
+        _say(_renewal(context, plan, seconds))
     if plan.methods:
         for_methods = plan.searches + plan.qualifications
         _say(
@@ -192,16 +213,29 @@ def _pay(  # noqa: PLR0917
     return seconds
 
 
-def _show_parts(context: Context, asked: Asked, facts: Facts, plan: Plan, kinds: list[Kind]) -> float:
+def _renewal(context: Context, plan: Plan, seconds: float | None) -> str:
+    """What spares cost again and again."""
+    return (
+        "With spares an erasure has next to nothing to train at the request. They are paid for again afterwards: after "
+        f"each run, however many requests it holds, the idle worker trains about {plan.spares} anew"
+        f"{_time(context, plan.spares, seconds)}. --without spares leaves them out."
+    )
+
+
+def _show_parts(  # noqa: PLR0917
+    context: Context, asked: Asked, facts: Facts, plan: Plan, kinds: list[Kind], blocks: list[BankPlan]
+) -> float:
     """What each part costs at most, and why others are left out; gives the trainings that are still to do."""
     from service.studies.preparation import qualification_price, search_price, to_qualify, to_tune
 
     n_missing = _n_missing(context, kinds) if plan.references else 0
+    n_lacking = _n_lacking(context, blocks)
     searches = search_price(asked, facts, to_tune(context, asked, facts, plan))
     qualifications = qualification_price(asked, facts, to_qualify(context, asked, facts, plan))
     table = Table("part", "trainings, at most", "still to do")
     for shown, part, at_most, left in (
         (plan.references, "references", plan.references, n_missing),
+        (plan.spares, "spares", plan.spares, n_lacking),
         (plan.tuned, f"settings of {', '.join(plan.tuned)}", plan.searches, searches),
         (plan.methods, f"qualification of {', '.join(plan.methods)}", plan.qualifications, qualifications),
     ):
@@ -210,7 +244,7 @@ def _show_parts(context: Context, asked: Asked, facts: Facts, plan: Plan, kinds:
     console.print(table)
     for reason in plan.reasons:
         _say(reason)
-    return n_missing + searches + qualifications
+    return n_missing + n_lacking + searches + qualifications
 
 
 def _time(context: Context, trainings: float, seconds: float | None) -> str:
@@ -276,27 +310,30 @@ def _recommend(  # noqa: PLR0917
     context: Context, asked: Asked, plan: Plan, measured: list[Measured], reasons: tuple[str, ...],
     seconds: float | None,
 ) -> None:  # fmt: skip
-    from service.studies.preparation import policy_of, recommend, write_policy
+    from service.studies.preparation import of_spares, policy_of, recommend, write_policy
 
-    found = recommend(measured)
+    ahead = [of_spares(context, asked)] if plan.spares else []
+    found, untuned = recommend([*ahead, *measured]), recommend(ahead)
     policy = policy_of(asked.policy, found.ladder)
     file = write_policy(context, policy)
     one = f" ({minutes(seconds)} of one core)" if seconds is not None else ""
     if len(found.ladder) > 1:
         _say(
             f"Recommended: {', then '.join(found.ladder[:-1])}, then exact retraining. An erasure costs about "
-            f"{found.trainings:.2f} trainings; by exact retraining alone it costs 1{one}."
+            f"{found.trainings:.2f} trainings at the request; by exact retraining alone it costs 1{one}."
         )
+        if plan.spares:
+            _say(_renewal(context, plan, seconds))
     else:
         _say(f"Recommended: exact retraining alone, 1 training an erasure{one}. No qualified method is cheaper.")
     for each in measured:
         _say(_figures(each))
     for reason in reasons:
         _say(reason)
-    _tell_when_it_pays(found, plan)
+    _tell_when_it_pays(plan, untuned.trainings - found.trainings)
     _say(f"The policy {policy.name} is in {file}. To start with it:")
     exports = f"export EXPUNGE_POLICY={shlex.quote(str(file.resolve()))}"
-    if len(found.ladder) > 1 and context.settings.tuned is not None:
+    if measured and len(found.ladder) > 1 and context.settings.tuned is not None:
         exports += f" EXPUNGE_TUNED={shlex.quote(str(context.settings.tuned.resolve()))}"
     scopes = " ".join(f"--scope {scope}" for scope in ("predict", "erasure:write", "erasure:read", "audit:read"))
     for line in (exports, f"expunge keys create operator {scopes}", "expunge up"):
@@ -314,12 +351,12 @@ def _figures(each: Measured) -> str:
     return said
 
 
-def _tell_when_it_pays(found: Recommendation, plan: Plan) -> None:
+def _tell_when_it_pays(plan: Plan, saved: float) -> None:
     spent = plan.searches + plan.qualifications
-    if len(found.ladder) > 1 and spent:
+    if spent and saved > 0:
         _say(
-            f"Tuning and qualification cost up to {spent:.0f} trainings: against exact retraining they have paid after "
-            f"about {spent / (1 - found.trainings):.0f} erasures."
+            f"Tuning and qualification cost up to {spent:.0f} trainings: against the same ladder without methods they "
+            f"have paid after about {spent / saved:.0f} erasures."
         )
 
 

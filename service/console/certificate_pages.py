@@ -55,7 +55,7 @@ def _done(language: Language, row: ErasureRequest, predicate: dict[str, Any]) ->
     if predicate["verdict"] == "PASSED":
         method = predicate["procedure"]["method"]
         title = METHODS[method].title if method in METHODS else method
-        return str(language["unlearned"]).format(method=title)
+        return str(language["unlearned"]).format(method=language["methods"].get(title, title))
     return str(language["not_learned"])
 
 

@@ -10,6 +10,9 @@ c₁ + r₁ (c₂ + r₂ (… + 1)) an erasure. Whatever the rest of a ladder co
 where c + r R < R, that is c / (1 − r) < R; so the cheapest ladder has the methods with c / (1 − r) < 1, in that order.
 Both are of the method's qualification (`Qualified`). To c comes the upkeep of what a method
 reads: oracles, which have to be trained again when too many subjects are gone.
+
+Spares (`service.banks.spares`) move the training out of the request: their rung costs next to nothing there and comes
+first, and the spares of all blocks are trained anew after each run.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Any
 
 from sqlmodel import col, select
 
-from audit.policy import RETRAIN, Policy
+from audit.policy import FROM_SPARE, RETRAIN, Policy
 from audit.qualification import Bars
 from service.banks.oracles import n_wanted
 from service.banks.qualifications import count_subjects, find_valid, has_failed, note_tuned
@@ -40,7 +43,7 @@ from unlearning.recipes import Recipe
 
 N_TUNING, N_TRIALS, N_TUNING_MODELS = 3, 8, 16
 """Subjects tuned on, each a forget set of its own; settings tried; runs of a trial on each subject."""
-REFERENCES, TUNE, QUALIFY = PARTS = ("references", "tune", "qualify")
+REFERENCES, SPARES, TUNE, QUALIFY = PARTS = ("references", "spares", "tune", "qualify")
 SUFFIX = "-recommended"
 
 
@@ -70,11 +73,6 @@ class Asked:
     n_canaries: int = lots.N_CANARIES
 
     def __post_init__(self) -> None:
-        if self.policy.reads_spares:
-            raise InvalidInputError(
-                f"Expected a policy without rungs that start from spares; the spares of {self.policy.name} are exact "
-                "and are trained by `expunge references build`, and no method has to be qualified for them."
-            )
         if unknown := sorted(self.without - set(PARTS)):
             raise InvalidInputError(f"Expected parts among {', '.join(PARTS)} to leave out, got {', '.join(unknown)}.")
         if self.most_trainings is not None and self.most_trainings < 1:
@@ -88,7 +86,12 @@ class Asked:
     @property
     def candidates(self) -> tuple[str, ...]:
         """The methods in question."""
-        return self.methods or self.policy.ladder[:-1]
+        return self.methods or tuple(method for method in self.policy.ladder[:-1] if method not in FROM_SPARE)
+
+    @property
+    def spare_rung(self) -> str:
+        """The rung that starts from spares: the policy's own, or `spare`."""
+        return next((method for method in self.policy.ladder if method in FROM_SPARE), FROM_SPARE[0])
 
     @property
     def tunes(self) -> bool:
@@ -141,6 +144,7 @@ class Plan:
 
     Attributes:
         references: trainings for them; 0 if they are left out.
+        spares: one for each block, now and again after each run; 0 if they are left out.
         methods: that are qualified.
         tuned: those of them whose settings are searched first.
         searches, qualifications: trainings' worth of all of them together, at most.
@@ -148,6 +152,7 @@ class Plan:
     """
 
     references: int
+    spares: int
     methods: tuple[str, ...]
     tuned: tuple[str, ...]
     searches: float
@@ -169,13 +174,23 @@ def decide(asked: Asked, facts: Facts) -> Plan:
             "everything. The first request for each block waits for them."
         )
         references = 0
-    methods, why = _methods(asked, facts, left - references)
+    spares, why_not = _spares(asked, facts, left, references)
+    methods, why = _methods(asked, facts, left - references - spares)
     tuned = () if TUNE in asked.without else methods
-    reasons += [why] if why else []
-    return Plan(
-        references, methods, tuned, search_price(asked, facts, tuned), qualification_price(asked, facts, methods),
-        tuple(reasons),
-    )  # fmt: skip
+    reasons += [reason for reason in (why_not, why) if reason]
+    prices = search_price(asked, facts, tuned), qualification_price(asked, facts, methods)
+    return Plan(references, spares, methods, tuned, *prices, tuple(reasons))
+
+
+def _spares(asked: Asked, facts: Facts, left: float, references: int) -> tuple[int, str]:
+    """Spares that are kept, and why there are none."""
+    if SPARES in asked.without:
+        return 0, "Spares are left out: each erasure trains at the request."
+    if not references:
+        return 0, "Spares are left out too: a request that waits for references gains nothing by them."
+    if facts.n_blocks > left - references:
+        return 0, f"Spares are left out: they cost {facts.n_blocks} trainings, and {left - references:.0f} are left."
+    return facts.n_blocks, ""
 
 
 def _methods(asked: Asked, facts: Facts, left: float) -> tuple[tuple[str, ...], str]:
@@ -317,14 +332,21 @@ class Measured:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A ladder, and what an erasure by it costs, in trainings."""
+    """A ladder, and what an erasure by it costs at the request, in trainings."""
 
     ladder: tuple[str, ...]
     trainings: float
 
 
+def of_spares(context: Context, asked: Asked) -> Measured:
+    """The rung that starts from spares: exact, so the gate rejects it with probability α."""
+    recipe = recipe_of(context)
+    options = settings_for(asked.spare_rung, recipe, context.settings.tuned).to_dict()
+    return Measured(asked.spare_rung, min(1.0, options.get("epochs", 0.0) / recipe.epochs), asked.policy.gate_alpha)
+
+
 def recommend(measured: Sequence[Measured]) -> Recommendation:
-    """The cheapest ladder."""
+    """The ladder that is cheapest at the request."""
     worth_it = sorted((each for each in measured if each.worth < 1.0), key=lambda each: (each.worth, each.method))
     trainings = 1.0
     for each in reversed(worth_it):

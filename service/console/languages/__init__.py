@@ -1,7 +1,7 @@
 """Languages of the pages that are for people outside: one JSON file each; a file more is a language more.
 
-All files have the keys of `en.json`. `sentences` translates sentences of the signed certificate, by the sentence; one
-without a translation is shown as it was signed.
+All files have the keys of `en.json`. `sentences` translates sentences of the signed certificate, by the sentence, and
+`methods` the titles of methods; one without a translation is shown as it is.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from sqlmodel import select
 from typer.testing import CliRunner
 
 from audit.policy import Policy, load_policy
+from service.banks import spares
 from service.banks.qualifications import Qualified
 from service.cli import app
 from service.commands.prepare import _alone
@@ -133,13 +134,13 @@ def test_from_checked_data_to_a_recommended_policy(whole: Whole) -> None:
     home, said = whole.home, whole.said
     steps = (
         "36 images of 12 people: every rule holds.", "No model yet: training one by the recipe tiny.", "Generation 1",
-        "references", "settings of eu_k", "qualification of eu_k", "To do: at most ", "Settings are searched on ",
-        "eu_k: lot number 1", "Recommended: eu_k, then exact retraining. ", "eu_k is qualified: a run costs ",
-        "export EXPUNGE_POLICY=",
+        "references", "spares", "settings of eu_k", "qualification of eu_k", "To do: at most ",
+        "Settings are searched on ", "eu_k: lot number 1", "Recommended: spare, then eu_k, then exact retraining. ",
+        "eu_k is qualified: a run costs ", "export EXPUNGE_POLICY=",
     )  # fmt: skip
     assert [step for step in steps if step not in said] == []
     assert sorted(steps, key=said.index) == list(steps)
-    assert recommended(home) == replace(LAX, name="lax-recommended", ladder=(METHOD, "retrain"))
+    assert recommended(home) == replace(LAX, name="lax-recommended", ladder=("spare", METHOD, "retrain"))
     people = {row.split(",")[1] for row in (home / "data" / "metadata.csv").read_text().splitlines()[1:]}
     kept = (home / "recommended-policy.json").read_text() + (home / "tuned.json").read_text()
     assert not [person for person in people if person in said + kept]
@@ -175,8 +176,22 @@ def test_given_again_it_does_nothing(whole: Whole, monkeypatch: pytest.MonkeyPat
         assert recommended(home) == policy
 
 
-def test_without_a_method_that_can_pay_exact_retraining_is_recommended(home: Path) -> None:
+def test_without_a_method_that_can_pay_spares_are_recommended(home: Path) -> None:
     done = run("prepare", "--yes")
+    assert done.exit_code == 0, done.output
+    assert "after each run, however many requests it holds, the idle worker trains about 12 anew; " in done.output
+    assert (
+        "Recommended: spare, then exact retraining. An erasure costs about 0.05 trainings at the request" in done.output
+    )
+    assert "EXPUNGE_TUNED" not in done.output
+    assert recommended(home).ladder == ("spare", "retrain")
+    context = Context.open(Settings())
+    assert spares.count(context) == 12
+    context.engine.dispose()
+
+
+def test_without_spares_and_methods_exact_retraining_is_recommended(home: Path) -> None:
+    done = run("prepare", "--yes", "--without", "spares")
     assert done.exit_code == 0, done.output
     assert "Recommended: exact retraining alone, 1 training an erasure (" in done.output
     assert "even if all of them were erased one by one, it would not pay" in done.output

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from audit.policy import EXACT
 from audit.proof.statement import LIMITS
 from service.console.languages import DEFAULT, LANGUAGES, Language, choose
 from service.erasure.purge_record import COPIES, IMAGES, ORACLES, ORIGINALS, REFERENCES, SPARES, VERSIONS
 from unlearning.faces.unnamed import LOOKED_THROUGH
+from unlearning.methods import METHODS
 
 
 def shape(value: Any) -> Any:
@@ -24,9 +26,10 @@ def shape(value: Any) -> Any:
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=list(LANGUAGES))
 def test_a_language_says_all_that_english_says(language: Language) -> None:
     ours, theirs = dict(language.texts), dict(DEFAULT.texts)
-    sentences = ours.pop("sentences")
-    theirs.pop("sentences")
+    sentences, methods = ours.pop("sentences"), ours.pop("methods")
+    del theirs["sentences"], theirs["methods"]
     assert shape(ours) == shape(theirs)
+    assert language is DEFAULT or methods.keys() == {METHODS[name].title for name in EXACT}
     assert language is DEFAULT or sentences.keys() == {*LIMITS, LOOKED_THROUGH}
     assert ours["kinds"].keys() == {IMAGES, COPIES, REFERENCES, ORACLES, ORIGINALS, SPARES, VERSIONS}
 

@@ -59,9 +59,9 @@ def test_what_does_not_fit_is_left_out_whole_and_said() -> None:
     assert at[100].references == 0
     assert at[100].methods == ()
     assert "they cost 176 trainings, and 100 were allowed" in at[100].reasons[0]
-    assert (at[300].references, at[300].methods) == (176, ())
+    assert (at[300].references, at[300].spares, at[300].methods) == (176, 20, ())
     assert (
-        "remix alone costs up to 440 trainings, and of the 300 allowed for everything 123 are left"
+        "remix alone costs up to 440 trainings, and of the 300 allowed for everything 103 are left"
         in (at[300].reasons[0])
     )
     assert at[700].methods == ("remix",)
@@ -99,9 +99,28 @@ def test_too_few_subjects_are_no_lot() -> None:
 
 
 @pytest.mark.parametrize("name", ["spare", "catch_up"])
-def test_a_policy_with_spares_has_nothing_to_prepare_but_references(name: str) -> None:
-    with pytest.raises(InvalidInputError, match="expunge references build"):
-        Asked(PRESETS[name])
+def test_a_policy_with_spares_keeps_its_rung_and_has_no_method_in_question(name: str) -> None:
+    asked = Asked(PRESETS[name])
+    assert (asked.candidates, asked.spare_rung, Asked(STANDARD).spare_rung) == ((), name, "spare")
+    assert decide(asked, MANY).spares == 20
+
+
+def test_spares_are_kept_for_each_block_and_can_be_left_out() -> None:
+    assert decide(Asked(STANDARD), MANY).spares == 20
+    for left_out in ({"spares"}, {"references"}):
+        plan = decide(Asked(STANDARD, without=frozenset(left_out)), MANY)
+        assert plan.spares == 0
+        assert "Spares are left out" in plan.reasons[-1]
+    plan = decide(Asked(STANDARD, most_trainings=177), MANY)
+    assert (plan.references, plan.spares) == (176, 0)
+    assert plan.reasons[0] == "Spares are left out: they cost 20 trainings, and 0 are left."
+    assert decide(Asked(STANDARD, most_trainings=197), MANY).spares == 20
+
+
+def test_spares_come_first_and_a_method_behind_them_is_reached_where_the_gate_rejects() -> None:
+    found = recommend([Measured("remix", 0.2, 0.1), Measured("spare", 0.0, 0.05)])
+    assert found.ladder == ("spare", "remix", "retrain")
+    assert found.trainings == pytest.approx(0.05 * (0.2 + 0.1))
 
 
 def test_a_ladder_without_methods_has_no_candidates() -> None:
@@ -120,7 +139,7 @@ def test_a_ladder_without_methods_has_no_candidates() -> None:
         ({"n_models": 7}, InvalidInputError, "and 8 references and runs"),
         ({"n_trials": 0}, InvalidInputError, "at least 1 trial"),
         ({"most_trainings": 0}, InvalidInputError, "Expected at least 1 training to pay for, got 0"),
-        ({"without": frozenset({"hope"})}, InvalidInputError, "Expected parts among references, tune, qualify"),
+        ({"without": frozenset({"hope"})}, InvalidInputError, "Expected parts among references, spares, tune, qualify"),
     ],
 )
 def test_what_cannot_be_asked_is_said(options: dict[str, object], error: type[Exception], sentence: str) -> None:
