@@ -19,11 +19,13 @@ from audit.statistics.distances import Detection
 from audit.statistics.exchangeability import Exchangeability, models_needed
 from audit.statistics.forgetting import ForgettingRatio
 from audit.statistics.gate import Gate
+from audit.statistics.looks import NO_LOOKS, Looked
 from audit.statistics.utility import Utility
 
 Verdict = Literal["PASSED", "FAILED", "UNDETERMINED"]
 
 FRESH = Staleness()
+NOT_LOOKED = Looked(None, None, NO_LOOKS, NO_LOOKS)
 UTILITY_ALPHA = 0.05
 """Level of the test of one model's accuracy: below the bar it still passes if its p-value is above this level."""
 SETS = {"retain": "the retain set", "test": "held-out subjects"}
@@ -68,14 +70,18 @@ def all_checks(
     staleness: Staleness = FRESH,
     gate: Gate | None = None,
     qualification: str | None = None,
+    looked: Looked = NOT_LOOKED,
 ) -> tuple[Check, ...]:
     """Every check of the policy, in the order of the report.
 
     `n_unlearned`, `forgetting` and `detection` are None without a bank of unlearned models, `cost_share` for exact
-    retraining, `gate` where margins of views are lacking, `qualification` where the method has none that is valid.
+    retraining, `gate` where margins of views are lacking, `qualification` where the method has none that is valid;
+    `looked` says itself what was not asked, and why.
     """
     return (
         _gate(policy, rung, gate),
+        _features(policy, rung, looked),
+        _exposure(looked),
         _qualification(policy, rung, qualification),
         _bank_size(policy, n_retrained if n_unlearned is None else min(n_retrained, n_unlearned)),
         _mean_utility("retain", retain, policy.retain_ratio_min),
@@ -105,6 +111,49 @@ def _gate(policy: Policy, rung: int, gate: Gate | None) -> Check:
     found = "is not unusual" if gate.passed else f"is unusual, {gate.finding},"
     sentence = f"The audited model {found} among {among} (p = {p_text}, bar {bar_text})."
     return Check("gate", p, alpha, gate.passed, sentence)
+
+
+def _features(policy: Policy, rung: int, looked: Looked) -> Check:
+    """The smaller of both sides' p-values, each over its share of α; how often the same test rejects originals."""
+    alpha, found = policy.level_at(rung, policy.features_alpha), looked.features
+    if found is None:
+        sentence = f"The penultimate features cannot be compared: {looked.features_lacking}."
+        return Check("features", None, alpha, None, sentence, applicable=alpha > 0)
+    p = found.gate.p_adjusted
+    p_text, bar_text = beside(p, alpha or found.gate.alpha, bar_digits=2)
+    n = found.gate.n_judging
+    power = (
+        f" At a level of {found.gate.alpha:g} it rejects {found.n_originals_told_apart} of "
+        f"{found.gate.n_originals} models trained with them."
+    )
+    if alpha == 0:
+        sentence = (
+            f"The audited model's penultimate features among those of {n} models trained without the images: p = "
+            f"{p_text}; no bar is set.{power}"
+        )
+        return Check("features", p, alpha, None, sentence, applicable=False)
+    how = "not unusual" if found.gate.passed else "unusual"
+    sentence = (
+        f"The audited model's penultimate features are {how} among those of {n} models trained without the images "
+        f"(p = {p_text}, bar {bar_text}).{power}"
+    )
+    return Check("features", p, alpha, found.gate.passed, sentence)
+
+
+def _exposure(looked: Looked) -> Check:
+    """The smallest adjusted p-value over retained subjects. It has no bar: its power is known from simulation only."""
+    found = looked.exposure
+    if found is None:
+        sentence = f"Whether retained subjects became more exposed cannot be told: {looked.others_lacking}."
+        return Check("exposure", None, 0.0, None, sentence, applicable=False)
+    p_text, level = beside(found.smallest_adjusted_p, found.alpha, bar_digits=2)
+    who = "none is" if not found.n_more_exposed else "1 is" if found.n_more_exposed == 1 else None
+    sentence = (
+        f"Of {found.n_subjects} retained subjects {who or f'{found.n_more_exposed} are'} more exposed under the "
+        f"audited model than under models trained without the images (smallest adjusted p = {p_text}, false discovery "
+        f"rate {level}); no bar is set."
+    )
+    return Check("exposure", found.smallest_adjusted_p, 0.0, None, sentence, applicable=False)
 
 
 def _qualification(policy: Policy, rung: int, statement: str | None) -> Check:

@@ -20,6 +20,7 @@ from audit.statistics.exchangeability import Exchangeability, exchangeability
 from audit.statistics.forgetting import CompetitionScore, ForgettingRatio, competition_score, forgetting_ratio
 from audit.statistics.gate import ALPHA, Gate, gate
 from audit.statistics.intervals import as_accuracies
+from audit.statistics.looks import CandidateLooks, Looked, judge_candidate
 from audit.statistics.margins import Array, as_bank, as_banks, as_row
 from audit.statistics.spread import PooledSpread
 from audit.statistics.utility import Utility, forget_accuracy, utility
@@ -79,6 +80,8 @@ class Evidence:
     """For the gate; without them it is not asked, or undetermined where the policy asks for it."""
     qualification: str | None = None
     """What the method's valid qualification says, in a sentence; None: it has none."""
+    looks: CandidateLooks | None = None
+    """Features, and retained subjects' margins; without them both questions are not asked."""
 
     def __post_init__(self) -> None:
         needed = [] if self.exact else ["cost_share"]
@@ -153,6 +156,8 @@ class Evaluation:
     """The candidate among the references by all views, with how much had been learned and the power. None without."""
     qualification: str | None
     """What the method's qualification says; None for exact retraining and where a bank of runs was drawn instead."""
+    looked: Looked
+    """What features, and the margins of retained subjects, say of the candidate, or why they were not asked."""
     evidence: Evidence
     """The arrays, for the report; not part of `to_dict`."""
 
@@ -205,6 +210,7 @@ def evaluate(evidence: Evidence, policy: Policy, *, rung: int, seed: int) -> Eva
         )
     )
     judged = None if evidence.views is None else _gate(evidence.views, policy, rung)
+    looked = judge_candidate(evidence.looks, alpha=policy.level_at(rung, policy.features_alpha) or ALPHA)
     checks = all_checks(
         policy,
         rung=rung,
@@ -219,6 +225,7 @@ def evaluate(evidence: Evidence, policy: Policy, *, rung: int, seed: int) -> Eva
         staleness=evidence.staleness,
         gate=judged,
         qualification=evidence.qualification,
+        looked=looked,
     )
     return Evaluation(
         verdict=verdict_of(checks),
@@ -240,6 +247,7 @@ def evaluate(evidence: Evidence, policy: Policy, *, rung: int, seed: int) -> Eva
         staleness=evidence.staleness,
         gate=judged,
         qualification=evidence.qualification,
+        looked=looked,
         evidence=evidence,
         **compared,
     )

@@ -13,6 +13,8 @@ Presets (`PRESETS`):
 | retain accuracy / bank's                 | ≥ .97            | ≥ .99            | ≥ .95       |
 | test accuracy / bank's                   | ≥ .97            | ≥ .99            | ≥ .95       |
 | gate, α                                  | .05              | .10              | reported    |
+| features of the deployed model, α        | reported         | reported         | reported    |
+| who else became more exposed             | reported         | reported         | reported    |
 | deployed model exchangeable, p           | reported         | reported         | ≥ .05       |
 | F / F_null                               | ≥ .5 of probes   | ≥ .8             | ≥ .5        |
 | the same in the worst view of the images | ≥ .65 of probes  | ≥ .65 of probes  | reported    |
@@ -66,7 +68,14 @@ EXACT = (*FROM_SPARE, RETRAIN)
 trained ahead without the subjects' block. Their attempts are tested at the full α and need no qualification."""
 FROM_ORACLES = ("oracle_matching",)
 """Methods that read oracle margins: models trained ahead without the subjects' block, beside the references."""
-ADDED_LATER = ("gate_alpha", "qualification", "cheapest_first", "view_ratio_min", "shadow_changed_max")
+ADDED_LATER = (
+    "gate_alpha",
+    "qualification",
+    "cheapest_first",
+    "view_ratio_min",
+    "shadow_changed_max",
+    "features_alpha",
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,9 @@ class Policy:
     shadow_changed_max: float = 0.0
     """Largest share of live predictions to which a candidate may give another label than the model in service; 0
     reports it without a bar."""
+    features_alpha: float = 0.0
+    """Level of the features' test of the candidate (`audit.statistics.features`); 0 reports it without a bar. Where
+    references were made before features were kept, a bar leaves the audit undetermined."""
 
     def __post_init__(self) -> None:
         self._settle_types()
@@ -122,6 +134,7 @@ class Policy:
         in_range("staleness_max", self.staleness_max, 0.0, 1.0)
         in_range("gate_alpha", self.gate_alpha, 0.0, 0.5)
         in_range("view_ratio_min", self.view_ratio_min, 0.0, 1.0)
+        in_range("features_alpha", self.features_alpha, 0.0, 0.5)
         in_range("shadow_changed_max", self.shadow_changed_max, 0.0, 1.0)
         if self.qualification and not self.gate_alpha:
             raise PolicyError(

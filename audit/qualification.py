@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from audit.canaries import Canaries
-from audit.checks import SETS, Check, Verdict, verdict_of
+from audit.checks import Check, Verdict, verdict_of
 from audit.errors import BankError, OptionError, in_range
-from audit.figures import beside, beside_percent
 from audit.policy import Policy
+from audit.probe_checks import cost_check, forgetting_check, rejected_check, utility_check, views_check
 from audit.statistics.distances import detect
 from audit.statistics.exposure import ExposedByRuns
 from audit.statistics.features import FeaturesOfRuns
@@ -278,12 +278,12 @@ def judge_probe(evidence: ProbeEvidence, bars: Bars, *, seed: int | np.random.Se
         exposed=exposed,
     )
     checks = (
-        _forgetting_check(figures, bars.forgetting_ratio_min),
-        *([_views_check(figures, bars.view_ratio_min)] if bars.view_ratio_min else []),
-        _rejected_check(figures.rejected, bars.rejected_share_max),
-        _utility_check("retain", figures.retain_ratio, bars.retain_ratio_min),
-        _utility_check("test", figures.test_ratio, bars.test_ratio_min),
-        _cost_check(figures.cost_share, bars.cost_share_max),
+        forgetting_check(figures.forgetting_ratio, figures.n_models_a_side, bars.forgetting_ratio_min),
+        *([views_check(figures.smallest_view_ratio, len(ratios), bars.view_ratio_min)] if bars.view_ratio_min else []),
+        rejected_check(figures.rejected, bars.rejected_share_max),
+        utility_check("retain", figures.retain_ratio, bars.retain_ratio_min),
+        utility_check("test", figures.test_ratio, bars.test_ratio_min),
+        cost_check(figures.cost_share, bars.cost_share_max),
     )
     return Probe(verdict_of(checks), checks, figures)
 
@@ -337,72 +337,6 @@ def _ratio(runs: Array, references: Array, seed: np.random.SeedSequence) -> Inte
     mean = float(runs.mean())  # of no one model: only the banks are compared
     ratio = utility(references, runs, mean, mean, seed=seed).ratio
     return UNKNOWN if ratio is None else ratio
-
-
-def _forgetting_check(figures: ProbeFigures, bar: float) -> Check:
-    name, ratio = "forgetting_ratio", figures.forgetting_ratio
-    if math.isnan(ratio.value):
-        sentence = (
-            f"F / F_null is undetermined with {figures.n_models_a_side} models a side; draw more references and runs."
-        )
-        return Check(name, None, bar, None, sentence)
-    value, bar_text = beside(ratio.value, bar, digits=2)
-    sentence = (
-        f"Forgetting quality is {value} times that of perfect forgetting ({ratio.low:.2f} to {ratio.high:.2f}); the "
-        f"bar is {bar_text}."
-    )
-    return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
-
-
-def _views_check(figures: ProbeFigures, bar: float) -> Check:
-    name, value = "view_ratio", figures.smallest_view_ratio
-    if math.isnan(value):
-        sentence = "In some view of the images F / F_null is undetermined; draw more references and runs."
-        return Check(name, None, bar, None, sentence)
-    shown, bar_text = beside(value, bar, digits=2)
-    sentence = (
-        f"In the worst of {len(figures.view_ratios)} views of the images forgetting quality is {shown} times that of "
-        f"perfect forgetting; the bar is {bar_text}."
-    )
-    return Check(name, value, bar, value >= bar, sentence)
-
-
-def _rejected_check(rejected: Rejected, bar: float) -> Check:
-    name, share = "rejected_share", rejected.share
-    if math.isnan(share.value):
-        sentence = "The gate cannot judge the runs: all references have the same statistic."
-        return Check(name, None, bar, None, sentence)
-    _, bar_text = beside_percent(share.value, bar)
-    sides = (
-        (rejected.n_too_high, "as having forgotten too little"),
-        (rejected.n_too_low, "as pushed too far"),
-        (rejected.n_mean_rank, "by their mean rank"),
-    )
-    told = ", ".join(f"{n} {side}" for n, side in sides if n)
-    interval = f"{100 * share.low:.0f} to {100 * share.high:.0f} %"
-    sentence = (
-        f"The gate rejects {rejected.n_rejected} of {rejected.n_runs} runs ({interval})"
-        f"{f': {told}' if told else ''}; the bar is {bar_text} %."
-    )
-    return Check(name, share.value, bar, share.value <= bar, sentence)
-
-
-def _utility_check(set_: str, ratio: Interval, bar: float) -> Check:
-    name, where = f"{set_}_ratio", SETS[set_]
-    if math.isnan(ratio.value):
-        return Check(name, None, bar, None, f"Retrained models have an accuracy of 0 on {where}.")
-    value, bar_text = beside(ratio.value, bar, bar_digits=2)
-    sentence = (
-        f"Accuracy on {where} is {value} times that of retrained models ({ratio.low:.3f} to {ratio.high:.3f}); the bar "
-        f"is {bar_text}."
-    )
-    return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
-
-
-def _cost_check(share: float, bar: float) -> Check:
-    value, bar_text = beside_percent(share, bar)
-    sentence = f"A run takes {value} % of a training's time; the bar is {bar_text} %."
-    return Check("cost_share", share, bar, share <= bar, sentence)
 
 
 def _margins(name: str, values: ArrayLike, fewest: int) -> Array:

@@ -1,14 +1,20 @@
 """Every method, every question of the audit: one table.
 
-    python benchmarks/blind_spots.py [--subject ID ...] [--method METHOD ...] [--models N] [--originals N] [--runs N]
-                                     [--folder FOLDER] [--jobs N] [--figures-only] [--quick]
+    python benchmarks/blind_spots.py [--set att|drawn] [--subject ID ...] [--method METHOD ...] [--models N]
+                                     [--originals N] [--runs N] [--most N] [--folder FOLDER] [--jobs N]
+                                     [--figures-only] [--quick]
 
-On AT&T faces. For each subject N models are trained without them, N originals with everybody, and from each original
-every method of the registry forgets the subject once, with the settings that ship for the recipe. Of each model is kept
-what all questions need: margins in ten views (the gate; F / F_null in every view), descriptors of penultimate features,
-margins of retained subjects, margins after relearning, and accuracies. Retrained models take the place of candidates
-too (false positives), and so do originals (power on having done nothing). `spare` is a model trained without the
-subject and another one; the references lack the subject alone.
+For each subject N models are trained without them, N originals with everybody, and from each original every method of
+the registry forgets the subject once, with the settings that ship for the recipe. Of each model is kept what all
+questions need: margins in ten views (the gate; F / F_null in every view), descriptors of penultimate features, margins
+of retained subjects, margins after relearning, and accuracies. Retrained models take the place of candidates too (false
+positives), and so do originals (power on having done nothing). `spare` is a model trained without the subject and
+another one; the references lack the subject alone. Features and everybody else are asked with all references and with
+eight, as many as an audit under `standard` has. "before and after" is the AUC of an attacker who keeps both
+generations' answers, and guesses that whose lowest margins fell most was erased, among retained subjects.
+
+On the drawn faces a model lacks a block of ten subjects, four of whom are looked at, and no method is run unless it is
+named.
 
 A run that was stopped goes on. Settings of the questions were chosen on other subjects (docs/blind-spots.md).
 """
@@ -26,6 +32,7 @@ import argparse  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
+from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -39,7 +46,7 @@ from audit.statistics.gate import ALPHA, gate  # noqa: E402
 from audit.statistics.intervals import clopper_pearson  # noqa: E402
 from audit.statistics.relearning import areas, p_value  # noqa: E402
 from audit.statistics.spread import tail_mean  # noqa: E402
-from benchmarks.gates.models import Set, opened  # noqa: E402
+from benchmarks.gates.models import SETS, Set, opened  # noqa: E402
 from benchmarks.relearning import curves  # noqa: E402
 from service.training.relearned import MOST  # noqa: E402
 from unlearning import relearning as steps  # noqa: E402
@@ -52,6 +59,8 @@ from unlearning.recipes import RECIPES  # noqa: E402
 from unlearning.training import Examples, logits, train  # noqa: E402
 
 SUBJECTS = ("s31", "s19", "s26", "s7", "s4")
+DRAWN_BLOCKS, OF_BLOCK = range(10, 14), 4
+"""Blocks of drawn subjects on whom nothing was chosen, and how many of each are looked at."""
 BLOCKS = {"s31": "s7", "s19": "s4", "s26": "s17", "s7": "s31", "s4": "s19"}
 """Who is missing from the spare as well."""
 RETRAINED, NOTHING, SPARE = "retrained", "nothing done", "spare"
@@ -74,7 +83,7 @@ class Kind:
 def look(set_: Set, model: torch.nn.Module, subject: str, seconds: float, file: Path) -> None:
     """Keep what the questions need of a model."""
     faces, rows = set_.faces, set_.faces.where(split="train", subjects=[subject])
-    retained = np.setdiff1d(set_.rows, rows)
+    retained = np.setdiff1d(set_.rows, set_.rows_of(set_.block_of(subject)))
     labels, people = faces.labels, faces.subject_of
     seen = [
         features_and_logits(model, Examples.from_arrays(v, labels[rows]).images)
@@ -86,7 +95,7 @@ def look(set_: Set, model: torch.nn.Module, subject: str, seconds: float, file: 
         "views": np.array([audit.margins(answer, labels[rows]) for _, answer in seen]),
         "descriptors": descriptors(np.array([f for f, _ in seen]), labels[rows], people[rows], kept, labels[retained]),
         "others": np.array([tail_mean(margins[None, people[retained] == one]) for one in np.unique(people[retained])]),
-        "curves": curves(model, set_.examples(rows), set_.examples(retained)),
+        "curves": curves(model, set_.examples(rows), set_.examples(retained), set_.recipe),
         "accuracy": np.array(
             [
                 np.mean(answers.argmax(axis=1) == labels[retained]),
@@ -108,17 +117,19 @@ def trained(set_: Set, rows: np.ndarray, seed: int) -> tuple[torch.nn.Module, fl
     return made.model, made.seconds
 
 
-def without(set_: Set, home: Path, kind: Kind) -> None:
-    """A model that never saw the subject, nor, if it is a spare, somebody else."""
-    file = kind.file(set_.folder(home))
-    if file.exists():
+def without(set_: Set, home: Path, subjects: Sequence[str], name: str, number: int) -> None:
+    """A model that never saw the block of some subjects, nor, if it is a spare, somebody else."""
+    files = {one: Kind(one, name, number).file(set_.folder(home)) for one in subjects}
+    if all(file.exists() for file in files.values()):
         return
     torch.set_num_threads(1)
-    gone = [kind.subject, *([BLOCKS[kind.subject]] if kind.name == SPARE else [])]
+    block = set_.block_of(subjects[0])
+    gone = [*set_.blocks[block], *([BLOCKS[subjects[0]]] if name == SPARE else [])]
     rows = np.setdiff1d(set_.rows, set_.faces.where(split="train", subjects=gone))
-    seed = 600_000_000 + 10_000 * set_.block_of(kind.subject) + kind.number + 5_000 * (kind.name == SPARE)
+    seed = 600_000_000 + 10_000 * block + number + 5_000 * (name == SPARE)
     model, seconds = trained(set_, rows, seed)
-    look(set_, model, kind.subject, seconds, file)
+    for subject, file in files.items():
+        look(set_, model, subject, seconds, file)
 
 
 def from_original(set_: Set, home: Path, subjects: Sequence[str], methods: Sequence[str], number: int) -> None:
@@ -158,6 +169,14 @@ def from_original(set_: Set, home: Path, subjects: Sequence[str], methods: Seque
             kind.file(folder).with_suffix(".failed").touch()
 
 
+def is_lacking(folder: Path, call: tuple[Any, ...]) -> bool:
+    """Whether a model that `without` or `from_original` would make is not there."""
+    make, subjects, rest, number = call
+    names = [rest] if make is without else [NOTHING, *rest]
+    files = [Kind(subject, name, number).file(folder) for subject in subjects for name in names]
+    return not all(file.exists() or file.with_suffix(".failed").exists() for file in files)
+
+
 def load(folder: Path, subject: str, name: str, numbers: Sequence[int]) -> dict[str, np.ndarray]:
     """Stacked over models, those that are there; empty if none is."""
     found: dict[str, list[np.ndarray]] = {}
@@ -181,18 +200,37 @@ class Row:
     gate: float
     worst_view: float
     features: float
+    features_8: float
     relearning: float
     exposing: float
+    exposing_8: float
+    swap: float
     retain: float
     test: float
     cost: float
+
+
+def swap_auc(mine: dict[str, np.ndarray], i: int, known: dict[str, np.ndarray], kind: str) -> float:
+    """How well who is forgotten is told from who stays by how far T fell from an original to what took its place.
+
+    That is the original that a run began from, and any other for models that began from none.
+    """
+    numbers = known["number"]
+    if kind in (RETRAINED, SPARE, NOTHING):
+        before = int((i + 1) % len(numbers))
+    else:
+        before = int(np.flatnonzero(numbers == mine["number"][i])[0])
+    as_it_is = (bank["views"][j, :1][None] for bank, j in ((known, before), (mine, i)))
+    theirs = float(np.subtract(*(tail_mean(views)[0] for views in as_it_is)))
+    others = known["others"][before] - mine["others"][i]
+    return float(np.mean((others < theirs) + 0.5 * (others == theirs)))
 
 
 def judge(mine: dict[str, np.ndarray], out: dict[str, np.ndarray], known: dict[str, np.ndarray], kind: str) -> Row:
     """Every model in the candidate's place; a retrained one against the others."""
     rng, n_out, own = np.random.default_rng(0), len(out["views"]), steps.halves(out["curves"].shape[2])[0]
     after = areas(out["curves"], own)
-    gated, told, back, exposing = [], [], [], []
+    gated, told, told_8, back, exposing, exposing_8, fell = [], [], [], [], [], [], []
     for i, number in enumerate(mine["number"]):
         rest = np.delete(np.arange(n_out), i) if kind == RETRAINED else np.arange(n_out)
         others = (
@@ -204,10 +242,14 @@ def judge(mine: dict[str, np.ndarray], out: dict[str, np.ndarray], known: dict[s
             order = rng.permutation(rest)
             gated.append(not gate(mine["views"][i], out["views"][order[:N_REFERENCES]]).passed)
             choosing = rng.permutation(others)[:N_ORIGINALS]
-            judged = features_gate(mine["descriptors"][i], out["descriptors"][order], known["descriptors"][choosing])
-            told.append(not judged.passed)
+            originals = known["descriptors"][choosing]
+            for found, some in ((told, order), (told_8, order[:N_REFERENCES])):
+                found.append(not features_gate(mine["descriptors"][i], out["descriptors"][some], originals).passed)
+            few = out["others"][order[:N_REFERENCES]]
+            exposing_8.append(exposure(mine["others"][i], few).n_more_exposed > 0)
         back.append(p_value(areas(mine["curves"][i : i + 1], own)[0], after[rest]) < ALPHA)
         exposing.append(exposure(mine["others"][i], out["others"][rest]).n_more_exposed > 0)
+        fell.append(swap_auc(mine, i, known, kind))
     half = n_out // 2
     pair = (mine["views"][:half], out["views"][half:]) if kind == RETRAINED else (mine["views"], out["views"])
     ratios = [
@@ -220,8 +262,11 @@ def judge(mine: dict[str, np.ndarray], out: dict[str, np.ndarray], known: dict[s
         gate=float(np.mean(gated)),
         worst_view=float(np.min(ratios)),
         features=float(np.mean(told)),
+        features_8=float(np.mean(told_8)),
         relearning=float(np.mean(back)),
         exposing=float(np.mean(exposing)),
+        exposing_8=float(np.mean(exposing_8)),
+        swap=float(np.mean(fell)),
         retain=float(accuracy[0]),
         test=float(accuracy[1]),
         cost=float(np.median(mine["seconds"]) / np.median(out["seconds"])),
@@ -229,13 +274,15 @@ def judge(mine: dict[str, np.ndarray], out: dict[str, np.ndarray], known: dict[s
 
 
 def show(folder: Path, subjects: Sequence[str], kinds: Sequence[str], sizes: tuple[int, int, int]) -> None:
-    """The table over subjects, and each subject's."""
+    """The table over subjects, and each subject's; those of whom models are lacking are left out."""
     n_models, n_originals, n_runs = sizes
     rows: dict[str, dict[str, Row]] = {}
     learned = {}
     for subject in subjects:
         out = load(folder, subject, RETRAINED, range(n_models))
         known = load(folder, subject, NOTHING, range(n_originals))
+        if len(out.get("number", ())) <= N_REFERENCES or len(known.get("number", ())) <= N_ORIGINALS:
+            continue
         t = tail_mean(out["views"])
         learned[subject] = float((tail_mean(known["views"]).mean() - t.mean()) / t.std(ddof=1))
         for kind in kinds:
@@ -244,7 +291,10 @@ def show(folder: Path, subjects: Sequence[str], kinds: Sequence[str], sizes: tup
             if len(mine.get("number", ())) >= 4:
                 rows.setdefault(kind, {})[subject] = judge(mine, out, known, kind)
     print(", ".join(f"{subject} d′ {d:.1f}" for subject, d in learned.items()))
-    names = ("gate", "worst_view", "features", "relearning", "exposing", "retain", "test", "cost")
+    names = (
+        "gate", "worst_view", "features", "features_8", "relearning", "exposing", "exposing_8", "swap", "retain",
+        "test", "cost",
+    )  # fmt: skip
     print(f"\n{'':16}{'models':>7}" + "".join(f"{name:>12}" for name in names))
     for kind, of in rows.items():
         means = [np.mean([getattr(row, name) for row in of.values()]) for name in names]
@@ -252,23 +302,37 @@ def show(folder: Path, subjects: Sequence[str], kinds: Sequence[str], sizes: tup
         print(f"{kind:16}{sum(row.n for row in of.values()):7}" + "".join(f"{value:12.3f}" for value in means))
     retrained = rows[RETRAINED].values()
     n = sum(row.n for row in retrained)
-    for name in ("gate", "features", "relearning", "exposing"):
+    for name in ("gate", "features", "features_8", "relearning", "exposing", "exposing_8"):
         share = float(np.mean([getattr(row, name) for row in retrained]))
         low, high = clopper_pearson(round(share * n), n, alpha=0.05)
         print(f"false positives, {name}: {share:.3f} ({float(low):.3f}–{float(high):.3f}) of {n}")
-    print("\ngate / features / relearning by subject")
+    print("\ngate / features / features with eight references / relearning by subject")
     for kind, of in rows.items():
-        told = "; ".join(f"{s} {r.gate:.2f}/{r.features:.2f}/{r.relearning:.2f}" for s, r in of.items())
+        told = "; ".join(
+            f"{s} {r.gate:.2f}/{r.features:.2f}/{r.features_8:.2f}/{r.relearning:.2f}" for s, r in of.items()
+        )
         print(f"{kind:16}{told}")
+    print("\nmeans over subjects by d′: gate / features / features with eight references / relearning / exposing")
+    for low, high in ((3.0, np.inf), (2.0, 3.0), (1.0, 2.0), (-np.inf, 1.0)):
+        inside = [subject for subject, d in learned.items() if low <= d < high]
+        for kind, of in rows.items():
+            if some := [of[subject] for subject in inside if subject in of]:
+                told = "/".join(
+                    f"{np.mean([getattr(row, name) for row in some]):.2f}"
+                    for name in ("gate", "features", "features_8", "relearning", "exposing")
+                )
+                print(f"d′ {low:g} to {high:g}, {len(some)} subjects, {kind}: {told}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", action="append", choices=SUBJECTS)
+    parser.add_argument("--set", choices=list(SETS), default="att")
+    parser.add_argument("--subject", action="append", metavar="ID")
     parser.add_argument("--method", action="append", choices=RUN)
     parser.add_argument("--models", type=int, default=24, help="without each subject")
     parser.add_argument("--originals", type=int, default=16, help="with everybody")
     parser.add_argument("--runs", type=int, default=16, help="of each method, at most as many as originals; spares")
+    parser.add_argument("--most", type=int, metavar="N", help="models trained before it ends; start it again")
     parser.add_argument("--folder", type=Path, default=Path("build/gate"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--figures-only", action="store_true", help="train nothing")
@@ -277,20 +341,30 @@ def main() -> None:
     if options.quick:
         options.subject, options.method = ["s31"], ["finetune", "remix"]
         options.models, options.originals, options.runs = 10, 10, 4
-    set_, started = opened("att", options.folder), time.monotonic()
-    subjects, methods = options.subject or list(SUBJECTS), options.method or list(RUN)
+    set_, started = opened(options.set, options.folder), time.monotonic()
+    is_drawn = options.set == "drawn"
+    drawn = [one for block in DRAWN_BLOCKS for one in set_.blocks[block][:OF_BLOCK]] if is_drawn else []
+    subjects = options.subject or drawn or list(SUBJECTS)
+    methods = options.method or ([] if is_drawn else list(RUN))
+    names = [RETRAINED, NOTHING, *([] if is_drawn else [SPARE]), *methods]
     if not options.figures_only:
-        numbers = [*range(options.models), *range(FIRST_ORACLE, FIRST_ORACLE + N_ORACLES)]
-        kinds = [Kind(subject, RETRAINED, number) for subject in subjects for number in numbers]
-        kinds += [Kind(subject, SPARE, number) for subject in subjects for number in range(options.runs)]
-        parallel = Parallel(n_jobs=options.jobs, verbose=5)
-        parallel(delayed(without)(set_, options.folder, kind) for kind in kinds)
-        parallel(
-            delayed(from_original)(set_, options.folder, subjects, methods if number < options.runs else (), number)
+        numbers = list(range(options.models))
+        if any(METHODS[method].needs_oracles for method in methods):
+            numbers += range(FIRST_ORACLE, FIRST_ORACLE + N_ORACLES)
+        of_block: dict[int, list[str]] = {}
+        for subject in subjects:
+            of_block.setdefault(set_.block_of(subject), []).append(subject)
+        todo = [(without, some, RETRAINED, number) for number in numbers for some in of_block.values()]
+        if not is_drawn:
+            todo += [(without, [subject], SPARE, number) for subject in subjects for number in range(options.runs)]
+        todo += [
+            (from_original, subjects, methods if number < options.runs else (), number)
             for number in range(options.originals)
-        )
+        ]
+        lacking = [call for call in todo if is_lacking(set_.folder(options.folder), call)][: options.most]
+        Parallel(n_jobs=options.jobs, verbose=5)(delayed(make)(set_, options.folder, *rest) for make, *rest in lacking)
     folder = set_.folder(options.folder)
-    show(folder, subjects, (RETRAINED, NOTHING, SPARE, *methods), (options.models, options.originals, options.runs))
+    show(folder, subjects, names, (options.models, options.originals, options.runs))
     print(f"{time.monotonic() - started:.0f} s")
 
 

@@ -54,12 +54,12 @@ FIRST_ORACLE, N_ORACLES = 1_000, 8
 _CPU = torch.device("cpu")
 
 
-def curves(model: nn.Module, forget: Examples, retain: Examples) -> np.ndarray:
+def curves(model: nn.Module, forget: Examples, retain: Examples, recipe: str = "att_small") -> np.ndarray:
     """Margins of the subject's images as the model stands and after each step, `(STEPS + 1, n_images)`."""
     own, _ = steps.halves(len(forget))
     beside = retain.subset(steps.retained(len(own), len(retain)).ravel())
-    recipe, found = RECIPES["att_small"], [margins(model, forget)]
-    for learner in steps.relearn(model, forget.subset(own), beside, recipe=recipe, device=_CPU):
+    found = [margins(model, forget)]
+    for learner in steps.relearn(model, forget.subset(own), beside, recipe=RECIPES[recipe], device=_CPU):
         found.append(margins(learner, forget))
     return np.array(found)
 

@@ -13,6 +13,8 @@ VERDICT_WORDS = {"PASSED": "Passed", "FAILED": "Failed", "UNDETERMINED": "Undete
 
 CHECK_TITLES = {
     "gate": "The gate: audited model among retrained models, all views",
+    "features": "Penultimate features of the audited model, p-value",
+    "exposure": "Retained subjects under the audited model, smallest adjusted p-value",
     "qualification": "Qualification of the method, ahead of requests",
     "bank_size": "Number of models to compare with",
     "retain_ratio": "Accuracy on the retain set, mean of the method",
@@ -33,6 +35,7 @@ SETS = {"retain": "the retain set", "test": "held-out subjects"}
 
 _MEANINGS = {
     "gate": "its answers on views of the images are unusual among those of models trained without them",
+    "features": "its penultimate features differ from those of models trained without the images",
     "qualification": "its method was not shown ahead to forget",
     "retain_ratio": "its accuracy is lower than the policy allows",
     "test_ratio": "its accuracy is lower than the policy allows",
@@ -167,6 +170,13 @@ def _level(evaluation: Mapping[str, Any], name: str) -> float:
 def _tests_of_the_model(evaluation: Mapping[str, Any]) -> Iterator[str]:
     if gate := evaluation.get("gate"):
         yield from _tests_of_the_gate(gate, _level(evaluation, "gate"))
+    looked = evaluation.get("looked") or {}
+    if features := looked.get("features"):
+        p, level = features["gate"]["p_adjusted"], _level(evaluation, "features")
+        if p < level:
+            yield f"features of the audited model (p = {beside(p, level)[0]})"
+    if (exposed := looked.get("exposure")) and exposed["n_more_exposed"]:
+        yield f"exposure of retained subjects ({exposed['n_more_exposed']} of {exposed['n_subjects']} more exposed)"
     p, level = evaluation["deployed"]["p_value"], _level(evaluation, "exchangeability")
     if p < level:
         yield f"exchangeability test of the audited model (p = {beside(p, level)[0]})"

@@ -34,7 +34,16 @@ from service.context import Context
 from service.errors import ConflictError
 from service.keys.keyring import Keyring
 from service.settings import Settings
-from service.training.spec import PackedImages, Rows, TrialSpec, intact, open_images, require_intact
+from service.training.spec import (
+    PackedImages,
+    Rows,
+    TrialSpec,
+    intact,
+    open_images,
+    require_intact,
+    sample_of,
+    subjects_of,
+)
 from unlearning import files
 from unlearning.faces import Faces
 from unlearning.recipes import Recipe
@@ -59,7 +68,8 @@ class BankPlan:
         tags: keyed hash of each scored image's subject.
         learned, tested: digest of the rows of each person that the models learn from, and are tested on, by keyed hash.
         staleness: how far the bank is from the data as they are; a stale one can be read but not built.
-        others: keyed hash of each subject of `spec.sample` (`service.banks.looks`).
+        sample: retained rows that features and others' margins are taken of (`service.banks.looks`); none for neither.
+        others: keyed hash of each subject of the sample whose margins are kept.
     """
 
     key: BankKey
@@ -69,6 +79,7 @@ class BankPlan:
     learned: dict[str, str] = field(default_factory=dict)
     tested: dict[str, str] = field(default_factory=dict)
     staleness: Staleness = field(default_factory=Staleness)
+    sample: Rows | None = None
     others: tuple[str, ...] = ()
 
 
@@ -155,7 +166,9 @@ def plan_exact_bank(
     tag_of = {subject: context.keyring.block_hash(subject) for subject in left_out}
     tags = tuple(tag_of[faces.people[person]] for person in faces.subject_of[scored])
     staleness = Staleness(n_learned=len(learned), n_tested=len(tested))
-    return BankPlan(key, spec, example_ids(faces, scored), tags, learned, tested, staleness)
+    sample = sample_of(faces, retain)
+    others = tuple(context.keyring.block_hash(faces.people[person]) for person in subjects_of(faces, sample))
+    return BankPlan(key, spec, example_ids(faces, scored), tags, learned, tested, staleness, sample, others)
 
 
 def build_bank(
@@ -263,7 +276,9 @@ def _train(store: BankStore, plan: BankPlan, missing: tuple[int, ...], settings:
             yield seed
 
     try:
-        spec = replace(plan.spec, with_views=plan.key.n_views > 1, with_relearning=plan.key.with_relearning)
+        spec = replace(
+            plan.spec, with_views=plan.key.n_views > 1, with_relearning=plan.key.with_relearning, sample=plan.sample
+        )
         for done, outcome in enumerate(run_trials(spec, free(), settings), 1):
             row = ReferenceRow(
                 seed=outcome.seed,
@@ -302,6 +317,7 @@ def discard_unnamed(
             if key.digest in named:
                 kept.append(key)
             else:
+                looks.discard(store, key)
                 store.discard(key)
     return kept
 

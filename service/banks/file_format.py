@@ -43,6 +43,8 @@ FEATURES = f"descriptors {DESCRIPTORS_VERSION}, views {VIEWS_VERSION}"
 """Statistic of banks that hold descriptors of features, a row each in the place of a view (`service.banks.looks`)."""
 OTHERS = "margins of retained subjects, 1"
 """Statistic of banks that hold one margin for each retained subject that was looked at, likewise."""
+BESIDE = (FEATURES, OTHERS)
+"""Statistics of banks that lie beside another one, of the same models."""
 _N_VIEWS = {OUT: len(VIEWS), IN: len(VIEWS), RELEARNED: len(VIEWS) + STEPS, FEATURES: len(DESCRIPTORS)}
 
 

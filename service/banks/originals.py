@@ -40,6 +40,7 @@ def originals_plan(context: Context, recipe: Recipe, images: PackedImages, absen
         spec=replace(plan.spec, scored=rows),
         example_ids=example_ids(faces, rows),
         tags=tuple(tag_of[person] for person in faces.subject_of[rows]),
+        others=(),  # whom they expose is nobody's question
     )
 
 

@@ -34,7 +34,7 @@ import numpy as np
 
 from audit.staleness import Roster, Staleness
 from service.banks.bank import Bank, BankStatus, Claim
-from service.banks.file_format import BankKey, Manifest, ReferenceRow, decode_row, encode_row
+from service.banks.file_format import BESIDE, BankKey, Manifest, ReferenceRow, decode_row, encode_row
 from service.errors import ReferencesError
 from unlearning import files
 
@@ -268,7 +268,7 @@ class BankStore:
             self._destroy_bank(key.digest)
 
     def status(self, *, now: datetime) -> tuple[BankStatus, ...]:
-        """Every bank, the oldest first."""
+        """Every bank, the oldest first, but not what lies beside one (`service.banks.looks`)."""
         found = []
         for digest in self._digests():
             with self._lock(digest, exclusive=False):
@@ -276,7 +276,7 @@ class BankStore:
                 costs = [row.seconds for row in self._rows(manifest)] if manifest else []
                 paths = [path for path in (self.folder / digest).rglob("*") if path.is_file()]
                 size = sum(path.stat().st_size for path in paths)
-            if manifest is None:
+            if manifest is None or manifest.key.statistic in BESIDE:
                 continue
             found.append(
                 BankStatus(

@@ -99,7 +99,7 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
     spec = spec_of(work, method)
     if folder.read(f"step-{step}") is None:
         note(context, work.run_id, f"{method}: making the candidate")
-        seeds, settings = [seed_of(work.run, step)], _where(work, method)
+        seeds, settings = [seed_of(work.run, step)], where_for(work, method)
         (outcome,) = run_trials(spec, seeds, settings, keep_weights=folder.weights(step))
         context.reached("unlearning.weights")
         folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context)})
@@ -117,7 +117,7 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
     build_bank(store, planned, work.policy.n_models, context.settings, on_progress, now=context.now())
 
 
-def _where(work: Workspace, method: str) -> Settings:
+def where_for(work: Workspace, method: str) -> Settings:
     """Settings by which the method's candidate is made and scored.
 
     A spare has nothing to train, and a process of its own would take seconds to start.
@@ -136,7 +136,7 @@ def _score_as_served(work: Workspace, step: int, spec: TrialSpec, method: str) -
     manifest = registry.Manifest.from_dict(registry.get(work.context, like).manifest)
     if (network := network_for(work.context, manifest)) is not None:
         files.overwrite(folder.network(step), network)
-    served = score_as_served(spec, manifest, folder.weights(step), digest, _where(work, method), network)
+    served = score_as_served(spec, manifest, folder.weights(step), digest, where_for(work, method), network)
     in_float32 = np.array(outcome["views"], dtype=np.float32)
     folder.write(f"step-{step}", {**outcome, "served": served.to_dict(in_float32)})
 

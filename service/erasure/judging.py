@@ -30,6 +30,7 @@ from service.erasure.candidates import (
 )
 from service.erasure.certificates import Issuer
 from service.erasure.evidence import kept
+from service.erasure.looking import looks_of
 from service.erasure.plan import RunPlan
 from service.erasure.price import price, rows
 from service.erasure.purge_record import Facts
@@ -143,6 +144,7 @@ def _evidence(work: Workspace, step: int, method: str, bank: Bank) -> Evidence:
         staleness=bank_plan(work).staleness,
         views=_views(work, candidate, bank, ids),
         qualification=_said_of(qualified) if isinstance(qualified, Qualified) else None,
+        looks=looks_of(work, step, method, bank),
     )
 
 

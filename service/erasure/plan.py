@@ -171,6 +171,8 @@ def _bank_of(planned: BankPlan) -> dict[str, Any]:
         "tags": list(planned.tags),
         "learned": planned.learned,
         "tested": planned.tested,
+        "sample": [] if planned.sample is None else planned.sample.tolist(),
+        "others": list(planned.others),
         "staleness": asdict(planned.staleness),
     }
 

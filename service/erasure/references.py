@@ -37,6 +37,7 @@ def bank_plan(work: Workspace) -> BankPlan:
     return BankPlan(
         key=BankKey(**bank["key"]), spec=spec, example_ids=tuple(bank["example_ids"]), tags=tuple(bank["tags"]),
         learned=bank["learned"], tested=bank["tested"], staleness=Staleness(**bank["staleness"]),
+        sample=as_rows(bank["sample"]) if bank.get("sample") else None, others=tuple(bank.get("others", ())),
     )  # fmt: skip
 
 

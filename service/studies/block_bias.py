@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,7 @@ def _measure(  # noqa: PLR0917
     jobs = _jobs(people, judged, gone, sizes.n_controls)
 
     def build(number: int, left_out: tuple[str, ...], absent_now: set[str], first_seed: int) -> Bank:
-        plan = plan_exact_bank(context, recipe, images, set(left_out), absent_now)
+        plan = replace(plan_exact_bank(context, recipe, images, set(left_out), absent_now), sample=None)
         told = on_bank(number, len(jobs) + len(judged))
         now = context.now()
         return build_bank(store, plan, sizes.n_models, context.settings, told, now=now, first_seed=first_seed)

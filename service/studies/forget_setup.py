@@ -23,7 +23,7 @@ from service.errors import ConflictError, InvalidInputError
 from service.training.answers import require_good_model_in_service
 from service.training.data import asked_to_go, images_in_service, recipe_of
 from service.training.jobs import Outcome, score, score_unlearned
-from service.training.looks import Looks, look, sample_of, subjects_of
+from service.training.looks import Looks, look
 from service.training.spec import Rows, TrialSpec, intact, open_images
 from unlearning.errors import MethodError
 from unlearning.faces import Faces
@@ -89,11 +89,8 @@ def set_stage(context: Context, people: Iterable[str], *, with_looks: bool = Fal
             f"Expected people who may be trained on, but {len(erased)} of those named asked to be erased; name others."
         )
     plan = plan_exact_bank(context, recipe, images, wanted, absent)
-    plan = replace(plan, spec=replace(plan.spec, forget=plan.spec.scored))
-    if with_looks:
-        sample = sample_of(faces, plan.spec.retain)
-        others = tuple(context.keyring.block_hash(faces.people[person]) for person in subjects_of(faces, sample))
-        plan = replace(plan, spec=replace(plan.spec, sample=sample), others=others)
+    sample = plan.sample if with_looks else None
+    plan = replace(plan, spec=replace(plan.spec, forget=plan.spec.scored, sample=sample), sample=sample)
     everybody = faces.where(split="train", without=absent)
     origin = Origin(digest_of(recipe.digest, rows_digest(faces, everybody)), plan.spec, everybody)
     return Stage(digest_of(plan.key.digest, rows_digest(faces, everybody)), plan, origin)

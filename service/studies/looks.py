@@ -25,11 +25,13 @@ def gathered(
         originals: of the experiment `originals_of`.
     """
     of_originals = looks.descriptors_beside(store, originals, 1 + N_ORIGINALS)
+    others_references = looks.others_beside(store, references, n_references)
+    others_runs = looks.others_beside(store, runs, n_runs)
     return LooksEvidence(
         references=looks.descriptors_beside(store, references, n_references),
         runs=looks.descriptors_beside(store, runs, n_runs),
         originals=None if of_originals is None else of_originals[1:],
         nothing_done=None if of_originals is None else of_originals[0],
-        others_references=looks.others_beside(store, references, n_references),
-        others_runs=looks.others_beside(store, runs, n_runs),
+        others_references=None if others_references is None else others_references[1],
+        others_runs=None if others_runs is None else others_runs[1],
     )

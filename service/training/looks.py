@@ -1,8 +1,9 @@
-"""What a qualification also looks at in a trial's model: features of its forget set, and everybody else's margins.
+"""What is also looked at in a trial's model: features of its scored images, and everybody else's margins.
 
-Both need a sample of retained subjects, the same for all models that are compared: the features of the forget set are
-set beside theirs (`audit.statistics.features`), and their margins tell who became more exposed
-(`audit.statistics.exposure`).
+Both need a sample of retained subjects (`service.training.spec.sample_of`), the same for all models that are compared:
+the features of the scored images are set beside theirs (`audit.statistics.features`), and their margins tell who became
+more exposed (`audit.statistics.exposure`). Forward passes only: as many images as the sample has, and each scored one
+in every view.
 """
 
 from __future__ import annotations
@@ -15,16 +16,14 @@ from numpy.typing import NDArray
 
 import audit
 from audit.errors import AuditError
+from audit.statistics.features import DESCRIPTORS
 from audit.statistics.spread import tail_mean
-from service.training.spec import Rows, TrialSpec, open_images
+from service.training.spec import Rows, TrialSpec, open_images, subjects_of
 from unlearning.errors import FeaturesError
 from unlearning.faces import Faces
 from unlearning.faces.views import VIEWS
 from unlearning.features import features_and_logits
 from unlearning.training import Examples, logits
-
-SAMPLE = 1000
-"""Retained images, of whole subjects, that are looked at; a few more where the last subject has many."""
 
 
 @dataclass(frozen=True)
@@ -41,32 +40,14 @@ class Looks:
     others: NDArray[np.float32]
 
 
-def sample_of(faces: Faces, retain: Rows) -> Rows:
-    """Rows of retained subjects, drawn whole and always the same from the same data, until there are `SAMPLE`."""
-    people = faces.subject_of[retain]
-    order = np.random.default_rng(0).permutation(np.unique(people))
-    counts = np.bincount(people)[order]
-    chosen = order[: int(np.searchsorted(np.cumsum(counts), SAMPLE)) + 1]
-    return np.asarray(retain[np.isin(people, chosen)])
-
-
-def subjects_of(faces: Faces, sample: Rows) -> NDArray[np.int64]:
-    """Positions in `faces.people` of the sample's subjects, ascending."""
-    return np.unique(faces.subject_of[sample])
-
-
 def look(spec: TrialSpec, model: torch.nn.Module) -> Looks | None:
     """What the specification wants to be looked at; none if nothing, or if a retained margin is not a number."""
     if spec.sample is None:
         return None
-    faces = open_images(spec.images)
-    sample, scored = spec.sample, spec.scored
+    faces, sample = open_images(spec.images), spec.sample
     try:
         kept, answers = _seen(model, faces, faces.images[sample], sample)
-        features = [_seen(model, faces, view(faces.images[scored]), scored)[0] for view in VIEWS.values()]
-        found = audit.descriptors(
-            np.array(features), faces.labels[scored], faces.subject_of[scored], kept, faces.labels[sample]
-        ).astype(np.float32)
+        found = _descriptors(model, faces, spec.scored, kept, sample)
     except FeaturesError:
         answers = logits(model, Examples.from_arrays(faces.images[sample], faces.labels[sample]).images)
         found = None
@@ -79,6 +60,23 @@ def look(spec: TrialSpec, model: torch.nn.Module) -> Looks | None:
         return None
     others = [tail_mean(margins[None, people == person]) for person in subjects_of(faces, sample)]
     return Looks(found, np.array(others, dtype=np.float32))
+
+
+def _descriptors(
+    model: torch.nn.Module, faces: Faces, rows: Rows, kept: NDArray[np.float32], sample: Rows
+) -> NDArray[np.float32]:
+    """Descriptors `(n_descriptors, n_rows)`, of each subject beside the sample without them; few images at a time."""
+    people, found = faces.subject_of, np.empty((len(DESCRIPTORS), len(rows)), dtype=np.float32)
+    order = np.argsort(people[rows], kind="stable")
+    starts = np.flatnonzero(np.diff(people[rows[order]], prepend=-1))
+    for mine in np.split(order, starts[1:]):
+        some = rows[mine]
+        features = [_seen(model, faces, view(faces.images[some]), some)[0] for view in VIEWS.values()]
+        others = people[sample] != people[some[0]]
+        found[:, mine] = audit.descriptors(
+            np.array(features), faces.labels[some], people[some], kept[others], faces.labels[sample[others]]
+        )
+    return found
 
 
 def _seen(

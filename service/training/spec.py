@@ -6,6 +6,7 @@ import takes several hundred megabytes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from unlearning.faces.decoding import Proportions
 from unlearning.recipes import Recipe
 
 Rows = NDArray[np.int64]
+
+SAMPLE = 1000
+"""Retained images, of whole subjects, that are looked at; a few more where the last subject has many."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,23 @@ class TrialSpec:
     with_views: bool = False
     with_relearning: bool = False
     sample: Rows | None = None
+
+
+def sample_of(faces: Faces, retain: Rows) -> Rows:
+    """Rows of retained subjects, drawn whole and always the same from the same data, until there are `SAMPLE`.
+
+    Subjects come in an order that does not depend on who else is retained: whoever is erased, or left out of a block,
+    leaves the others of the sample where they were.
+    """
+    people, counts = np.unique(faces.subject_of[retain], return_counts=True)
+    order = sorted(range(len(people)), key=lambda i: hashlib.sha256(faces.people[people[i]].encode()).digest())
+    chosen = people[order[: int(np.searchsorted(np.cumsum(counts[order]), SAMPLE)) + 1]]
+    return np.asarray(retain[np.isin(faces.subject_of[retain], chosen)])
+
+
+def subjects_of(faces: Faces, sample: Rows) -> NDArray[np.int64]:
+    """Positions in `faces.people` of the sample's subjects, ascending."""
+    return np.unique(faces.subject_of[sample])
 
 
 @lru_cache(maxsize=2)

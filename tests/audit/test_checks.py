@@ -103,6 +103,8 @@ def test_exact_retraining_is_asked_only_what_applies():
     assert {name for name, check in checks.items() if not check.applicable} == {
         "retain_ratio",
         "test_ratio",
+        "features",
+        "exposure",
         "forgetting_ratio",
         "detection",
         "cost_share",
@@ -131,7 +133,7 @@ def test_the_gate_and_a_qualification_stand_in_for_a_bank_of_runs():
     passed = _checks(**said, gate=_gate(0.0), qualification="All 8 of 8 probes passed.")
     assert verdict_of(passed.values()) == "PASSED"
     assert {name for name, check in passed.items() if not check.applicable} == {
-        "retain_ratio", "test_ratio", "forgetting_ratio", "detection", "exchangeability",
+        "retain_ratio", "test_ratio", "forgetting_ratio", "detection", "features", "exposure", "exchangeability",
     }  # fmt: skip
     assert passed["qualification"].sentence == "All 8 of 8 probes passed."
     assert _verdict(**said, gate=_gate(6.0), qualification="q") == "FAILED"

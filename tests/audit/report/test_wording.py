@@ -21,8 +21,13 @@ from audit.report import wording
 from audit.report.page import check_row
 from audit.staleness import Staleness
 from audit.statistics.exchangeability import Exchangeability
+from audit.statistics.exposure import Exposure
+from audit.statistics.features import LOWER_SHARE as FEATURES_LOWER
+from audit.statistics.features import UPPER_SHARE as FEATURES_UPPER
+from audit.statistics.features import features_gate
 from audit.statistics.gate import LOWER_SHARE, RANK_SHARE, UPPER_SHARE, EvidenceRatio, Gate, gate
 from audit.statistics.intervals import Interval
+from audit.statistics.looks import CandidateFeatures, Looked
 from audit.statistics.utility import Deployed, Utility
 from tests.audit.policies import WITH_RUNS
 
@@ -82,6 +87,7 @@ def policies(draw: st.DrawFn) -> Policy:
         cost_share_max=draw(st.sampled_from([0.2, 0.125])),
         staleness_max=draw(st.sampled_from([0.0, 0.05, 0.025])),
         gate_alpha=draw(st.sampled_from([0.0, 0.05, 0.125])),
+        features_alpha=draw(st.sampled_from([0.0, 0.01, 0.05, 0.125])),
         ladder=("remix", "dilute", "random_mask", "retrain"),
     )
 
@@ -120,6 +126,23 @@ def gates(draw: st.DrawFn, level: float) -> Gate:
 
 
 @st.composite
+def lookeds(draw: st.DrawFn, level: float) -> Looked:
+    """What features and retained subjects say, with any p-values; each may not have been asked."""
+    features = exposure = None
+    if draw(st.booleans()):
+        found = features_gate(REFERENCES[0], REFERENCES[1:], REFERENCES[:9], alpha=level or 0.05)
+        p_value, p_over = draw(p_values(level * FEATURES_UPPER)), draw(p_values(level * FEATURES_LOWER))
+        p_adjusted = min(1.0, p_value / FEATURES_UPPER, p_over / FEATURES_LOWER)
+        found = replace(found, p_value=p_value, p_over=p_over, p_adjusted=p_adjusted, passed=p_adjusted >= found.alpha)
+        features = CandidateFeatures(found, draw(st.integers(0, found.n_originals)))
+    if draw(st.booleans()):
+        smallest = draw(p_values())
+        n_more = draw(st.integers(1, 30)) if smallest <= 0.05 else 0
+        exposure = Exposure(n_more, draw(st.floats(-3, 9)), smallest, draw(st.floats(-3, 3)), 30, 0.05)
+    return Looked(features, exposure, "" if features else "features are old", "" if exposure else "margins are old")
+
+
+@st.composite
 def evaluations(draw: st.DrawFn) -> dict[str, Any]:
     policy = draw(policies())
     rung = draw(st.integers(0, 3))
@@ -137,6 +160,7 @@ def evaluations(draw: st.DrawFn) -> dict[str, Any]:
         "staleness": staleness,
         "cost_share": None if exact else draw(near(policy.cost_share_max)),
         "gate": draw(st.none() | gates(policy.level_at(rung, policy.gate_alpha))),
+        "looked": draw(lookeds(policy.level_at(rung, policy.features_alpha))),
     }
     others: dict[str, Any] = {}
     if base.forgetting and base.detection and base.bounds and base.attack and base.quantile_attack:
@@ -193,6 +217,12 @@ MODEL_TESTS: dict[str, Tells] = {
     "evidence ratio": lambda e: (
         e["gate"] is not None and (ratio := e["gate"]["evidence_ratio"]) is not None and ratio["high"] < 1
     ),
+    "features of the audited model": lambda e: (
+        (found := e["looked"]["features"]) is not None and found["gate"]["p_adjusted"] < max(0.05, bar(e, "features"))
+    ),
+    "exposure of retained subjects": lambda e: (
+        (found := e["looked"]["exposure"]) is not None and found["smallest_adjusted_p"] <= 0.05
+    ),
     "accuracy of the audited model on the retain set": lambda e: e["retain"]["deployed"]["p_value"] <= 0.05,
     "accuracy of the audited model on held-out subjects": lambda e: e["test"]["deployed"]["p_value"] <= 0.05,
 }
@@ -245,6 +275,7 @@ def test_the_verdict_s_text_is_of_the_verdict_and_names_what_was_missed(evaluati
         assert ("erased since" in last) == ("reference_staleness" in failed)
         assert ("unusual" in last) == bool(failed & {"exchangeability", "gate"})
         assert ("views" in last) == ("gate" in failed)
+        assert ("penultimate features" in last) == ("features" in failed)
     needed = any(c["models_needed"] for c in evaluation["checks"] if c["passed"] is None and c["applicable"])
     if evaluation["verdict"] == "UNDETERMINED":
         assert ("how many models" in sentences[-1]) == needed
@@ -292,6 +323,33 @@ def test_every_sentence_of_a_check_agrees_with_the_figures_it_prints(evaluation)
             assert ratio < float(found[1]), sentence
             assert (p > 0.05) == check["passed"] == ("no worse" in sentence), sentence
         assert bool(check["models_needed"]) <= (name in ("bank_size", "exchangeability", "forgetting_ratio"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(evaluations())
+def test_features_and_retained_subjects_are_told_of_as_they_were_found_or_with_the_reason_why_not(evaluation):
+    said = {check["name"]: check for check in evaluation["checks"]}
+    features, exposure = (evaluation["looked"][name] for name in ("features", "exposure"))
+    sentence = said["features"]["sentence"]
+    if features is None:
+        assert sentence == "The penultimate features cannot be compared: features are old."
+        assert said["features"]["passed"] is None
+        assert said["features"]["applicable"] == (said["features"]["bar"] > 0)  # a bar makes it undetermined
+    else:
+        told = re.search(rf"At a level of {NUMBER} it rejects (\d+) of (\d+) models trained with them", sentence)
+        assert told is not None
+        assert float(told[1]) == pytest.approx(features["gate"]["alpha"])
+        assert (int(told[2]), int(told[3])) == (features["n_originals_told_apart"], features["gate"]["n_originals"])
+        printed = float(re.search(rf"p = {NUMBER}", sentence)[1])
+        assert (printed < features["gate"]["alpha"]) == (not features["gate"]["passed"])
+    sentence = said["exposure"]["sentence"]
+    if exposure is None:
+        assert sentence == "Whether retained subjects became more exposed cannot be told: margins are old."
+    else:
+        found = re.search(rf"Of 30 retained subjects (none is|(\d+) (?:is|are)) more exposed .*p = {NUMBER}", sentence)
+        assert int(found[2] or 0) == exposure["n_more_exposed"]
+        assert (float(found[3]) <= 0.05) == (exposure["n_more_exposed"] > 0)
+    assert not said["exposure"]["applicable"]
 
 
 @pytest.mark.parametrize("exact", [False, True])

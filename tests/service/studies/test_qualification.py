@@ -38,11 +38,10 @@ from service.studies.looks import N_ORIGINALS
 from service.studies.lots import Asked, draw_lot
 from service.studies.prices import Price, price_of
 from service.studies.qualification import Prepared, due, prepare, qualify
-from service.training import looks
+from service.training import spec
 from service.training.data import images_in_service, recipe_of
 from service.training.jobs import release_processes
-from service.training.looks import sample_of, subjects_of
-from service.training.spec import open_images
+from service.training.spec import open_images, sample_of, subjects_of
 from tests.service.studies.test_experiments import RECIPE
 from unlearning.errors import MethodError
 from unlearning.faces.sources import synthetic
@@ -526,7 +525,7 @@ def test_retained_subjects_are_whole_and_the_same_for_all_models(context: Contex
     whole = sample_of(faces, retain)
     np.testing.assert_array_equal(whole, retain)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(looks, "SAMPLE", 10)
+        patch.setattr(spec, "SAMPLE", 10)
         some = sample_of(faces, retain)
         np.testing.assert_array_equal(some, sample_of(faces, retain))
     assert 10 <= len(some) < 10 + 3
