@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 import audit
 from audit.errors import AuditError
-from audit.statistics.spread import tail_mean
 from service.training.spec import Rows, TrialSpec, open_images
 from unlearning.errors import FeaturesError
 from unlearning.faces import Faces
@@ -59,6 +58,8 @@ def look(spec: TrialSpec, model: torch.nn.Module) -> Looks | None:
     """What the specification wants to be looked at; none if nothing, or if a retained margin is not a number."""
     if spec.sample is None:
         return None
+    from audit.statistics.spread import tail_mean  # SciPy, which other trials do not need
+
     faces = open_images(spec.images)
     sample, scored = spec.sample, spec.scored
     try:
