@@ -30,13 +30,12 @@ from service.inference.network import network_for
 from service.models import registry
 from service.models.building import build_model
 from service.requests.runs import note
-from service.settings import Settings
 from service.store.engine import session
 from service.store.tables import Attempt, Run
 from service.training.answers import refusal
-from service.training.jobs import Outcome, run_trials, score
+from service.training.jobs import Outcome, score
 from service.training.production import made_with
-from service.training.served import score_as_served
+from service.training.served import make_and_score
 from service.training.spec import TrialSpec
 from unlearning import files
 from unlearning.errors import MethodError, RecipeError
@@ -97,19 +96,15 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
     if METHODS[method].needs_oracles and oracle_bank(work) is None:
         gather(work)
     spec = spec_of(work, method)
-    if folder.read(f"step-{step}") is None:
+    if "served" not in (folder.read(f"step-{step}") or {}):
         note(context, work.run_id, f"{method}: making the candidate")
-        seeds, settings = [seed_of(work.run, step)], where_for(work, method)
-        (outcome,) = run_trials(spec, seeds, settings, keep_weights=folder.weights(step))
-        context.reached("unlearning.weights")
-        folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context)})
+        _make_candidate(work, step, spec, method)
         context.reached("unlearning.recorded")
     recipe = work.recipe
     candidate = fresh_model(recipe, len(work.faces.classes))
     load_weights(candidate, folder.weights(step))
     if (reason := refusal(f"the candidate of {method}", candidate, work.faces, as_rows(work.plan.retain))) is not None:
         raise PoorModelError(reason)
-    _score_as_served(work, step, spec, method)
     if METHODS[method].exact or work.policy.qualification:
         return
     on_progress = noting(work, f"{method}: unlearned models", half="unlearning.bank")
@@ -126,19 +121,19 @@ def where_for(work: Workspace, method: str) -> Settings:
     return settings.model_copy(update={"jobs": 1, "cluster": ""}) if method == "spare" else settings
 
 
-def _score_as_served(work: Workspace, step: int, spec: TrialSpec, method: str) -> None:
-    """Record what the serving engine makes of the step's candidate, unless it is recorded."""
-    outcome, folder = outcome_of(work, step), work.folder
-    if "served" in outcome:
-        return
-    digest = outcome["weights_digest"]
-    like = digest if method == "spare" else work.run.base_digest  # a spare is registered, and comes with its own
-    manifest = registry.Manifest.from_dict(registry.get(work.context, like).manifest)
-    if (network := network_for(work.context, manifest)) is not None:
+def _make_candidate(work: Workspace, step: int, spec: TrialSpec, method: str) -> None:
+    """Make and score the step's candidate, and record what was measured."""
+    context, folder, is_spare = work.context, work.folder, method == "spare"
+    like = parent_of(work, method) if is_spare else work.run.base_digest  # a spare is registered, and has its own
+    manifest = registry.Manifest.from_dict(registry.get(context, like).manifest)
+    if (network := network_for(context, manifest)) is not None:
         files.overwrite(folder.network(step), network)
-    served = score_as_served(spec, manifest, folder.weights(step), digest, where_for(work, method), network)
-    in_float32 = np.array(outcome["views"], dtype=np.float32)
-    folder.write(f"step-{step}", {**outcome, "served": served.to_dict(in_float32)})
+    outcome, served = make_and_score(
+        spec, seed_of(work.run, step), folder.weights(step), manifest, context.settings, network, here=is_spare
+    )
+    context.reached("unlearning.weights")
+    scored = served.to_dict(np.array(outcome.views, dtype=np.float32))
+    folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context), "served": scored})
 
 
 def qualification_of(work: Workspace, method: str) -> Qualified | str | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
+import torch
 from dbos import DBOS, DBOSConfiguredInstance
 from dbos import error as dbos_error
 
@@ -118,6 +119,7 @@ class Pipeline(DBOSConfiguredInstance):
 
     def __init__(self, context: Context, policy: Policy, traces: Traces | None = None) -> None:
         super().__init__(LINE)
+        torch.set_num_threads(1)  # as references are scored; more would wait for each other beside serving, spinning
         self.context = context
         self.policy = policy
         self.traces = traces or Traces()

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 import audit
 from audit.errors import AuditError
 from audit.statistics.features import DESCRIPTORS
-from audit.statistics.spread import tail_mean
 from service.training.spec import Rows, TrialSpec, open_images, subjects_of
 from unlearning.errors import FeaturesError
 from unlearning.faces import Faces
@@ -44,6 +43,8 @@ def look(spec: TrialSpec, model: torch.nn.Module) -> Looks | None:
     """What the specification wants to be looked at; none if nothing, or if a retained margin is not a number."""
     if spec.sample is None:
         return None
+    from audit.statistics.spread import tail_mean  # SciPy, which other trials do not need
+
     faces, sample = open_images(spec.images), spec.sample
     try:
         kept, answers = _seen(model, faces, faces.images[sample], sample)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import audit
@@ -22,8 +23,9 @@ from service.models import networks
 from service.models.manifest import Manifest
 from service.models.registry import CheckedWeights
 from service.settings import Settings
-from service.training.jobs import CHUNK, in_children
+from service.training.jobs import CHUNK, Outcome, in_children, run_trial, run_trials
 from service.training.spec import TrialSpec, intact
+from unlearning.devices import bound_memory, resolve_device
 from unlearning.faces.views import VIEWS
 
 
@@ -51,6 +53,41 @@ class Served:
         difference = float(np.abs(self.views.astype(np.float64) - in_float32).max())
         values = {**asdict(self), "views": self.views.tolist(), "largest_difference": difference}
         return {name: value for name, value in values.items() if name != "network" or value}
+
+
+def make_and_score(  # noqa: PLR0917
+    spec: TrialSpec, seed: int, weights: Path, manifest: Manifest, settings: Settings, network: bytes | None, *,
+    here: bool = False,
+) -> tuple[Outcome, Served]:  # fmt: skip
+    """Make a candidate and score it, by one process: a second one would load PyTorch again.
+
+    On a cluster it is only made, since the nodes' processors may compute otherwise than the one that serves.
+
+    Args:
+        weights: file for its weights.
+        here: in this process, which must have nothing to train.
+
+    Raises:
+        As `run_trial` and `score_as_served`.
+    """
+    if settings.cluster and not here:
+        (outcome,) = run_trials(spec, [seed], settings, keep_weights=weights)
+        return outcome, score_as_served(spec, manifest, weights, outcome.weights_digest or "", settings, network)
+    call = (spec, seed, weights, manifest.to_dict(), settings.device, settings.backend, network)
+    if here:
+        torch.set_num_threads(1)
+        bound_memory(resolve_device(settings.device), settings.training_gpu_share)
+        return _make_and_score(*call)
+    (made,) = in_children(_make_and_score, [call], settings)
+    return made
+
+
+def _make_and_score(  # noqa: PLR0917
+    spec: TrialSpec, seed: int, weights: Path, manifest: dict[str, Any], device: str, backend: Backend,
+    network: bytes | None,
+) -> tuple[Outcome, Served]:  # fmt: skip
+    outcome = run_trial(spec, seed, weights)
+    return outcome, _score(spec, manifest, weights, outcome.weights_digest or "", device, backend, network)
 
 
 def score_as_served(  # noqa: PLR0917

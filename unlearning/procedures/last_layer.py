@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot
 
@@ -85,6 +84,8 @@ def fit_last_layer(
     Raises:
         MethodError: the last layer is not linear.
     """
+    from scipy.optimize import minimize  # loaded for a third of a second, by every training process if above
+
     classifier = last_layer(model)
     weight = torch.cat([classifier.weight.detach(), classifier.bias.detach()[:, None]], dim=1)  # (c, n_features + 1)
     wanted = target.double().cpu()

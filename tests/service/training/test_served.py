@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 
 import audit
@@ -16,6 +17,7 @@ from service.errors import WeightsError
 from service.inference.engine import Engine
 from service.models import networks, registry
 from service.models.registry import CheckedWeights
+from service.training.jobs import release_processes
 from service.training.served import score_as_served
 from tests.service import tiny
 from unlearning.faces.views import VIEWS
@@ -94,3 +96,19 @@ def test_another_network_in_the_runs_folder_is_not_deployed(tiny_context: Contex
     tiny.workspace(context, run_id).folder.network(attempt.step).write_bytes(b"another")
     with pytest.raises(ValueError, match="Expected the audited network"):
         tiny.deploy(context, run_id)
+
+
+def test_one_process_makes_and_scores_a_candidate(tiny_context: Context) -> None:
+    settings = tiny_context.settings.model_copy(update={"jobs": 2})
+    work = tiny.workspace(
+        replace(tiny_context, settings=settings), tiny.plan_run(tiny_context, tiny.people(tiny_context)[0])
+    )
+    release_processes()  # those that trained references
+    assert unlearn(work, tiny.RETRAIN) is None
+    assert sum(loads_torch(child) for child in psutil.Process().children()) == 1
+    assert work.folder.read("step-1")["served"]["views"]
+    release_processes()
+
+
+def loads_torch(process: psutil.Process) -> bool:
+    return any("libtorch" in library.path for library in process.memory_maps())
