@@ -15,6 +15,7 @@ from audit.qualification import Bars
 from service.banks.build import BankPlan, build_bank, example_ids
 from service.banks.qualifications import Qualified, count_subjects, find_valid
 from service.banks.store import BankStore
+from service.erasure import looking
 from service.erasure.ladder import steps
 from service.erasure.plan import as_rows
 from service.erasure.references import (
@@ -112,15 +113,6 @@ def _make_models(work: Workspace, step: int, method: str) -> None:
     build_bank(store, planned, work.policy.n_models, context.settings, on_progress, now=context.now())
 
 
-def where_for(work: Workspace, method: str) -> Settings:
-    """Settings by which the method's candidate is made and scored.
-
-    A spare has nothing to train, and a process of its own would take seconds to start.
-    """
-    settings = work.context.settings
-    return settings.model_copy(update={"jobs": 1, "cluster": ""}) if method == "spare" else settings
-
-
 def _make_candidate(work: Workspace, step: int, spec: TrialSpec, method: str) -> None:
     """Make and score the step's candidate, and record what was measured."""
     context, folder, is_spare = work.context, work.folder, method == "spare"
@@ -128,12 +120,22 @@ def _make_candidate(work: Workspace, step: int, spec: TrialSpec, method: str) ->
     manifest = registry.Manifest.from_dict(registry.get(context, like).manifest)
     if (network := network_for(context, manifest)) is not None:
         files.overwrite(folder.network(step), network)
+    sample = looking.sample_of(work)
     outcome, served = make_and_score(
-        spec, seed_of(work.run, step), folder.weights(step), manifest, context.settings, network, here=is_spare
-    )
+        replace(spec, sample=sample), seed_of(work.run, step), folder.weights(step), manifest, context.settings,
+        network, here=is_spare,
+    )  # fmt: skip
     context.reached("unlearning.weights")
-    scored = served.to_dict(np.array(outcome.views, dtype=np.float32))
-    folder.write(f"step-{step}", {**_to_json(outcome), "made_with": made_with(context), "served": scored})
+    folder.write(
+        f"step-{step}",
+        {
+            **vars(outcome),
+            "views": outcome.views.tolist(),
+            "looks": looking.to_json(outcome.looks, looked=sample is not None),
+            "made_with": made_with(context),
+            "served": served.to_dict(np.array(outcome.views, dtype=np.float32)),
+        },
+    )
 
 
 def qualification_of(work: Workspace, method: str) -> Qualified | str | None:
@@ -227,7 +229,3 @@ def outcome_of(work: Workspace, step: int) -> dict[str, Any]:
     if outcome is None:
         raise FileNotFoundError(f"Expected the outcome of step {step} in the run's folder, found none.")
     return outcome
-
-
-def _to_json(outcome: Outcome) -> dict[str, Any]:
-    return {**vars(outcome), "views": outcome.views.tolist()}

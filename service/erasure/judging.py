@@ -144,7 +144,7 @@ def _evidence(work: Workspace, step: int, method: str, bank: Bank) -> Evidence:
         staleness=bank_plan(work).staleness,
         views=_views(work, candidate, bank, ids),
         qualification=_said_of(qualified) if isinstance(qualified, Qualified) else None,
-        looks=looks_of(work, step, method, bank),
+        looks=looks_of(work, candidate.get("looks"), bank),
     )
 
 

@@ -1,64 +1,73 @@
 """What an audit asks of a candidate besides its margins on the forget set: features, and everybody else's margins.
 
-Both are forward passes of the candidate alone, on the retained subjects whose margins the references kept and on the
-forget set in every view; nothing is trained for them. What was seen is kept in the run's folder, which is destroyed
-with the run. Where the references, or the originals, were made before features were kept, nothing is looked at and the
-audit says why.
+Both are forward passes of the candidate alone, in the process that makes it: on the retained subjects whose margins the
+references kept, and on the forget set in every view. Nothing is trained for them. What was seen is kept in the run's
+folder, which is destroyed with the run. Where the references, or the originals, were made before features were kept,
+nothing is looked at and the audit says why.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from audit.statistics.looks import CandidateLooks
+from audit.statistics.margins import Array
 from service.banks.build import example_ids
 from service.banks.looks import descriptors_beside, others_beside
 from service.banks.store import Bank, BankStore
-from service.erasure.candidates import outcome_of, spec_of, where_for
 from service.erasure.references import bank_plan, originals
 from service.erasure.workspace import Workspace
-from service.training.jobs import in_children
-from service.training.looks import look
-from service.training.spec import TrialSpec, intact, subjects_of
-from unlearning.models import load_weights
-from unlearning.training import fresh_model
-
-log = structlog.get_logger()
+from service.training.looks import Looks
+from service.training.spec import Rows, subjects_of
 
 OLD_REFERENCES = "the reference models were trained before features and retained subjects were looked at"
 NO_ORIGINALS = "there are no models trained with everybody of which features were kept"
+NOT_SEEN = "no reference models with features were there when the audited model was made"
 NO_LAYER = "the audited model has no linear layer that gives its answers, or gives answers that are not numbers"
 
 
-def looks_of(work: Workspace, step: int, method: str, bank: Bank) -> CandidateLooks:
-    """What is seen of the step's candidate, and of the models that it is compared with.
+def sample_of(work: Workspace) -> Rows | None:
+    """Rows of the retained subjects whose margins the references kept; none if they kept nothing."""
+    plan = bank_plan(work)
+    bank = _store(work).find(plan.key, n_models=work.policy.n_models)
+    shared = None if bank is None else _shared(work, bank)
+    if plan.sample is None or shared is None:
+        return None
+    sample = plan.sample
+    return sample[np.isin(work.faces.subject_of[sample], shared[0])]
 
-    The candidate is looked at unless that is recorded, or the references have nothing beside them.
 
-    Raises:
-        DataChangedError: somebody was erased meanwhile.
+def to_json(looks: Looks | None, *, looked: bool) -> dict[str, Any] | None:
+    """Plain JSON values of what was seen of a candidate; None if it was not looked at."""
+    if not looked:
+        return None
+    if looks is None:
+        return {"descriptors": None, "others": None}
+    descriptors = None if looks.descriptors is None else looks.descriptors.tolist()
+    return {"descriptors": descriptors, "others": looks.others.tolist()}
+
+
+def looks_of(work: Workspace, seen: Mapping[str, Any] | None, bank: Bank) -> CandidateLooks:
+    """What was seen of a candidate, beside the same of the models that it is compared with.
+
+    Args:
+        seen: as `to_json` gives it.
+        bank: the references.
     """
-    store, n = BankStore(work.context.settings.banks_folder), len(bank.seeds)
-    plan, kept = bank_plan(work), others_beside(store, bank, n)
-    if plan.sample is None or kept is None:
+    shared = _shared(work, bank)
+    if shared is None:
         return CandidateLooks(features_lacking=OLD_REFERENCES, others_lacking=OLD_REFERENCES)
-    place = {tag: i for i, tag in enumerate(kept[0])}
-    people = subjects_of(work.faces, plan.sample)
-    shared = [(person, place[tag]) for person, tag in zip(people, plan.others, strict=True) if tag in place]
-    sample = plan.sample[np.isin(work.faces.subject_of[plan.sample], [person for person, _ in shared])]
-    seen = _seen(work, step, method, sample) if shared else None
-    ids, known = example_ids(work.faces, work.plan.forget), originals(work)
-    references = descriptors_beside(store, bank, n, ids)
-    of_originals = None if known is None else descriptors_beside(store, known, len(known.seeds), ids)
     if seen is None:
+        return CandidateLooks(features_lacking=NOT_SEEN, others_lacking=NOT_SEEN)
+    if seen["others"] is None:
         return CandidateLooks(features_lacking=NO_LAYER, others_lacking=NO_LAYER)
+    store, ids, known = _store(work), example_ids(work.faces, work.plan.forget), originals(work)
+    references = descriptors_beside(store, bank, len(bank.seeds), ids)
+    of_originals = None if known is None else descriptors_beside(store, known, len(known.seeds), ids)
     lacking = ""
     if seen["descriptors"] is None:
         lacking = NO_LAYER
@@ -71,34 +80,23 @@ def looks_of(work: Workspace, step: int, method: str, bank: Bank) -> CandidateLo
         references=references,
         originals=of_originals,
         others=np.array(seen["others"]),
-        others_references=kept[1][:, [column for _, column in shared]],
+        others_references=shared[1],
         features_lacking=lacking,
     )
 
 
-def _seen(work: Workspace, step: int, method: str, sample: NDArray[np.int64]) -> dict[str, Any] | None:
-    """What is recorded of the candidate; made and recorded now if nothing is. None: its answers are no numbers."""
-    outcome, folder = outcome_of(work, step), work.folder
-    if "seen" not in outcome:
-        call = (replace(spec_of(work, method), sample=sample), folder.weights(step), outcome["weights_digest"])
-        settings = where_for(work, method).model_copy(update={"cluster": ""})
-        (found,) = in_children(_look, [call], settings)
-        log.info("audit.looked", step=step, processor_seconds=found.pop("processor_seconds"))
-        outcome["seen"] = found or None
-        folder.write(f"step-{step}", outcome)
-    seen: dict[str, Any] | None = outcome["seen"]
-    return seen
+def _shared(work: Workspace, bank: Bank) -> tuple[NDArray[np.int64], Array] | None:
+    """Subjects of the plan's sample whom the references kept, and their T `(n_models, n_subjects)`; None: nobody."""
+    plan, kept = bank_plan(work), others_beside(_store(work), bank, len(bank.seeds))
+    if plan.sample is None or kept is None:
+        return None
+    place = {tag: i for i, tag in enumerate(kept[0])}
+    people = subjects_of(work.faces, plan.sample)
+    shared = [(person, place[tag]) for person, tag in zip(people, plan.others, strict=True) if tag in place]
+    if not shared:
+        return None
+    return np.array([person for person, _ in shared]), kept[1][:, [column for _, column in shared]]
 
 
-def _look(spec: TrialSpec, weights: Path, digest: str) -> dict[str, Any]:
-    """In a child: descriptors and retained subjects' T of the model of a weights file, and the processor's seconds."""
-    started = time.process_time()
-    with intact(spec.images) as faces:
-        model = fresh_model(spec.recipe, len(faces.classes))
-        load_weights(model, weights, digest=digest)
-        looks = look(spec, model)
-    found: dict[str, Any] = {"processor_seconds": time.process_time() - started}
-    if looks is None:
-        return found
-    descriptors = None if looks.descriptors is None else looks.descriptors.tolist()
-    return found | {"descriptors": descriptors, "others": looks.others.tolist()}
+def _store(work: Workspace) -> BankStore:
+    return BankStore(work.context.settings.banks_folder)

@@ -147,7 +147,7 @@ def test_nothing_of_an_erased_subject_s_features_is_left_after_the_purge(
     held = sum((store.count_columns([tag]) for store in stores(tiny_context.settings)), Counter())
     assert held[tag, FEATURES] > 0
     assert held[tag, OTHERS] > 0  # beside the originals it is a retained subject, as beside other blocks' references
-    seen = RunFolder(tiny_context.settings, run_id).read("step-1")["seen"]
+    seen = RunFolder(tiny_context.settings, run_id).read("step-1")["looks"]
     numbers = np.array(seen["descriptors"])
     tiny.finish(tiny_context, run_id)
     assert not sum((store.count_columns([tag]) for store in stores(tiny_context.settings)), Counter())
