@@ -9,6 +9,7 @@ pixel is decoded, and every failure of a decoder is one error.
 from __future__ import annotations
 
 import io
+import warnings
 from functools import partial
 from typing import Literal
 from zlib import crc32
@@ -19,6 +20,8 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
 from unlearning.errors import ImageError, ImageTooLargeError
+
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # of EXIF that it cannot read; the pixels are whole
 
 Proportions = Literal["stretch", "crop", "pad"]
 

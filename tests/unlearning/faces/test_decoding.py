@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -217,6 +219,14 @@ def test_malformed_exif_costs_the_orientation_at_most(kind, exif, turned):
     white, black = (pixels[:4], pixels[-4:]) if turned else (pixels[:, :8], pixels[:, -8:])
     assert white.mean() > 245
     assert black.mean() < 10
+
+
+def test_malformed_exif_prints_nothing(tmp_path):
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(with_exif("JPEG", MALFORMED["a directory cut short"][0]))
+    program = "import sys; from unlearning.faces import decoding; decoding.check_image(open(sys.argv[1], 'rb').read())"
+    done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
