@@ -24,7 +24,8 @@ import PIL
 
 from unlearning import files
 from unlearning.errors import FacesError, ImageError
-from unlearning.faces.dataset import SPLITS, Progress, check_folder, read_image, read_rows
+from unlearning.faces.checking import check_folder
+from unlearning.faces.dataset import SPLITS, Progress, read_image, read_rows
 from unlearning.faces.decoding import RULES, Proportions, decode
 from unlearning.faces.exclusion import last_removal, opening
 from unlearning.faces.memory import give_back_memory
