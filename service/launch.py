@@ -168,15 +168,22 @@ def stop(process: subprocess.Popen[bytes], patience_seconds: float) -> None:
     process.wait()
 
 
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FIRST_PORT = 10_081  # browsers refuse 10080, the last of theirs
+
+
 def free_ports(n: int) -> list[int]:
-    """Ports nobody listens on just now."""
+    """Ports nobody listens on just now, and none that the system itself may give to an outgoing connection before
+    whoever asked listens on it.
+    """
+    import random
     import socket
 
-    sockets = [socket.socket() for _ in range(n)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [int(s.getsockname()[1]) for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+    end = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 32_768
+    found: set[int] = set()
+    while len(found) < n:
+        port = random.SystemRandom().randrange(_FIRST_PORT, end) if end > _FIRST_PORT else 0
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            found.add(int(s.getsockname()[1]))
+    return list(found)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.contenders.model import ARCHITECTURE, CLASSES, Shape, manifest
+from benchmarks.loads.sampling import Sampler
 from service.context import Context
 from service.inference.network import network_for
 from service.keys import api_keys
@@ -140,29 +140,17 @@ def hidden(package: str | None, folder: Path) -> list[str]:
     return [str(place)]
 
 
-class Memory:
+class Memory(Sampler):
     """Resident bytes of processes, looked at four times a second in a thread."""
 
     def __init__(self, pids: list[int]) -> None:
+        super().__init__(every_seconds=0.25)
         self._processes = [psutil.Process(pid) for pid in pids]
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
         self.at: list[float] = []
         self.of: list[list[int]] = []
 
-    def __enter__(self) -> Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.25):
-            try:
-                seen = [process.memory_info().rss for process in self._processes]
-            except psutil.NoSuchProcess:
-                return
+    def look(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            seen = [process.memory_info().rss for process in self._processes]
             self.at.append(time.time())
             self.of.append(seen)

@@ -9,13 +9,14 @@ the most that one process of the tree has.
 from __future__ import annotations
 
 import re
-import threading
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from benchmarks.loads.sampling import Sampler
 
 _KIB = 1024
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ (\d+)\s*(.*)")
@@ -68,26 +69,17 @@ def pages(pids: list[int]) -> Pages:
     return Pages(pss, anonymous + sum(most.values()), anonymous)
 
 
-class Peak:
+class Peak(Sampler):
     """The most anonymous memory that processes have together while it runs; looked at fifty times a second."""
 
     def __init__(self, pids: list[int]) -> None:
-        self._pids, self._stop = pids, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        super().__init__(every_seconds=0.02)
+        self._pids = pids
         self.anonymous = 0
 
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            with suppress(OSError):
-                self.anonymous = max(self.anonymous, sum(map(_anonymous, self._pids)))
+    def look(self) -> None:
+        with suppress(OSError):
+            self.anonymous = max(self.anonymous, sum(map(_anonymous, self._pids)))
 
 
 def _anonymous(pid: int) -> int:

@@ -59,6 +59,12 @@ def test_free_ports_differ() -> None:
     assert len(set(free_ports(5))) == 5
 
 
+def test_free_ports_are_none_that_the_system_may_give_to_an_outgoing_connection_meanwhile() -> None:
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert first > 20_000  # else there is too little room below
+    assert not [port for port in free_ports(50) if first <= port <= last]
+
+
 def test_what_is_not_set_is_not_handed_on_as_a_word(tmp_path: Path) -> None:
     """None would reach the child as a file called None."""
     given = environment(Settings(home=tmp_path))

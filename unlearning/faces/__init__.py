@@ -3,9 +3,11 @@
 `unlearning.faces.sources` has the importers and generators that write a data folder.
 """
 
-from unlearning.faces.dataset import check_folder, count_subjects, read_metadata
+from unlearning.faces.arrays import Faces
+from unlearning.faces.checking import check_folder
+from unlearning.faces.dataset import count_subjects, read_metadata
 from unlearning.faces.decoding import decode
-from unlearning.faces.packing import Faces, pack
+from unlearning.faces.packing import pack
 from unlearning.faces.removal import Held, Removal, find_held, remove_subjects
 from unlearning.faces.rows import Row, Rows
 

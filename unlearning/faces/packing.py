@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import file_digest, sha256
 from pathlib import Path
 
@@ -24,9 +22,11 @@ import PIL
 
 from unlearning import files
 from unlearning.errors import FacesError, ImageError
-from unlearning.faces.dataset import SPLITS, Progress, check_folder, read_image, read_rows
+from unlearning.faces.arrays import DIGESTS, Faces, digests_of
+from unlearning.faces.checking import check_folder
+from unlearning.faces.dataset import SPLITS, Progress, read_image, read_rows
 from unlearning.faces.decoding import RULES, Proportions, decode
-from unlearning.faces.exclusion import last_removal, opening
+from unlearning.faces.exclusion import opening
 from unlearning.faces.memory import give_back_memory
 from unlearning.faces.processes import map_calls
 from unlearning.faces.rows import Row, Rows
@@ -35,109 +35,8 @@ from unlearning.faces.threads import map_spans
 PACKED = ".packed"
 ELSEWHERE = "elsewhere.txt"
 _FINISHED, UNFINISHED = "packed-", ".packing-"
-_DIGESTS = "digests.npy"
-_CHUNK = 4096  # faces read at a time
 _PART = 256  # faces a process decodes at a time
 MANY = 20_000  # faces; below, processes take longer to start than they gain
-
-
-@dataclass(frozen=True, eq=False)
-class Faces:
-    """Faces ready for training.
-
-    Attributes:
-        images: uint8 `(n, height, width, channels)`, memory-mapped and read-only when it comes from `pack`.
-        labels: int64 `(n,)`, positions in `classes`.
-        classes: Names of the labels.
-        subject_of: int32 `(n,)`, positions in `people`.
-        people: User ids, sorted.
-        split_of: uint8 `(n,)`, positions in `SPLITS`.
-        manifest_digest: SHA-256 over the table and the content of every file, in hex.
-        folder, removal: The data folder, and its last removal when the pack was opened; see `is_intact`.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    subject_of: np.ndarray
-    people: tuple[str, ...]
-    split_of: np.ndarray
-    manifest_digest: str
-    folder: Path | None = None
-    removal: str = ""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def is_intact(self) -> bool:
-        """Whether everything read from the images so far was intact: no removal began since they were opened."""
-        return self.folder is None or last_removal(self.folder) == self.removal
-
-    @property
-    def subjects(self) -> np.ndarray:
-        """User ids `(n,)`, computed at each call; `people` and `subject_of` are cheaper for many faces."""
-        return np.array(self.people)[self.subject_of]
-
-    @property
-    def splits(self) -> np.ndarray:
-        """`(n,)` of train, validation, test, computed at each call."""
-        return np.array(SPLITS)[self.split_of]
-
-    def row_digests(self, rows: np.ndarray) -> np.ndarray:
-        """Identity of some faces `(k,)`: SHA-256 of the pixels and position of the label, uint8 `(k, 40)`."""
-        labels = self.labels[rows].astype("<i8").view(np.uint8).reshape(-1, 8)
-        return np.concatenate([self._pixel_digests[rows], labels], axis=1)
-
-    @cached_property
-    def _pixel_digests(self) -> np.ndarray:
-        """Uint8 `(n, 32)`: those of the pack, memory-mapped, if the images are a pack's."""
-        name = getattr(self.images, "filename", None)
-        beside = Path(name).with_name(_DIGESTS) if name else None
-        if beside is not None and beside.exists():
-            stored: np.ndarray = np.asarray(np.load(beside, mmap_mode="r", allow_pickle=False))
-            if stored.shape == (len(self), 32):
-                return stored
-        chunks = (np.ascontiguousarray(self.images[i : i + _CHUNK]) for i in range(0, len(self), _CHUNK))
-        return np.concatenate([_digests_of(chunk) for chunk in chunks]) if len(self) else np.empty((0, 32), np.uint8)
-
-    def where(
-        self,
-        *,
-        split: str | None = None,
-        subjects: Collection[str] | None = None,
-        without: Collection[str] | None = None,
-    ) -> np.ndarray:
-        """Positions of the faces in `split`, of `subjects`, and not of `without`; None does not select.
-
-        Returns:
-            int64 `(k,)`, ascending.
-
-        Raises:
-            FacesError: an unknown split, or one user id where several are expected.
-        """
-        if split is not None and split not in SPLITS:
-            raise FacesError(f"Expected split in {SPLITS}, got {split!r}.")
-        if isinstance(subjects, str) or isinstance(without, str):
-            raise FacesError("Expected a collection of user ids, got a string; pass [user_id] for one person.")
-        chosen = np.ones(len(self), dtype=bool)
-        if split is not None:
-            chosen &= self.split_of == SPLITS.index(split)
-        if subjects is not None:
-            chosen &= self._are_of(subjects)
-        if without is not None:
-            chosen &= ~self._are_of(without)
-        return np.flatnonzero(chosen)
-
-    def _are_of(self, subjects: Collection[str]) -> np.ndarray:
-        """Bool `(n,)`: whether a face is of one of `subjects`."""
-        wanted = set(subjects)
-        return np.array([person in wanted for person in self.people], dtype=bool)[self.subject_of]
-
-    def train_subjects(self) -> tuple[str, ...]:
-        """User ids of the subjects with training images, sorted."""
-        trained = np.zeros(len(self.people), dtype=bool)
-        trained[self.subject_of[self.split_of == SPLITS.index("train")]] = True
-        return tuple(self.people[person] for person in np.flatnonzero(trained))
 
 
 def pack(
@@ -354,13 +253,13 @@ def _build(decoded: Iterable[np.ndarray], place: Path, shape: tuple[int, ...], *
         made = work / "pack"
         made.mkdir()
         # Written, not mapped: a full disk is then an error here and no signal that kills the process.
-        with (made / "images.npy").open("wb") as images, (made / _DIGESTS).open("wb") as digests:
+        with (made / "images.npy").open("wb") as images, (made / DIGESTS).open("wb") as digests:
             for file, of_file in ((images, shape), (digests, (shape[0], 32))):
                 np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": of_file})
             done = 0
             for pixels in decoded:
                 images.write(pixels.data)
-                digests.write(_digests_of(pixels).data)
+                digests.write(digests_of(pixels).data)
                 done += len(pixels)
                 if progress is not None:
                     progress(done, shape[0])
@@ -396,12 +295,6 @@ def _note(folder: Path, cache: Path) -> None:
             f"Expected to write in {cache} and in {folder}, which notes where packed copies lie so that an erasure "
             f"finds them: {error.strerror}."
         ) from error
-
-
-def _digests_of(pixels: np.ndarray) -> np.ndarray:
-    """SHA-256 of each of some images, uint8 `(k, 32)`."""
-    flat = pixels.reshape(len(pixels), -1)
-    return np.frombuffer(b"".join(sha256(image.data).digest() for image in flat), np.uint8).reshape(-1, 32)
 
 
 def _digest(path: Path) -> str:

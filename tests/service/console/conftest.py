@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -19,6 +22,7 @@ from service.requests.runs import advance
 from service.store.engine import session
 from service.store.tables import CertificateRecord
 from tests.service import tiny
+from tests.service.conftest import Clock
 
 BASE = "http://127.0.0.1:3001"
 SAME = {"Origin": BASE}
@@ -71,11 +75,28 @@ class Erased:
         return answer.text
 
 
+@pytest.fixture(scope="session")
+def erased_template(
+    tiny_template: Path, tmp_path_factory: pytest.TempPathFactory, contexts: Callable[..., Any]
+) -> tuple[Path, str]:
+    """A tiny home in which somebody was erased, and the run's number; tests work on copies."""
+    home = tmp_path_factory.mktemp("erased") / "home"
+    shutil.copytree(tiny_template, home)
+    with contexts(tiny.settings_of(home), Clock()) as context:
+        run_id = erase(context, tiny.people(context)[0])
+    tiny.forget_packs(context.settings)
+    return home, run_id
+
+
 @pytest.fixture
-def erased(tiny_context: Context) -> Erased:
-    run_id = erase(tiny_context, tiny.people(tiny_context)[0])
-    failed, passed = sorted(tiny.certificates(tiny_context), key=lambda record: record.log_index)
-    return Erased(tiny_context, script(tiny_context), failed, passed, run_id)
+def erased(
+    erased_template: tuple[Path, str], tmp_path: Path, clock: Clock, contexts: Callable[..., Any]
+) -> Iterator[Erased]:
+    template, run_id = erased_template
+    shutil.copytree(template, tmp_path / "erased")
+    with contexts(tiny.settings_of(tmp_path / "erased"), clock) as context:
+        failed, passed = sorted(tiny.certificates(context), key=lambda record: record.log_index)
+        yield Erased(context, script(context), failed, passed, run_id)
 
 
 def erase(context: Context, user_id: str) -> str:

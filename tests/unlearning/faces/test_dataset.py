@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.unlearning.faces.folders import TABLE, image_file, write_table
 from unlearning.errors import FacesError
-from unlearning.faces import dataset
-from unlearning.faces.dataset import MOST_LISTED, check_folder, count_subjects, read_metadata
+from unlearning.faces import check_folder, checking
+from unlearning.faces.dataset import MOST_LISTED, count_subjects, read_metadata
 from unlearning.faces.rows import Row
 
 
@@ -211,14 +211,14 @@ def test_the_first_line_that_is_wrong_is_named(make_folder):
 
 def test_one_inode_number_on_two_devices_is_two_files(make_folder, monkeypatch):
     folder = make_folder()
-    there = dataset.file_status
+    there = checking.file_status
 
     def status(folder, row):
         fields = list(there(folder, row))
         fields[1], fields[2] = 7, row.line  # inode, device
         return os.stat_result(fields)
 
-    monkeypatch.setattr(dataset, "file_status", status)
+    monkeypatch.setattr(checking, "file_status", status)
     assert len(check_folder(folder, decode=False)) == 5
 
 

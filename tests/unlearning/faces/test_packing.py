@@ -19,8 +19,9 @@ from tests.waiting import PATIENCE_SECONDS, at_once
 from unlearning import files
 from unlearning.errors import FacesError
 from unlearning.faces import packing
+from unlearning.faces.arrays import Faces
 from unlearning.faces.decoding import decode
-from unlearning.faces.packing import UNFINISHED, Faces, find_packs, pack
+from unlearning.faces.packing import UNFINISHED, find_packs, pack
 
 SIZE = (6, 5)
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unlearning.faces.folders import image_file
 from unlearning.errors import FacesError
-from unlearning.faces.dataset import check_folder
+from unlearning.faces import check_folder
 from unlearning.faces.writing import NewImage, split_people, write_images
 
 IMAGES = [

@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 from unlearning.errors import FacesError
+from unlearning.faces.arrays import Faces
 from unlearning.faces.dataset import SPLITS, Progress
-from unlearning.faces.packing import Faces
 from unlearning.faces.rows import Rows
 from unlearning.faces.sources.portraits import N_POSE, N_TRAITS, draw_faces
 from unlearning.faces.writing import NewImage, refuse_existing, split_people, write_images
