@@ -18,6 +18,7 @@ from torch.nn.functional import relu
 
 from unlearning import factories, files
 from unlearning.errors import RecipeError, WeightsError
+from unlearning.resnet18 import ResNet18, draw
 
 PIXEL_MEAN = 127.5
 PIXEL_SPREAD = 64.0  # half the range spans two units, about one standard deviation of natural pixels
@@ -116,9 +117,7 @@ def _eyes_resnet(n_classes: int, channels: int, width: int) -> nn.Module:
 
 
 def _resnet18(n_classes: int, channels: int, width: int) -> nn.Module:
-    from torchvision.models import resnet18
-
-    return _adapt_stem(resnet18(weights=None, num_classes=n_classes), channels)
+    return _adapt_stem(ResNet18(n_classes), channels)
 
 
 ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
@@ -212,7 +211,7 @@ def _like(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
         conv.dilation,  # type: ignore[arg-type]
         bias=conv.bias is not None,
     )
-    nn.init.kaiming_normal_(fresh.weight, mode="fan_out", nonlinearity="relu")
+    draw(fresh.weight)
     return fresh
 
 
