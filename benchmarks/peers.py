@@ -45,7 +45,7 @@ from audit.evaluation import as_json  # noqa: E402
 from audit.statistics.gate import ALPHA, gate  # noqa: E402
 from audit.statistics.intervals import clopper_pearson  # noqa: E402
 from audit.statistics.spread import PooledSpread, tail_mean  # noqa: E402
-from benchmarks.gate import CLASSES, pooled_of_others  # noqa: E402
+from benchmarks.gates.judging import CLASSES, pooled_of_others  # noqa: E402
 from benchmarks.gates.models import (  # noqa: E402
     IN,
     OUT,

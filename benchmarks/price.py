@@ -8,6 +8,9 @@ The same people of one set of drawn faces ask one after another, and each way er
 * `present`: this build, policy `standard`, all references built ahead (`expunge references build`) and renewed after
   each erasure by what the worker runs while it is idle (`expunge references refresh`).
 * `by need`: the same with nothing ahead: a block's references are trained when somebody of it first asks.
+* `spares`: like `present` with policy `spare`: one more model for each block ahead, and the spares that remember
+  whoever was erased are renewed with the references. A month in which several ask is arithmetic from these prices:
+  the first of them takes a spare, and destroys the others' until the month's end.
 * `former`: the build of an earlier commit (`benchmarks.loads.streams.FORMER`), from an archive of it, in its cheapest
   way: references only for blocks asked for, none renewed ahead of a request.
 * with `--with-setting NAME=VALUE`: one more row, `--row`, of this build or of the checkout `--code` with these
@@ -254,6 +257,7 @@ def ways_of(options: argparse.Namespace, folder: Path) -> list[Way]:
     every = {
         "present": Way("present", ROOT, normal, ahead=True, renew=True),
         "by need": Way("by need", ROOT, normal),
+        "spares": Way("spares", ROOT, normal | {"EXPUNGE_POLICY": "spare"}, ahead=True, renew=True),
     }
     chosen = [name for name in options.ways.split(",") if name]
     if "former" in chosen:
@@ -286,7 +290,7 @@ def main() -> None:
     )
     parser.add_argument("--subjects", type=int, help="default 400")
     parser.add_argument("--images", type=int, default=2, help="of each subject")
-    parser.add_argument("--ways", default="former,present,by need", help="beside retraining; with commas")
+    parser.add_argument("--ways", default="former,present,by need,spares", help="beside retraining; with commas")
     parser.add_argument("--with-setting", action="append", default=[], metavar="NAME=VALUE", help="for a further row")
     parser.add_argument("--row", default="", help="its name; default: its settings")
     parser.add_argument("--code", type=Path, default=ROOT, help="checkout that it is run from; default this one")

@@ -207,6 +207,6 @@ def _forget_weights(context: Context, gone: set[str]) -> tuple[bool, list[str]]:
                 files.destroy(file)
                 version.state, version.destroyed_at = "destroyed", context.now()
                 s.add(version)
-                rosters.forget(s, version.digest)
+                rosters.forget(s, [version.digest])
         s.commit()
     return is_served, doomed

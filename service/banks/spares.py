@@ -195,7 +195,6 @@ def _destroy_unusable(context: Context, recipe: Recipe, plans: Iterable[BankPlan
     for plan in plans:
         found = find(context, recipe, open_images(plan.spec.images), _block_of(plan))
         used |= {found.digest} if found else set()
-    for digest, _, _ in list(_all(context)):
-        if digest not in used:
-            log.info("spare.superseded")
-            registry.destroy(context, digest)
+    if superseded := [digest for digest, _, _ in _all(context) if digest not in used]:
+        log.info("spares.superseded", n=len(superseded))
+        registry.destroy(context, *superseded)

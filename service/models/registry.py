@@ -207,41 +207,46 @@ def _stored_name(digest: str) -> str:
     return f"{networks.STORED}/{digest}.safetensors"
 
 
-def destroy(context: Context, digest: str) -> None:
-    """Overwrite and remove the weights, and a network that no other version has; the row stays and says so.
+def destroy(context: Context, *digests: str) -> None:
+    """Overwrite and remove weights, and networks that no other version has; their rows stay and say so.
 
     Repeating finishes what a kill interrupted.
 
-    From the shared storage they are deleted, and looked for afterwards.
-
-    Overwriting reaches the blocks of the file on file systems that write in place; copy-on-write file systems, flash
-    memory and backups need their own means (encrypt the disk).
+    From the shared storage they are deleted, and looked for afterwards. What overwriting reaches: `unlearning.files`.
 
     Raises:
-        NotFoundError: no such version.
-        ConflictError: the version is active or being staged.
+        NotFoundError: no such version; nothing was destroyed.
+        ConflictError: a version is active or being staged; nothing was destroyed.
         StorageError: the shared storage could not be reached or still has them; destroying goes on when repeated.
     """
+    if not digests:
+        return
     with session(context.engine) as s:
-        row = find(s, digest)
+        rows = [find(s, digest) for digest in digests]
         pointer = s.get(Deployment, LINE)
-        if pointer is not None and digest in {pointer.committed_digest, pointer.staging_digest}:
-            raise ConflictError(f"Expected weights out of service, got {digest}, which are active or being staged.")
-        row.state = "destroyed"  # before the file goes: nobody may stage it from here on
-        s.add(row)
+        for row in rows:
+            if pointer is not None and row.digest in {pointer.committed_digest, pointer.staging_digest}:
+                raise ConflictError(
+                    f"Expected weights out of service, got {row.digest}, which are active or being staged."
+                )
+            row.state = "destroyed"  # before the file goes: nobody may stage it from here on
+            s.add(row)
+        has_network = any(row.manifest.get("network") for row in rows)
         s.commit()
     context.reached("purging.marked")
-    file = path(context.settings, digest)
-    files.destroy(file, *files.left_beside(file))  # what a killed `add` left, too
-    if context.storage is not None and _stored_name(digest) in _stored(context):
-        context.storage.destroy(_stored_name(digest))
-    if row.manifest.get("network"):
+    places = [path(context.settings, digest) for digest in digests]
+    files.destroy(*places, *(left for place in places for left in files.left_beside(place)))  # what a killed `add` left
+    if context.storage is not None:
+        for name in _stored(context) & set(map(_stored_name, digests)):
+            context.storage.destroy(name)
+    if has_network:
         networks.destroy_unused(context)
     with session(context.engine) as s:
-        row = find(s, digest)
-        row.destroyed_at = row.destroyed_at or context.now()
-        s.add(row)
-        rosters.forget(s, digest)
+        for digest in digests:
+            row = find(s, digest)
+            row.destroyed_at = row.destroyed_at or context.now()
+            s.add(row)
+        rosters.forget(s, digests)
         s.commit()
 
 
@@ -325,8 +330,7 @@ def destroy_remembering(context: Context, subject_hashes: Iterable[str]) -> tupl
     """
     with reading(context.engine) as s:
         remembering = sorted({digest for found in rosters.naming(s, subject_hashes).values() for digest in found})
-    for digest in remembering:
-        destroy(context, digest)
+    destroy(context, *remembering)
     return tuple(remembering)
 
 
@@ -379,8 +383,7 @@ def destroy_candidates(context: Context) -> tuple[str, ...]:
 
 def _destroy_all(context: Context, rows: list[ModelVersion]) -> tuple[str, ...]:
     remaining = [row.digest for row in rows if row.destroyed_at is None]
-    for digest in remaining:
-        destroy(context, digest)
+    destroy(context, *remaining)
     return tuple(remaining)
 
 

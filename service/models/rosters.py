@@ -54,6 +54,6 @@ def naming(s: Session, subject_hashes: Iterable[str]) -> dict[str, set[str]]:
     return found
 
 
-def forget(s: Session, digest: str) -> None:
-    """Delete a version's roster in the caller's transaction."""
-    s.execute(sa.delete(LearnedSubject).where(col(LearnedSubject.digest) == digest))
+def forget(s: Session, digests: Iterable[str]) -> None:
+    """Delete the rosters of some versions in the caller's transaction."""
+    s.execute(sa.delete(LearnedSubject).where(col(LearnedSubject.digest).in_(list(digests))))

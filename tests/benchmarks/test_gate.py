@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gate import by_share, judge, named, pooled_of_others, show, summary
+from benchmarks.gate import by_share, named, show
 from benchmarks.gates.curves import Curve, curves
+from benchmarks.gates.judging import judge, pooled_of_others, summary
 from benchmarks.gates.models import IN, OUT, RUNS, SHARES, Margins, Model, Set, margins_of, planned
 from unlearning.faces import Faces
 from unlearning.faces.sources import synthetic

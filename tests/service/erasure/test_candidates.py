@@ -489,7 +489,7 @@ def test_where_nobody_knows_whom_the_parent_learned_from_nobody_knows_it_of_the_
     base = tiny.run_of(tiny_context, run_id).base_digest
     tiny.try_step(tiny_context, run_id, tiny.FINETUNE)
     with session(tiny_context.engine) as s:
-        rosters.forget(s, base)
+        rosters.forget(s, [base])
         (attempt,) = s.exec(select(Attempt)).all()
         attempt.verdict = "PASSED"
         s.add(attempt)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import event
 
 from service.context import LINE
 from service.errors import ConflictError, NotFoundError, WeightsError
@@ -131,6 +132,25 @@ def test_the_active_and_the_staged_version_are_not_destroyed(context):
         with pytest.raises(ConflictError, match="out of service"):
             registry.destroy(context, digest)
         assert registry.load_checked(context, digest)
+
+
+def test_several_are_destroyed_together_and_none_if_one_is_in_service(context):
+    active, *spares = (add_version(context, seed) for seed in range(1, 4))
+    deployment.activate_first(context, active)
+    with pytest.raises(ConflictError, match="out of service"):
+        registry.destroy(context, *spares, active)
+    assert all(registry.load_checked(context, digest) for digest in spares)
+    n_transactions = 0
+
+    def count(_: object) -> None:
+        nonlocal n_transactions
+        n_transactions += 1
+
+    event.listen(context.engine, "commit", count)
+    registry.destroy(context, *spares)
+    assert n_transactions <= 2  # the rows say so before and after, each once for all
+    assert [registry.get(context, digest).state for digest in spares] == ["destroyed", "destroyed"]
+    assert not any(registry.is_held(context, digest) for digest in spares)
 
 
 def test_everything_older_is_destroyed_and_refused_for_ever(context, clock):
