@@ -75,6 +75,7 @@ ADDED_LATER = (
     "view_ratio_min",
     "shadow_changed_max",
     "features_alpha",
+    "margins_only",
 )
 
 
@@ -120,6 +121,9 @@ class Policy:
     features_alpha: float = 0.0
     """Level of the features' test of the candidate (`audit.statistics.features`); 0 reports it without a bar. Where
     references were made before features were kept, a bar leaves the audit undetermined."""
+    margins_only: bool = False
+    """Whether the candidate is judged by margins on the forget set alone: neither its features nor the margins of
+    retained subjects are looked at, which saves the forward passes of up to a thousand images."""
 
     def __post_init__(self) -> None:
         self._settle_types()
@@ -140,6 +144,10 @@ class Policy:
             raise PolicyError(
                 "Expected gate_alpha above 0 where qualification is true: without a bank of runs the gate is all that "
                 "judges the candidate."
+            )
+        if self.margins_only and self.features_alpha:
+            raise PolicyError(
+                "Expected features_alpha of 0 where margins_only is true: features are not looked at then."
             )
         if not self.ladder or self.ladder[-1] != RETRAIN or RETRAIN in self.ladder[:-1]:
             raise PolicyError(

@@ -33,6 +33,7 @@ from unlearning.training import fresh_model
 log = structlog.get_logger()
 
 OLD_REFERENCES = "the reference models were trained before features and retained subjects were looked at"
+BY_POLICY = "the policy asks for margins on the forget set only"
 NO_ORIGINALS = "there are no models trained with everybody of which features were kept"
 NO_LAYER = "the audited model has no linear layer that gives its answers, or gives answers that are not numbers"
 
@@ -45,6 +46,8 @@ def looks_of(work: Workspace, step: int, method: str, bank: Bank) -> CandidateLo
     Raises:
         DataChangedError: somebody was erased meanwhile.
     """
+    if work.policy.margins_only:
+        return CandidateLooks(features_lacking=BY_POLICY, others_lacking=BY_POLICY)
     store, n = BankStore(work.context.settings.banks_folder), len(bank.seeds)
     plan, kept = bank_plan(work), others_beside(store, bank, n)
     if plan.sample is None or kept is None:

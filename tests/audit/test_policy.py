@@ -26,6 +26,11 @@ def test_a_policy_from_before_the_gate_keeps_its_digest(tmp_path):
     assert load_policy(path) == WITH_RUNS
 
 
+def test_features_are_no_bar_where_they_are_not_looked_at():
+    with pytest.raises(PolicyError, match="features_alpha of 0"):
+        replace(STANDARD, margins_only=True, features_alpha=0.05)
+
+
 def test_without_a_bank_of_runs_the_gate_must_judge():
     with pytest.raises(PolicyError, match="gate_alpha above 0"):
         replace(STANDARD, gate_alpha=0.0)

@@ -18,7 +18,7 @@ from service.banks.originals import build_originals, originals_plan
 from service.banks.store import BankStore
 from service.context import Context
 from service.erasure.candidates import spec_of
-from service.erasure.looking import NO_ORIGINALS, OLD_REFERENCES
+from service.erasure.looking import BY_POLICY, NO_ORIGINALS, OLD_REFERENCES
 from service.erasure.references import bank_plan
 from service.erasure.workspace import RunFolder
 from service.training import data
@@ -128,6 +128,14 @@ def judged(context: Context, run_id: str, policy) -> dict[str, str]:
     tiny.try_step(context, run_id, tiny.RETRAIN, policy)
     said = sentences(tiny.attempts(context)[0].figures)
     return {name: said[name] for name in ("features", "exposure")}
+
+
+def test_a_policy_may_leave_both_out(tiny_context: Context, person: str) -> None:
+    policy = replace(tiny.POLICY, margins_only=True)
+    run_id = tiny.plan_run(tiny_context, person, policy=policy)
+    said = judged(tiny_context, run_id, policy)
+    assert all(sentence.endswith(f": {BY_POLICY}.") for sentence in said.values())
+    assert "seen" not in RunFolder(tiny_context.settings, run_id).read("step-1")
 
 
 def test_a_bank_that_is_discarded_takes_with_it_what_lies_beside_it(tiny_context: Context, run_id: str) -> None:
