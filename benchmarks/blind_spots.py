@@ -59,7 +59,7 @@ from unlearning.recipes import RECIPES  # noqa: E402
 from unlearning.training import Examples, logits, train  # noqa: E402
 
 SUBJECTS = ("s31", "s19", "s26", "s7", "s4")
-DRAWN_BLOCKS, OF_BLOCK = range(10, 14), 4
+DRAWN_BLOCKS, OF_BLOCK = range(10, 13), 4
 """Blocks of drawn subjects on whom nothing was chosen, and how many of each are looked at."""
 BLOCKS = {"s31": "s7", "s19": "s4", "s26": "s17", "s7": "s31", "s4": "s19"}
 """Who is missing from the spare as well."""
@@ -361,6 +361,7 @@ def main() -> None:
             (from_original, subjects, methods if number < options.runs else (), number)
             for number in range(options.originals)
         ]
+        todo.sort(key=lambda call: call[-1])  # so that what there is of each kind can be judged whenever it ends
         lacking = [call for call in todo if is_lacking(set_.folder(options.folder), call)][: options.most]
         Parallel(n_jobs=options.jobs, verbose=5)(delayed(make)(set_, options.folder, *rest) for make, *rest in lacking)
     folder = set_.folder(options.folder)

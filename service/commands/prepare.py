@@ -63,7 +63,7 @@ def prepare(
         typer.Option(min=1, help="What everything may cost, in trainings; what does not fit is left out."),
     ] = None,
     probes: Annotated[int, typer.Option(help="Probe subjects of the qualification.")] = 8,
-    models: Annotated[int, typer.Option(help="Retrained models, and runs of each method, on each probe subject.")] = 24,
+    models: Annotated[int, typer.Option(help="Retrained models, and runs of each method, on each probe subject.")] = 23,
     canaries: Annotated[int, typer.Option(help="Planted subjects of the qualification; 0: none.")] = 4,
     trials: Annotated[int, typer.Option(min=1, help="Settings tried for each method.")] = 8,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the price is paid.")] = False,

@@ -27,7 +27,7 @@ def qualify(
     ],
     *,
     probes: Annotated[int, typer.Option(help="Probe subjects drawn by lot.")] = 8,
-    models: Annotated[int, typer.Option(help="Retrained models, and runs of each method, on each probe subject.")] = 24,
+    models: Annotated[int, typer.Option(help="Retrained models, and runs of each method, on each probe subject.")] = 23,
     canaries: Annotated[
         int, typer.Option(help="Subjects planted to see whether the audit sees them; 0: no such test.")
     ] = 4,

@@ -25,7 +25,8 @@ from service.studies.looks import N_ORIGINALS
 from unlearning.methods import find_method, settings_for, tuned_record
 from unlearning.recipes import Recipe
 
-N_PROBES, N_MODELS, N_CANARIES = 8, 24, 4
+N_PROBES, N_MODELS, N_CANARIES = 8, 23, 4
+"""23 models: the most with which `standard` costs at most 300 trainings, relearning included."""
 MOST_CANARIES = 100
 FEWEST_PROBES = 3
 """Of two probe subjects that both passed one would know no more than that one subject in five would."""
@@ -84,6 +85,12 @@ class Asked:
         runs = len(self.methods) * self.n_probes * self.n_runs
         whole = self.n_probes * self.n_references + 1 + N_ORIGINALS + runs * share
         return whole + (canaries.most_trainings(len(self.methods), share) if self.n_canaries else 0.0)
+
+    @property
+    def n_relearned(self) -> int:
+        """Models that learn a little of a probe subject again: its references and runs, and every original, by which
+        it is looked at as well. Canaries are not."""
+        return self.n_probes * (self.n_references + 1 + N_ORIGINALS + len(self.methods) * self.n_runs)
 
 
 @dataclass(frozen=True)

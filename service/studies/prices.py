@@ -78,7 +78,7 @@ def price_of(
         store, recipe = store_of(context, stage), stage.plan.spec.recipe
         missing = len(store.missing_seeds(stage.plan.key, asked.n_references))
         n_trainings, n_there = n_trainings + missing, n_there + asked.n_references - missing
-        once = _relearning_share(stage)
+        once = relearning_share(recipe, len(stage.plan.spec.retain))
         relearning += missing * once
         methods = tuple(lot.method for lot in lots if person in lot.people)
         experiment = Experiment(methods, (person,), "reuse_n_1", n_models=asked.n_runs)
@@ -100,10 +100,9 @@ def price_of(
     return Price(n_trainings + originals + len(further), n_runs, worth, n_there, known, relearning)
 
 
-def _relearning_share(stage: Stage) -> float:
+def relearning_share(recipe: Recipe, n_retain: int) -> float:
     """Steps by which one model is taught a little again, over those of a training."""
-    spec = stage.plan.spec
-    return STEPS / (spec.recipe.epochs * math.ceil(len(spec.retain) / spec.recipe.batch_size))
+    return STEPS / (recipe.epochs * math.ceil(n_retain / recipe.batch_size))
 
 
 def _training_seconds(context: Context, store: BankStore, stage: Stage) -> float | None:

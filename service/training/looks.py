@@ -8,7 +8,9 @@ in every view.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from unlearning.faces import Faces
 from unlearning.faces.views import VIEWS
 from unlearning.features import features_and_logits
 from unlearning.training import Examples, logits
+
+TOGETHER = 256  # images whose features in all views are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -66,18 +70,33 @@ def look(spec: TrialSpec, model: torch.nn.Module) -> Looks | None:
 def _descriptors(
     model: torch.nn.Module, faces: Faces, rows: Rows, kept: NDArray[np.float32], sample: Rows
 ) -> NDArray[np.float32]:
-    """Descriptors `(n_descriptors, n_rows)`, of each subject beside the sample without them; few images at a time."""
+    """Descriptors `(n_descriptors, n_rows)`; who is of the sample is set beside the sample without them."""
     people, found = faces.subject_of, np.empty((len(DESCRIPTORS), len(rows)), dtype=np.float32)
-    order = np.argsort(people[rows], kind="stable")
-    starts = np.flatnonzero(np.diff(people[rows[order]], prepend=-1))
-    for mine in np.split(order, starts[1:]):
-        some = rows[mine]
-        features = [_seen(model, faces, view(faces.images[some]), some)[0] for view in VIEWS.values()]
-        others = people[sample] != people[some[0]]
-        found[:, mine] = audit.descriptors(
-            np.array(features), faces.labels[some], people[some], kept[others], faces.labels[sample[others]]
-        )
+    of_sample = subjects_of(faces, sample)
+    for part in _whole_subjects(people[rows]):
+        some, whose = rows[part], people[rows[part]]
+        features = np.array([_seen(model, faces, view(faces.images[some]), some)[0] for view in VIEWS.values()])
+        for person in (-1, *np.intersect1d(whose, of_sample)):  # first all who are not of the sample
+            mine = ~np.isin(whose, of_sample) if person < 0 else whose == person
+            if mine.any():
+                beside = people[sample] != person
+                found[:, part[mine]] = audit.descriptors(
+                    features[:, mine], faces.labels[some[mine]], whose[mine], kept[beside],
+                    faces.labels[sample[beside]],
+                )  # fmt: skip
     return found
+
+
+def _whole_subjects(people: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Positions of the images of some subjects each time, about `TOGETHER` images or one subject's."""
+    order = np.argsort(people, kind="stable")
+    starts = np.flatnonzero(np.diff(people[order], prepend=-1))
+    begin = 0
+    for start, stop in pairwise([*starts.tolist(), len(order)]):
+        if stop - begin > TOGETHER and start > begin:
+            yield order[begin:start]
+            begin = start
+    yield order[begin:]
 
 
 def _seen(

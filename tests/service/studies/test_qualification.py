@@ -36,7 +36,7 @@ from service.studies.experiments import draw_references, store_of
 from service.studies.forget_setup import ORIGINAL_SEEDS, original_of
 from service.studies.looks import N_ORIGINALS
 from service.studies.lots import Asked, draw_lot
-from service.studies.prices import Price, price_of
+from service.studies.prices import Price, price_of, relearning_share
 from service.studies.qualification import Prepared, due, prepare, qualify
 from service.training import spec
 from service.training.data import images_in_service, recipe_of
@@ -46,6 +46,7 @@ from tests.service.studies.test_experiments import RECIPE
 from unlearning.errors import MethodError
 from unlearning.faces.sources import synthetic
 from unlearning.methods import settings_for
+from unlearning.recipes import RECIPES
 
 LAX = Policy(
     name="lax", n_models=4, retain_ratio_min=0.0, test_ratio_min=0.0, exchangeability_alpha=0.0,
@@ -116,11 +117,15 @@ def test_standard_is_qualified_for_at_most_300_trainings() -> None:
     """References, the originals, canaries, and every run of both methods as expensive as the policy lets it be."""
     policy = PRESETS["standard"]
     plan = Asked(policy.ladder[:-1], policy)
-    assert (len(plan.methods), plan.n_probes, plan.n_references, plan.n_runs) == (2, 8, 24, 24)
+    assert (len(plan.methods), plan.n_probes, plan.n_references, plan.n_runs) == (2, 8, 23, 23)
     assert plan.n_canaries == 4
     canaries = 8 + 4 + 3 + 2 * 3 * 2 * 0.2
-    assert plan.most_trainings == pytest.approx(8 * 24 + 1 + 8 + 2 * 8 * 24 * 0.2 + canaries)
-    assert plan.most_trainings <= 300
+    assert plan.most_trainings == pytest.approx(8 * 23 + 1 + 8 + 2 * 8 * 23 * 0.2 + canaries)
+    assert plan.n_relearned == 8 * (23 + 1 + 8) + 2 * 8 * 23
+    relearning = plan.n_relearned * relearning_share(RECIPES["att_small"], 310)  # 31 of 32 AT&T subjects
+    assert relearning == pytest.approx(624 * 2 / 100)
+    assert plan.most_trainings + relearning <= 300
+    assert Asked(policy.ladder[:-1], policy, n_references=24, n_runs=24).most_trainings + relearning > 300
 
 
 def test_the_price_is_told_before_and_nothing_is_left_afterwards(context: Context) -> None:
@@ -128,6 +133,9 @@ def test_the_price_is_told_before_and_nothing_is_left_afterwards(context: Contex
     price = prepared.price
     assert price.n_trainings + price.n_runs + price.n_there - 1 - 8 == 3 * (9 + 2 * 9)  # and the originals
     assert price.n_runs > 0
+    stage = next(iter(prepared.stages.values()))
+    once = relearning_share(stage.plan.spec.recipe, len(stage.plan.spec.retain))
+    assert 0 < price.relearning_worth <= prepared.asked.n_relearned * once + 1e-9
     assert price.runs_worth == price.n_runs * LAX.cost_share_max  # nobody tuned for this recipe
     assert price.sentence().startswith(
         f"{price.n_trainings} models to train and {price.n_runs} runs of methods, with relearning"
