@@ -62,7 +62,7 @@ class _Below:
             while not self._calls.poll(TICK_SECONDS):
                 now = time.monotonic()
                 pauses = stands_back and _CAN_PAUSE and board.period.pause_left(now) > 0
-                if pauses != is_paused:
+                if pauses or is_paused:  # again and again: somebody may have let it go on
                     is_paused = pauses
                     self._process.send_signal(signal.SIGSTOP if pauses else signal.SIGCONT)
                 if not board.is_in_hurry(now):
