@@ -21,6 +21,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from service.settings import Settings
@@ -117,6 +118,24 @@ def in_child(packed: bytes, parent: int, settings: Settings) -> bytes:
     if came_well:
         return found
     raise pickle.loads(found)  # noqa: S301
+
+
+def processes_below() -> list[psutil.Process]:
+    """The second processes of all that do work for this one."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if "popen_loky" in " ".join(child.cmdline()):
+                found += child.children()
+    return found
+
+
+def wait_for_end(processes: list[psutil.Process]) -> None:
+    """Until processes that were killed are gone: what goes last needs the processor to end, too."""
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            while each.is_running() and each.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(TICK_SECONDS)
 
 
 def _serve(descriptor: int, first: int) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import audit
 from audit.errors import NotANumberError
 from service.settings import Settings
-from service.training.child import in_child
+from service.training.child import in_child, processes_below, wait_for_end
 from service.training.governor import governed, yields
 from service.training.looks import Looks, look
 from service.training.parallel import jobs_of
@@ -220,4 +220,6 @@ def release_processes() -> None:
     """End the child processes: what they hold of people's images goes with them."""
     open_images.cache_clear()
     disconnect()
+    below = processes_below()
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    wait_for_end(below)

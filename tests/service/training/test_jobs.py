@@ -10,7 +10,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import joblib
 import numpy as np
 import psutil
 import pytest
@@ -25,7 +24,7 @@ from service.models.deployment import pointer
 from service.settings import Settings
 from service.store.felt import Board, Period
 from service.store.serving_mark import ServingMark
-from service.training.child import in_child
+from service.training.child import in_child, processes_below
 from service.training.jobs import in_children, release_processes, run_trial, run_trials, score, score_unlearned
 from service.training.spec import open_images
 from tests.processes import is_alive
@@ -208,13 +207,15 @@ def test_a_process_that_ends_by_itself_is_an_error(tmp_path, jobs):
     release_processes()
 
 
-def test_releasing_ends_the_children():
-    joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(os.getpid)() for _ in range(4))
-    children = [child for child in psutil.Process().children() if is_alive(child.pid)]
-    workers = [child.pid for child in children if "popen_loky" in " ".join(child.cmdline())]
+def test_releasing_ends_the_children_and_those_below_them(tmp_path):
+    assert len(list(in_children(os.getpid, [()] * 4, tiny.settings_of(tmp_path, jobs=2)))) == 4
+    children = [child.pid for child in psutil.Process().children() if is_alive(child.pid)]
+    workers = [pid for pid in children if "popen_loky" in " ".join(psutil.Process(pid).cmdline())]
+    below = [each.pid for each in processes_below()]
     assert len(workers) == 2
+    assert len(below) == 2
     release_processes()
-    assert not any(is_alive(pid) for pid in workers)
+    assert not any(is_alive(pid) for pid in workers + below)
     release_processes()
 
 
