@@ -31,14 +31,14 @@ from service.store.serving_mark import is_served
 
 THROUGHPUT_MIN = 0.95  # a little more than the 0.9 that is promised
 SLOW_MAX = 0.006  # of predictions slower than the bound; 0.01 is what a 99th percentile allows
-LEAST, MOST = 0.02, 0.9  # share of time while predictions are asked for: trainings end, and there is a comparison
+LEAST, MOST = 0.01, 0.9  # share of time while predictions are asked for: trainings end, and there is a comparison
 TICK_SECONDS = 0.02
 _PERIOD_SECONDS, _RUN_SECONDS = 1.0, 0.05  # of a turn, and the shortest that trainings run in one
 _QUIET_SECONDS = 1.0  # without a prediction: nothing is asked
 _FROZEN_SECONDS = 0.5  # between two ticks: this process was stopped, what it counted is of no use
 _KEPT, _MEMORY = 0.95, 3000.0  # of what is known, each turn; more where there are few predictions
 _FEW = 50.0  # predictions that say too little by themselves
-_LEFT_MIN, _LEFT_ENOUGH = 0.05, 0.15  # of the processor while trainings pause
+_LEFT_MIN, _LEFT_ENOUGH = 0.02, 0.06  # of the processor while trainings pause
 
 _of_this_process = {"purpose": "commands"}
 
