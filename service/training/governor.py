@@ -6,8 +6,8 @@ trainings may run, so that the 99th percentile stays below `EXPUNGE_TRAINING_SLO
 the throughput above `THROUGHPUT_MIN` of it. While nothing is asked they run all the time, and so they do while the
 worker says that a deadline is near.
 
-A process that trains pauses itself (`pausing`), and the kernel wakes it up: whoever is killed in the meantime, nothing
-stays stopped. One process of the machine governs, the first of those that have trainings; loads no torch.
+One process of the machine governs, the first of those that have trainings; who carries them out looks at the board
+and pauses (`service.training.child`). Loads no torch.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,20 +28,17 @@ from numpy.typing import NDArray
 from service.settings import Settings
 from service.store.felt import BOUNDS, N_BUCKETS, Board, Period
 from service.store.serving_mark import is_served
-from service.training.pausing import wake_children
 
 THROUGHPUT_MIN = 0.95  # a little more than the 0.9 that is promised
 SLOW_MAX = 0.006  # of predictions slower than the bound; 0.01 is what a 99th percentile allows
-LEAST, MOST = 0.02, 0.9  # share of time while predictions are asked for: trainings end, and there is a comparison
+LEAST, MOST = 0.01, 0.9  # share of time while predictions are asked for: trainings end, and there is a comparison
 TICK_SECONDS = 0.02
 _PERIOD_SECONDS, _RUN_SECONDS = 1.0, 0.05  # of a turn, and the shortest that trainings run in one
 _QUIET_SECONDS = 1.0  # without a prediction: nothing is asked
 _FROZEN_SECONDS = 0.5  # between two ticks: this process was stopped, what it counted is of no use
 _KEPT, _MEMORY = 0.95, 3000.0  # of what is known, each turn; more where there are few predictions
-_OVERSLEPT_SECONDS = 0.05  # after a pause, who should be awake again
-_HURRY_SECONDS = 5.0  # before what goes last is begun anew
 _FEW = 50.0  # predictions that say too little by themselves
-_LEFT_MIN, _LEFT_ENOUGH = 0.05, 0.15  # of the processor while trainings pause
+_LEFT_MIN, _LEFT_ENOUGH = 0.02, 0.06  # of the processor while trainings pause
 
 _of_this_process = {"purpose": "commands"}
 
@@ -181,60 +177,35 @@ class Governor:
 
 
 @contextmanager
-def governed(settings: Settings) -> Iterator[threading.Event]:
-    """Around trainings in children of this process: somebody of this machine says when they run, if they stand back.
-
-    The event is set when children were killed that came to nothing: what they were at is to be begun anew.
-    """
-    hurry, stop = threading.Event(), threading.Event()
+def governed(settings: Settings) -> Iterator[None]:
+    """Around trainings in other processes: somebody of this machine says when they run, if they stand back."""
     if not yields(settings):
-        yield hurry
+        yield
         return
-    thread = threading.Thread(target=_govern, args=(settings, stop, hurry), name="governor", daemon=True)
+    stop = threading.Event()
+    thread = threading.Thread(target=_govern, args=(settings, stop), name="governor", daemon=True)
     thread.start()
     try:
-        yield hurry
+        yield
     finally:
         stop.set()
         thread.join()
 
 
-def _govern(settings: Settings, stop: threading.Event, hurry: threading.Event) -> None:
+def _govern(settings: Settings, stop: threading.Event) -> None:
     path = settings.training_board_path
     board = Board(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     governor: Governor | None = None
-    paused_at = woken_at = 0.0
-    calm_at = time.monotonic()  # when nobody was in a hurry
     try:
         while not stop.wait(TICK_SECONDS):
-            now = time.monotonic()
             if governor is None and _took(descriptor):
                 governor = Governor(board, settings.training_slowdown, _of_this_process["purpose"])
             if governor is not None:
-                governor.tick(now)
-            if board.period.pause_left(now):
-                paused_at = now
-            elif woken_at < paused_at < now - _OVERSLEPT_SECONDS:
-                woken_at = now
-                wake_children()
-            if not board.is_in_hurry(now):
-                calm_at = now
-            elif now - calm_at > _HURRY_SECONDS:
-                calm_at = now
-                kill_last(hurry)
+                governor.tick(time.monotonic())
     finally:
         os.close(descriptor)  # and the lock with it
         board.close()
-
-
-def kill_last(hurry: threading.Event) -> None:
-    """Kill the children of this process that go last in the line for the processor, and set the event if there are."""
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if any(os.sched_getscheduler(thread.id) == os.SCHED_IDLE for thread in child.threads()):
-                hurry.set()
-                child.kill()
 
 
 def _took(descriptor: int) -> bool:
@@ -257,24 +228,3 @@ def _left_over() -> Callable[[], float]:
         return float(unused.sum() / max(spent.sum(), 1e-9))
 
     return left
-
-
-def go_last() -> None:
-    """Let this thread compute only while nobody else would, for good: an ordinary user may not take it back.
-
-    The lowest priority alone gives it little of the processor, but lets it keep what it has for some milliseconds, in
-    which a request that has just come waits; `SCHED_IDLE` does not.
-    """
-    os.nice(19 - os.nice(0))
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
-def weigh_session(*, least: bool) -> None:
-    """Let others go first, or not, where the kernel weighs whole sessions: `nice` acts only within one."""
-    autogroup = Path("/proc/self/autogroup")
-    if os.getsid(0) == os.getpid() and autogroup.exists():  # only a session of our own
-        try:
-            autogroup.write_text("19" if least else "0")
-        except OSError:
-            return

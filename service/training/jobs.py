@@ -1,6 +1,6 @@
 """One trial: a model trained or unlearned in a child process and scored. Banks are many trials, a candidate is one.
 
-Trials run in processes of one thread each, or on a Ray cluster (`service.training.ray_cluster`); the
+Trials run through joblib in processes of one thread each, or on a Ray cluster (`service.training.ray_cluster`); the
 caller sees their results as they finish. Where predictions are served they run as much as callers hardly feel
 (`service.training.governor`). A trial carries row numbers of the packed arrays, never user ids, and ends with
 the process that asked for it.
@@ -9,24 +9,23 @@ the process that asked for it.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cloudpickle
+import joblib
 import numpy as np
 import torch
 from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from numpy.typing import NDArray
 
 import audit
 from audit.errors import NotANumberError
 from service.settings import Settings
-from service.training.child import in_child
+from service.training.child import in_child, processes_below, wait_for_end
 from service.training.governor import governed, yields
 from service.training.looks import Looks, look
 from service.training.parallel import jobs_of
@@ -43,7 +42,6 @@ from unlearning.procedures.oracles import with_oracles
 from unlearning.training import Examples, fresh_model, logits, train
 
 T = TypeVar("T")
-_IDLE_SECONDS = 300  # processes without work stay as long
 CHUNK = 4096  # images whose views are in memory at a time
 
 
@@ -90,7 +88,7 @@ def run_trials(
 
 def run_apart(spec: TrialSpec, seed: int, settings: Settings, keep_weights: Path) -> Outcome:
     """One trial in a process started for it alone, so that nothing earlier trials left there can matter."""
-    (outcome,) = _in_processes(run_trial, [(spec, seed, keep_weights)], settings, 1, apart=True)
+    (outcome,) = _one_after_another(run_trial, [(spec, seed, keep_weights)], settings)
     return outcome
 
 
@@ -104,65 +102,31 @@ def in_children(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settin
         yield from on_cluster(task, calls, settings)
         return
     n = jobs_of(settings).n
-    if n > 1 or yields(settings):
-        yield from _in_processes(task, calls, settings, n)
-        return
-    for call in calls:
-        yield _bounded(task, call, (settings.device, settings.training_gpu_share))
+    if n > 1:
+        parallel = joblib.Parallel(
+            n_jobs=n, backend="loky", batch_size=1, return_as="generator_unordered", max_nbytes=None
+        )  # no file outside of the home
+        with governed(settings):
+            made = parallel(joblib.delayed(in_child)(*_packed(task, call, settings, n)) for call in calls)
+            yield from map(pickle.loads, made)
+    elif yields(settings):
+        yield from _one_after_another(task, calls, settings)
+    else:
+        for call in calls:
+            yield _bounded(task, call, (settings.device, settings.training_gpu_share))
 
 
-def _in_processes(
-    task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settings: Settings, n: int, *, apart: bool = False
-) -> Iterator[T]:
-    """What `task(*call)` gives for each call, as they finish, from `n` processes.
+def _one_after_another(task: Callable[..., T], calls: Iterable[tuple[Any, ...]], settings: Settings) -> Iterator[T]:
+    """What `task(*call)` gives for each call, from a process started for them alone."""
+    with ProcessPoolExecutor(max_workers=1) as executor, governed(settings):
+        for call in calls:
+            yield pickle.loads(executor.submit(in_child, *_packed(task, call, settings, 1)).result())  # noqa: S301
 
-    A process that came to nothing because it went last in the line for the processor was killed (`governed`), and all
-    that were at something with it; their calls are made again, in processes that do not go last.
 
-    Args:
-        apart: they are started for these calls alone.
-    """
+def _packed(task: Callable[..., T], call: tuple[Any, ...], settings: Settings, n: int) -> tuple[bytes, int, Settings]:
+    """Arguments of `in_child`, each process with its part of a GPU's memory."""
     bound = settings.device, settings.training_gpu_share / n
-    waiting: dict[Future[T], tuple[Any, ...]] = {}
-    again: list[tuple[Any, ...]] = []
-    remaining = iter(calls)
-    with ExitStack() as stack:
-        hurry = stack.enter_context(governed(settings))
-        executor = _processes(n, stack if apart else None)
-        while True:
-            while len(waiting) < 2 * n and (call := again[-1] if again else next(remaining, None)) is not None:
-                # packed apart: a process that unpacks it loads PyTorch, for seconds
-                packed = cloudpickle.dumps((_bounded, (task, call, bound)))
-                try:
-                    future = executor.submit(in_child, packed, os.getpid(), settings, bool(again))
-                except TerminatedWorkerError:
-                    if not again:
-                        again.append(call)
-                    break
-                waiting[future] = again.pop() if again else call
-            for done in wait(waiting, return_when=FIRST_COMPLETED).done:
-                call = waiting.pop(done)
-                try:
-                    outcome = done.result()
-                except TerminatedWorkerError:
-                    if not hurry.is_set():
-                        raise
-                    again.append(call)
-                else:
-                    yield outcome
-            if not waiting:
-                if not again:
-                    return
-                hurry.clear()
-                executor = _processes(n, stack if apart else None)
-
-
-def _processes(n: int, stack: ExitStack | None) -> ProcessPoolExecutor:
-    """Processes that are there for everybody, or until the stack is left."""
-    environment = {"OMP_NUM_THREADS": "1"}
-    if stack is not None:
-        return stack.enter_context(ProcessPoolExecutor(max_workers=n, env=environment))
-    return get_reusable_executor(max_workers=n, timeout=_IDLE_SECONDS, env=environment)
+    return cloudpickle.dumps((_bounded, (task, call, bound))), os.getpid(), settings
 
 
 def score(spec: TrialSpec, model: torch.nn.Module) -> tuple[NDArray[np.float32], float, float]:
@@ -256,4 +220,6 @@ def release_processes() -> None:
     """End the child processes: what they hold of people's images goes with them."""
     open_images.cache_clear()
     disconnect()
+    below = processes_below()
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    wait_for_end(below)

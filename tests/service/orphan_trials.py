@@ -19,7 +19,7 @@ from service.training.jobs import run_trials
 def main(spec: Path, settings: str) -> None:
     outcomes = run_trials(pickle.loads(spec.read_bytes()), range(10_000), Settings.model_validate_json(settings))  # noqa: S301
     for outcome in outcomes:
-        children = {child.pid: " ".join(child.cmdline()) for child in psutil.Process().children()}
+        children = {child.pid: " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)}
         line = {"seed": outcome.seed, "margins": outcome.margins.tolist(), "children": children}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()

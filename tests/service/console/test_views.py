@@ -19,6 +19,10 @@ NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
     ("note", "progress"),
     [
         ("reference models 3/64", Progress("reference models", 3, 64)),
+        (
+            "reference models 3/64, all by 30 Nov 2026, 14:05 UTC",
+            Progress("reference models", 3, 64, "all by 30 Nov 2026, 14:05 UTC"),
+        ),
         ("dilute: unlearned models 64/64", Progress("dilute: unlearned models", 64, 64)),
         ("dilute: making the candidate", Progress("dilute: making the candidate")),
         ("", None),

@@ -10,7 +10,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import joblib
 import numpy as np
 import psutil
 import pytest
@@ -25,7 +24,7 @@ from service.models.deployment import pointer
 from service.settings import Settings
 from service.store.felt import Board, Period
 from service.store.serving_mark import ServingMark
-from service.training.child import in_child
+from service.training.child import in_child, processes_below
 from service.training.jobs import in_children, release_processes, run_trial, run_trials, score, score_unlearned
 from service.training.spec import open_images
 from tests.processes import is_alive
@@ -135,8 +134,8 @@ def test_images_that_changed_are_refused(spec):
         open_images(replace(spec.images, manifest_digest="0" * 64))
 
 
-POLICIES = "(lambda os: (os.sched_getscheduler(0), os.sched_getscheduler(os.getpid())))(__import__('os'))"
-"""How the thread is scheduled that evaluates this, and its process's first one."""
+POLICIES = "(lambda os: (os.sched_getscheduler(0), os.sched_getscheduler(os.getppid())))(__import__('os'))"
+"""How the process is scheduled that evaluates this, and the one above it."""
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,6 @@ POLICIES = "(lambda os: (os.sched_getscheduler(0), os.sched_getscheduler(os.getp
         ("auto", True, "", os.SCHED_IDLE),
         ("auto", True, "pressed", os.SCHED_OTHER),
         ("auto", True, "busy", os.SCHED_OTHER),
-        ("auto", True, "begun anew", os.SCHED_OTHER),
         ("auto", False, "", os.SCHED_OTHER),
         ("normal", True, "", os.SCHED_OTHER),
     ],
@@ -162,8 +160,8 @@ def test_a_training_goes_last_where_predictions_are_served_and_nobody_is_in_a_hu
     board.is_busy = hurried == "busy"
     packed = pickle.dumps((eval, (POLICIES,)))
     with ProcessPoolExecutor(max_workers=1) as executor:
-        found = executor.submit(in_child, packed, os.getpid(), settings, hurried == "begun anew")
-        assert found.result(PATIENCE_SECONDS) == (policy, os.SCHED_OTHER)
+        found = executor.submit(in_child, packed, os.getpid(), settings)
+        assert pickle.loads(found.result(PATIENCE_SECONDS)) == (policy, os.SCHED_OTHER)  # noqa: S301
     mark.release()
 
 
@@ -198,19 +196,26 @@ def test_a_training_that_comes_to_nothing_is_begun_anew_and_goes_last_no_more(tm
     release_processes()
 
 
-def test_a_process_that_ends_by_itself_is_an_error(tmp_path):
-    settings = tiny.settings_of(tmp_path, jobs=2)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_process_that_ends_by_itself_is_an_error(tmp_path, jobs):
+    settings = tiny.settings_of(tmp_path, jobs=jobs)
+    mark = ServingMark(settings.serving_mark_path)
+    mark.hold()
     with pytest.raises(TerminatedWorkerError):
-        list(in_children(os._exit, [(3,)], settings))
-
-
-def test_releasing_ends_the_children():
-    joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(os.getpid)() for _ in range(4))
-    children = [child for child in psutil.Process().children() if is_alive(child.pid)]
-    workers = [child.pid for child in children if "popen_loky" in " ".join(child.cmdline())]
-    assert len(workers) == 2
+        list(in_children(os._exit, [(3,)], settings.model_copy(update={"training_priority": "auto"})))
+    mark.release()
     release_processes()
-    assert not any(is_alive(pid) for pid in workers)
+
+
+def test_releasing_ends_the_children_and_those_below_them(tmp_path):
+    assert len(list(in_children(os.getpid, [()] * 4, tiny.settings_of(tmp_path, jobs=2)))) == 4
+    children = [child.pid for child in psutil.Process().children() if is_alive(child.pid)]
+    workers = [pid for pid in children if "popen_loky" in " ".join(psutil.Process(pid).cmdline())]
+    below = [each.pid for each in processes_below()]
+    assert len(workers) == 2
+    assert len(below) == 2
+    release_processes()
+    assert not any(is_alive(pid) for pid in workers + below)
     release_processes()
 
 
@@ -241,16 +246,16 @@ def test_children_work_like_this_process_and_end_with_their_parent_even_from_a_p
     for outcome in told:
         expected = run_trial(spec, outcome["seed"]).margins
         np.testing.assert_array_equal(np.float32(outcome["margins"]), expected)  # bit for bit
-    orphans = [int(pid) for pid, what in told[-1]["children"].items() if "popen_loky" in what]
-    assert len(orphans) == 2
+    orphans = [int(pid) for pid, what in told[-1]["children"].items() if "popen_loky" in what or "_serve" in what]
+    assert len(orphans) == 4  # two that look after two
     board = Board(settings.training_board_path)
 
-    def is_paused() -> bool:
+    def are_paused() -> bool:
         now = time.monotonic()
-        board.period = Period(now, now, now + 5.0)  # predictions are asked for, and take no training beside them
-        return all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in orphans)
+        board.period = Period(now - 1.0, now, now + 5.0)  # predictions are asked for, and take no training beside them
+        return [psutil.Process(pid).status() for pid in orphans].count(psutil.STATUS_STOPPED) == 2
 
-    wait_until(is_paused, "the children to pause", seconds=STARVED_SECONDS)
+    wait_until(are_paused, "the trainings to pause", seconds=STARVED_SECONDS)
     parent.kill()  # SIGKILL: the parent cannot say goodbye, nor wake anybody up
     parent.wait(PATIENCE_SECONDS)
     wait_until(lambda: not any(map(is_alive, orphans)), "the children to end", seconds=STARVED_SECONDS)
