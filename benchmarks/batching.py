@@ -58,7 +58,7 @@ POLICY = {
 
 
 def make_home(home: Path, n_people: int) -> None:
-    """Data, a model, a key; the pictures packed, as in a service that has run for a while."""
+    """Data, a model, a key; the images packed, as in a service that has run for a while."""
     home.mkdir()
     (home / "recipe.json").write_text(json.dumps(RECIPE))
     (home / "policy.json").write_text(json.dumps(POLICY))

@@ -36,7 +36,7 @@ from statistics import median  # noqa: E402
 import httpx  # noqa: E402
 
 from benchmarks.loads.figures import machine, verdict  # noqa: E402
-from benchmarks.loads.homes import pictures  # noqa: E402
+from benchmarks.loads.homes import image_files  # noqa: E402
 from benchmarks.loads.pages import Peak, pages, tree  # noqa: E402
 from benchmarks.loads.processor import Account  # noqa: E402
 from benchmarks.loads.streams import FORMER, former_code  # noqa: E402
@@ -57,9 +57,9 @@ MB = 1e6
 MAKE = """
 import json, sys
 from pathlib import Path
-from benchmarks.loads.homes import make_home, pictures, settings_of
+from benchmarks.loads.homes import make_home, image_files, settings_of
 home, backend, shape = Path(sys.argv[1]), sys.argv[2], tuple(json.loads(sys.argv[3]))
-print(json.dumps(make_home(settings_of(home, backend=backend), shape, pictures(shape, 32), range(2))))
+print(json.dumps(make_home(settings_of(home, backend=backend), shape, image_files(shape, 32), range(2))))
 """
 SWAP = """
 import sys
@@ -93,21 +93,21 @@ class Build:
     def measure(self) -> dict[str, float]:
         """One start, rest and swap."""
         port, _ = free_ports(2)
-        account, picture = Account(), pictures(SHAPE, 1)[0]
+        account, image = Account(), image_files(SHAPE, 1)[0]
         env = {**self._env, "EXPUNGE_PORT": str(port)}
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "image/jpeg"}
         began = time.monotonic()
         process = account.start([sys.executable, "-m", "service.cli", "serve"], cwd=self._code, env=env, log=self._log)
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
-                while not self._answers(client, picture):
+                while not self._answers(client, image):
                     if not account.alive() or time.monotonic() - began > PATIENCE_SECONDS:
                         raise RuntimeError(f"Expected the service to answer; its log is {self._log}.")
                     time.sleep(0.05)
                 seconds, processor = time.monotonic() - began, account.seconds()
                 pids = self._all_ready(process.pid)
                 for _ in range(N_PREDICTIONS):
-                    self._answers(client, picture)
+                    self._answers(client, image)
             time.sleep(REST_SECONDS)
             resting = pages(pids)
             with Peak(pids) as peak:
@@ -141,9 +141,9 @@ class Build:
             time.sleep(0.1)
 
     @staticmethod
-    def _answers(client: httpx.Client, picture: bytes) -> bool:
+    def _answers(client: httpx.Client, image: bytes) -> bool:
         try:
-            return client.post("/v1/predictions", content=picture).status_code == httpx.codes.OK
+            return client.post("/v1/predictions", content=image).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 

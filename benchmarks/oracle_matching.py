@@ -1,4 +1,4 @@
-"""How far oracle matching carries: with fewer oracles, and on pictures of the person that it was not matched on.
+"""How far oracle matching carries: with fewer oracles, and on images of the person that it was not matched on.
 
     python benchmarks/oracle_matching.py [--runs N] [--quick] [--json FILE] [--home FOLDER]
 
@@ -7,12 +7,12 @@ On the tuning people of the AT&T faces and of the drawn ones, N runs each of `re
 
 * on the forget set as it is, which is what an audit sees;
 * on its mirror images;
-* on its pictures moved by two pixels up, down, left and right, the mean of the four;
-* on its pictures turned by six degrees, the mean of both ways;
+* on its images moved by two pixels up, down, left and right, the mean of the four;
+* on its images turned by six degrees, the mean of both ways;
 
 and how far the mean margin lies from the retrained models', in their standard deviations over models, averaged over
 images; accuracies as ratios to retraining, seconds as a share of its. Mirroring and moving are what training varies
-pictures by, so a model knows them nearly as well as the pictures themselves; turned they were learned by no model. All
+images by, so a model knows them nearly as well as the images themselves; turned they were learned by no model. All
 runs start from one original. Everybody's models are trained here.
 """
 
@@ -68,7 +68,7 @@ class Seen:
 
 
 def views(images: torch.Tensor) -> list[torch.Tensor]:
-    """Pictures `(n, c, h, w)` as they are, mirrored, moved each way, what leaves coming back, and turned both ways."""
+    """Images `(n, c, h, w)` as they are, mirrored, moved each way, what leaves coming back, and turned both ways."""
     turned = (rotate(images, angle, interpolation=InterpolationMode.BILINEAR) for angle in (6.0, -6.0))
     return [images, images.flip(3), *(torch.roll(images, move, (2, 3)) for move in MOVES), *turned]
 

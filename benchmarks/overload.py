@@ -31,10 +31,10 @@ from numpy.typing import NDArray  # noqa: E402
 
 from benchmarks.loads.client import Plan, answers_of  # noqa: E402
 from benchmarks.loads.figures import Others, machine, verdict  # noqa: E402
-from benchmarks.loads.homes import Memory, cpu_seconds, make_home, pictures, serving, serving_pids, settings_of  # noqa: E402
+from benchmarks.loads.homes import Memory, cpu_seconds, image_files, make_home, serving, serving_pids, settings_of  # noqa: E402
 from service.context import Context  # noqa: E402
 
-N_PICTURES = 48
+N_IMAGES = 48
 TIMES_PEAK = 4.0
 IN_TIME_SECONDS = 2.0
 CONNECTIONS = 2000
@@ -102,7 +102,7 @@ def judge(answers: dict[str, Any], times: Times, peak: float) -> dict[str, Any]:
 def measure(folder: Path, size: str, times: Times) -> dict[str, Any]:
     """Peak, then the three phases."""
     height, width, channels = (int(part) for part in size.split("x"))
-    files = pictures((height, width, channels), N_PICTURES)
+    files = image_files((height, width, channels), N_IMAGES)
     names = []
     for number, file in enumerate(files):
         names.append(str(folder / f"{number}.jpg"))
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="six seconds of overload instead of sixty")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
-    parser.add_argument("--size", default="112x92x1", help="height, width and channels of the pictures")
+    parser.add_argument("--size", default="112x92x1", help="height, width and channels of the images")
     options = parser.parse_args()
     times = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory(prefix="overload-") as folder:

@@ -60,7 +60,7 @@ def histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def of_a_person(context: Context, person: str, n_models: int) -> dict[str, str]:
-    """Three pictures of one person's photographs."""
+    """Three drawings about the images of one person."""
     stage = set_stage(context, [person])
     references = draw_references(context, stage, 2 * n_models, tell("models that never saw the person"))
     experiment = Experiment((METHOD,), (person,), setup="reuse_n_1", n_models=n_models)

@@ -4,7 +4,7 @@
 
 Prints, from one run on one machine:
 
-* seconds for one reference model of recipe `att_small`, three ways with the same recipe, the same pictures and the
+* seconds for one reference model of recipe `att_small`, three ways with the same recipe, the same images and the
   same number of steps: *plain* (that of `references.py` on one thread, without its evaluations), *ours in float32*, and
   *ours* (the recipe as it is: bfloat16 where the processor multiplies it). The three take turns, so that a busy machine
   hurts all alike; ratios are per turn, with their spread;
@@ -95,7 +95,7 @@ def measure_processes(data: Examples, n_models: int) -> dict[str, list[float]]:
 
 
 def measure_accuracy(faces: Faces, data: Examples, n_seeds: int) -> dict[str, list[float]]:
-    """Share right among the pictures of train and of test people, one entry a seed."""
+    """Share right among the images of train and of test people, one entry a seed."""
     rows = {split: faces.where(split=split) for split in ("train", "test")}
     shares: dict[str, list[float]] = {"train": [], "test": []}
     for seed in range(n_seeds):
@@ -126,7 +126,7 @@ def cross_validate(faces: Faces, data: Examples, n_folds: int = 8, n_partitions:
 
 
 def measure_forgetting(faces: Faces, data: Examples, person: str, n_models: int) -> dict[str, object]:
-    """Margins of a person's pictures under `n_models` models trained with, and as many trained without, the person."""
+    """Margins of a person's images under `n_models` models trained with, and as many trained without, the person."""
     own = faces.where(subjects=[person])
     banks = []
     for without, first_seed in (((), 0), ([person], n_models)):
@@ -171,7 +171,7 @@ def main() -> None:
         result: dict[str, object] = {"machine": machine, "recipe": RECIPE.to_dict(), "n_examples": len(trained)}
         print(f"machine: {machine}; load {os.getloadavg()[0]:.1f}")
         dtype = str(resolve_dtype(RECIPE.dtype, CPU)).removeprefix("torch.")
-        print(f"recipe: {RECIPE.name}, {len(trained)} pictures, {RECIPE.epochs} epochs; its arithmetic here is {dtype}")
+        print(f"recipe: {RECIPE.name}, {len(trained)} images, {RECIPE.epochs} epochs; its arithmetic here is {dtype}")
 
         seconds = result["seconds"] = measure_seconds(trained, n_turns)
         for way, clocks in seconds.items():

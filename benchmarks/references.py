@@ -1,16 +1,16 @@
-"""Reference models per core-hour: the competition's plain procedure and ours, side by side on the same pictures.
+"""Reference models per core-hour: the competition's plain procedure and ours, side by side on the same images.
 
     python benchmarks/references.py [--quick] [--json FILE] [--data FOLDER] [--profile] [--only small|resnet18]
 
 *Plain* is what the competition's released training library does, written anew: one process with torch's own threads, a
-DataLoader, a transform a picture, float32, `torch.optim`, an evaluation on held-out people after every epoch. *Ours* is
+DataLoader, a transform an image, float32, `torch.optim`, an evaluation on held-out people after every epoch. *Ours* is
 `unlearning.training.train` in one process a core, as `service.training.jobs` runs it. Recipe, images, number of steps
 and learning rates are the same.
 
 * Rates: both ways have the whole machine in turn, interleaved; a turn's ratio is that of models per core-hour, cores
   being all cores of the machine for both. CPU seconds a model stand beside: they flatter the plain way, whose second
   thread adds less than it takes.
-* Sameness: accuracy on held-out people, and the audit's own test on the margins of two people's pictures, of N models
+* Sameness: accuracy on held-out people, and the audit's own test on the margins of two people's images, of N models
   each way (seeds differ between the ways); the same ways among themselves show what chance gives.
 * `--profile`: where one of our models' seconds go, and how far it is from the fastest matrix product of this core.
 """
@@ -55,7 +55,7 @@ JUDGED = ("s31", "s4")  # left out of every model; the audit compares their marg
 
 
 class PlainDataset(Dataset):
-    """Pictures one at a time, varied by a transform each, as most training scripts have them."""
+    """Images one at a time, varied by a transform each, as most training scripts have them."""
 
     def __init__(self, data: Examples, recipe: Recipe, *, vary: bool) -> None:
         self.data, self.recipe, self.vary = data, recipe, vary
@@ -220,7 +220,7 @@ def measure(recipe: Recipe, folder: Path, n_turns: int, n_a_turn: int, n_models:
 
 
 def multiply_adds(recipe: Recipe) -> float:
-    """Multiply-adds of one picture's forward pass; a training step needs three times that."""
+    """Multiply-adds of one image's forward pass; a training step needs three times that."""
     model, total = build(recipe.architecture, 2, channels=recipe.channels, width=recipe.width).eval(), 0.0
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
@@ -303,7 +303,7 @@ def tell(name: str, found: dict[str, Any]) -> None:
     if "audit" in found:
         audit = found["audit"]
         print(f"  audit of {audit['n_models']} each: mean KS {audit['ks_mean']:.3f}, p = {audit['ks_combined_p']:.3f}")
-        print(f"  energy p = {audit['energy_p']:.3f}; {audit['n_rejected']} of {audit['n_examples']} pictures rejected")
+        print(f"  energy p = {audit['energy_p']:.3f}; {audit['n_rejected']} of {audit['n_examples']} images rejected")
 
 
 def main() -> None:
@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=64, help="models each way for the audit; 0 for none")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--resnet-epochs", type=int, default=2, help="epochs of the ResNet-18 recipe, both ways")
-    parser.add_argument("--resnet-side", type=int, default=64, help="its pictures' sides in pixels, both ways")
+    parser.add_argument("--resnet-side", type=int, default=64, help="its images' sides in pixels, both ways")
     parser.add_argument("--only", choices=("small", "resnet18"))
     parser.add_argument("--profile", action="store_true", help="only where our seconds go")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")

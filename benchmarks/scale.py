@@ -1,4 +1,4 @@
-"""The reference banks' own work at 20,000 people and 200,000 pictures of 32×32: seconds and memory of every step.
+"""The reference banks' own work at 20,000 people and 200,000 images of 32×32: seconds and memory of every step.
 
     python benchmarks/scale.py [--quick] [--json FILE] [--data FOLDER]
 
@@ -6,13 +6,13 @@ Drawn faces are written once (`--data` keeps them). Then every step runs in a ch
 seconds and the most memory it held (the kernel's high-water mark, libraries and mapped files included, and that of the
 processes it started, as if all had been at their highest at once); what it held before the step stands beside:
 
-* *pack*: every picture decoded into the memory-mapped array; *open*: the same folder again, nothing to decode;
+* *pack*: every image decoded into the memory-mapped array; *open*: the same folder again, nothing to decode;
 * *blocks*: the block of each person; *key*: all that a block's bank is named by, its rosters included;
 * *lookup*: from a person's id to the complete bank that judges, among the banks of all twenty blocks; *stale lookup*:
   the same after somebody else's erasure;
 * *purge*: a person's columns and roster entries destroyed in all banks, and the block list.
 
-The steps run at a quarter, at half and at all of the pictures, so that growth shows: bytes a picture that a step's most
+The steps run at a quarter, at half and at all of the images, so that growth shows: bytes an image that a step's most
 memory grows by from the smallest size to the largest. Bars are printed beside.
 """
 
@@ -42,7 +42,7 @@ import psutil  # noqa: E402
 
 STEPS = ("pack", "open", "blocks", "key", "lookup", "stale lookup", "purge")
 BARS = {"blocks": 2.0, "key": 2.0, "lookup": 2.0, "stale lookup": 2.0, "purge": 2.0}
-IMAGES_A_SECOND, MEGABYTES, BYTES_A_PICTURE = 10_000, 500, 100
+IMAGES_A_SECOND, MEGABYTES, BYTES_AN_IMAGE = 10_000, 500, 100
 N_IMAGES = 10
 
 
@@ -176,7 +176,7 @@ def measure(folder: Path, n_people: int, n_models: int) -> dict[str, dict[str, f
     if not (home / "data" / "metadata.csv").exists():
         started = time.perf_counter()
         synthetic.write_folder(home / "data", n_subjects=n_people, images_per_subject=N_IMAGES, size=(32, 32), seed=3)
-        print(f"{n_people * N_IMAGES:,} pictures written in {time.perf_counter() - started:.0f} s", flush=True)
+        print(f"{n_people * N_IMAGES:,} images written in {time.perf_counter() - started:.0f} s", flush=True)
     for leftover in ("packed", "banks"):
         shutil.rmtree(home / leftover, ignore_errors=True)
     found = {}
@@ -185,17 +185,17 @@ def measure(folder: Path, n_people: int, n_models: int) -> dict[str, dict[str, f
             in_child("fill", home, n_models)
         found[step] = in_child(step, home, n_models)
         told = found[step]
-        rate = f", {n_people * N_IMAGES / told['seconds']:,.0f} pictures/s" if step == "pack" else ""
+        rate = f", {n_people * N_IMAGES / told['seconds']:,.0f} images/s" if step == "pack" else ""
         print(
-            f"  {n_people * N_IMAGES:>9,} pictures, {step:12} {told['seconds']:6.2f} s, {told['megabytes']:4.0f} MB at "
+            f"  {n_people * N_IMAGES:>9,} images, {step:12} {told['seconds']:6.2f} s, {told['megabytes']:4.0f} MB at "
             f"most ({told['megabytes_before']:.0f} before){rate}",
             flush=True,
         )
     return found
 
 
-def bytes_a_picture(figures: dict[int, dict[str, dict[str, float]]]) -> dict[str, float]:
-    """By step: what its most memory grows by from the smallest size to the largest, a picture."""
+def bytes_an_image(figures: dict[int, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """By step: what its most memory grows by from the smallest size to the largest, an image."""
     smallest, largest = min(figures), max(figures)
     return {
         step: (figures[largest][step]["megabytes"] - figures[smallest][step]["megabytes"])
@@ -220,13 +220,13 @@ def main() -> None:
     last = figures[sizes[-1]]
     for step, bar in BARS.items():
         print(f"{step}: {last[step]['seconds']:.2f} s; bar {bar:.0f} s")
-    print(f"packing: {sizes[-1] * N_IMAGES / last['pack']['seconds']:,.0f} pictures/s; bar {IMAGES_A_SECOND:,}")
+    print(f"packing: {sizes[-1] * N_IMAGES / last['pack']['seconds']:,.0f} images/s; bar {IMAGES_A_SECOND:,}")
     largest = max(last, key=lambda step: last[step]["megabytes"])
     print(f"most memory: {last[largest]['megabytes']:.0f} MB ({largest}); bar {MEGABYTES} MB")
     if len(sizes) > 1:
-        growth = bytes_a_picture(figures)
+        growth = bytes_an_image(figures)
         told = ", ".join(f"{step} {growth[step]:.0f}" for step in STEPS)
-        print(f"growth of memory, bytes a picture: {told}; bar {BYTES_A_PICTURE}")
+        print(f"growth of memory, bytes an image: {told}; bar {BYTES_AN_IMAGE}")
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "people": figures}, indent=1), encoding="utf-8")
 

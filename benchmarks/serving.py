@@ -10,7 +10,7 @@ same round; printed are their median and the interval of the middle 90 % of medi
 
 * *ours*: the service as `expunge serve` starts it in the container: key, JSON log lines, metrics, limits, swaps.
 * *ours, OpenVINO*: the same with EXPUNGE_BACKEND=openvino, if the extra `openvino` is installed; its limit beside it.
-* *BentoML, tutorial*: a picture as the method's parameter, no batching; two workers.
+* *BentoML, tutorial*: an image as the method's parameter, no batching; two workers.
 * *LitServe*: batches of up to 32, its quicker transport, two workers and two HTTP servers.
 * *FastAPI, a forward a request*: uvicorn's two workers, FastAPI's threads, uvloop and httptools.
 * *FastAPI, our batching*: the same with `batching.py` and `engine.py` of `service/serving`, and nothing else of ours.
@@ -51,14 +51,14 @@ import numpy as np  # noqa: E402
 from benchmarks.contenders.model import Shape, has_openvino  # noqa: E402
 from benchmarks.contenders.running import Contender, Limit, Running, ours, started  # noqa: E402
 from benchmarks.loads.figures import Others, machine, ratio, verdict  # noqa: E402
-from benchmarks.loads.homes import make_home, pictures, serving_pids, settings_of  # noqa: E402
+from benchmarks.loads.homes import image_files, make_home, serving_pids, settings_of  # noqa: E402
 from benchmarks.loads.wrk import Burst, Call, burst, need_wrk, write_script  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.launch import free_ports  # noqa: E402
 from service.models import registry  # noqa: E402
 
 CONNECTIONS = (1, 16, 64)
-N_PICTURES = 48
+N_IMAGES = 48
 LIMITS: dict[str, dict[str, Any]] = {
     "limit": {"batch": 32, "decode": True, "engine": ""},
     "limit, decoded before": {"batch": 32, "decode": False, "engine": ""},
@@ -69,7 +69,7 @@ LIMITS: dict[str, dict[str, Any]] = {
 if has_openvino():
     LIMITS["limit of OpenVINO"] = {"batch": 32, "decode": True, "engine": "openvino"}
 MOST_OF_OTHERS, MOST_REPEATS = 0.08, 3  # share of all cores; the kernel's own work for the sockets is among it
-BOUNDARY = "a-boundary-that-no-picture-has"
+BOUNDARY = "a-boundary-that-no-image-has"
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def check(title: str, seen: Burst) -> None:
 
 def measure(folder: Path, shape: Shape, plan: Plan, only: list[str]) -> dict[str, Any]:
     """All rounds; figures by contender."""
-    files = pictures(shape, N_PICTURES)
+    files = image_files(shape, N_IMAGES)
     rounds: dict[str, list[Any]] = defaultdict(list)
     with ExitStack() as stack:
         chosen, given = contenders(folder, shape, files, stack)
@@ -294,7 +294,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two rounds of a second instead of four of two")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
-    parser.add_argument("--size", default="64x64x3", help="height, width and channels of the pictures")
+    parser.add_argument("--size", default="64x64x3", help="height, width and channels of the images")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="these contenders only")
     options = parser.parse_args()
     need_wrk()

@@ -37,7 +37,7 @@ from starlette.types import ASGIApp  # noqa: E402
 
 from benchmarks.contenders.model import CLASSES  # noqa: E402
 from benchmarks.loads.figures import machine, ratio  # noqa: E402
-from benchmarks.loads.homes import make_home, pictures, serving, settings_of  # noqa: E402
+from benchmarks.loads.homes import image_files, make_home, serving, settings_of  # noqa: E402
 from benchmarks.loads.wrk import Call, burst, need_wrk, write_script  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.inference.engine import Engine  # noqa: E402
@@ -48,7 +48,7 @@ from service.serving.speedups.packed_weights import pack  # noqa: E402
 
 SHAPE = (64, 64, 3)
 N_CONNECTIONS = 16
-FILES = pictures(SHAPE, 16)
+FILES = image_files(SHAPE, 16)
 
 
 def packed_weights(folder: Path, n_rounds: int) -> None:

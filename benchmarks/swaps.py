@@ -7,7 +7,7 @@ computed beforehand; 32 connections, each with one request under way at all time
 the worker deploys them (`service/models/deployment.py`): staged beside the old, committed, acknowledged. Counted are
 
 * failed requests: anything but 200;
-* torn answers: probabilities that the version they name does not give for that picture, or a label, version and
+* torn answers: probabilities that the version they name does not give for that image, or a label, version and
   generation that do not go together;
 * late answers: of an older generation though the request was sent after the serving process at the other end of that
   connection had acknowledged the new one; and those that were only received after it, with how much later;
@@ -43,7 +43,7 @@ from numpy.typing import NDArray  # noqa: E402
 from benchmarks.contenders.model import Shape  # noqa: E402
 from benchmarks.loads.client import Plan, answers_of  # noqa: E402
 from benchmarks.loads.figures import Others, machine, verdict  # noqa: E402
-from benchmarks.loads.homes import cpu_seconds, make_home, pictures, pixels, serving, serving_pids, settings_of  # noqa: E402
+from benchmarks.loads.homes import cpu_seconds, image_files, make_home, pixels, serving, serving_pids, settings_of  # noqa: E402
 from service.context import Context  # noqa: E402
 from service.inference.engine import Engine  # noqa: E402
 from service.models import registry, shadowing  # noqa: E402
@@ -54,7 +54,7 @@ from service.store.engine import reading  # noqa: E402
 from service.telemetry.logs import set_up_logs  # noqa: E402
 
 N_VERSIONS = 10
-N_PICTURES = 32
+N_IMAGES = 32
 CONNECTIONS = 32
 CYCLE_SECONDS = 2.4
 SWAP_SECONDS = 1.0
@@ -81,7 +81,7 @@ class Swap:
 
 
 def expected_of(context: Context, digests: list[str], images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What each version says of each picture, computed one at a time: `(n_versions, n_pictures, n_classes)`."""
+    """What each version says of each image, computed one at a time: `(n_versions, n_images, n_classes)`."""
     said = []
     for digest in digests:
         engine = Engine.load(registry.load_checked(context, digest), 1, context.settings.device, pack=pack)
@@ -128,7 +128,7 @@ def torn(
     for row in np.flatnonzero(answers["status"] == 200):
         digest = names[answers["version"][row]]
         said, label = answers["probabilities"][row], answers["label"][row]
-        right = expected[place[digest], answers["picture"][row]]
+        right = expected[place[digest], answers["image"][row]]
         whole = label >= 0 and said[label] == said.max() and generations[int(answers["generation"][row])] == digest
         is_torn[row] = not whole or np.abs(said - right).max() > TOLERANCE
     return is_torn
@@ -187,7 +187,7 @@ def judge(answers: dict[str, Any], swaps: list[Swap], ends: dict[int, int]) -> d
 
 def measure(folder: Path, shape: Shape, n_swaps: int) -> dict[str, Any]:
     """The whole run."""
-    files = pictures(shape, N_PICTURES)
+    files = image_files(shape, N_IMAGES)
     names = []
     for number, file in enumerate(files):
         names.append(str(folder / f"{number}.jpg"))
@@ -196,7 +196,7 @@ def measure(folder: Path, shape: Shape, n_swaps: int) -> dict[str, Any]:
     digests, key = make_home(settings, shape, files, range(N_VERSIONS))
     context = Context.open(settings)
     expected = expected_of(context, digests, np.stack([pixels(file, shape) for file in files]))
-    between = np.abs(expected[:, np.newaxis] - expected[np.newaxis]).max(axis=3)  # (n_versions, n_versions, n_pictures)
+    between = np.abs(expected[:, np.newaxis] - expected[np.newaxis]).max(axis=3)  # (n_versions, n_versions, n_images)
     apart = between[~np.eye(len(digests), dtype=bool)] > 2 * TOLERANCE
     headers = {"Content-Type": "image/jpeg", "Authorization": f"Bearer {key}"}
     url = f"http://127.0.0.1:{settings.port}/v1/predictions"
@@ -231,7 +231,7 @@ def measure(folder: Path, shape: Shape, n_swaps: int) -> dict[str, Any]:
 
 def measure_shadow(folder: Path, shape: Shape, share: float, n_turns: int) -> dict[str, Any]:
     """Throughput and latency of stretches without a staged version, with one, and with one that is shadowed."""
-    files = pictures(shape, N_PICTURES)
+    files = image_files(shape, N_IMAGES)
     names = [str(folder / f"{number}.jpg") for number in range(len(files))]
     for name, file in zip(names, files, strict=True):
         Path(name).write_bytes(file)
@@ -317,7 +317,7 @@ def tell(found: dict[str, Any]) -> None:
     row("the client's share of a core; others of all", f"{found['load_share']:.2f}; {found['others']:.0%}")
     row("failed requests", str(found["n_failed"]), verdict(found["n_failed"], most=0))
     row("torn answers", str(found["n_torn"]), verdict(found["n_torn"], most=0))
-    row("  pairs of versions a picture tells apart", f"{found['told_apart']:.1%}")
+    row("  pairs of versions an image tells apart", f"{found['told_apart']:.1%}")
     row(
         "older answers to requests after the barrier's row",
         str(found["n_sent_late"]),
@@ -349,7 +349,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="eight swaps instead of a hundred")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
-    parser.add_argument("--size", default="64x64x3", help="height, width and channels of the pictures")
+    parser.add_argument("--size", default="64x64x3", help="height, width and channels of the images")
     parser.add_argument("--shadow", type=float, metavar="SHARE", help="measure what shadowing costs instead")
     options = parser.parse_args()
     set_up_logs("console", level="warning")

@@ -100,12 +100,25 @@ CALLS = {
     **{f"subprocess.{name}": "a program is run" for name in ("run", "call", "check_call", "check_output")},
     **{f"httpx.{name}": "a call has the five seconds of httpx" for name in ("get", "post", "Client")},
 }
+HTTP_METHODS = {"get", "post", "put", "patch", "delete", "request"}
 SLEEPS = {"time.sleep", "asyncio.sleep"}
+REAL_SERVERS = ("tests/journey/", "tests/operators/", "tests/faults/")  # which under load may refuse
 SLEEPERS = {  # whose sleeps decide nothing
     "tests/object_store.py": "is a slow store",
     "tests/service/callbacks/test_outbound.py": "is a server that says a little now and then",
     "tests/faults": "lets a fault come at a random time",
 }
+
+
+def is_impatient(call: ast.Call) -> bool:
+    """Whether a call gives a number of seconds that a loaded machine may need."""
+    (timeout,) = [keyword.value for keyword in call.keywords if keyword.arg == "timeout"]
+    return isinstance(timeout, ast.Constant) and timeout.value < PATIENCE_SECONDS
+
+
+def is_answer(node: ast.AST) -> bool:
+    """Whether an expression is a call of a server."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in HTTP_METHODS
 
 
 def plain_waits(code: str, path: str) -> list[str]:
@@ -121,6 +134,10 @@ def plain_waits(code: str, path: str) -> list[str]:
         reason = ""
         if what in CALLS and not has_end:
             reason = f"{CALLS[what]}, without a timeout of ours"
+        elif what in CALLS and is_impatient(call):
+            reason = f"{CALLS[what]}, with less than PATIENCE_SECONDS"
+        elif name == "json" and is_answer(call.func.value) and path.startswith(REAL_SERVERS):
+            reason = "an answer's body is read whatever its status: use `raise_for_status`"
         elif name in ENDLESS and not has_end and (takes_input or not call.args) and id(call) not in awaited:
             reason = ENDLESS[name]
         elif what in SLEEPS and ast.unparse(call.args[0]) != "0" and not path.startswith(tuple(SLEEPERS)):
@@ -146,18 +163,19 @@ def test_no_test_waits_without_an_end_or_for_a_fixed_time():
     [
         "gate.wait()", "thread.join()", "pool.submit(f).result()", "queue.get()", "process.communicate(b'x')",
         "process.stdout.readline()", "subprocess.run(['true'], check=True)", "httpx.get(url)",
-        "time.sleep(0.1)", "asyncio.sleep(1)",
+        "time.sleep(0.1)", "asyncio.sleep(1)", "subprocess.run(['true'], timeout=60)", "client.get(url).json()",
     ],
 )  # fmt: skip
 def test_plain_waits_are_seen(code):
-    assert len(plain_waits(code, "tests/test_x.py")) == 1
+    assert len(plain_waits(code, "tests/journey/test_x.py")) == 1
 
 
 @pytest.mark.parametrize(
     "code",
     [
         "gate.wait(9)", "await event.wait()", "', '.join(names)", "headers.get('x')", "process.communicate(timeout=9)",
-        "subprocess.run(['true'], timeout=9)", "asyncio.sleep(0)", "future.result(0)",
+        "subprocess.run(['true'], timeout=120)", "asyncio.sleep(0)", "future.result(0)",
+        "client.get(url).raise_for_status().json()", "run(['true'], timeout=PATIENCE_SECONDS)",
     ],
 )  # fmt: skip
 def test_waits_with_an_end_are_let_through(code):

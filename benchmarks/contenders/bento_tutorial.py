@@ -1,4 +1,4 @@
-"""BentoML as its tutorial has it: a class, an API method with a picture as its parameter, no batching.
+"""BentoML as its tutorial has it: a class, an API method with an image as its parameter, no batching.
 
 `bentoml serve benchmarks.contenders.bento_tutorial:Faces`; two workers instead of the one that is BentoML's default,
 to be equal.

@@ -26,11 +26,11 @@ CLASSES = tuple(f"age_{group}" for group in range(10))
 ARCHITECTURE = "resnet18"
 WARM_UP = (1, 2, 4, 8, 16, 32, 64)  # batch sizes
 Shape = tuple[int, int, int]
-"""(height, width, channels) of pictures."""
+"""(height, width, channels) of images."""
 
 
 def manifest(shape: Shape, seed: int = 0) -> Manifest:
-    """What the registry is told of weights for such pictures."""
+    """What the registry is told of weights for such images."""
     return Manifest(
         architecture=ARCHITECTURE, width=64, channels=shape[2], image_size=shape[:2], classes=CLASSES, seed=seed,
         recipe="benchmark", recipe_digest="0" * 64, data_manifest_digest="0" * 64, versions={},

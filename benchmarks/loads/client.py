@@ -59,7 +59,7 @@ class Answer(NamedTuple):
     """One request and its end.
 
     Attributes:
-        picture: which of the files.
+        image: which of the files.
         port: the connection's own, by which the serving process at its other end is found; 0 if never sent.
         began: wall clock, when it was sent (closed loop) or should have been (open loop).
         ended: when its answer was complete.
@@ -67,7 +67,7 @@ class Answer(NamedTuple):
         body: what came; empty unless kept.
     """
 
-    picture: int
+    image: int
     port: int
     began: float
     ended: float
@@ -90,7 +90,7 @@ class Load:
         self._next = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def next_picture(self) -> int:
+    def next_image(self) -> int:
         """Files in turn."""
         self._next = (self._next + 1) % len(self.requests)
         return self._next
@@ -121,11 +121,11 @@ class Load:
 
     def _send(self, due: float) -> None:
         if self.idle:
-            self.idle.popleft().send(self.next_picture(), due)
+            self.idle.popleft().send(self.next_image(), due)
         elif self.n_open < self.plan.connections:
-            self.connect((self.next_picture(), due))
+            self.connect((self.next_image(), due))
         else:
-            self.answers.append(Answer(self.next_picture(), 0, due, time.time(), -1, b""))
+            self.answers.append(Answer(self.next_image(), 0, due, time.time(), -1, b""))
 
     def connect(self, first: tuple[int, float] | None = None) -> None:
         """Open a connection, on which a request is then sent."""
@@ -139,8 +139,8 @@ class Load:
             await asyncio.get_running_loop().create_connection(lambda: _Connection(self, first), self.host, self.port)
         except OSError:
             self.n_open -= 1
-            picture, began = first or (0, time.time())
-            self.answers.append(Answer(picture, 0, began, time.time(), 0, b""))
+            image, began = first or (0, time.time())
+            self.answers.append(Answer(image, 0, began, time.time(), 0, b""))
 
     def answered(self, connection: _Connection, answer: Answer) -> None:
         """One request is over; its connection is free."""
@@ -148,7 +148,7 @@ class Load:
         if self.plan.phases or self.stopping:
             self.idle.append(connection)
         else:
-            connection.send(self.next_picture(), time.time())
+            connection.send(self.next_image(), time.time())
 
     def lost(self, connection: _Connection) -> None:
         """A connection is gone, with the request that was under way on it."""
@@ -166,17 +166,17 @@ class _Connection(asyncio.Protocol):
         self._load = load
         self._first = first
         self._received = bytearray()
-        self._picture, self._began = -1, 0.0
+        self._image, self._began = -1, 0.0
         self._wanted = 0
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self._port = transport.get_extra_info("sockname")[1]
-        self.send(*(self._first or (self._load.next_picture(), time.time())))
+        self.send(*(self._first or (self._load.next_image(), time.time())))
 
-    def send(self, picture: int, began: float) -> None:
-        self._picture, self._began = picture, began
-        self.transport.write(self._load.requests[picture])
+    def send(self, image: int, began: float) -> None:
+        self._image, self._began = image, began
+        self.transport.write(self._load.requests[image])
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -192,14 +192,14 @@ class _Connection(asyncio.Protocol):
             self._finish(int(self._received[9:12]))
 
     def connection_lost(self, _: Exception | None) -> None:
-        if self._picture >= 0:
-            self._load.answers.append(Answer(self._picture, self._port, self._began, time.time(), 0, b""))
+        if self._image >= 0:
+            self._load.answers.append(Answer(self._image, self._port, self._began, time.time(), 0, b""))
         self._load.lost(self)
 
     def _finish(self, status: int) -> None:
         body = bytes(self._received[self._received.find(b"\r\n\r\n") + 4 :]) if self._load.plan.keep else b""
-        answer = Answer(self._picture, self._port, self._began, time.time(), status, body)
-        self._picture, self._wanted = -1, 0
+        answer = Answer(self._image, self._port, self._began, time.time(), status, body)
+        self._image, self._wanted = -1, 0
         self._received.clear()
         self._load.answered(self, answer)
 
@@ -227,7 +227,7 @@ def columns(answers: Sequence[Answer], *, keep: bool) -> dict[str, np.ndarray]:
     """
     table = {
         name: np.array([getattr(answer, name) for answer in answers])
-        for name in ("picture", "port", "began", "ended", "status")
+        for name in ("image", "port", "began", "ended", "status")
     }
     if not keep:
         return table

@@ -1,7 +1,7 @@
-"""A home of the service whose model is a ResNet-18 of random weights, and the pictures sent to it.
+"""A home of the service whose model is a ResNet-18 of random weights, and the images sent to it.
 
-Random weights take as long to compute as trained ones. The norms' statistics are taken from the pictures, and the last
-layer is scaled up, so that answers differ from picture to picture and from one seed to another.
+Random weights take as long to compute as trained ones. The norms' statistics are taken from the images, and the last
+layer is scaled up, so that answers differ from image to image and from one seed to another.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LISTENING_SECONDS = (
 _QUICKER = ("uvloop", "httptools")
 
 
-def pictures(shape: Shape, n: int) -> tuple[bytes, ...]:
+def image_files(shape: Shape, n: int) -> tuple[bytes, ...]:
     """Drawn faces as JPEG files of exactly this shape, quality 90."""
     drawn = synthetic.draw(n_subjects=n, images_per_subject=1, size=shape[:2], seed=3).images
     files = []

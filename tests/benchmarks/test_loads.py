@@ -103,7 +103,7 @@ def test_columns_tell_which_version_said_what() -> None:
 
 
 def test_torn_answers_are_seen() -> None:
-    expected = np.array([[[0.9, 0.1]], [[0.2, 0.8]]], np.float32)  # (n_versions, n_pictures, n_classes)
+    expected = np.array([[[0.9, 0.1]], [[0.2, 0.8]]], np.float32)  # (n_versions, n_images, n_classes)
     rows = [  # version, generation, label, probabilities; the first is whole
         (0, 1, 0, (0.9 - TOLERANCE / 2, 0.1 + TOLERANCE / 2)),
         (0, 1, 1, (0.2, 0.8)),  # of the other version's weights
@@ -112,7 +112,7 @@ def test_torn_answers_are_seen() -> None:
     ]
     found = {
         "status": np.full(4, 200),
-        "picture": np.zeros(4, int),
+        "image": np.zeros(4, int),
         "versions": np.array(["v1", "v2"]),
         "version": np.array([row[0] for row in rows]),
         "generation": np.array([row[1] for row in rows]),

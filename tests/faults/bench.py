@@ -450,7 +450,11 @@ class Bench:
         )  # fmt: skip
         n_listed, cursor = 0, None
         while True:
-            page = self.client.get("/v1/erasure-requests", params={"cursor": cursor} if cursor else {}).json()
+            page = (
+                self.client.get("/v1/erasure-requests", params={"cursor": cursor} if cursor else {})
+                .raise_for_status()
+                .json()
+            )
             n_listed, cursor = n_listed + len(page["requests"]), page["next_cursor"]
             if cursor is None:
                 break

@@ -3,7 +3,8 @@
 A worker is a process of its own that runs what `expunge worker` runs; only the imports (seconds) are not repeated,
 which makes hundreds of kills affordable. The parent must stay without threads, so it is a program that takes lines of
 JSON: `{"start": {…environment…}, "log": "…"}` answers a process id, `{"status": pid}` an exit status or null. With
-`"command": ["train", …]` it is not a worker but that command of `expunge`.
+`"command": ["train", …]` it is not a worker but that command of `expunge`, and with `"program": "import …"` that
+program, with the command's words as its arguments.
 
 `FAULTS_…` variables of a child: `CLOCK`, the file of its wall clock's shift; `HOST`, the name of the machine it
 believes to be on (a UTS namespace of its own, which needs root). `FAULTS_ATTEMPTS` of the zygote itself is how often a
@@ -38,9 +39,9 @@ class Zygote:
         )  # fmt: skip
         self._started: list[int] = []
 
-    def start(self, environment: dict[str, str], log: Path, command: Sequence[str] = ()) -> int:
-        """Start a worker, or a command of `expunge`; gives its process id."""
-        pid = self._ask({"start": environment, "log": str(log), "command": list(command)})
+    def start(self, environment: dict[str, str], log: Path, command: Sequence[str] = (), program: str = "") -> int:
+        """Start a worker, or a command of `expunge`, or a program; gives its process id."""
+        pid = self._ask({"start": environment, "log": str(log), "command": list(command), "program": program})
         assert isinstance(pid, int)
         self._started.append(pid)
         return pid
@@ -91,9 +92,32 @@ class Zygote:
         return answer
 
 
-def _become(environment: dict[str, str], log: str, command: Sequence[str]) -> None:
+class Forked:
+    """A program that a zygote runs, as `subprocess.Popen` shows one: `python -c PROGRAM` without its imports."""
+
+    def __init__(
+        self, zygote: Zygote, program: str, environment: dict[str, str], log: Path, command: Sequence[str] = ()
+    ) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._zygote = zygote
+        self.pid = zygote.start(environment, log, command, program)
+
+    def poll(self) -> int | None:
+        """Its exit status; none while it runs."""
+        return self._zygote.status(self.pid)
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit status as soon as it ended; none after so many seconds."""
+        return self._zygote.wait(self.pid, seconds)
+
+    def kill(self) -> None:
+        """SIGKILL, unless it ended."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _become(environment: dict[str, str], log: str, command: Sequence[str], program: str) -> None:
     from audit.policy import load_policy
-    from service import cli
     from service.settings import Settings
     from service.telemetry.logs import set_up_logs
     from service.worker import run_worker
@@ -106,9 +130,9 @@ def _become(environment: dict[str, str], log: str, command: Sequence[str]) -> No
     os.environ.update(environment)
     if host := environment.get("FAULTS_HOST"):
         _move_to(host)
-    if command:
+    if command or program:
         sys.argv = ["expunge", *command]
-        cli.main()
+        exec(program or "from service import cli; cli.main()", {"__name__": "__main__"})  # noqa: S102
         return
     settings = Settings()
     set_up_logs(settings.log_format)
@@ -167,7 +191,7 @@ def main() -> None:
             if answer == 0:
                 status = 1
                 try:
-                    _become(question["start"], question["log"], question["command"])
+                    _become(question["start"], question["log"], question["command"], question["program"])
                     status = 0
                 except SystemExit as error:
                     status = int(error.code or 0) if not isinstance(error.code, str) else 1

@@ -17,7 +17,7 @@ from tests.journey.conftest import TINY_POLICY, Service, wait_serving
 from tests.waiting import PATIENCE_SECONDS
 from unlearning.faces import read_metadata
 
-pytestmark = pytest.mark.journey
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(1800)]  # more than all its patience
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_built_bento_serves_and_erases(
     tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = tiny_settings.model_copy(update={"api_workers": 1})
+    settings = tiny_settings
     (settings.home / "policy.json").write_text(json.dumps({**TINY_POLICY, "ladder": ["retrain"]}))
     command, given = serve_command(settings)
     built = subprocess.run(
@@ -69,6 +69,10 @@ def test_the_built_bento_serves_and_erases(
         service = Service(settings, processes, client, key)
         (receipt,) = service.file(person)
         assert service.completed(receipt["id"])["outcome"] == "erased"
-        after = client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"}).json()
+        after = (
+            client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+            .raise_for_status()
+            .json()
+        )
         assert after["model_version"] != before.json()["model_version"]
     assert all(row.user_id != person for row in read_metadata(settings.data_folder))

@@ -17,6 +17,7 @@ from audit.proof.envelope import read_public_keys
 from service.context import LINE, Context
 from service.launch import environment
 from service.requests.data_folder import MISSING
+from service.settings import Settings
 from service.store.engine import reading, session
 from service.store.tables import (
     Attempt,
@@ -27,19 +28,19 @@ from service.store.tables import (
     ServingWorker,
     WorkerLease,
 )
-from tests.journey.conftest import ENDS, Service, copy_of, starting
+from tests.journey.conftest import ENDS, RUN_SECONDS, Service, copy_of, starting
 from tests.processes import is_alive
 from tests.waiting import PATIENCE_SECONDS
 from unlearning.faces import read_metadata
 
-pytestmark = pytest.mark.journey
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(1800)]  # more than all its patience
 
 KILLED_AT = ("unlearning.references", "rerun.end", "deploying.end", "purging.end")
 
 
 @pytest.fixture(scope="module")
 def served(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service for the tests that leave its data and model as they are."""
+    """One service for the tests that leave its model and those whom it learned from as they are."""
     with starting(copy_of(tiny_home, tmp_path_factory.mktemp("served") / "home")) as start:
         yield start()
 
@@ -58,7 +59,8 @@ def check_erased(service: Service, request_id: str, person: str) -> None:
     context = Context.open(settings)
     with reading(context.engine) as s:
         versions = list(s.exec(select(ModelVersion)))
-        completions = s.exec(select(RequestEvent).where(RequestEvent.to_state == "completed")).all()
+        of_request = RequestEvent.request_id == request_id, RequestEvent.to_state == "completed"
+        completions = s.exec(select(RequestEvent).where(*of_request)).all()
         certificates = s.exec(select(CertificateRecord).where(CertificateRecord.request_id == request_id)).all()
         workers = [row for row in s.exec(select(ServingWorker)) if is_alive(row.pid)]
         verdicts = [row.verdict for row in s.exec(select(Attempt).order_by(Attempt.step))]
@@ -70,7 +72,7 @@ def check_erased(service: Service, request_id: str, person: str) -> None:
     assert all(row.state == "destroyed" for row in versions if row is not active)
     assert [path.stem for path in settings.models_folder.glob("*")] == [active.digest]
     assert {row.acknowledged_generation for row in workers} == {active.generation}
-    certificate = service.client.get(f"/v1/certificates/{request['certificate_id']}").json()
+    certificate = service.client.get(f"/v1/certificates/{request['certificate_id']}").raise_for_status().json()
     key = read_public_keys((settings.keys_folder / "signing.pub").read_bytes())
     result = verify(certificate, public_key=key, weights_path=settings.models_folder / f"{active.digest}.safetensors")
     assert result.valid, result.checks
@@ -78,13 +80,20 @@ def check_erased(service: Service, request_id: str, person: str) -> None:
     context.engine.dispose()
 
 
-def test_a_person_is_erased_while_predictions_go_on(running: Callable[..., Service]) -> None:
-    service = running()
-    person = train_person(service)
+@pytest.fixture
+def as_installed(tiny_settings: Settings) -> Iterator[Service]:
+    """A service with two serving processes and as many training processes as the machine allows."""
+    with starting(tiny_settings.model_copy(update={"api_workers": 2, "jobs": 0})) as start:
+        yield start()
+
+
+def test_several_people_are_erased_in_one_run_while_predictions_go_on(as_installed: Service) -> None:
+    service = as_installed
     rows = read_metadata(service.settings.data_folder)
+    people = sorted({row.user_id for row in rows if row.split == "train"})[:2]
     pictures = [(service.settings.data_folder / row.file_name).read_bytes() for row in rows if row.split == "test"]
     before = serving_processes(service)
-    (receipt,) = service.file(person)
+    receipts = service.file(*people, "nobody-we-know")
     generations: list[int] = []
 
     def ended() -> bool:
@@ -92,17 +101,22 @@ def test_a_person_is_erased_while_predictions_go_on(running: Callable[..., Servi
             answer = service.client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
             assert answer.status_code == 200, answer.text
             generations.append(answer.json()["generation"])
-        return service.request(receipt["id"])["state"] in ENDS
+        return all(service.request(receipt["id"])["state"] in ENDS for receipt in receipts)
 
-    service.processes.wait_until(ended, "the request to end while predictions go on", 240)
-    assert service.request(receipt["id"])["state"] == "completed"
+    service.processes.wait_until(ended, "the requests to end while predictions go on", RUN_SECONDS)
+    ends = [service.request(receipt["id"]) for receipt in receipts]
+    assert [end["state"] for end in ends] == ["completed"] * 3
+    assert [end["outcome"] for end in ends] == ["erased", "erased", "no_data_held"]
+    assert len({end["certificate_id"] for end in ends}) == 3
     assert generations[0] == 1
     assert sorted(generations) == generations
-    check_erased(service, receipt["id"], person)
+    assert set(generations) <= {1, 2}  # both in one run
     assert serving_processes(service) == before
-    states = [event["to_state"] for event in service.request(receipt["id"])["events"]]
-    assert states[0] == "queued"
-    assert states[-4:] == ["auditing", "deploying", "purging", "completed"]
+    for end, person in zip(ends[:2], people, strict=True):
+        check_erased(service, end["id"], person)
+        states = [event["to_state"] for event in end["events"]]
+        assert states[0] == "queued"
+        assert states[-4:] == ["auditing", "deploying", "purging", "completed"]
 
 
 def serving_processes(service: Service) -> set[int]:
@@ -116,45 +130,33 @@ def test_an_unknown_person_completes_with_no_data_held(served: Service) -> None:
     (receipt,) = served.file("nobody-we-know")
     request = served.completed(receipt["id"])
     assert (request["state"], request["outcome"]) == ("completed", "no_data_held")
-    certificate = served.client.get(f"/v1/certificates/{request['certificate_id']}").json()
+    certificate = served.client.get(f"/v1/certificates/{request['certificate_id']}").raise_for_status().json()
     assert verify(certificate).valid
 
 
-def test_requests_wait_while_the_data_folder_is_away_and_go_on_when_it_is_back(
-    running: Callable[..., Service],
-) -> None:
-    service = running()
-    folder = service.settings.data_folder
+def test_requests_wait_while_the_data_folder_is_away_and_go_on_when_it_is_back(served: Service) -> None:
+    folder = served.settings.data_folder
     tested = next(row.user_id for row in read_metadata(folder) if row.split == "test")
-    context = Context.open(service.settings)
+    context = Context.open(served.settings)
 
     def has_counted() -> bool:  # else the call would be held as a mass deletion of nobody knows how many
         with reading(context.engine) as s:
             return bool((lease := s.get(WorkerLease, LINE)) and lease.n_subjects)
 
-    service.processes.wait_until(has_counted, "the worker to count the people", 120)
+    served.processes.wait_until(has_counted, "the worker to count the people", RUN_SECONDS)
     context.engine.dispose()
     folder.rename(folder.with_name("away"))
-    receipts = service.file(tested, "nobody-we-know")
-    waiting = [service.completed(receipt["id"]) for receipt in receipts]
+    receipts = served.file(tested, "nobody-we-know")
+    waiting = [served.completed(receipt["id"]) for receipt in receipts]
     assert {request["state"] for request in waiting} == {"needs_attention"}
     assert {request["attention_reason"] for request in waiting} == {MISSING}
     folder.with_name("away").rename(folder)
-    service.processes.wait_until(
-        lambda: all(service.request(receipt["id"])["state"] == "completed" for receipt in receipts),
+    served.processes.wait_until(
+        lambda: all(served.request(receipt["id"])["state"] == "completed" for receipt in receipts),
         "both to complete",
-        120,
+        RUN_SECONDS,
     )
-    assert [service.request(receipt["id"])["outcome"] for receipt in receipts] == ["erased", "no_data_held"]
-
-
-def test_several_people_share_a_run(running: Callable[..., Service]) -> None:
-    service = running()
-    people = sorted({row.user_id for row in read_metadata(service.settings.data_folder) if row.split == "train"})[:2]
-    receipts = service.file(*people, "nobody-we-know")
-    ends = [service.completed(receipt["id"]) for receipt in receipts]
-    assert [end["outcome"] for end in ends] == ["erased", "erased", "no_data_held"]
-    assert len({end["certificate_id"] for end in ends}) == 3
+    assert [served.request(receipt["id"])["outcome"] for receipt in receipts] == ["erased", "no_data_held"]
 
 
 def test_a_killed_worker_s_request_completes_exactly_once(running: Callable[..., Service]) -> None:
@@ -165,11 +167,15 @@ def test_a_killed_worker_s_request_completes_exactly_once(running: Callable[...,
     for following in (*KILLED_AT[1:], ""):
         worker = service.processes.worker
         assert worker is not None
-        assert worker.wait(240) == -signal.SIGKILL
+        assert worker.wait(RUN_SECONDS) == -signal.SIGKILL
         service.processes.start_worker(EXPUNGE_FAIL_AT=following, EXPUNGE_RERUN_SHARE="1")
     service.completed(receipt["id"])
     check_erased(service, receipt["id"], person)
-    certificate = service.client.get(f"/v1/certificates/{service.request(receipt['id'])['certificate_id']}").json()
+    certificate = (
+        service.client.get(f"/v1/certificates/{service.request(receipt['id'])['certificate_id']}")
+        .raise_for_status()
+        .json()
+    )
     assert {check.name: check.passed for check in verify(certificate).checks}["re-run"] is True
 
 
@@ -179,7 +185,7 @@ def test_a_candidate_that_does_not_come_out_again_is_not_deployed(running: Calla
     (receipt,) = service.file(train_person(service))
     worker = service.processes.worker
     assert worker is not None
-    assert worker.wait(240) == -signal.SIGKILL
+    assert worker.wait(RUN_SECONDS) == -signal.SIGKILL
     context = Context.open(service.settings)
     with session(context.engine) as s:
         attempt = s.exec(select(Attempt).where(Attempt.verdict == "PASSED")).one()
@@ -200,14 +206,14 @@ def test_a_candidate_that_does_not_come_out_again_is_not_deployed(running: Calla
 
 
 def test_the_signing_key_is_rotated_while_the_service_runs(served: Service) -> None:
-    (first,) = served.client.get("/v1/keys").json()["keys"]
+    (first,) = served.client.get("/v1/keys").raise_for_status().json()["keys"]
     subprocess.run([sys.executable, "-m", "service.cli", "keys", "rotate-signing"], env=environment(served.settings),
                    check=True, capture_output=True, timeout=PATIENCE_SECONDS)  # fmt: skip
-    now, before = served.client.get("/v1/keys").json()["keys"]
+    now, before = served.client.get("/v1/keys").raise_for_status().json()["keys"]
     assert before["pem"] == first["pem"]
     (receipt,) = served.file("nobody-we-know")
     request = served.completed(receipt["id"])
-    certificate = served.client.get(f"/v1/certificates/{request['certificate_id']}").json()
+    certificate = served.client.get(f"/v1/certificates/{request['certificate_id']}").raise_for_status().json()
     assert verify(certificate, public_key=read_public_keys(now["pem"])).valid
     assert not verify(certificate, public_key=read_public_keys(before["pem"])).valid
 
@@ -217,7 +223,7 @@ def test_a_second_worker_refuses(served: Service) -> None:
     served.processes.start_worker()
     second, served.processes.worker = served.processes.worker, first
     assert second is not None
-    assert second.wait(120) == 1
+    assert second.wait(RUN_SECONDS) == 1
     log = (served.settings.home / "logs" / "worker.log").read_text()
     assert "Expected no other worker on model line 'default', found process" in log
 

@@ -127,7 +127,10 @@ def test_from_the_wheel_to_a_certificate(
     rows = read_metadata(tmp_path / "home" / "data")
     person = next(row.user_id for row in rows if row.split == "train")
     image = tmp_path / "home" / "data" / next(row.file_name for row in rows if row.split == "test")
-    with up(program, tmp_path, exported) as (url, console), httpx.Client(base_url=url, timeout=60) as client:
+    with (
+        up(program, tmp_path, exported) as (url, console),
+        httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client,
+    ):
         client.headers["Authorization"] = f"Bearer {key}"
         answer = client.post("/v1/predictions", content=image.read_bytes(), headers={"Content-Type": "image/jpeg"})
         assert answer.status_code == 200, answer.text
@@ -135,12 +138,14 @@ def test_from_the_wheel_to_a_certificate(
         assert filed.status_code == 202, filed.text
         (receipt,) = filed.json()["requests"]
         request = f"/v1/erasure-requests/{receipt['id']}"
-        wait_until(lambda: client.get(request).json()["state"] in ENDS, "the erasure to end", seconds=300)
+        wait_until(
+            lambda: client.get(request).raise_for_status().json()["state"] in ENDS, "the erasure to end", seconds=300
+        )
         status = json.loads(expunge("status", receipt["id"], "--key", key, "--url", url))
         assert (status["state"], status["outcome"], status["case_reference"]) == ("completed", "erased", CASE)
         after = client.post("/v1/predictions", content=image.read_bytes(), headers={"Content-Type": "image/jpeg"})
-        assert after.json()["model_version"] != answer.json()["model_version"]
-        (tmp_path / "certificate.json").write_bytes(client.get(f"{request}/certificate").content)
+        assert after.raise_for_status().json()["model_version"] != answer.json()["model_version"]
+        (tmp_path / "certificate.json").write_bytes(client.get(f"{request}/certificate").raise_for_status().content)
         verdict = expunge("verify", "certificate.json", "--key", str(tmp_path / "home" / "keys" / "signing.pub"))
         assert verdict.startswith("Verdict: ")
         look_at_the_console(console, key, receipt["id"])
@@ -149,7 +154,9 @@ def test_from_the_wheel_to_a_certificate(
 
 def look_at_the_console(console: str, key: str, request_id: str) -> None:
     """Sign in as a browser does, and open the pages."""
-    with httpx.Client(base_url=console, timeout=60, headers={"Accept": "text/html", "Origin": console}) as browser:
+    with httpx.Client(
+        base_url=console, timeout=PATIENCE_SECONDS, headers={"Accept": "text/html", "Origin": console}
+    ) as browser:
         assert browser.post("/sign-in", data={"key": key}).status_code == 303
         for page in PAGES:
             found = browser.get(page.format(request_id))

@@ -15,10 +15,11 @@ import pytest
 from service.launch import Processes, free_ports
 from service.settings import Settings
 from tests.journey.conftest import TINY_POLICY, TINY_RECIPE, Service, tell_young_from_old, wait_serving
+from tests.waiting import PATIENCE_SECONDS
 from unlearning.faces import read_metadata
 from unlearning.faces.sources import synthetic
 
-pytestmark = pytest.mark.journey
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(1800)]  # more than all its patience
 
 
 @pytest.fixture
@@ -65,11 +66,14 @@ def test_a_folder_with_a_csv_becomes_a_model_that_forgets(pictures: Path, tmp_pa
     assert "every rule holds" in run("data", "check")
     assert "Generation 1" in run("train")
     person = next(row.user_id for row in read_metadata(settings.data_folder) if row.split == "train")
-    assert "1 bank: 40 models each" in run("references", "build", person)
+    assert f"1 bank: {TINY_POLICY['n_models']} models each" in run("references", "build", person)
     key = run("keys", "create", "stranger", "--scope", "predict", "--scope", "erasure:write", "--scope", "erasure:read")
     token = key.split()[-1]
     picture = next(pictures.glob("images/*.png")).read_bytes()
-    with Processes(settings) as processes, httpx.Client(base_url=f"http://127.0.0.1:{ports[0]}", timeout=60) as client:
+    with (
+        Processes(settings) as processes,
+        httpx.Client(base_url=f"http://127.0.0.1:{ports[0]}", timeout=PATIENCE_SECONDS) as client,
+    ):
         client.headers["Authorization"] = f"Bearer {token}"
         processes.start_serving()
         processes.start_worker()
@@ -79,6 +83,10 @@ def test_a_folder_with_a_csv_becomes_a_model_that_forgets(pictures: Path, tmp_pa
         service = Service(settings, processes, client, token)
         (receipt,) = service.file(person)
         assert service.completed(receipt["id"])["outcome"] == "erased"
-        after = client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"}).json()
+        after = (
+            client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+            .raise_for_status()
+            .json()
+        )
         assert after["model_version"] != answer.json()["model_version"]
     assert all(row.user_id != person for row in read_metadata(settings.data_folder))

@@ -16,11 +16,11 @@ from service.launch import free_ports
 from service.models import deployment, registry
 from service.settings import Settings
 from service.store.engine import session
-from tests.journey.conftest import Service
+from tests.journey.conftest import RUN_SECONDS, Service
 from tests.journey.test_erasure import check_erased, train_person
 from tests.postgres import PostgresServer
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def tiny_settings(tiny_home: Path, tmp_path: Path, postgres: PostgresServer) -> 
     url, ports = postgres.create_database(), free_ports(2)
     settings = Settings(
         home=home, recipe=str(home / "recipe.json"), policy=str(home / "policy.json"), port=ports[0],
-        console_port=ports[1], log_format="json", database_url=url,
+        console_port=ports[1], log_format="json", database_url=url, api_workers=1, jobs=1,
     )  # fmt: skip
     context = Context.open(settings)
     assert registry.add(context, registry.path(settings, digest), manifest) == digest
@@ -58,13 +58,13 @@ def test_a_person_is_erased_on_postgresql_though_the_worker_is_killed(running: C
     (receipt,) = service.file(person)
     worker = service.processes.worker
     assert worker is not None
-    assert worker.wait(240) == -signal.SIGKILL
+    assert worker.wait(RUN_SECONDS) == -signal.SIGKILL
     service.processes.start_worker()
     service.completed(receipt["id"])
     check_erased(service, receipt["id"], person)
     assert not list(service.settings.home.glob("*.db*"))
     # the workflow ends a moment after the request is completed
-    service.processes.wait_until(lambda: workflows_of(service) != [("PENDING",)], "the workflow to end", 240)
+    service.processes.wait_until(lambda: workflows_of(service) != [("PENDING",)], "the workflow to end", RUN_SECONDS)
     assert workflows_of(service) == [("SUCCESS",)]
 
 

@@ -17,7 +17,7 @@ from service.settings import Settings
 from tests.journey.conftest import Service, copy_of, starting
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
-pytestmark = [pytest.mark.journey, pytest.mark.nginx]
+pytestmark = [pytest.mark.journey, pytest.mark.nginx, pytest.mark.timeout(900)]  # more than all its patience
 
 API, CONSOLE = "/faces", "/operators/faces"
 
@@ -47,7 +47,7 @@ def nginx() -> str:
 def service(nginx: str, tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings: Settings = copy_of(tiny_home, tmp_path_factory.mktemp("proxied") / "home")
     changes = {
-        "api_workers": 1, "path_prefix": API, "console_path_prefix": CONSOLE, "trusted_proxies": "127.0.0.1",
+        "path_prefix": API, "console_path_prefix": CONSOLE, "trusted_proxies": "127.0.0.1",
         "hold_seconds": 3600.0,
     }  # fmt: skip
     with starting(settings.model_copy(update=changes)) as start:
@@ -96,9 +96,9 @@ def caller(url: str, service: Service) -> Iterator[httpx.Client]:
 
 
 def test_the_api_leads_through_the_proxy(caller: httpx.Client, service: Service) -> None:
-    name = caller.get(f"{API}/").json()
+    name = caller.get(f"{API}/").raise_for_status().json()
     assert name["openapi"] == f"{API}/v1/openapi.json"
-    description = caller.get(name["openapi"]).json()
+    description = caller.get(name["openapi"]).raise_for_status().json()
     assert [server["url"] for server in description["servers"]] == [f"{API}/v1"]
     picture = next(service.settings.data_folder.glob("**/*.png")).read_bytes()
     answer = caller.post(f"{API}/v1/predictions", content=picture, headers={"Content-Type": "image/png"})

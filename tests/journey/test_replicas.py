@@ -84,8 +84,8 @@ class Cluster:
         assert filed.status_code == 202, filed.text
         url = f"/v1/erasure-requests/{filed.json()['requests'][0]['id']}"
         ended = ("completed", "needs_attention")
-        self.wait(lambda: instance.client.get(url).json()["state"] in ended, "the request to end")
-        return dict(instance.client.get(url).json())
+        self.wait(lambda: instance.client.get(url).raise_for_status().json()["state"] in ended, "the request to end")
+        return dict(instance.client.get(url).raise_for_status().json())
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def cluster(tiny_home: Path, tmp_path: Path, postgres: PostgresServer) -> Iterat
         ports = free_ports(3)
         common = {
             "database_url": database, "storage_url": url, "lease_seconds": LEASE_SECONDS, "api_workers": 1,
-            "log_format": "json", "rerun_share": 0.0,
+            "jobs": 1, "log_format": "json", "rerun_share": 0.0,
         }  # fmt: skip
         worker, token = first_home(tiny_home, tmp_path / "worker", common | {"console_port": ports[0]})
         stack.callback(worker.engine.dispose)
@@ -193,8 +193,8 @@ def test_two_instances_and_a_worker_share_a_database_and_an_object_store(cluster
     assert answers[-1] == 3
 
     # The certificate cites those who acknowledged.
-    certificate = a.client.get(f"/v1/certificates/{request['certificate_id']}").json()
-    assert certificate == b.client.get(f"/v1/certificates/{request['certificate_id']}").json()
+    certificate = a.client.get(f"/v1/certificates/{request['certificate_id']}").raise_for_status().json()
+    assert certificate == b.client.get(f"/v1/certificates/{request['certificate_id']}").raise_for_status().json()
     digest = deployment.pointer(context).committed_digest
     payload = json.loads(base64.b64decode(certificate["envelope"]["payload"]))
     assert [row["generation"] for row in payload["predicate"]["barrier"]] == [3]  # one acknowledged; b was not counted

@@ -28,7 +28,7 @@ from service.store.tables import ServingWorker
 from tests.service.versions import add_version
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
-pytestmark = pytest.mark.journey
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]  # more than all its patience
 
 N_CALLS, N_IMAGES = 8, 32
 

@@ -37,7 +37,7 @@ from service.store.tables import ShadowPart
 from tests.service.versions import add_version, manifest, picture, pixels_of, reference_probabilities
 from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
-pytestmark = pytest.mark.journey
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]  # more than all its patience
 
 N_PICTURES = 12
 LEASE_SECONDS = 4.0  # ten heartbeats of a busy machine: one that starves for as long is fenced, and rightly so

@@ -68,7 +68,9 @@ def example(said: str, name: str) -> str:
 def run(command: str, key: str) -> dict[str, object]:
     """The JSON that a shown command gets, typed into a shell."""
     env = {**os.environ, "EXPUNGE_KEY": key}
-    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        ["bash", "-c", command], env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
     return dict(json.loads(done.stdout))
 
 

@@ -25,7 +25,7 @@ from service.store.engine import session
 from tests.service.versions import add_version, manifest, picture, write_weights
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
-pytestmark = pytest.mark.journey
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]  # more than all its patience
 
 HEAVY = {"torch", "torchvision"}
 TELLS_ITS_MODULES = """

@@ -25,6 +25,8 @@ from service.settings import Settings
 from service.store.engine import reading
 from service.store.tables import ErasureRequest, OpenLine, WorkerLease
 from tests.faults.home import POLICY, make_home, people
+from tests.faults.zygote import Forked, Zygote
+from tests.service.tiny import forget_packs
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
@@ -39,6 +41,7 @@ def claim(*_):
 worker.claim = claim
 cli.main()
 """
+WORKER = "from service import cli; cli.main()"
 OTHER_VERSION = "from service import cli, worker; worker.WORKFLOW_VERSION = 'other'; cli.main()"
 OTHER_DBOS = "from service import cli, worker; worker.metadata.version = lambda name: '99'; cli.main()"
 
@@ -47,8 +50,7 @@ OTHER_DBOS = "from service import cli, worker; worker.metadata.version = lambda 
 def made(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A home whose runs take a second."""
     settings = make_home(tmp_path_factory.mktemp("made") / "home", n_subjects=24, seed=1)
-    shutil.rmtree(settings.packed_folder)
-    shutil.rmtree(settings.data_folder / ".packed")  # says where the packs of this very folder lie
+    forget_packs(settings)
     return settings
 
 
@@ -95,6 +97,7 @@ def state_of(context: Context, request_id: str) -> str:
 
 
 Start = Callable[..., subprocess.Popen[bytes]]
+Fork = Callable[..., Forked]
 
 
 @pytest.fixture
@@ -118,17 +121,40 @@ def start() -> Iterator[Start]:
         yield begin
 
 
-def wait_while(working: subprocess.Popen[bytes], condition: Callable[[], bool], what: str) -> None:
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote() as zygote:
+        yield zygote
+
+
+@pytest.fixture
+def fork(zygote: Zygote) -> Iterator[Fork]:
+    """Starts a worker without its imports, which are seconds: `fork(settings, program)`; whoever asks how one ends by
+    itself wants `start`.
+    """
+    with ExitStack() as stack:
+
+        def begin(settings: Settings, program: str = WORKER, **variables: str) -> Forked:
+            log = settings.home / "logs" / "worker.log"
+            worker = Forked(zygote, program, {**environment(settings), **variables}, log, ["worker"])
+            stack.callback(worker.wait, SECONDS)
+            stack.callback(worker.kill)
+            return worker
+
+        yield begin
+
+
+def wait_while(working: subprocess.Popen[bytes] | Forked, condition: Callable[[], bool], what: str) -> None:
     """Wait for a condition while a process works."""
 
     def met() -> bool:
-        assert working.poll() is None, f"Expected {what} while the worker works; it ended with {working.returncode}."
+        assert working.poll() is None, f"Expected {what} while the worker works; it ended with {working.poll()}."
         return condition()
 
     wait_until(met, what, seconds=SECONDS)
 
 
-def test_of_two_workers_with_two_homes_one_works(settings: Settings, tmp_path: Path, start: Start) -> None:
+def test_of_two_workers_with_two_homes_one_works(settings: Settings, tmp_path: Path, fork: Fork) -> None:
     """On one machine and one database, of which both are told by its URL."""
     url = settings.effective_database_url
     other = settings.model_copy(
@@ -136,29 +162,29 @@ def test_of_two_workers_with_two_homes_one_works(settings: Settings, tmp_path: P
     )
     shutil.copytree(settings.keys_folder, other.keys_folder)
     with opened(settings) as context:
-        first = start(settings)
+        first = fork(settings)
         wait_while(first, lambda: has_said(settings, "worker.ready"), "the worker to be ready")
         held = lease_of(context)
-        second = start(other)
+        second = fork(other)
         assert second.wait(SECONDS) == 1
         said = (other.home / "logs" / "worker.log").read_text()
         assert f"Expected no other worker on model line '{LINE}', found process {first.pid}" in said
         assert first.poll() is None
         assert lease_of(context).holder == held.holder
         first.kill()
-        third = start(other)
+        third = fork(other)
         wait_while(third, lambda: has_said(other, "worker.ready"), "the worker to be ready")
         assert lease_of(context).pid == third.pid
 
 
 def test_a_worker_without_its_object_store_says_so_and_goes_on_when_it_is_back(
-    settings: Settings, tmp_path: Path, start: Start
+    settings: Settings, tmp_path: Path, fork: Fork
 ) -> None:
     in_the_way = tmp_path / "store"
     in_the_way.write_text("a file where a folder is expected")
     settings = settings.model_copy(update={"storage_url": f"file://{in_the_way}/expunge"})
     with opened(settings) as context:
-        worker = start(settings)
+        worker = fork(settings)
 
         def waits_for() -> str | None:
             with reading(context.engine) as s:
@@ -210,11 +236,11 @@ def test_a_mistake_of_the_program_ends_the_worker_and_is_told_without_its_messag
         (OTHER_VERSION, "purging.images"), (OTHER_DBOS, "auditing.reported"), (OTHER_DBOS, "purging.images"),
     ],
 )  # fmt: skip
-def test_a_run_that_another_version_began_begins_anew(settings: Settings, other: str, point: str, start: Start) -> None:
+def test_a_run_that_another_version_began_begins_anew(settings: Settings, other: str, point: str, fork: Fork) -> None:
     with opened(settings) as context:
         request_id = file(context)
-        assert start(settings, EXPUNGE_FAIL_AT=point).wait(SECONDS) == -signal.SIGKILL
-        upgraded = start(settings, "-c", other)
+        assert fork(settings, EXPUNGE_FAIL_AT=point).wait(SECONDS) == -signal.SIGKILL
+        upgraded = fork(settings, other)
         ends = ("completed", "needs_attention")
         wait_while(upgraded, lambda: state_of(context, request_id) in ends, "the request to end")
         assert state_of(context, request_id) == "completed"

@@ -34,13 +34,10 @@ from unlearning.faces.sources import synthetic
 
 pytestmark = [pytest.mark.browser, pytest.mark.journey, pytest.mark.timeout(1200)]  # longer than all its patience
 
-POLICY = {**TINY_POLICY, "n_models": 20, "exchangeability_alpha": 0.1, "ladder": ["finetune", "retrain"]}
-"""Fine-tuning costs more than one per cent of retraining, so it fails whatever the seeds. Of six true retrains each is
-turned away with probability ≤ 0.1, so the run ends without a model less often than once in a million."""
 SECONDS = 120_000  # patience with a run, in Playwright's milliseconds
 SCHEMES = ("light", "dark")
 IMPACTS = {"serious", "critical"}
-expect.set_options(timeout=30_000)  # a busy machine shows a page late; what is wrong stays wrong
+expect.set_options(timeout=SECONDS)  # a busy machine shows a page late; what is wrong stays wrong
 
 
 @dataclass
@@ -82,7 +79,7 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("home")
     (home / "recipe.json").write_text(json.dumps(TINY_RECIPE))
-    (home / "policy.json").write_text(json.dumps(POLICY))
+    (home / "policy.json").write_text(json.dumps(TINY_POLICY))
     ports = free_ports(2)
     settings = Settings(
         home=home, recipe=str(home / "recipe.json"), policy=str(home / "policy.json"), port=ports[0], api_workers=1,
@@ -128,7 +125,7 @@ def browser(program: Callable[[str, str], str]) -> Iterator[Browser]:
 def visit(browser: Browser, service: Service) -> Iterator[Visit]:
     """A session that nobody signed in to; at its end no request has left the machine, and nothing went wrong in it."""
     browsing = browser.new_context(viewport={"width": 1280, "height": 900}, timezone_id="Europe/Berlin")
-    browsing.set_default_timeout(60_000)
+    browsing.set_default_timeout(SECONDS)
     browsing.add_init_script(path=str(files("axe_playwright_python") / "axe.min.js"))
     visit = Visit(browsing, service.url)
     browsing.route("**/*", visit.guard)
@@ -358,7 +355,7 @@ def test_a_worker_that_is_gone_is_said_and_forgotten(signed_in: Page, visit: Vis
     page = signed_in
     page.goto(f"{visit.url}/models")  # asked for every second
     visit.browsing.set_offline(True)
-    expect(page.locator("#lost")).to_contain_text("does not answer", timeout=30_000)
+    expect(page.locator("#lost")).to_contain_text("does not answer")
     visit.browsing.set_offline(False)
-    expect(page.locator("#lost")).to_be_hidden(timeout=30_000)
+    expect(page.locator("#lost")).to_be_hidden()
     visit.errors.clear()  # the browser's own lines about requests that failed

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.prometheus
 
 def check(promtool: str, text: bytes) -> str:
     """What `promtool check metrics` complains of."""
-    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=PATIENCE_SECONDS
+    )
     return (done.stdout + done.stderr).decode() if done.returncode else ""
 
 
@@ -55,7 +57,11 @@ def test_a_live_prometheus_reads_with_the_token(program: Callable[[str, str], st
     }
 
     def up(api: str) -> dict[str, str]:
-        found = httpx.get(f"{api}/query", params={"query": "up"}, timeout=PATIENCE_SECONDS).json()["data"]["result"]
+        found = (
+            httpx.get(f"{api}/query", params={"query": "up"}, timeout=PATIENCE_SECONDS)
+            .raise_for_status()
+            .json()["data"]["result"]
+        )
         return {each["metric"]["job"]: each["value"][1] for each in found}
 
     with (

@@ -178,7 +178,7 @@ def watched(
     settings = Settings(
         home=home, recipe=str(home / "recipe.json"), policy=str(home / "policy.json"), port=ports[0],
         console_port=ports[1], log_format="json", otlp_endpoint=collector.url,
-        shadow_seconds=30, shadow_share=1.0, shadow_images=100,
+        jobs=1, shadow_seconds=30, shadow_share=1.0, shadow_images=100,
     )  # fmt: skip
     key = (home / "operator.key").read_text()
     context, method = Context.open(settings), load_policy(settings.policy).ladder[0]
@@ -205,7 +205,7 @@ def watched(
                 ids = [receipt["id"] for receipt in answer.json()["requests"]]
 
                 def ended(request_id: str) -> bool:
-                    return client.get(f"/v1/erasure-requests/{request_id}").json()["state"] in ENDS
+                    return client.get(f"/v1/erasure-requests/{request_id}").raise_for_status().json()["state"] in ENDS
 
                 processes.wait_until(lambda: all(map(ended, ids)), "both requests to end", 600)
                 assert client.get(f"/v1/erasure-requests/{CANARY}").status_code == 404
@@ -214,7 +214,7 @@ def watched(
             for name, port in (("serving", settings.port), ("worker", settings.console_port)):
                 seen.scrapes[name] = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS).text
             _query_all(seen, api, began, time.time())
-            seen.rules = httpx.get(f"{api}/rules", timeout=PATIENCE_SECONDS).json()["data"]["groups"]
+            seen.rules = httpx.get(f"{api}/rules", timeout=PATIENCE_SECONDS).raise_for_status().json()["data"]["groups"]
         # the processes have ended and sent their last spans
         yield seen
     collector.shutdown()
@@ -226,7 +226,11 @@ def wait_for_scrapes(api: str, n: int) -> None:
 
     def scraped() -> dict[str, int]:
         asked = {"query": "count_over_time(up[1h]) and up == 1"}
-        found = httpx.get(f"{api}/query", params=asked, timeout=PATIENCE_SECONDS).json()["data"]["result"]
+        found = (
+            httpx.get(f"{api}/query", params=asked, timeout=PATIENCE_SECONDS)
+            .raise_for_status()
+            .json()["data"]["result"]
+        )
         return {each["metric"]["job"]: int(each["value"][1]) for each in found}
 
     before = wait_until(lambda: found if len(found := scraped()) == 2 else None, "Prometheus to reach both processes")
@@ -238,7 +242,7 @@ def _query_all(seen: Watched, api: str, began: float, ended: float) -> None:
         for target in panel.get("targets", ()):
             query = target["expr"].replace("$job", "expunge.*").replace("$__rate_interval", "5s")
             asked = {"query": query, "start": f"{began}", "end": f"{ended}", "step": "1"}
-            answer = httpx.get(f"{api}/query_range", params=asked, timeout=PATIENCE_SECONDS).json()
+            answer = httpx.get(f"{api}/query_range", params=asked, timeout=PATIENCE_SECONDS).raise_for_status().json()
             assert answer["status"] == "success", (panel["title"], answer)
             seen.series[panel["id"], target["legendFormat"]] = answer["data"]["result"]
 

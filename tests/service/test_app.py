@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -17,7 +19,9 @@ def run(tmp_path):
         environment = {**os.environ, "EXPUNGE_HOME": str(tmp_path / "home"), "EXPUNGE_API_WORKERS": "3"}
         environment |= {"BENTOML_HOME": str(tmp_path / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
         command = [sys.executable, "-c", program]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+        )
         return done.stdout.split()
 
     return start

@@ -82,8 +82,13 @@ def write_home(home: Path, now: Callable[[], datetime]) -> None:
     train_production(context, seed=0)
     context.engine.dispose()
     release_processes()
-    shutil.rmtree(settings.packed_folder)
-    shutil.rmtree(settings.data_folder / ".packed")  # says where the packs of this very folder lie
+    forget_packs(settings)
+
+
+def forget_packs(settings: Settings) -> None:
+    """Remove the packed copies, which say where the packs of this very folder lie, before the home is copied."""
+    for folder in (settings.packed_folder, settings.data_folder / ".packed"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def change_table(settings: Settings, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
@@ -187,6 +192,28 @@ def workspace(context: Context, run_id: str, policy: Policy = POLICY) -> Workspa
     return Workspace(context, run_id, policy)
 
 
+_GATHERED: dict[tuple[str, int], dict[str, bytes]] = {}
+
+
+def gather(context: Context, plan: BankPlan, n_models: int) -> None:
+    """The plan's bank, as an earlier test of this process had it trained, if one had: the same models come out."""
+    folder, which = context.settings.banks_folder, (plan.key.digest, n_models)
+    is_new = not (folder / plan.key.digest).exists()
+    for name, content in _GATHERED.get(which, {}).items() if is_new else ():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch(0o600)
+        (folder / name).write_bytes(content)
+    before = {bank.name for bank in folder.glob("*/")}
+    build(context, plan, n_models)
+    if is_new and which not in _GATHERED:
+        trained = [path for bank in folder.glob("*/") if bank.name not in before for path in bank.rglob("*")]
+        _GATHERED[which] = {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in trained
+            if path.is_file() and "locks" not in path.relative_to(folder).parts
+        }
+
+
 def listen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The progress texts of banks that are gathered from now on."""
     told: list[str] = []
@@ -205,7 +232,7 @@ def plan_run(context: Context, *user_ids: str, policy: Policy = POLICY) -> str:
     run_id = claim_run(context, *user_ids, policy=policy)
     work = workspace(context, run_id, policy)
     if work.make_plan().must_unlearn:
-        build(context, references.bank_plan(work), policy.n_models)
+        gather(context, references.bank_plan(work), policy.n_models)
     return run_id
 
 

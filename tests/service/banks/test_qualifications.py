@@ -33,6 +33,7 @@ from service.store.engine import reading, session
 from service.store.tables import ErasureRequest, LogLeaf, Qualification, Tombstone, TunedSubject
 from tests.service import tiny
 from tests.service.qualified import BARS, N_SUBJECTS, write_qualification
+from tests.waiting import PATIENCE_SECONDS
 from unlearning.errors import MethodError
 from unlearning.methods import settings_for
 from unlearning.recipes import RECIPES
@@ -293,7 +294,12 @@ def test_a_record_is_verified_by_hand(context: Context, store: Any, tmp_path: Pa
     file = tmp_path / "record.json"
     file.write_text(json.dumps(record, indent=2))
     done = subprocess.run(
-        ["bash", "-c", openssl_recipe(file)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        ["bash", "-c", openssl_recipe(file)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
     )
     assert "Signature Verified Successfully" in done.stdout, done.stderr
     statement = json.loads((tmp_path / "statement.json").read_text())

@@ -245,7 +245,7 @@ def test_a_renewal_between_the_last_look_and_the_taking_is_seen(context: Context
 
 
 def test_who_cannot_renew_ends_itself_though_the_renewal_waits(context: Context, start: Start) -> None:
-    holder = start("a", seconds=10)
+    holder = start("a", seconds=4)
     assert working(holder)
     with session(context.engine) as s:
         s.get_one(WorkerLease, LINE, with_for_update=True)

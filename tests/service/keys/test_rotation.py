@@ -19,6 +19,7 @@ from service.erasure.completion import complete, purge
 from service.models import registry
 from service.settings import Settings
 from tests.service import tiny
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -58,7 +59,12 @@ def test_old_certificates_verify_after_a_rotation(tiny_context, erased, expunge,
     published.write_text(proofs.public_keys(tiny_context).model_dump_json())
     assert expunge("verify", erased, "--key", published)[0] == 0
     checked = subprocess.run(
-        ["bash", "-c", openssl_recipe(erased)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", openssl_recipe(erased)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert "Signature Verified Successfully" in checked.stdout, checked.stderr
     assert key_id(old) in checked.stdout
