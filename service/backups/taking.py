@@ -224,7 +224,7 @@ def _add_weights(context: Context, writer: archive.Writer, digest: str) -> None:
     path = registry.path(context.settings, digest)
     name = f"models/{path.name}"
     if not path.exists():  # this machine has none of its own
-        writer.add_bytes(name, registry.load_checked(context, digest).content)
+        writer.add_bytes(name, bytes(registry.load_checked(context, digest).content))
     elif (found := writer.add(name, path)) != digest:
         raise WeightsError(f"Expected weights with SHA-256 {digest}, found {found} in {path.parent}.")
 

@@ -29,7 +29,7 @@ def build_model(weights: CheckedWeights) -> nn.Module:
         model = build_empty(
             manifest.architecture, len(manifest.classes), channels=manifest.channels, width=manifest.width
         )
-        model.load_state_dict(safetensors.torch.load(weights.content), assign=True)
+        model.load_state_dict(safetensors.torch.load(bytes(weights.content)), assign=True)
     except (safetensors.SafetensorError, UnlearningError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(

@@ -9,6 +9,8 @@ in the same state.
 from __future__ import annotations
 
 import hashlib
+import mmap
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +26,8 @@ from service.store.engine import fit_id, reading, session
 from service.store.tables import Deployment, ModelVersion
 from unlearning import files
 
+Content = bytes | mmap.mmap
+
 SPARE = "spare"
 """State of a model that was trained ahead without a block of subjects (`service.banks.spares`) and never served. Its
 roster says whom it remembers, whatever its age."""
@@ -37,12 +41,13 @@ class CheckedWeights:
     """Bytes of a safetensors file whose digest and signature were verified; parse these bytes, not the file again.
 
     Attributes:
+        content: in pages of its own if that was asked for.
         network: the manifest's converted network, verified too; None without one, and where PyTorch computes.
     """
 
     digest: str
     manifest: Manifest
-    content: bytes = field(repr=False)
+    content: Content = field(repr=False)
     network: bytes | None = field(repr=False, default=None)
 
 
@@ -137,7 +142,7 @@ def publish(context: Context, digest: str) -> None:
     """
     if (storage := context.known_storage()) is not None:
         weights = load_checked(context, digest)
-        storage.publish(_stored_name(digest), weights.content)
+        storage.publish(_stored_name(digest), bytes(weights.content))
         if weights.network is not None:
             networks.publish(storage, weights.network)
 
@@ -158,15 +163,19 @@ def bring_here(context: Context, digest: str) -> Path:
     """
     file = path(context.settings, digest)
     if not file.exists():
-        _store(file, load_checked(context, digest).content)
+        _store(file, bytes(load_checked(context, digest).content))
     return file
 
 
-def load_checked(context: Context, digest: str) -> CheckedWeights:
+def load_checked(context: Context, digest: str, *, in_pages: bool = False) -> CheckedWeights:
     """Weights and manifest, after both were verified against the signature.
 
     What is not in this home comes from the shared storage, into memory only: a home that does not destroy weights must
     not keep any.
+
+    Args:
+        in_pages: a file's bytes in pages of their own, which go back to the system as OpenVINO's model is made of them;
+            for whoever parses them once.
 
     Raises:
         NotFoundError: no such version.
@@ -177,7 +186,7 @@ def load_checked(context: Context, digest: str) -> CheckedWeights:
     if row.state == "destroyed":
         raise WeightsError(f"Expected weights that may be loaded, got {digest}, which were destroyed.")
     manifest = _verify(context, row)
-    content, where = _content(context, digest)
+    content, where = _content(context, digest, in_pages=in_pages)
     found = hashlib.sha256(content).hexdigest()
     if found != digest:
         raise WeightsError(
@@ -189,11 +198,11 @@ def load_checked(context: Context, digest: str) -> CheckedWeights:
     )
 
 
-def _content(context: Context, digest: str) -> tuple[bytes, str]:
+def _content(context: Context, digest: str, *, in_pages: bool) -> tuple[Content, str]:
     """Bytes under the weights' name, unchecked, and where they were found."""
     file = path(context.settings, digest)
     try:
-        return file.read_bytes(), "file"
+        return _in_pages(file) if in_pages else file.read_bytes(), "file"
     except FileNotFoundError as error:
         content = context.storage.fetch(_stored_name(digest)) if context.storage is not None else None
         if content is None:
@@ -201,6 +210,14 @@ def _content(context: Context, digest: str) -> tuple[bytes, str]:
         return content, "shared storage"
     except OSError as error:
         raise WeightsError(f"Expected the weights {digest} in {file.parent}: {error.strerror}.") from error
+
+
+def _in_pages(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        pages = mmap.mmap(-1, max(1, n_bytes), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        file.readinto(pages)
+    return pages
 
 
 def _stored_name(digest: str) -> str:

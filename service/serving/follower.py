@@ -224,7 +224,8 @@ class Follower:
             self._batcher.on_inference_thread(warm_up).result()
 
     def _load_from_registry(self, digest: str, generation: int) -> Engine:
-        settings, weights = self._context.settings, registry.load_checked(self._context, digest)
+        settings = self._context.settings
+        weights = registry.load_checked(self._context, digest, in_pages=settings.backend == "openvino")
         return Engine.load(
             weights, generation, settings.device, lambda job: self._batcher.on_inference_thread(job).result(),
             backend=settings.backend, temperature=settings.temperature, pack=_pack_for(settings),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,7 +15,7 @@ import torch
 from service.errors import EngineError, WeightsError
 from service.inference.engine import Engine
 from service.inference.network import _converted, joined, network_of, parts_of
-from service.inference.openvino_model import multiplies_bfloat16
+from service.inference.openvino_model import _filled, multiplies_bfloat16
 from service.models import networks, registry
 from service.models.registry import CheckedWeights
 from tests.service.versions import add_version, manifest, pixels_of
@@ -25,6 +27,32 @@ from unlearning.faces.sources import att
 from unlearning.models import build, save_weights
 
 TOLERANCE = 0.03  # of a logit's scale: bfloat16 keeps 8 bits, and the two round at different places
+
+
+# What the process takes at most while it makes the second model, beyond what it had, in sizes of the weights file. The
+# first brings in OpenVINO's own code, and memory that the C library keeps.
+MOST = """
+import re, sys
+from pathlib import Path
+from service.context import Context
+from service.inference.engine import Engine
+from service.models import registry
+from service.settings import Settings
+from tests.service.versions import pixels_of
+
+def kilobytes(name):
+    return int(re.search(rf"^{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1])
+
+context = Context.open(Settings(home=sys.argv[1], backend="openvino"))
+engines = []
+for digest in sys.argv[2:]:
+    Path("/proc/self/clear_refs").write_text("5")  # the most from here on
+    before = kilobytes("VmRSS")
+    weights = registry.load_checked(context, digest, in_pages=True)
+    engines.append(Engine.load(weights, 1, "cpu", backend="openvino"))
+    most = kilobytes("VmHWM") - before
+print(1024 * most / registry.path(context.settings, digest).stat().st_size)
+"""
 
 
 def both(weights: CheckedWeights) -> tuple[Engine, Engine]:
@@ -72,6 +100,40 @@ def test_a_version_with_its_network_is_not_converted(context):
     images = np.stack([pixels_of(seed) for seed in range(4)])
     np.testing.assert_allclose(engine.logits(images), reference.logits(images), atol=0.2)
     assert _converted.cache_info().misses == 0
+
+
+def test_a_model_is_made_without_its_weights_being_there_twice(context, tmp_path):
+    given = replace(context, settings=context.settings.model_copy(update={"backend": "openvino"}))
+    digests = []
+    for seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            save_weights(build("resnet18", 3, channels=3).eval(), tmp_path / "w")
+        of_seed = manifest(seed, architecture="resnet18")
+        digests.append(registry.add(given, tmp_path / "w", of_seed, network=network_of(of_seed)))
+    done = subprocess.run(
+        [sys.executable, "-c", MOST, str(given.settings.home), *digests], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < 1.8
+
+
+def test_no_norm_is_left_for_openvino_to_fold(context, tmp_path):
+    """It would keep the weights from before until the model is made."""
+    save_weights(build("resnet18", 3, channels=3).eval(), tmp_path / "w")
+    digest = registry.add(context, tmp_path / "w", manifest(architecture="resnet18"))
+    network = _filled(registry.load_checked(context, digest))
+    kinds = [node.get_type_name() for node in network.get_ordered_ops()]
+    assert kinds.count("Convolution") == 20
+    assert kinds.count("Parameter") == 1
+    assert "BatchNormInference" not in kinds
+
+
+def test_pages_are_parsed_once(context):
+    weights = registry.load_checked(context, add_version(context, 1), in_pages=True)
+    Engine.load(weights, 1, "cpu", backend="openvino")
+    with pytest.raises(WeightsError, match="Expected weights of"):
+        Engine.load(weights, 1, "cpu", backend="openvino")
 
 
 def test_a_network_holds_no_weights_and_a_place_for_each():
