@@ -11,7 +11,7 @@ from service.models import registry
 from service.settings import Settings
 from service.store.engine import reading
 from service.store.tables import Deployment, Tombstone
-from service.training.spec import PackedImages
+from service.training.spec import PackedImages, keep_open
 from unlearning.faces import Faces, pack
 from unlearning.faces.decoding import Proportions
 from unlearning.recipes import Recipe, load_recipe
@@ -32,7 +32,7 @@ def pack_images(settings: Settings, recipe: Recipe, classes: tuple[str, ...] | N
         cache=settings.packed_folder,
         classes=classes,
     )
-    return images_with(settings, recipe, faces.classes, faces.manifest_digest)
+    return keep_open(images_with(settings, recipe, faces.classes, faces.manifest_digest), faces)
 
 
 def images_in_service(context: Context, recipe: Recipe) -> PackedImages:

@@ -107,6 +107,19 @@ def subjects_of(faces: Faces, sample: Rows) -> NDArray[np.int64]:
     return np.unique(faces.subject_of[sample])
 
 
+_just_packed: dict[PackedImages, Faces] = {}
+
+
+def keep_open(images: PackedImages, faces: Faces) -> PackedImages:
+    """Open images by arrays that were packed just now: to look at the folder again is to read every file again."""
+    _just_packed[images] = faces
+    try:
+        open_images(images)
+    finally:
+        _just_packed.clear()
+    return images
+
+
 @lru_cache(maxsize=2)
 def open_images(images: PackedImages) -> Faces:
     """The packed arrays, opened once a process. What is made from them counts only if they stayed `intact`.
@@ -114,6 +127,8 @@ def open_images(images: PackedImages) -> Faces:
     Raises:
         DataChangedError: the data folder changed since the row numbers were taken.
     """
+    if (packed := _just_packed.get(images)) is not None and packed.is_intact():
+        return packed
     faces = pack(
         images.folder, size=images.size, channels=images.channels, proportions=images.proportions, cache=images.cache,
         classes=images.classes,

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from service.training.data import pack_images, recipe_of
+from service.training.spec import open_images
+from tests.service import tiny
+
 PURGE = """
 import sys
 from pathlib import Path
@@ -49,3 +53,10 @@ def test_nothing_from_packing_to_purging_loads_torch(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "False"
+
+
+def test_what_was_packed_is_open_and_no_file_is_read_again(tiny_context):
+    open_images.cache_clear()
+    images = pack_images(tiny_context.settings, recipe_of(tiny_context))
+    tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0].unlink()
+    assert open_images(images).manifest_digest == images.manifest_digest
