@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from service.banks import build, oracles
-from service.banks.file_format import IN
+from service.banks.file_format import BESIDE, IN
 from service.banks.qualifications import count_probes
 from service.context import Context
 from service.erasure.references import bank_plan, oracle_bank_plan
@@ -34,7 +34,8 @@ from unlearning.faces.dataset import read_rows
 
 IMAGES, COPIES = "image files", "copies of image files"
 REFERENCES, ORACLES, ORIGINALS = "reference columns", "oracle columns", "original columns"
-_KINDS = {oracles.STATISTIC: ORACLES, IN: ORIGINALS}
+FEATURES_AND_EXPOSURE = "feature and exposure columns"
+_KINDS = {oracles.STATISTIC: ORACLES, IN: ORIGINALS} | dict.fromkeys(BESIDE, FEATURES_AND_EXPOSURE)
 """Kind of a bank's columns by its statistic; those of other banks are reference columns."""
 VERSIONS, SPARES = "older model versions", "spare models"
 PROBES = "probe subjects of qualifications"

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.banks.build import plan_exact_bank
-from service.banks.file_format import IN
+from service.banks.file_format import FEATURES, IN
 from service.banks.originals import FIRST_SEED, N_ORIGINALS, build_originals, find_originals, originals_plan
 from service.banks.refresh import EVERYBODY, rebuild
 from service.banks.store import BankStore
@@ -74,7 +74,7 @@ def test_it_is_no_reference_bank_and_no_reference_bank_is_one(built: Context) ->
 def test_an_erasure_takes_the_columns_and_leaves_the_bank_for_the_others(built: Context) -> None:
     gone, other = tiny.people(built)[:2]
     store, tag = BankStore(built.settings.banks_folder), built.keyring.block_hash(gone)
-    assert store.count_columns([tag]) == {(tag, IN): tiny.N_IMAGES}
+    assert store.count_columns([tag]) == {(tag, IN): tiny.N_IMAGES, (tag, FEATURES): tiny.N_IMAGES}
     erase(built, gone)
     assert not store.count_columns([tag])
     _, staleness = found(built, other)

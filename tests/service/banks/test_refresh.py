@@ -19,7 +19,7 @@ from service.banks.blocks import forget_from_blocks
 from service.banks.file_format import MARGIN
 from service.banks.overview import overview
 from service.banks.refresh import Rebuilder, publish, rebuild, survey
-from service.banks.store import BankStore, ReferenceRow
+from service.banks.store import BankKey, BankStore, ReferenceRow
 from service.erasure.candidates import unlearn
 from service.erasure.completion import complete, purge, tidy
 from service.erasure.references import bank_plan, gather
@@ -190,7 +190,7 @@ def test_a_stale_bank_that_was_damaged_after_the_plan_is_replaced_by_an_exact_on
     run_id = tiny.claim_run(tiny_context, built[0], policy=POLICY)
     work = tiny.workspace(tiny_context, run_id, POLICY)
     stale = work.make_plan()
-    path = next(tiny_context.settings.banks_folder.rglob("2.row"))
+    (path,) = (tiny_context.settings.banks_folder / BankKey(**stale.bank["key"]).digest).rglob("2.row")
     path.write_bytes(path.read_bytes()[:-1])
     told = tiny.listen(monkeypatch)
     gather(work)

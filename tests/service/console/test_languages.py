@@ -11,7 +11,16 @@ import pytest
 from audit.policy import EXACT
 from audit.proof.statement import LIMITS
 from service.console.languages import DEFAULT, LANGUAGES, Language, choose
-from service.erasure.purge_record import COPIES, IMAGES, ORACLES, ORIGINALS, REFERENCES, SPARES, VERSIONS
+from service.erasure.purge_record import (
+    COPIES,
+    FEATURES_AND_EXPOSURE,
+    IMAGES,
+    ORACLES,
+    ORIGINALS,
+    REFERENCES,
+    SPARES,
+    VERSIONS,
+)
 from unlearning.faces.unnamed import LOOKED_THROUGH
 from unlearning.methods import METHODS
 
@@ -31,7 +40,16 @@ def test_a_language_says_all_that_english_says(language: Language) -> None:
     assert shape(ours) == shape(theirs)
     assert language is DEFAULT or methods.keys() == {METHODS[name].title for name in EXACT}
     assert language is DEFAULT or sentences.keys() == {*LIMITS, LOOKED_THROUGH}
-    assert ours["kinds"].keys() == {IMAGES, COPIES, REFERENCES, ORACLES, ORIGINALS, SPARES, VERSIONS}
+    assert ours["kinds"].keys() == {
+        IMAGES,
+        COPIES,
+        REFERENCES,
+        ORACLES,
+        ORIGINALS,
+        FEATURES_AND_EXPOSURE,
+        SPARES,
+        VERSIONS,
+    }
 
 
 def test_there_are_three() -> None:

@@ -12,7 +12,17 @@ import pytest
 from audit.proof.certificate import verify
 from service.erasure.certificates import NO_MODEL, Issuer
 from service.erasure.plan import RunPlan
-from service.erasure.purge_record import COPIES, IMAGES, ORACLES, ORIGINALS, REFERENCES, VERSIONS, Facts, PurgeRecord
+from service.erasure.purge_record import (
+    COPIES,
+    FEATURES_AND_EXPOSURE,
+    IMAGES,
+    ORACLES,
+    ORIGINALS,
+    REFERENCES,
+    VERSIONS,
+    Facts,
+    PurgeRecord,
+)
 from service.erasure.references import bank_plan
 from service.keys.keyring import commitment
 from service.models import registry
@@ -142,7 +152,11 @@ def test_every_field_is_in_the_table_of_what_it_rests_on_and_no_other(tiny_conte
     record = replace(
         purged(tiny_context, issuer.facts, request, {"processes": processes}),
         rerun={"chosen": False, "share": 0.1, "key_sha256": "a" * 64, "weights_digest": None},
-        destroyed={request.id: dict.fromkeys((IMAGES, COPIES, REFERENCES, ORACLES, ORIGINALS, VERSIONS), 1)},
+        destroyed={
+            request.id: dict.fromkeys(
+                (IMAGES, COPIES, REFERENCES, ORACLES, ORIGINALS, FEATURES_AND_EXPOSURE, VERSIONS), 1
+            )
+        },
     )
     with session(tiny_context.engine) as s:
         issuer.erasures(s, [request], attempt, record)

@@ -98,7 +98,8 @@ def test_approving_resumes_the_same_run_and_its_certificate_tells_of_the_whole_e
     (record,) = tiny.certificates(tiny_context)
     assert (record.run_id, record.verdict) == (stopped, "PASSED")
     assert destroyed_of(record) == {
-        "image files": tiny.N_IMAGES, "reference columns": tiny.N_IMAGES, "older model versions": 1,
+        "image files": tiny.N_IMAGES, "reference columns": tiny.N_IMAGES,
+        "feature and exposure columns": tiny.N_IMAGES, "older model versions": 1,
     }  # fmt: skip
     assert tiny.request_of(tiny_context, request.id).outcome == "erased"
 
@@ -130,7 +131,8 @@ def test_a_durable_run_that_stopped_in_the_purge_is_resumed_by_a_workflow_of_its
     assert found["workflows"] == [found["run"], f"{found['run']}.1"]
     assert (found["certified"], found["verdict"], found["outcome"]) == (found["run"], "PASSED", "erased")
     assert found["destroyed"] == {
-        "image files": tiny.N_IMAGES, "reference columns": tiny.N_IMAGES, "older model versions": 1,
+        "image files": tiny.N_IMAGES, "reference columns": tiny.N_IMAGES,
+        "feature and exposure columns": tiny.N_IMAGES, "older model versions": 1,
     }  # fmt: skip
 
 
@@ -390,7 +392,12 @@ def test_each_certificate_of_a_batch_tells_of_its_own_person(tiny_context, pair)
     found = predicates(tiny_context)
     nothing = {"image files": 0, "reference columns": 0, "older model versions": 0}
     assert [found[requests[person].id]["purge"]["destroyed"] for person in (trained, tested, unknown)] == [
-        {"image files": tiny.N_IMAGES, "reference columns": tiny.N_IMAGES, "older model versions": 1},
+        {
+            "image files": tiny.N_IMAGES,
+            "reference columns": tiny.N_IMAGES,
+            "feature and exposure columns": tiny.N_IMAGES,
+            "older model versions": 1,
+        },
         {**nothing, "image files": tiny.N_IMAGES - 1, "copies of image files": 1},
         nothing,
     ]
