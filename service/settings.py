@@ -94,7 +94,8 @@ class Settings(BaseSettings):
     training_priority: Literal["auto", "normal"] = Field(
         "auto",
         description="Processor time of trainings. auto: as much as callers hardly feel while predictions are served "
-        "from this home on this machine, else like any other program; normal: always like any other program.",
+        "from this home on this machine, else like any other program; normal: always like any other program. idle is a "
+        "former name of auto.",
     )
     training_slowdown: float = Field(
         1.5,
@@ -261,6 +262,11 @@ class Settings(BaseSettings):
         "",
         description="OTLP/HTTP collector of traces, such as http://127.0.0.1:4318; empty: none. Needs the extra otel.",
     )
+
+    @field_validator("training_priority", mode="before")
+    @classmethod
+    def _idle_became_auto(cls, value: object) -> object:
+        return "auto" if value == "idle" else value
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -119,7 +119,7 @@ class Board:
         self._cells[at] += run
         self._cells[at + 1] += paused
 
-    def spent(self) -> dict[tuple[str, str], float]:
+    def spent(self) -> dict[tuple[str, ...], float | None]:
         """Seconds so far by purpose and by whether trainings were running or paused."""
         return {
             (purpose, what): self._cells[_SPENT + 2 * i + j]

@@ -54,3 +54,8 @@ def test_values_out_of_range_are_refused(monkeypatch: pytest.MonkeyPatch, name: 
 
 def test_every_setting_says_what_it_is() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_former_name_of_a_priority_still_means_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_TRAINING_PRIORITY", "idle")
+    assert Settings().training_priority == "auto"
