@@ -158,13 +158,21 @@ class Processes:
 
 
 def stop(process: subprocess.Popen[bytes], patience_seconds: float) -> None:
-    """End a child and its session: politely, then not."""
+    """End a child and all that it started: politely, then not. BentoML begins a session for each serving process."""
+    import psutil
+
+    started: list[psutil.Process] = []
     if process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            started = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(patience_seconds)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # what it left behind, and itself if it would not go
+    for child in started:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()  # unless its number is another's by now
     process.wait()
 
 

@@ -19,12 +19,15 @@ from tests.waiting import PATIENCE_SECONDS, line_of
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
 
 
-def test_a_child_that_will_not_end_is_ended_with_its_session() -> None:
-    program = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF!r}]).wait()"
+@pytest.mark.parametrize("own_session", [False, True], ids=["in its session", "in one of its own"])
+def test_a_child_that_will_not_end_is_ended_with_all_that_it_started(*, own_session: bool) -> None:
+    """BentoML begins a session for each serving process."""
+    begin = f"subprocess.Popen([sys.executable, '-c', {DEAF!r}], start_new_session={own_session})"
+    program = f"import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); {begin}.wait()"
     command = [sys.executable, "-c", program]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert line_of(process) == "up\n"
-    stop(process, patience_seconds=5)
+    stop(process, patience_seconds=1)
     assert process.communicate(timeout=PATIENCE_SECONDS)[0] == ""  # the grandchild held the other end
     assert not is_alive(process.pid)
 
