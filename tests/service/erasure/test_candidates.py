@@ -27,7 +27,7 @@ from service.errors import ConflictError
 from service.models import deployment, registry, rosters
 from service.store.engine import session
 from service.store.tables import Attempt, Qualification
-from service.training import data, jobs
+from service.training import data, jobs, served
 from service.training.jobs import run_trial
 from service.training.production import library_versions
 from tests.service import tiny
@@ -191,7 +191,7 @@ def test_a_candidate_that_cannot_be_made_again_for_its_audit_leaves_the_rest_of_
     assert unlearn(tiny.workspace(tiny_context, run_id), tiny.FINETUNE) is None
     (RunFolder(tiny_context.settings, run_id).path / "step-0.json").unlink()
     with monkeypatch.context() as patched:
-        patched.setattr(jobs, "run_trial", diverge)
+        patched.setattr(served, "run_trial", diverge)
         assert judge(tiny.workspace(tiny_context, run_id), tiny.FINETUNE) is False
     (attempt,) = tiny.attempts(tiny_context)
     assert (attempt.verdict, attempt.reasons) == ("UNDETERMINED", ["finetune diverged."])
