@@ -77,18 +77,18 @@ def test_a_purge_in_the_middle_ends_the_command_and_every_model_kept_is_of_whole
     shutil.copytree(settings.data_folder, tmp_path / "whole")
     if what == "references":
         folder, plan = settings.banks_folder, tiny.plan_for(tiny_context, pair[0], absent=(erased,))
-        before = set(rows_in(folder))
         process = command("references", "build", pair[0], jobs=jobs)
     else:
         stage = set_stage(tiny_context, [pair[0]])
-        folder, plan, before = store_of(tiny_context, stage).folder, stage.plan, set()
+        folder, plan = store_of(tiny_context, stage).folder, stage.plan
         process = command("evaluate", "finetune", "--person", pair[0], "--n-models", str(MANY), jobs=jobs)
-    watch(process, folder, len(before) + 1)
+    of_plan = folder / plan.key.digest
+    watch(process, of_plan, 1)
     assert process.poll() is None, (settings.home / "output").read_text()
 
     purge(tiny.workspace(tiny_context, run_id))
 
-    watch(process, folder, len(rows_in(folder)) + 3)
+    watch(process, of_plan, len(rows_in(of_plan)) + 3)
     ended = process.poll()
     process.kill()
     process.wait(PATIENCE_SECONDS)
