@@ -143,7 +143,8 @@ def unbury(s: Session, subject_hashes: Collection[str]) -> None:
     """Remove people's tombstones, except where a request that is not on hold asks, or asked successfully, for them."""
     refused = col(ErasureRequest.state).in_(("cancelled", "rejected"))
     on_hold = sa.and_(
-        ErasureRequest.state == "needs_attention", col(ErasureRequest.attention_reason).in_((MASS_DELETION, LEGAL_HOLD))
+        col(ErasureRequest.state) == "needs_attention",
+        col(ErasureRequest.attention_reason).in_((MASS_DELETION, LEGAL_HOLD)),
     )
     theirs = col(ErasureRequest.subject_hash).in_(subject_hashes)
     asked = set(s.exec(select(ErasureRequest.subject_hash).where(theirs, ~refused, ~on_hold)))
