@@ -82,8 +82,8 @@ def statement_check(statement: Any) -> VerificationCheck:
     elif predicate["verdict"] != "PASSED":
         sentence = f"It certifies an audit with the verdict {predicate['verdict']}: these weights were not deployed."
     elif purge:
-        n = len(predicate["barrier"])
-        sentence = f"It certifies a passed audit and {n} serving processes on the new model. Destroyed: {destroyed}."
+        processes = "1 serving process" if (n := len(predicate["barrier"])) == 1 else f"{n} serving processes"
+        sentence = f"It certifies a passed audit and {processes} on the new model. Destroyed: {destroyed}."
     else:
         sentence = "It certifies a passed audit, but no deployment and no destruction of data."
     return VerificationCheck("statement", True, sentence)
