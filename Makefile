@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 FINDINGS := $(sort $(wildcard findings/*.sh))
+FOUND ?= build/findings
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -66,13 +67,17 @@ benchmarks: $(VENV)/developed  ## the figures in the README, quickly
 	@$(BIN)/python -m pip install -qq --progress-bar off -c constraints.txt -e '.[dev,benchmarks]'
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
-findings:  ## do our dependencies still behave as docs/parts.md says? FINDINGS='findings/fsspec-*' for a part; needs no environment
-	@changed=0; for script in $(FINDINGS); do \
-	  $$script >/tmp/finding.$$$$ 2>&1; case $$? in \
-	    0) echo "as found       $$script" ;; \
-	    2) echo "not installed  $$script" ;; \
-	    *) echo "CHANGED        $$script"; sed 's/^/    /' /tmp/finding.$$$$; changed=1 ;; \
-	  esac; done; rm -f /tmp/finding.$$$$; exit $$changed
+findings:  ## do our dependencies still behave as docs/parts.md says? FINDINGS='findings/fsspec-*' for a part, RESUME=1 to go on; needs no environment
+	@mkdir -p $(dir $(FOUND)); touch $(FOUND); out=$$(mktemp); good=0; missing=0; changed=0; for script in $(FINDINGS); do \
+	  key="$$($(PYTHON) --version) $$(sha256sum $$script)"; \
+	  if [ "$(RESUME)" ] && grep -qxF "$$key" $(FOUND); then echo "found before   $$script"; good=$$((good + 1)); continue; fi; \
+	  timeout 1800 $$script >$$out 2>&1; case $$? in \
+	    0) echo "as found       $$script"; echo "$$key" >>$(FOUND); good=$$((good + 1)) ;; \
+	    2) echo "not installed  $$script"; missing=$$((missing + 1)) ;; \
+	    124) echo "TOO LONG       $$script"; changed=$$((changed + 1)) ;; \
+	    *) echo "CHANGED        $$script"; sed 's/^/    /' $$out; changed=$$((changed + 1)) ;; \
+	  esac; done; rm -f $$out; \
+	  echo "$$good as found, $$changed changed, $$missing not installed"; [ $$changed -eq 0 ] && [ $$missing -eq 0 ]
 
 constraints: $(VENV)/developed  ## write constraints.txt anew: the newest versions that go together
 	$(BIN)/python .ci/dependencies.py constraints

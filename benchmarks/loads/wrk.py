@@ -50,8 +50,9 @@ class Burst:
     Attributes:
         per_second: answers of 2xx a second.
         p50_seconds, p99_seconds: of the time until an answer was complete. For an answer that took long wrk also counts
-            the ones that its connection would have asked for meanwhile, and none for one that it gave up.
-        n_refused: answers of another status. n_broken: connections that broke or timed out.
+            the ones that its connection would have asked for meanwhile. One that took longer than 2 s, its time-out, is
+            counted without its time: the percentiles and the maximum know nothing of it, `n_broken` does.
+        n_refused: answers of another status. n_broken: connections that broke, and answers after the time-out.
         load_share: of one core, what wrk itself used.
     """
 

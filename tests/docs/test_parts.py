@@ -41,3 +41,33 @@ def test_the_versions_are_those_that_expunge_is_tested_with() -> None:
         for name, version in re.findall(r"([a-z0-9-]+)(?:\[\w+\])?==([\w.]+)", path.read_text().lower()):
             known = constraints.get(name, constraints.get(name.replace("-", "_"), version))
             assert version == known, (path.stem, name)
+
+
+def test_the_findings_go_on_after_a_change_and_resume_with_what_is_left(tmp_path: Path) -> None:
+    scripts = []
+    for name, line in (("a", "echo now other; exit 1"), ("b", "exit 0"), ("c", "exit 2"), ("d", "exit 0")):
+        scripts.append(tmp_path / f"{name}.sh")
+        scripts[-1].write_text(f"#!/bin/sh\necho {name} >>{tmp_path}/ran\n{line}\n")
+        scripts[-1].chmod(0o755)
+
+    def found(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["make", "-s", "findings", f"FINDINGS={' '.join(map(str, scripts))}", f"FOUND={tmp_path}/found", *more],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+
+    first = found()
+    assert first.returncode != 0
+    assert "CHANGED        " + str(scripts[0]) + "\n    now other\n" in first.stdout
+    assert "not installed  " + str(scripts[2]) in first.stdout
+    assert first.stdout.endswith("2 as found, 1 changed, 1 not installed\n")
+    for path, line in ((scripts[0], "exit 0"), (scripts[2], "exit 0"), (scripts[3], "exit 0  # of another version")):
+        path.write_text(f"#!/bin/sh\necho {path.stem} >>{tmp_path}/ran\n{line}\n")
+    again = found("RESUME=1")
+    assert again.returncode == 0
+    assert again.stdout.endswith("4 as found, 0 changed, 0 not installed\n")
+    assert (tmp_path / "ran").read_text().split() == ["a", "b", "c", "d", "a", "c", "d"]
