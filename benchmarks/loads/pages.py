@@ -78,12 +78,12 @@ class Peak(Sampler):
         self.anonymous = 0
 
     def look(self) -> None:
-        with suppress(OSError):
-            self.anonymous = max(self.anonymous, sum(map(_anonymous, self._pids)))
+        self.anonymous = max(self.anonymous, sum(map(_anonymous, self._pids)))
 
 
 def _anonymous(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Anonymous:"):
-            return int(line.split()[1]) * _KIB
+    with suppress(OSError):  # it ended
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * _KIB
     return 0

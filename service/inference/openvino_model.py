@@ -139,15 +139,17 @@ def _fold_norms(network: ov.Model, tensors: Tensors) -> None:
         if norm.get_type_name() != "BatchNormInference":
             continue
         convolution = norm.input(0).get_source_output().get_node()
+        if convolution.get_type_name() != "Convolution" or len(convolution.output(0).get_target_inputs()) != 1:
+            continue
         names = [_only_here(convolution.input(1)), *(_only_here(norm.input(number)) for number in range(1, 5))]
-        followers = convolution.output(0).get_target_inputs()
-        if convolution.get_type_name() != "Convolution" or len(followers) != 1 or not all(names):
+        if not all(names):
             continue
         weight, gain, offset, mean, variance = (tensors.take(name) for name in names)
         scale = gain / np.sqrt(variance + np.float32(norm.get_attributes()["epsilon"]))
-        folded = ov.op.Constant(weight * scale.reshape(-1, 1, 1, 1), shared_memory=True)
+        sides = (1,) * (weight.ndim - 2)
+        folded = ov.op.Constant(weight * scale.reshape(-1, 1, *sides), shared_memory=True)
         convolution.input(1).replace_source_output(folded.output(0))
-        shift = ov.opset13.constant((offset - mean * scale).reshape(1, -1, 1, 1), dtype=np.float32)
+        shift = ov.opset13.constant((offset - mean * scale).reshape(1, -1, *sides), dtype=np.float32)
         norm.output(0).replace(ov.opset13.add(convolution.output(0), shift).output(0))
 
 

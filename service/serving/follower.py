@@ -192,6 +192,7 @@ class Follower:
         try:
             with staying():
                 engine = self._load(digest, generation)
+            _give_memory_back()  # before the first answers take more
             self._warm_up(engine, SWAP_WARM_UP if self._slot.current else FIRST_WARM_UP)
         except Exception as error:
             self._retry_at = now + _RETRY_SECONDS

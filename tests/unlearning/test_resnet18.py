@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 
+from tests.waiting import PATIENCE_SECONDS
 from unlearning.models import build
 from unlearning.resnet18 import ResNet18
 
@@ -51,5 +52,7 @@ from unlearning.models import build_empty
 build_empty("{architecture}", 3, channels=1, width=16)
 sys.exit(str({{"torchvision", "torch._dynamo", "sympy"}} & set(sys.modules) or ""))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
     assert not done.stderr.strip()

@@ -10,15 +10,20 @@ from dataclasses import replace
 import numpy as np
 import openvino as ov
 import pytest
+import safetensors.numpy
 import torch
+from openvino import opset13
+from openvino.properties import hint
 
 from service.errors import EngineError, WeightsError
 from service.inference.engine import Engine
-from service.inference.network import _converted, joined, network_of, parts_of
-from service.inference.openvino_model import _filled, multiplies_bfloat16
+from service.inference.network import PREFIX, _converted, joined, network_of, parts_of
+from service.inference.openvino_model import _filled, _fold_norms, multiplies_bfloat16
+from service.inference.tensors import Tensors
 from service.models import networks, registry
 from service.models.registry import CheckedWeights
 from tests.service.versions import add_version, manifest, pixels_of
+from tests.waiting import PATIENCE_SECONDS
 from unlearning.devices import resolve_dtype
 from unlearning.errors import FacesError
 from unlearning.faces import read_metadata
@@ -112,8 +117,9 @@ def test_a_model_is_made_without_its_weights_being_there_twice(context, tmp_path
         of_seed = manifest(seed, architecture="resnet18")
         digests.append(registry.add(given, tmp_path / "w", of_seed, network=network_of(of_seed)))
     done = subprocess.run(
-        [sys.executable, "-c", MOST, str(given.settings.home), *digests], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", MOST, str(given.settings.home), *digests],
+        capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.splitlines()[-1]) < 1.8
 
@@ -127,6 +133,59 @@ def test_no_norm_is_left_for_openvino_to_fold(context, tmp_path):
     assert kinds.count("Convolution") == 20
     assert kinds.count("Parameter") == 1
     assert "BatchNormInference" not in kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_folded"), [("convolution", 2), ("norm first", 1), ("output used twice", 1), ("weight used twice", 0)]
+)
+def test_only_norms_right_behind_a_convolution_are_folded(kind, n_folded):
+    """Two layers of a convolution and a norm, of which something stands in the way of folding the first."""
+    network, arrays = two_layers(kind)
+    images = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    answers = []
+    for fold in (False, True):
+        network, _ = two_layers(kind)
+        tensors = Tensors(safetensors.numpy.save(arrays))
+        if fold:
+            _fold_norms(network, tensors)
+        places = {place.get_friendly_name().removeprefix(PREFIX): place for place in network.get_parameters()[1:]}
+        for name, place in places.items():
+            if name in tensors.names():
+                place.output(0).replace(ov.op.Constant(tensors.take(name)).output(0))
+            network.remove_parameter(place)
+        kinds = [node.get_type_name() for node in network.get_ordered_ops()]
+        assert kinds.count("BatchNormInference") == 2 - (n_folded if fold else 0)
+        compiled = ov.Core().compile_model(network, "CPU", {hint.inference_precision: ov.Type.f32})
+        answers.append(compiled(images)[0])
+    np.testing.assert_allclose(*answers, atol=1e-4)
+
+
+def two_layers(kind):
+    """A network with places for its weights, and the weights."""
+    rng, arrays, places = np.random.default_rng(0), {}, []
+
+    def place(name, *shape):
+        if name not in arrays:
+            arrays[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+            places.append(opset13.parameter(shape, ov.Type.f32, name=PREFIX + name))
+        return next(each for each in places if each.get_friendly_name() == PREFIX + name)
+
+    def convolution(x, name):
+        return opset13.convolution(x, place(name, 3, 3, 3, 3), [1, 1], [1, 1], [1, 1], [1, 1])
+
+    def norm(x, name):
+        return opset13.batch_norm_inference(x, *(place(f"{name}.{part}", 3) for part in "gbmv"), 1e-5)
+
+    images = opset13.parameter([2, 3, 8, 8], ov.Type.f32, name="images")
+    if kind == "norm first":
+        x = convolution(norm(opset13.relu(images), "first"), "a")
+    else:
+        between = convolution(images, "a")
+        x = norm(between, "first")
+        if kind == "output used twice":
+            x = opset13.add(x, between)
+    x = norm(convolution(x, "a" if kind == "weight used twice" else "b"), "second")
+    return ov.Model([x], [images, *places]), arrays
 
 
 def test_pages_are_parsed_once(context):
