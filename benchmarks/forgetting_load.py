@@ -5,8 +5,8 @@
 The service and the worker as they are started in the container, on the AT&T faces and their recipe, by the strict
 policy. One person asks to be erased, no bank was built ahead: the run trains reference models, unlearns, audits.
 Meanwhile wrk sends the test photographs over 16 connections, in pairs of bursts: in one the worker and its children are
-frozen (SIGSTOP), in the other they run. Between the pairs they run alone, for beside a saturated service a worker of
-the lowest priority gets little, and the run should come to all its stages; what it got is printed. Half of the pairs
+frozen (SIGSTOP), in the other they run. Between the pairs they run alone, for beside a saturated service trainings
+pause, and the run should come to all its stages; what the worker got of the processor is printed. Half of the pairs
 are taken in the training of references, half from the first rung of the ladder on, in unlearning and audit.
 
 Ratios are of pairs; printed are their median and the interval of the middle 90 % of medians of resampled pairs.
@@ -178,7 +178,7 @@ def tell(found: dict[str, Any]) -> dict[str, Any]:
         def of(what: str, pairs: list[Any] = pairs) -> tuple[float, float, float]:
             return ratio([pair["running"][what] for pair in pairs], [pair["resting"][what] for pair in pairs])
 
-        for what, bound in (("per_second", {"least": 0.85}), ("p99_seconds", {"most": 2.0})):
+        for what, bound in (("per_second", {"least": 0.9}), ("p99_seconds", {"most": 2.0})):
             ratios[f"{title}, {what}"] = middle, low, high = of(what)
             told = f"{middle:.2f} ({low:.2f} to {high:.2f})"
             print(f"  {what.removesuffix('_seconds'):12s} running / resting   {told:22s}{verdict(middle, **bound)}")

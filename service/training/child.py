@@ -45,9 +45,8 @@ class _Below:
     def __init__(self) -> None:
         self.goes_last = False
         self._calls, theirs = Pipe()
-        command = [sys.executable, "-c", _SERVE, str(theirs.fileno()), str(os.getpid())]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], start_new_session=True)
+        command = [sys.executable, "-c", _SERVE, str(theirs.fileno()), str(os.getpid()), *sys.path]
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
         theirs.close()
 
     def call(self, packed: bytes, board: Board, *, stands_back: bool, last: bool) -> bytes | None:
@@ -88,7 +87,13 @@ class _Below:
         self._calls.close()
 
 
-_SERVE = "import sys; from service.training.child import _serve; _serve(int(sys.argv[1]), int(sys.argv[2]))"
+_SERVE = """
+import os, sys
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path[:] = sys.argv[3:]
+from service.training.child import serve
+serve(int(sys.argv[1]), int(sys.argv[2]))
+"""
 _kept: list[_Below] = []
 
 
@@ -138,7 +143,7 @@ def wait_for_end(processes: list[psutil.Process]) -> None:
                 time.sleep(TICK_SECONDS)
 
 
-def _serve(descriptor: int, first: int) -> None:
+def serve(descriptor: int, first: int) -> None:
     """The second process: answers calls until the first ends, and ends with it, whatever it is at."""
     if _CAN_PAUSE:
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -246,7 +246,11 @@ def test_children_work_like_this_process_and_end_with_their_parent_even_from_a_p
     for outcome in told:
         expected = run_trial(spec, outcome["seed"]).margins
         np.testing.assert_array_equal(np.float32(outcome["margins"]), expected)  # bit for bit
-    orphans = [int(pid) for pid, what in told[-1]["children"].items() if "popen_loky" in what or "_serve" in what]
+    orphans = [
+        int(pid)
+        for pid, what in told[-1]["children"].items()
+        if "popen_loky" in what or "training.child import serve" in what
+    ]
     assert len(orphans) == 4  # two that look after two
     board = Board(settings.training_board_path)
 
