@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from service.errors import StartupError
 from service.listening import address_to_listen_on
 from service.settings import Settings
@@ -158,13 +160,18 @@ class Processes:
 
 
 def stop(process: subprocess.Popen[bytes], patience_seconds: float) -> None:
-    """End a child and its session: politely, then not."""
+    """End a child, its session, and what it started in others, as BentoML does: politely, then not."""
+    started: list[psutil.Process] = []
     if process.poll() is None:
+        started = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(patience_seconds)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # what it left behind, and itself if it would not go
+    for left in started:
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
     process.wait()
 
 

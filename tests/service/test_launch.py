@@ -19,8 +19,11 @@ from tests.waiting import PATIENCE_SECONDS, line_of
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
 
 
-def test_a_child_that_will_not_end_is_ended_with_its_session() -> None:
-    program = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF!r}]).wait()"
+@pytest.mark.parametrize("has_own_session", [False, True])
+def test_a_child_that_will_not_end_is_ended_with_what_it_started(has_own_session: bool) -> None:
+    """BentoML gives each serving process a session of its own."""
+    started = f"[sys.executable, '-c', {DEAF!r}], start_new_session={has_own_session}"
+    program = f"import subprocess, sys; subprocess.Popen({started}).wait()"
     command = [sys.executable, "-c", program]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert line_of(process) == "up\n"
