@@ -22,7 +22,7 @@ serve: $(VENV)/installed  ## the service and the worker, until Ctrl-C
 	@$(BIN)/expunge up
 
 test: $(VENV)/developed  ## the tests, in TEST_JOBS processes
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/developed  ## hundreds of kills, full disks, lost volumes, failing stores; then a table
 	$(BIN)/python -m tests.faults

@@ -68,7 +68,7 @@ def serving(settings: Settings) -> Iterator[None]:
         wait_until(listens, "the port to be taken")
         yield
     finally:
-        stop(process, 5)
+        stop(process, PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(("host", "expected"), HOSTS)
