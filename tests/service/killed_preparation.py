@@ -1,6 +1,6 @@
 """`expunge` that notes what it has done and can kill itself, for the test of `expunge prepare`.
 
-Run as a program with a file to note in, the event after which to end, and the words of the command. Events are counted
+Run `main` with a file to note in, the event after which to end, and the words of the command. Events are counted
 from 1 in this process: `model 1` (weights are registered), `row 5` (a model is in a bank), `trial 1` (of a search),
 `lot 1`, `result 1`. It is killed by SIGKILL before anything that follows the event.
 """
@@ -17,9 +17,9 @@ from typing import Any
 
 import optuna
 
+from service import cli
 from service.banks import qualifications
 from service.banks.store import BankStore
-from service.cli import main
 from service.models import registry
 from service.studies import lots
 
@@ -36,7 +36,9 @@ def watch(owner: Any, name: str, event: str, describe: Callable[..., str], told:
     setattr(owner, name, observed)
 
 
-def run(notes: Path, end: str, words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    """Note in the file and end after the event that the first two arguments name; the others are the command."""
+    notes, end, words = Path(arguments[0]), arguments[1], arguments[2:]
     counts: Counter[str] = Counter()
 
     def told(event: str, what: str) -> None:
@@ -52,8 +54,4 @@ def run(notes: Path, end: str, words: list[str]) -> None:
     watch(lots, "draw_lot", "lot", lambda _, data, number, n: f"{data[:6]} {number}", told)
     watch(qualifications, "sign_record", "result", lambda _, s, row, record: row.method, told)
     sys.argv = ["expunge", *words]
-    main()
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    cli.main()

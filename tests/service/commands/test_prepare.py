@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +29,7 @@ from service.store.tables import Qualification, TunedSubject
 from service.studies.method_catalog import standings
 from service.training.data import recipe_of
 from service.training.jobs import release_processes
+from tests.faults.zygote import Forked, Zygote
 from tests.service import tiny
 from unlearning.faces.sources import synthetic
 
@@ -39,7 +38,6 @@ pytestmark = pytest.mark.timeout(900)
 
 RECIPE = {**tiny.RECIPE, "epochs": 4, "batch_size": 8, "learning_rate": 0.05}
 METHOD = "eu_k"  # makes its last blocks anew, so it forgets whatever the settings
-ROOT = Path(__file__).resolve().parents[3]
 LAX = Policy(
     name="lax", n_models=4, retain_ratio_min=0.0, test_ratio_min=0.0, exchangeability_alpha=0.0,
     forgetting_ratio_min=0.0, cost_share_max=1.0, ladder=("finetune", "retrain"), gate_alpha=0.05, qualification=True,
@@ -103,13 +101,25 @@ def tuned_tags(context: Context) -> set[str]:
         return {row.tag for row in s.exec(select(TunedSubject))}
 
 
-def prepare(home: Path, notes: Path, end: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process that notes what it does, and is killed after an event."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.service.killed_preparation", str(notes), end, *SMALL], cwd=ROOT,
-        env={**os.environ, **environment(home), "COLUMNS": "200"}, capture_output=True, text=True, timeout=800,
-        check=False,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote() as zygote:
+        yield zygote
+
+
+def prepare(zygote: Zygote, home: Path, notes: Path, end: str) -> tuple[int | None, str]:
+    """The command in a process that notes what it does, and is killed after an event; its status, and what it said."""
+    said, logged = home / "said", home / "logged"
+    said.unlink(missing_ok=True)
+    program = f"""
+import os, sys
+os.dup2(os.open({str(logged)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+from tests.service.killed_preparation import main
+main(sys.argv[1:])
+"""
+    env = {**os.environ, **environment(home), "COLUMNS": "200"}
+    status = Forked(zygote, program, env, said, [str(notes), end, *SMALL]).wait(800)
+    return status, said.read_text() + (logged.read_text() if status != 0 else "")
 
 
 @dataclass(frozen=True)
@@ -122,12 +132,12 @@ class Whole:
 
 
 @pytest.fixture(scope="module")
-def whole(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(template: Path, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     home = tmp_path_factory.mktemp("whole") / "home"
     shutil.copytree(template, home)
-    done = prepare(home, home / "notes", "never")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Whole(home, done.stdout, Counter((home / "notes").read_text().splitlines()))
+    status, said = prepare(zygote, home, home / "notes", "never")
+    assert status == 0, said
+    return Whole(home, said, Counter((home / "notes").read_text().splitlines()))
 
 
 def test_from_checked_data_to_a_recommended_policy(whole: Whole) -> None:
@@ -291,15 +301,17 @@ def test_whoever_waits_for_erasure_is_neither_tuned_on_nor_drawn(home: Path) -> 
     context.engine.dispose()
 
 
-def test_killed_at_any_point_it_goes_on_and_does_nothing_twice(whole: Whole, template: Path, tmp_path: Path) -> None:
+def test_killed_at_any_point_it_goes_on_and_does_nothing_twice(
+    whole: Whole, template: Path, zygote: Zygote, tmp_path: Path
+) -> None:
     home, notes = tmp_path / "home", tmp_path / "notes"
     shutil.copytree(template, home)
     for end in KILLS:
-        done = prepare(home, notes, end)
-        assert done.returncode == -signal.SIGKILL, (end, done.stdout + done.stderr)
+        status, said = prepare(zygote, home, notes, end)
+        assert status == -signal.SIGKILL, (end, said)
         assert not (home / "recommended-policy.json").exists()
-    done = prepare(home, notes, "never")
-    assert done.returncode == 0, done.stderr
+    status, said = prepare(zygote, home, notes, "never")
+    assert status == 0, said
 
     events = Counter(notes.read_text().splitlines())
     rows = [{event: n for event, n in each.items() if event.startswith("row ")} for each in (events, whole.events)]
