@@ -19,7 +19,14 @@ import ray
 from joblib import Parallel, delayed
 from ray.util.joblib import register_ray
 
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+for tries_left in (4, 3, 2, 1, 0):  # a node must start within 30 s, which a busy machine may miss
+    try:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+        break
+    except Exception:
+        ray.shutdown()
+        if not tries_left:
+            raise
 register_ray()
 
 

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import ray
 
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+for tries_left in (4, 3, 2, 1, 0):  # a node must start within 30 s, which a busy machine may miss
+    try:
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        break
+    except Exception:
+        ray.shutdown()
+        if not tries_left:
+            raise
 
 
 @ray.remote(max_retries=1)
