@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from tests.unlearning.faces.folders import image_file
+from tests.waiting import PATIENCE_SECONDS
 from unlearning.errors import ImageError, ImageTooLargeError
 from unlearning.faces.decoding import MAX_BYTES, check_image, decode
 
@@ -225,7 +226,10 @@ def test_malformed_exif_prints_nothing(tmp_path):
     file = tmp_path / "photo.jpg"
     file.write_bytes(with_exif("JPEG", MALFORMED["a directory cut short"][0]))
     program = "import sys; from unlearning.faces import decoding; decoding.check_image(open(sys.argv[1], 'rb').read())"
-    done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False,
+        timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
