@@ -80,17 +80,20 @@ def looks_of(work: Workspace, step: int, method: str, bank: Bank) -> CandidateLo
 
 
 def _seen(work: Workspace, step: int, method: str, sample: NDArray[np.int64]) -> dict[str, Any] | None:
-    """What is recorded of the candidate; made and recorded now if nothing is. None: its answers are no numbers."""
+    """What is recorded of the candidate beside this sample; made and recorded now if nothing is.
+
+    None: its answers are no numbers.
+    """
     outcome, folder = outcome_of(work, step), work.folder
-    if "seen" not in outcome:
+    if outcome.get("seen", {}).get("sample") != sample.tolist():
         call = (replace(spec_of(work, method), sample=sample), folder.weights(step), outcome["weights_digest"])
         settings = where_for(work, method).model_copy(update={"cluster": ""})
         (found,) = in_children(_look, [call], settings)
         log.info("audit.looked", step=step, processor_seconds=found.pop("processor_seconds"))
-        outcome["seen"] = found or None
+        outcome["seen"] = {**found, "sample": sample.tolist()}
         folder.write(f"step-{step}", outcome)
-    seen: dict[str, Any] | None = outcome["seen"]
-    return seen
+    seen: dict[str, Any] = outcome["seen"]
+    return seen if "others" in seen else None
 
 
 def _look(spec: TrialSpec, weights: Path, digest: str) -> dict[str, Any]:
