@@ -131,7 +131,7 @@ def _make_candidate(work: Workspace, step: int, spec: TrialSpec, method: str) ->
         {
             **vars(outcome),
             "views": outcome.views.tolist(),
-            "looks": looking.to_json(outcome.looks, looked=sample is not None),
+            "looks": looking.to_json(outcome.looks, sample),
             "made_with": made_with(context),
             "served": served.to_dict(np.array(outcome.views, dtype=np.float32)),
         },

@@ -26,29 +26,26 @@ from service.training.spec import Rows, subjects_of
 
 OLD_REFERENCES = "the reference models were trained before features and retained subjects were looked at"
 NO_ORIGINALS = "there are no models trained with everybody of which features were kept"
-NOT_SEEN = "no reference models with features were there when the audited model was made"
+NOT_SEEN = "the audited model was made before these reference models were, and not looked at beside them"
 NO_LAYER = "the audited model has no linear layer that gives its answers, or gives answers that are not numbers"
 
 
 def sample_of(work: Workspace) -> Rows | None:
     """Rows of the retained subjects whose margins the references kept; none if they kept nothing."""
-    plan = bank_plan(work)
-    bank = _store(work).find(plan.key, n_models=work.policy.n_models)
+    bank = _store(work).find(bank_plan(work).key, n_models=work.policy.n_models)
     shared = None if bank is None else _shared(work, bank)
-    if plan.sample is None or shared is None:
-        return None
-    sample = plan.sample
-    return sample[np.isin(work.faces.subject_of[sample], shared[0])]
+    return None if shared is None else _rows(work, shared[0])
 
 
-def to_json(looks: Looks | None, *, looked: bool) -> dict[str, Any] | None:
-    """Plain JSON values of what was seen of a candidate; None if it was not looked at."""
-    if not looked:
+def to_json(looks: Looks | None, sample: Rows | None) -> dict[str, Any] | None:
+    """Plain JSON values of what was seen of a candidate beside a sample; None if it was not looked at."""
+    if sample is None:
         return None
-    if looks is None:
-        return {"descriptors": None, "others": None}
-    descriptors = None if looks.descriptors is None else looks.descriptors.tolist()
-    return {"descriptors": descriptors, "others": looks.others.tolist()}
+    seen = {"sample": sample.tolist(), "descriptors": None, "others": None}
+    if looks is not None:
+        descriptors = None if looks.descriptors is None else looks.descriptors.tolist()
+        seen |= {"descriptors": descriptors, "others": looks.others.tolist()}
+    return seen
 
 
 def looks_of(work: Workspace, seen: Mapping[str, Any] | None, bank: Bank) -> CandidateLooks:
@@ -61,7 +58,7 @@ def looks_of(work: Workspace, seen: Mapping[str, Any] | None, bank: Bank) -> Can
     shared = _shared(work, bank)
     if shared is None:
         return CandidateLooks(features_lacking=OLD_REFERENCES, others_lacking=OLD_REFERENCES)
-    if seen is None:
+    if seen is None or seen["sample"] != _rows(work, shared[0]).tolist():
         return CandidateLooks(features_lacking=NOT_SEEN, others_lacking=NOT_SEEN)
     if seen["others"] is None:
         return CandidateLooks(features_lacking=NO_LAYER, others_lacking=NO_LAYER)
@@ -96,6 +93,14 @@ def _shared(work: Workspace, bank: Bank) -> tuple[NDArray[np.int64], Array] | No
     if not shared:
         return None
     return np.array([person for person, _ in shared]), kept[1][:, [column for _, column in shared]]
+
+
+def _rows(work: Workspace, people: NDArray[np.int64]) -> Rows:
+    """Rows of the plan's sample that are of some subjects."""
+    sample = bank_plan(work).sample
+    if sample is None:
+        raise ValueError("Expected a plan with a sample.")
+    return sample[np.isin(work.faces.subject_of[sample], people)]
 
 
 def _store(work: Workspace) -> BankStore:
