@@ -51,7 +51,10 @@ from unlearning.recipes import Recipe
 _CHUNK = 4096  # faces read at a time
 NAMED = ("bank", "oracles", "originals")
 """Parts of a run's plan that name a bank."""
-TRAINING_CODE = ("convolution.py", "descent.py", "devices.py", "factories.py", "models.py", "recipes.py", "training.py")
+TRAINING_CODE = (
+    "convolution.py", "descent.py", "devices.py", "factories.py", "models.py", "recipes.py", "resnet18.py",
+    "training.py",
+)  # fmt: skip
 
 OnProgress = Callable[[int, int], None]
 """Called with (models there, models wanted)."""

@@ -120,7 +120,7 @@ def _make_candidate(work: Workspace, step: int, spec: TrialSpec, method: str) ->
     manifest = registry.Manifest.from_dict(registry.get(context, like).manifest)
     if (network := network_for(context, manifest)) is not None:
         files.overwrite(folder.network(step), network)
-    sample = looking.sample_of(work)
+    sample = bank_plan(work).sample  # not by what the bank that judges holds: nothing of it is opened here
     outcome, served = make_and_score(
         replace(spec, sample=sample), seed_of(work.run, step), folder.weights(step), manifest, context.settings,
         network, here=is_spare,

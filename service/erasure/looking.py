@@ -12,29 +12,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from audit.statistics.looks import CandidateLooks
-from audit.statistics.margins import Array
 from service.banks.build import example_ids
 from service.banks.looks import descriptors_beside, others_beside
 from service.banks.store import Bank, BankStore
 from service.erasure.references import bank_plan, originals
 from service.erasure.workspace import Workspace
 from service.training.looks import Looks
-from service.training.spec import Rows, subjects_of
+from service.training.spec import Rows
 
 OLD_REFERENCES = "the reference models were trained before features and retained subjects were looked at"
 NO_ORIGINALS = "there are no models trained with everybody of which features were kept"
 NOT_SEEN = "the audited model was made before these reference models were, and not looked at beside them"
 NO_LAYER = "the audited model has no linear layer that gives its answers, or gives answers that are not numbers"
-
-
-def sample_of(work: Workspace) -> Rows | None:
-    """Rows of the retained subjects whose margins the references kept; none if they kept nothing."""
-    bank = _store(work).find(bank_plan(work).key, n_models=work.policy.n_models)
-    shared = None if bank is None else _shared(work, bank)
-    return None if shared is None else _rows(work, shared[0])
 
 
 def to_json(looks: Looks | None, sample: Rows | None) -> dict[str, Any] | None:
@@ -55,16 +46,19 @@ def looks_of(work: Workspace, seen: Mapping[str, Any] | None, bank: Bank) -> Can
         seen: as `to_json` gives it.
         bank: the references.
     """
-    shared = _shared(work, bank)
-    if shared is None:
+    sample, kept = bank_plan(work).sample, others_beside(_store(work), bank, len(bank.seeds))
+    if sample is None or kept is None:
         return CandidateLooks(features_lacking=OLD_REFERENCES, others_lacking=OLD_REFERENCES)
-    if seen is None or seen["sample"] != _rows(work, shared[0]).tolist():
+    if seen is None or seen["sample"] != sample.tolist():
         return CandidateLooks(features_lacking=NOT_SEEN, others_lacking=NOT_SEEN)
     if seen["others"] is None:
         return CandidateLooks(features_lacking=NO_LAYER, others_lacking=NO_LAYER)
     store, ids, known = _store(work), example_ids(work.faces, work.plan.forget), originals(work)
     references = descriptors_beside(store, bank, len(bank.seeds), ids)
     of_originals = None if known is None else descriptors_beside(store, known, len(known.seeds), ids)
+    place = {tag: i for i, tag in enumerate(bank_plan(work).others)}
+    mine = [place[tag] for tag in kept[0] if tag in place]  # whoever was erased since is no longer of the sample
+    theirs = [tag in place for tag in kept[0]]
     lacking = ""
     if seen["descriptors"] is None:
         lacking = NO_LAYER
@@ -76,31 +70,10 @@ def looks_of(work: Workspace, seen: Mapping[str, Any] | None, bank: Bank) -> Can
         candidate=None if lacking else np.array(seen["descriptors"]),
         references=references,
         originals=of_originals,
-        others=np.array(seen["others"]),
-        others_references=shared[1],
+        others=np.array(seen["others"])[mine],
+        others_references=kept[1][:, theirs],
         features_lacking=lacking,
     )
-
-
-def _shared(work: Workspace, bank: Bank) -> tuple[NDArray[np.int64], Array] | None:
-    """Subjects of the plan's sample whom the references kept, and their T `(n_models, n_subjects)`; None: nobody."""
-    plan, kept = bank_plan(work), others_beside(_store(work), bank, len(bank.seeds))
-    if plan.sample is None or kept is None:
-        return None
-    place = {tag: i for i, tag in enumerate(kept[0])}
-    people = subjects_of(work.faces, plan.sample)
-    shared = [(person, place[tag]) for person, tag in zip(people, plan.others, strict=True) if tag in place]
-    if not shared:
-        return None
-    return np.array([person for person, _ in shared]), kept[1][:, [column for _, column in shared]]
-
-
-def _rows(work: Workspace, people: NDArray[np.int64]) -> Rows:
-    """Rows of the plan's sample that are of some subjects."""
-    sample = bank_plan(work).sample
-    if sample is None:
-        raise ValueError("Expected a plan with a sample.")
-    return sample[np.isin(work.faces.subject_of[sample], people)]
 
 
 def _store(work: Workspace) -> BankStore:

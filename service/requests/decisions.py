@@ -11,7 +11,7 @@ from service.errors import ConflictError, InvalidInputError, NotAllowedError, No
 from service.keys.api_keys import Client
 from service.requests import runs, states
 from service.requests.doubts import APPROVED
-from service.requests.intake import MASS_DELETION, bury, due_at, unbury
+from service.requests.intake import MASS_DELETION, due_at, unbury
 from service.requests.schemas import BatchDecided, Decision, Extension, Rejection, RequestDetail
 from service.requests.views import detail, visible
 from service.store.engine import fit_id, session
@@ -41,7 +41,7 @@ def cancel(context: Context, client: Client, request_id: str) -> RequestDetail:
             raise ConflictError(f"Expected a queued request, this one is {request.state}.")
         subject_hash = request.subject_hash
         states.move(s, request, "cancelled", now=now, note="Cancelled by its client.")
-        unbury(s, [subject_hash])
+        unbury(s, subject_hash)
         return _committed(s, context, client, request)
 
 
@@ -133,7 +133,6 @@ def _approve(s: Session, context: Context, client: Client, request: ErasureReque
     if request.run_id is not None and runs.must_be_resumed(s, request.run_id):
         runs.resume(s, request.run_id, now=context.now(), note=note, legal_hold=False)
         return
-    bury(s, [request.subject_hash], now=context.now())
     states.move(s, request, "queued", now=context.now(), note=note, legal_hold=False)
 
 
@@ -146,7 +145,7 @@ def _reject(s: Session, context: Context, client: Client, request: ErasureReques
         raise ConflictError("Expected a request of which nothing was carried out; approve this one to finish it.")
     subject_hash, reason = request.subject_hash, f"{rejection.legal_reason}: {rejection.explanation}"
     states.move(s, request, "rejected", now=context.now(), note=f"Rejected by {client.id}.", reject_reason=reason)
-    unbury(s, [subject_hash])
+    unbury(s, subject_hash)
 
 
 def _held(s: Session, batch_id: str) -> list[ErasureRequest]:

@@ -2,7 +2,7 @@
 
 Whether the service knows a person is not looked at here, so a known and an unknown one get the same answer in the same
 time. In the transaction of the requests each person gets a *tombstone*, which keeps them out of every later training
-run; on hold they get none before the hold is lifted, because nothing may change meanwhile.
+run.
 
 A person with an open request gets a follower of it (see `states`). Before that, the open one is brought in line: if it
 waits as part of a held mass deletion, a call that is not held itself releases it; if no run has claimed it yet, a call
@@ -139,16 +139,12 @@ def bury(s: Session, subject_hashes: list[str], *, now: datetime) -> None:
     s.execute(statement.on_conflict_do_update(index_elements=["subject_hash"], set_={"subject_hash": key}), rows)
 
 
-def unbury(s: Session, subject_hashes: Collection[str]) -> None:
-    """Remove people's tombstones, except where a request that is not on hold asks, or asked successfully, for them."""
+def unbury(s: Session, subject_hash: str) -> None:
+    """Remove a person's tombstone unless another request still asks, or asked successfully, for the erasure."""
     refused = col(ErasureRequest.state).in_(("cancelled", "rejected"))
-    on_hold = sa.and_(
-        col(ErasureRequest.state) == "needs_attention",
-        col(ErasureRequest.attention_reason).in_((MASS_DELETION, LEGAL_HOLD)),
-    )
-    theirs = col(ErasureRequest.subject_hash).in_(subject_hashes)
-    asked = set(s.exec(select(ErasureRequest.subject_hash).where(theirs, ~refused, ~on_hold)))
-    s.execute(sa.delete(Tombstone).where(col(Tombstone.subject_hash).in_(set(subject_hashes) - asked)))
+    others = select(ErasureRequest.id).where(ErasureRequest.subject_hash == subject_hash, ~refused).limit(1)
+    if s.exec(others).first() is None:
+        s.execute(sa.delete(Tombstone).where(col(Tombstone.subject_hash) == subject_hash))
 
 
 def _file(
@@ -188,8 +184,6 @@ def _file(
         states.begin(s, request, now=now, leader=leader, attention_reason=held_for)
         filed.append(request)
     s.flush()
-    if held_for is not None:
-        unbury(s, hashes)
     return Filed(batch_id=batch_id, requests=[_receipt(request, leaders) for request in filed])
 
 

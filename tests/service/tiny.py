@@ -172,9 +172,9 @@ def build(context: Context, plan: BankPlan, n_models: int = POLICY.n_models) -> 
     return bank, told
 
 
-def file(context: Context, *user_ids: str, legal_hold: bool = False) -> list[str]:
+def file(context: Context, *user_ids: str) -> list[str]:
     """File requests; gives their ids."""
-    filing = Filing(user_ids=list(user_ids), legal_hold=legal_hold)
+    filing = Filing(user_ids=list(user_ids))
     filed = intake.file_requests(context, CLIENT, filing, n_subjects=lambda: 1000, most_open=1000)
     return [receipt.id for receipt in filed.requests]
 

@@ -25,8 +25,6 @@ from service.erasure.completion import complete, purge, tidy
 from service.erasure.references import bank_plan, gather
 from service.erasure.workspace import RunFolder
 from service.launch import environment
-from service.requests.decisions import approve
-from service.requests.schemas import Decision
 from service.store.engine import session
 from service.store.tables import LearnedSubject
 from service.training.jobs import release_processes
@@ -200,19 +198,6 @@ def test_a_stale_bank_that_was_damaged_after_the_plan_is_replaced_by_an_exact_on
     assert plan.bank["key"] != stale.bank["key"]
     assert plan.bank["staleness"]["n_learned_gone"] == 0
     assert others[0] not in work.faces.subjects[plan.bank["retain"]]
-
-
-def test_a_request_on_hold_is_not_counted_as_erased(tiny_context, built):
-    held = next(person for person in tiny.people(tiny_context) if person not in built)
-    before = look(tiny_context)
-    (request_id,) = tiny.file(tiny_context, held, legal_hold=True)
-    on_hold = look(tiny_context)
-    assert {name: (row.state, row.staleness) for name, row in on_hold.items()} == {
-        name: (row.state, row.staleness) for name, row in before.items()
-    }
-    approve(tiny_context, tiny.CLIENT, request_id, Decision(reason="The case is closed."))
-    lifted = look(tiny_context)[block_of(tiny_context, built[0])]
-    assert (lifted.state, lifted.staleness) == ("stale", pytest.approx(1 / 38))
 
 
 @pytest.fixture

@@ -58,41 +58,6 @@ def test_cancelling_in_the_hold_window(context: Context, clock: Any, person: Per
         cancel(context, person(), request_id)
 
 
-@pytest.mark.parametrize("legal_hold", [True, False], ids=["legal hold", "mass deletion"])
-@pytest.mark.parametrize("released", [True, False], ids=["released", "rejected"])
-def test_whoever_is_on_hold_is_left_out_of_no_training_until_the_hold_is_lifted(
-    context: Context, person: Person, *, legal_hold: bool, released: bool
-) -> None:
-    people = ["s1"] if legal_hold else [f"s{number}" for number in range(10)]
-    held = file(context, person(), *people, legal_hold=legal_hold)
-    assert tombstones(context) == 0
-    for request_id in held:
-        if released:
-            approve(context, person("dpo", ADMIN), request_id, YES)
-        else:
-            reject(context, person("dpo", ADMIN), request_id, NO)
-    assert tombstones(context) == (len(people) if released else 0)
-
-
-def test_a_hold_that_comes_later_ends_the_leaving_out(context: Context, clock: Any, person: Person) -> None:
-    file(context, person("a"), "s1", "s2")
-    assert tombstones(context) == 2
-    clock.advance(seconds=1)
-    file(context, person("b"), "s1", legal_hold=True)
-    assert tombstones(context) == 1
-
-
-def test_whoever_was_erased_once_stays_left_out_while_a_further_request_is_on_hold(
-    context: Context, person: Person
-) -> None:
-    (request_id,) = file(context, person(), "s1")
-    stand(context, request_id, "unlearning", "auditing", "deploying", "purging", "completed")
-    (again,) = file(context, person(), "s1", legal_hold=True)
-    assert tombstones(context) == 1
-    reject(context, person("dpo", ADMIN), again, NO)
-    assert tombstones(context) == 1
-
-
 def test_cancelling_too_late(context: Context, clock: Any, person: Person) -> None:
     closed, claimed = file(context, person(), "s1"), file(context, person(), "s2")
     stand(context, claimed[0], "unlearning")

@@ -21,7 +21,7 @@ from audit.proof import log
 from audit.proof.qualification import remarks
 from audit.qualification import Bars
 from service.banks.build import stores
-from service.banks.file_format import FEATURES, OTHERS
+from service.banks.file_format import BESIDE, FEATURES, OTHERS
 from service.banks.qualifications import Qualified, find_valid, forget_probes, read_record
 from service.commands.references import _qualify_what_is_due
 from service.context import Context
@@ -492,8 +492,8 @@ def test_models_that_were_made_before_say_that_nothing_was_measured(context: Con
     for stage in prepared.stages.values():
         store = store_of(context, stage)
         for status in store.status(now=context.now()):
-            if status.key.statistic in (FEATURES, OTHERS):
-                store.discard(status.key)
+            for statistic in BESIDE:
+                store.discard(replace(status.key, statistic=statistic))
     (result,) = qualify(context, prepare(context, asked()))
     for probe in result.qualification.probes:
         assert probe.figures is not None

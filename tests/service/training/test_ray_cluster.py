@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from service.banks.build import build_bank
+from service.banks.file_format import BESIDE
 from service.banks.store import BankStore
 from service.errors import StartupError
 from service.training.jobs import in_children, run_trial, run_trials
@@ -73,7 +74,7 @@ def test_a_bank_is_complete_though_a_node_died(tiny_context, cluster):
     plan, store = tiny.plan_for(tiny_context, a), BankStore(settings.banks_folder)
     told, stored = [], []
     add = store.add
-    store.add = lambda key, row, **kept: stored.append(row.seed) or add(key, row, **kept)
+    store.add = lambda key, row, **kept: stored.append((key.statistic, row.seed)) or add(key, row, **kept)
 
     def watch(done, wanted):
         told.append(done)
@@ -82,7 +83,8 @@ def test_a_bank_is_complete_though_a_node_died(tiny_context, cluster):
 
     bank = build_bank(store, plan, N_MODELS, settings, watch, now=tiny_context.now())
     assert told == list(range(N_MODELS + 1))
-    assert sorted(stored) == list(range(N_MODELS))  # none lost, none counted twice
+    kinds = {plan.key.statistic, *BESIDE}
+    assert sorted(stored) == sorted((kind, seed) for kind in kinds for seed in range(N_MODELS))  # none lost, none twice
     assert bank.seeds.tolist() == list(range(N_MODELS))
     for seed in (0, N_MODELS - 1):  # as if it had been trained here
         np.testing.assert_array_equal(bank.margins[seed], run_trial(plan.spec, seed).margins)

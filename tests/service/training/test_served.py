@@ -105,7 +105,7 @@ def test_one_process_makes_and_scores_a_candidate(tiny_context: Context) -> None
     )
     release_processes()  # those that trained references
     assert unlearn(work, tiny.RETRAIN) is None
-    assert sum(loads_torch(child) for child in psutil.Process().children()) == 1
+    assert sum(loads_torch(child) for child in psutil.Process().children(recursive=True)) == 1
     assert work.folder.read("step-1")["served"]["views"]
     release_processes()
 
