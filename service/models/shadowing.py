@@ -246,10 +246,12 @@ def compare(
     bar = changed_max()
     if row is None:
         row = _begin(context, run_id, digest)
+        context.reached("shadowing.begun")
     found = _ended(row)
     if found is None:
         _wait(context, row, note, sleep, steady)
         found = _end(context, run_id)
+        context.reached("shadowing.ended")
         log.info("shadow.compared", run_id=run_id, **found.summary())
         if bar and found.total.images < FEWEST_FOR_BAR:
             log.warning("shadow.not_judged", run_id=run_id, n_images=found.total.images, n_needed=FEWEST_FOR_BAR)

@@ -80,6 +80,12 @@ OUTSIDE_RUNS: Final = (
 )
 """Points of `expunge train`, `expunge keys rotate-signing` and `expunge references`."""
 
+SHADOWING: Final = (
+    "shadowing.begun",  # the comparison is open, nothing was compared
+    "shadowing.ended",  # the counts are added up, the bar was not asked
+)
+"""Points of a run whose candidate answers live predictions too, between `deploying.staged` and `deploying.pointer`."""
+
 BACKUPS: Final = (
     "backup.database",  # the database's copy is made, nothing of it in the file
     "backup.data",  # keys and data in the file

@@ -8,8 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
-from service.store.fail_points import FAIL_POINTS, OUTSIDE_RUNS
-from tests.faults import commands, edits, restores, scenarios, stores, volumes, workers
+from service.store.fail_points import BACKUPS, FAIL_POINTS, OUTSIDE_RUNS, RESTORES
+from tests.faults import commands, copies, edits, restores, scenarios, stores, volumes, workers
 from tests.faults.bench import Bench, Tally
 from tests.faults.disk import small_disk
 from tests.object_store import FaultyStore, faulty_bucket
@@ -162,6 +162,26 @@ def studies(folder: Path, seed: int, share: float) -> Tally:
         return bench.conclude()
 
 
+def backups(folder: Path, seed: int, share: float) -> Tally:
+    """Backups and restores at every point, around an erasure."""
+    with Bench.running(folder, n_subjects=40, seed=seed, api_workers=1) as bench:
+        for point in _some(BACKUPS, len(BACKUPS) * share):
+            bench.carry_on(copies.backup_killed, bench, point)
+        for point in _some(RESTORES, len(RESTORES) * share):
+            bench.carry_on(copies.restore_killed, bench, point)
+        return bench.conclude()
+
+
+def shadows(folder: Path, seed: int, share: float) -> Tally:
+    """A candidate in the shadow: the worker around it and at every point of it, and a serving process with it."""
+    with Bench.running(folder, n_subjects=40, seed=seed, shadow_seconds=3.0, shadow_share=0.5) as bench:
+        for _ in range(max(1, round(2 * share))):
+            bench.carry_on(scenarios.while_shadowed, bench)
+            bench.carry_on(scenarios.while_shadowed, bench, n_api=1)
+            bench.carry_on(scenarios.while_shadowed, bench, n_api=2)
+        return bench.conclude()
+
+
 def _some(these: Iterable[T], n: float) -> list[T]:
     """So many of them, at least one, evenly drawn from all."""
     everything = list(these)
@@ -173,5 +193,5 @@ PARTS: dict[str, Callable[[Path, int, float], Tally]] = {
     "points": points, "random": random_times, "serving": serving, "clock": clocks, "disk": full_disks,
     "postgres": databases, "volume": lost_volumes, "store": object_stores, "retries": used_up_retries,
     "workers": second_workers, "restored": restored_databases, "edited": edited, "commands": killed_commands,
-    "studies": studies,
+    "studies": studies, "backups": backups, "shadow": shadows,
 }  # fmt: skip

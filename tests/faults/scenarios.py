@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from threading import Timer
 
+from sqlmodel import select
+
 from service.models import registry
-from service.store.fail_points import FAIL_POINTS, OUTSIDE_RUNS
+from service.store.engine import reading
+from service.store.fail_points import FAIL_POINTS, OUTSIDE_RUNS, SHADOWING
+from service.store.tables import ShadowComparison, ShadowPart
 from tests.faults.bench import Bench
 from tests.faults.disk import SmallDisk
 from tests.faults.watch import Person, found_in
@@ -49,6 +53,18 @@ def every_point(
 def both_at_points(bench: Bench, points: Iterable[str]) -> None:
     """One request whose worker dies at the points, and a serving process with it each time."""
     every_point(bench, points, after_kill=lambda point: bench.kill_api("API worker, with the worker"))
+
+
+def while_shadowed(bench: Bench, n_api: int = 0) -> None:
+    """The worker dies around a comparison and at every point of it, each time with so many serving processes."""
+    bench.wait_serving()
+    points = ("deploying.staged", *SHADOWING, "deploying.pointer")
+    kill = f"{n_api} API workers, with the worker at a comparison"
+    every_point(bench, points, after_kill=lambda point: bench.kill_api(kill, n=n_api))
+    with reading(bench.context.engine) as s:
+        is_open = any(row.ended_at is None for row in s.exec(select(ShadowComparison)))
+        if is_open or s.exec(select(ShadowPart)).first() is not None:
+            bench.tally.violations.append("a comparison or a process's counts are left after the run")
 
 
 def random_times(bench: Bench, n_kills: int, longest_seconds: float) -> None:
