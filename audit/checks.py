@@ -29,6 +29,40 @@ NOT_LOOKED = Looked(None, None, NO_LOOKS, NO_LOOKS)
 UTILITY_ALPHA = 0.05
 """Level of the test of one model's accuracy: below the bar it still passes if its p-value is above this level."""
 SETS = {"retain": "the retain set", "test": "held-out subjects"}
+
+TITLES = {
+    "gate": "The gate: audited model among retrained models, all views",
+    "features": "Penultimate features of the audited model, p-value",
+    "exposure": "Retained subjects under the audited model, smallest adjusted p-value",
+    "qualification": "Qualification of the method, ahead of requests",
+    "bank_size": "Number of models to compare with",
+    "retain_ratio": "Accuracy on the retain set, mean of the method",
+    "deployed_retain_ratio": "Accuracy on the retain set, audited model",
+    "test_ratio": "Accuracy on held-out subjects, mean of the method",
+    "deployed_test_ratio": "Accuracy on held-out subjects, audited model",
+    "exchangeability": "Audited model among retrained models, p-value",
+    "forgetting_ratio": "Forgetting compared with perfect forgetting",
+    "detection": "Unlearned against retrained models, p-value",
+    "cost_share": "Cost compared with retraining",
+    "reference_staleness": "Subjects erased since the reference models were trained",
+}
+"""What each check is called in reports."""
+
+MEANINGS = {
+    "gate": "its answers on views of the images are unusual among those of models trained without them",
+    "features": "its penultimate features differ from those of models trained without the images",
+    "qualification": "its method was not shown ahead to forget",
+    "retain_ratio": "its accuracy is lower than the policy allows",
+    "test_ratio": "its accuracy is lower than the policy allows",
+    "deployed_retain_ratio": "its accuracy is lower than the policy allows",
+    "deployed_test_ratio": "its accuracy is lower than the policy allows",
+    "exchangeability": "its answers on the images are unusual among those of models trained without them",
+    "forgetting_ratio": "the method's models can be told from retrained models more easily than the policy allows",
+    "detection": "a test tells the method's models from retrained models on the forget set",
+    "cost_share": "it cost more than the policy allows",
+    "reference_staleness": "more subjects were erased since the reference models were trained than the policy allows",
+}
+"""What a missed bar says of the model, by check."""
 NO_BANK = "The model was audited without a bank of unlearned models, so this check was not asked."
 
 

@@ -6,50 +6,16 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
+from audit.checks import MEANINGS, SETS, TITLES
 from audit.figures import beside, beside_percent
 from audit.proof.statement import LIMITS
 
 VERDICT_WORDS = {"PASSED": "Passed", "FAILED": "Failed", "UNDETERMINED": "Undetermined"}
 
-CHECK_TITLES = {
-    "gate": "The gate: audited model among retrained models, all views",
-    "features": "Penultimate features of the audited model, p-value",
-    "exposure": "Retained subjects under the audited model, smallest adjusted p-value",
-    "qualification": "Qualification of the method, ahead of requests",
-    "bank_size": "Number of models to compare with",
-    "retain_ratio": "Accuracy on the retain set, mean of the method",
-    "deployed_retain_ratio": "Accuracy on the retain set, audited model",
-    "test_ratio": "Accuracy on held-out subjects, mean of the method",
-    "deployed_test_ratio": "Accuracy on held-out subjects, audited model",
-    "exchangeability": "Audited model among retrained models, p-value",
-    "forgetting_ratio": "Forgetting compared with perfect forgetting",
-    "detection": "Unlearned against retrained models, p-value",
-    "cost_share": "Cost compared with retraining",
-    "reference_staleness": "Subjects erased since the reference models were trained",
-}
 AT_MOST = ("cost_share", "reference_staleness")
 PERCENT = ("cost_share", "reference_staleness")
 LEVEL = 0.05
 """Level of a reported test for which the policy sets no bar, or a lower one."""
-SETS = {"retain": "the retain set", "test": "held-out subjects"}
-
-_MEANINGS = {
-    "gate": "its answers on views of the images are unusual among those of models trained without them",
-    "features": "its penultimate features differ from those of models trained without the images",
-    "qualification": "its method was not shown ahead to forget",
-    "retain_ratio": "its accuracy is lower than the policy allows",
-    "test_ratio": "its accuracy is lower than the policy allows",
-    "deployed_retain_ratio": "its accuracy is lower than the policy allows",
-    "deployed_test_ratio": "its accuracy is lower than the policy allows",
-    "exchangeability": "its answers on the images are unusual among those of models trained without them",
-    "forgetting_ratio": "the method's models can be told from retrained models more easily than the policy allows",
-    "detection": "a test tells the method's models from retrained models on the forget set",
-    "cost_share": "it cost more than the policy allows",
-    "reference_staleness": "more subjects were erased since the reference models were trained than the policy allows",
-}
-"""What a missed bar says of the model, by check."""
-
-
 NOTHING_LEARNED = 2.0
 """d′ below which the gate rejects a model that forgot nothing less often than three times in four (docs/gate.md)."""
 
@@ -103,7 +69,7 @@ def verdict_sentences(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
         )
     never = "A model with this verdict is never put into service; the policy says what is tried instead."
     if verdict == "FAILED":
-        meanings = "; ".join(dict.fromkeys(_MEANINGS.get(check["name"], "it missed a bar") for check in missed))
+        meanings = "; ".join(dict.fromkeys(MEANINGS.get(check["name"], "it missed a bar") for check in missed))
         return (
             f"The audit failed: the model made by the method “{method}” missed these bars of the policy “{policy}”, "
             f"which was fixed before the run: {which}.",
@@ -245,7 +211,7 @@ def is_missed(check: Mapping[str, Any], verdict: str) -> bool:
 
 def check_title(name: str) -> str:
     """Title of a check by its name."""
-    return CHECK_TITLES.get(name, name.replace("_", " ").capitalize())
+    return TITLES.get(name, name.replace("_", " ").capitalize())
 
 
 def check_state(check: Mapping[str, Any]) -> tuple[str, str]:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import audit.report
+from audit.checks import TITLES
 from audit.errors import BankError
 from audit.evaluation import Evidence, evaluate
 from audit.policy import PRESETS, Policy
@@ -219,7 +220,7 @@ def test_bars_are_shown_with_their_direction() -> None:
     assert "≥ 40" in html
     assert "Not asked" in render_html(of_kind("exact"))
     every = {check["name"] for kind in MAKE for check in of_kind(kind).evaluation["checks"]}
-    assert every <= wording.CHECK_TITLES.keys(), "a check of the audit has no title in wording.CHECK_TITLES"
+    assert every <= TITLES.keys(), "a check of the audit has no title in audit.checks.TITLES"
 
 
 def test_no_thumbnail_unless_given() -> None:
