@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from service.console.listener import Listener
@@ -67,8 +68,9 @@ def serving(settings: Settings) -> Iterator[None]:
     try:
         wait_until(listens, "the port to be taken")
         yield
+        wait_until(psutil.Process(process.pid).children, "a serving process to be started")  # which is then ended, too
     finally:
-        stop(process, PATIENCE_SECONDS)
+        stop(process, 0)
 
 
 @pytest.mark.parametrize(("host", "expected"), HOSTS)
