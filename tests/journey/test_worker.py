@@ -76,9 +76,10 @@ def lease_of(context: Context) -> WorkerLease:
 
 
 def lines(settings: Settings) -> list[dict[str, Any]]:
-    """What the worker logged."""
-    log = (settings.home / "logs" / "worker.log").read_text()
-    return [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    """What the worker logged; nothing before it has a log."""
+    log = settings.home / "logs" / "worker.log"
+    told = log.read_text().splitlines() if log.exists() else []
+    return [json.loads(line) for line in told if line.startswith("{")]
 
 
 def has_said(settings: Settings, event: str) -> bool:

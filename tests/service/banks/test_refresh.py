@@ -351,14 +351,14 @@ def leads_a_session(pid):
 
 
 def training(family):
-    """Those of a family that train: each leads a session of its own."""
+    """Those of a family that train, and the one above each: every one leads a session of its own."""
     return [each for each in family[1:] if leads_a_session(each.pid)]
 
 
 def two_training(child):
     """The whole family of a child, once two processes train for it."""
     return wait_until(
-        lambda: family if len(training(family := family_of(child))) == 2 else None, "two processes to train",
+        lambda: family if len(training(family := family_of(child))) == 4 else None, "two processes to train",
         seconds=240,
     )  # fmt: skip
 
