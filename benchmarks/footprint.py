@@ -57,7 +57,9 @@ MB = 1e6
 MAKE = """
 import json, sys
 from pathlib import Path
-from benchmarks.loads.homes import make_home, image_files, settings_of
+from benchmarks.loads import homes
+from benchmarks.loads.homes import make_home, settings_of
+image_files = getattr(homes, "image_files", None) or homes.pictures  # the former build's name
 home, backend, shape = Path(sys.argv[1]), sys.argv[2], tuple(json.loads(sys.argv[3]))
 print(json.dumps(make_home(settings_of(home, backend=backend), shape, image_files(shape, 32), range(2))))
 """

@@ -81,10 +81,11 @@ class Swap:
 
 
 def expected_of(context: Context, digests: list[str], images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What each version says of each image, computed one at a time: `(n_versions, n_images, n_classes)`."""
-    said = []
+    """What each version says of each image, computed one at a time as served: `(n_versions, n_images, n_classes)`."""
+    said, backend = [], context.settings.backend
     for digest in digests:
-        engine = Engine.load(registry.load_checked(context, digest), 1, context.settings.device, pack=pack)
+        weights = registry.load_checked(context, digest, in_pages=backend == "openvino")
+        engine = Engine.load(weights, 1, context.settings.device, backend=backend, pack=pack)
         said.append(np.concatenate([engine.predict(image[np.newaxis]) for image in images]))
     return np.stack(said)
 
@@ -160,8 +161,8 @@ def judge(answers: dict[str, Any], swaps: list[Swap], ends: dict[int, int]) -> d
     p99_steady = float(np.quantile(latency[steady], 0.99))
     p99_swapping = float(np.quantile(latency[swapping & good], 0.99))
     resident = np.array([swap.resident_bytes for swap in swaps], float)  # (n_swaps, n_processes)
-    tenth = max(1, len(swaps) // 10)
-    early, late_ones = resident[tenth : 2 * tenth] if len(swaps) > 1 else resident, resident[-tenth:]
+    tenth = max(3, len(swaps) // 10)  # one swap's figure says little: the allocator gives memory back when it likes
+    early, late_ones = resident[tenth : 2 * tenth] if len(swaps) > tenth else resident, resident[-tenth:]
     return {
         "n_answers": len(began),
         "per_second": float(good.sum() / (ended.max() - began.min())),
