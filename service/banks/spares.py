@@ -23,7 +23,7 @@ from sqlmodel import col, select
 
 from service.banks.build import BankPlan, OnProgress, rows_digest, training_code_version
 from service.context import LINE, Context
-from service.models import registry, rosters
+from service.models import destruction, registry, rosters
 from service.models.manifest import Manifest
 from service.settings import Settings
 from service.store.engine import reading
@@ -197,4 +197,4 @@ def _destroy_unusable(context: Context, recipe: Recipe, plans: Iterable[BankPlan
         used |= {found.digest} if found else set()
     if superseded := [digest for digest, _, _ in _all(context) if digest not in used]:
         log.info("spares.superseded", n=len(superseded))
-        registry.destroy(context, *superseded)
+        destruction.destroy(context, *superseded)

@@ -15,7 +15,7 @@ from service.context import LINE
 from service.erasure.completion import complete, purge, tidy
 from service.erasure.workspace import RunFolder
 from service.errors import RunStoppedError
-from service.models import registry, rosters
+from service.models import destruction, registry, rosters
 from service.requests.runs import advance
 from service.store.engine import reading, session
 from service.store.tables import OpenLine, RequestEvent, Tombstone
@@ -126,7 +126,7 @@ def test_the_purge_looks_for_weights_that_a_backup_brought_back(tiny_context, ru
     earlier = add_version(tiny_context, 1)
     path = registry.path(tiny_context.settings, earlier)
     content = path.read_bytes()
-    registry.destroy(tiny_context, earlier)
+    destruction.destroy(tiny_context, earlier)
     path.write_bytes(content)
     purge(tiny.workspace(tiny_context, run_id))
     assert not path.exists()

@@ -21,7 +21,7 @@ from service.erasure.workspace import RunFolder
 from service.errors import ConflictError, RunStoppedError, StorageError
 from service.keys import api_keys
 from service.keys.api_keys import Client
-from service.models import registry, rosters
+from service.models import destruction, registry, rosters
 from service.requests import decisions, intake
 from service.requests.intake import LEGAL_HOLD
 from service.requests.runs import advance, workflow_id
@@ -249,7 +249,7 @@ def test_weights_that_are_only_out_of_sight_are_not_taken_for_destroyed(tiny_con
     registry.path(tiny_context.settings, version).unlink()
     with pytest.raises(RunStoppedError, match="found 1 older model versions"):
         purge_record.finish(tiny.workspace(tiny_context, run_id), record, n_unnamed=0, data_digest_after="d" * 64)
-    registry.destroy(tiny_context, version)
+    destruction.destroy(tiny_context, version)
     purge_record.finish(tiny.workspace(tiny_context, run_id), record, n_unnamed=0, data_digest_after="d" * 64)
     ended = purge_record.of(tiny.run_of(tiny_context, run_id))
     assert [counts["older model versions"] for counts in ended.destroyed.values()] == [1]
