@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from alembic import context
-from sqlmodel import AutoString, SQLModel
+from sqlmodel import AutoString
 
-from service.store.tables import UtcDateTime
+from service.store import tables
+from service.store.instants import UtcDateTime
 
 
 def _in_plain_sql(kind: str, item: Any, _: object) -> str | Literal[False]:
@@ -21,7 +22,7 @@ def _in_plain_sql(kind: str, item: Any, _: object) -> str | Literal[False]:
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=SQLModel.metadata,
+    target_metadata=tables.SQLModel.metadata,
     render_as_batch=True,  # SQLite cannot alter a column: there the table is copied
     render_item=_in_plain_sql,
     compare_server_default=True,
