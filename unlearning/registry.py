@@ -49,7 +49,7 @@ class Method:
         source: its authors or paper.
         needs_forget: reads the forget set; the others run without one.
         needs_oracles: reads oracle margins of the forget set, see `unlearning.procedures.oracles`.
-        needs_spare: starts from a spare, a model that never saw the forget set, in the original's place; see
+        needs_spare: starts from a spare, a model trained without the forget set, in the original's place; see
             `unlearning.methods.spare`.
         exact: never reads weights that depended on the forget set, so nothing of it can remain.
         needs: `(model, settings)`; raises MethodError if the network lacks a part that the method works on.

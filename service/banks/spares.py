@@ -1,6 +1,6 @@
 """Spares: for each block of subjects the weights of one model that was trained ahead without the block.
 
-When somebody of the block asks to be erased, the spare is a model that never saw them, and methods that start from it
+When somebody of the block asks to be erased, the spare is a model trained without them, and methods that start from it
 (`unlearning.methods.spare`) have little or nothing to train. It is trained as the block's references are, with a seed
 of its own, and is none of them: what judges it never depended on it.
 

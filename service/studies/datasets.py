@@ -60,7 +60,7 @@ def open_world(name: str, settings: Settings) -> Context:
 
     Raises:
         InvalidInputError: no such world.
-        FacesError: the photographs cannot be had.
+        FacesError: the images cannot be had.
     """
     if name not in WORLDS:
         raise InvalidInputError(f"Expected a world of {', '.join(WORLDS)}, got {name!r}.")

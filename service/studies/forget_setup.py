@@ -54,7 +54,7 @@ class Stage:
     """A forget set and all that its models have in common; equal and hashed by its digest.
 
     Attributes:
-        plan: bank of models that never saw the forget set; `plan.spec.forget` is the forget set.
+        plan: bank of reference models, trained without the forget set; `plan.spec.forget` is the forget set.
         origin: of the originals.
     """
 

@@ -1,4 +1,4 @@
-"""Over HTTP, with real processes: a person is erased, or nothing was held, or the worker dies on the way."""
+"""Over HTTP, with real processes: a person is erased, or nothing was held, or the worker dies meanwhile."""
 
 from __future__ import annotations
 
