@@ -1,4 +1,7 @@
-"""The bars of a qualification on one probe subject, one function each."""
+"""The bars of a qualification on one probe subject, one function each.
+
+Tested in `tests/audit/test_qualification.py`.
+"""
 
 from __future__ import annotations
 

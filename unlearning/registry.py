@@ -1,4 +1,7 @@
-"""All methods by name. A new method is a file and a line here; the contract tests and the commands find it."""
+"""All methods by name. A new method is a file and a line here; the contract tests and the commands find it.
+
+Tested in `tests/unlearning/methods/test_contract.py`.
+"""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""`make demo`: the whole procedure from nothing, on real faces, with real processes, reported line by line."""
+"""`make demo`: the whole procedure from nothing, on real faces, with real processes, reported line by line.
+
+Tested in `tests/service/commands/test_demo_home.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Files that processes of one machine map together: a number in one is seen by all at once, and stays there.
 
-Tested with `felt`, `service.models.commit_word` and `service.serving.in_flight`.
+Tested in `tests/service/store/test_felt.py`.
 """
 
 from __future__ import annotations

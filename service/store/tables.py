@@ -1,4 +1,7 @@
-"""The database's tables. `states.py` alone writes `ErasureRequest.state`."""
+"""The database's tables. `states.py` alone writes `ErasureRequest.state`.
+
+Tested in `tests/service/store/test_migrations.py`.
+"""
 
 from __future__ import annotations
 

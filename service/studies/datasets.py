@@ -5,6 +5,8 @@ the service's, so a study touches neither the service's data nor its database.
 
 The AT&T people reported on were chosen by hand as easy and hard ones to forget: s31 always wears glasses, s4, s7 and
 s17 now and then. The network's shape was chosen by cross-validation over the training people, they among them.
+
+Tested in `tests/service/studies/test_comparison.py`.
 """
 
 from __future__ import annotations

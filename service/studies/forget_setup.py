@@ -2,6 +2,8 @@
 
 An original knows the people to forget, so it lives in the memory of the process that trains it, long enough to be
 unlearned by every method, and nowhere else.
+
+Tested in `tests/service/studies/test_experiments.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What Alembic runs: the migrations on the connection that `upgrade` gives it, in that connection's transaction."""
+"""What Alembic runs: the migrations on the connection that `upgrade` gives it, in that connection's transaction.
+
+Tested in `tests/service/store/test_migrations.py`.
+"""
 
 from __future__ import annotations
 
