@@ -58,10 +58,10 @@ def run_demo(settings: Settings, console: Console) -> None:
         )
         faces = _faces_of_others(demo)
         _predict_some(client, faces, console)
-        stage, erased = _Stage(demo, processes, client, key, faces), []
+        service, erased = _Service(demo, processes, client, key, faces), []
         for number, person in enumerate(PEOPLE, 3):
             _say(console, number, f"Person {person} asks to be erased")
-            erased.append(_erase(person, stage, console))
+            erased.append(_erase(person, service, console))
         _say(console, 6, "What it cost")
         _show_prices(erased, console)
     _say(console, 7, "Where to find everything")
@@ -74,7 +74,7 @@ def run_demo(settings: Settings, console: Console) -> None:
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _Service:
     """The service of the demo, its client, and faces to send."""
 
     settings: Settings
@@ -94,18 +94,18 @@ class Erased:
     predicate: dict[str, Any]
 
 
-def _erase(person: str, stage: _Stage, console: Console) -> Erased:
+def _erase(person: str, service: _Service, console: Console) -> Erased:
     """File a request, follow it under traffic, check and show what came of it."""
-    settings, before = stage.settings, _serving(stage.settings)
-    with Traffic(f"http://127.0.0.1:{settings.port}", stage.key, [path for path, _ in stage.faces]) as traffic:
+    settings, before = service.settings, _serving(service.settings)
+    with Traffic(f"http://127.0.0.1:{settings.port}", service.key, [path for path, _ in service.faces]) as traffic:
         begun = time.monotonic()
-        request = _file(person, stage.client, console)
-        request = _follow(stage.processes, stage.client, request["id"], console)
+        request = _file(person, service.client, console)
+        request = _follow(service.processes, service.client, request["id"], console)
         seconds = time.monotonic() - begun
         time.sleep(1.0)  # some predictions by the new model
     _show_swap(before, _serving(settings), traffic, console)
     path = settings.home.parent / f"certificate-{person}.json"
-    statement = _show_certificate(stage.client, request, settings, path, console)
+    statement = _show_certificate(service.client, request, settings, path, console)
     _show_forgetting(statement, console)
     _show_purge(person, settings, console)
     return Erased(person, seconds, path, statement["predicate"])
