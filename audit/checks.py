@@ -19,6 +19,7 @@ from audit.statistics.distances import Detection
 from audit.statistics.exchangeability import Exchangeability, models_needed
 from audit.statistics.forgetting import ForgettingRatio
 from audit.statistics.gate import Gate
+from audit.statistics.intervals import Interval
 from audit.statistics.looks import NO_LOOKS, Looked
 from audit.statistics.utility import Utility
 
@@ -87,6 +88,29 @@ def verdict_of(checks: Iterable[Check]) -> Verdict:
     if any(check.passed is not None and not check.passed for check in asked):  # NumPy's False is not `False`
         return "FAILED"
     return "UNDETERMINED" if any(check.passed is None for check in asked) else "PASSED"
+
+
+def accuracy_check(whose: str, set_: str, ratio: Interval, bar: float) -> Check:
+    """A mean accuracy over that of retrained models, on the retain or the test set; `whose` begins the sentence."""
+    name = f"{set_}_ratio"
+    if math.isnan(ratio.value):
+        return Check(name, None, bar, None, f"Retrained models have an accuracy of 0 on {SETS[set_]}.")
+    value, bar_text = beside(ratio.value, bar, bar_digits=2)
+    sentence = (
+        f"{whose} on {SETS[set_]} is {value} times that of retrained models ({ratio.low:.3f} to {ratio.high:.3f}); the "
+        f"bar is {bar_text}."
+    )
+    return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
+
+
+def forgetting_check(ratio: Interval, bar: float) -> Check:
+    """F / F_null where it is determined."""
+    value, bar_text = beside(ratio.value, bar, digits=2)
+    sentence = (
+        f"Forgetting quality is {value} times that of perfect forgetting ({ratio.low:.2f} to {ratio.high:.2f}); the "
+        f"bar is {bar_text}."
+    )
+    return Check("forgetting_ratio", ratio.value, bar, ratio.value >= bar, sentence)
 
 
 def all_checks(
@@ -224,17 +248,9 @@ def _bank_size(policy: Policy, smallest: int) -> Check:
 
 def _mean_utility(set_: str, figures: Utility, bar: float) -> Check:
     """The method's utility: mean accuracy of its runs over that of retrained models, as in the competition's score."""
-    name, ratio = f"{set_}_ratio", figures.ratio
-    if ratio is None:
-        return Check(name, None, bar, None, NO_BANK, applicable=False)
-    if math.isnan(ratio.value):
-        return Check(name, None, bar, None, f"Retrained models have an accuracy of 0 on {SETS[set_]}.")
-    value, bar_text = beside(ratio.value, bar, bar_digits=2)
-    sentence = (
-        f"The mean accuracy of the method's models on {SETS[set_]} is {value} times that of retrained models "
-        f"({ratio.low:.3f} to {ratio.high:.3f}); the bar is {bar_text}."
-    )
-    return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
+    if figures.ratio is None:
+        return Check(f"{set_}_ratio", None, bar, None, NO_BANK, applicable=False)
+    return accuracy_check("The mean accuracy of the method's models", set_, figures.ratio, bar)
 
 
 def _deployed_utility(set_: str, figures: Utility, bar: float) -> Check:
@@ -286,12 +302,7 @@ def _forgetting(policy: Policy, forgetting: ForgettingRatio | None) -> Check:
             "may be enough."
         )
         return Check(name, None, bar, None, sentence, models_needed=policy.n_models)
-    value, bar_text = beside(ratio.value, bar, digits=2)
-    sentence = (
-        f"Forgetting quality is {value} times that of perfect forgetting ({ratio.low:.2f} to {ratio.high:.2f}); "
-        f"the bar is {bar_text}."
-    )
-    return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
+    return forgetting_check(ratio, bar)
 
 
 def _detection(policy: Policy, detection: Detection | None) -> Check:

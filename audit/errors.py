@@ -5,6 +5,8 @@ AuditError
 │   └── NotANumberError    a margin is NaN; carries `model` and `example`
 ├── OptionError        a parameter outside its range
 └── PolicyError        a policy that cannot be read or contradicts itself
+
+Tested in `tests/audit/test_policy.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A measured value and its bar as text that compares as the numbers do."""
+"""A measured value and its bar as text that compares as the numbers do.
+
+Tested in `tests/audit/report/test_wording.py`.
+"""
 
 from __future__ import annotations
 

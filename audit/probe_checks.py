@@ -1,10 +1,14 @@
-"""The bars of a qualification on one probe subject, one function each."""
+"""The bars of a qualification on one probe subject, one function each.
+
+Tested in `tests/audit/test_qualification.py`.
+"""
 
 from __future__ import annotations
 
 import math
 
-from audit.checks import SETS, Check
+from audit import checks
+from audit.checks import Check
 from audit.figures import beside, beside_percent
 from audit.statistics.intervals import Interval
 from audit.statistics.runs import Rejected
@@ -12,16 +16,10 @@ from audit.statistics.runs import Rejected
 
 def forgetting_check(ratio: Interval, n_models_a_side: int, bar: float) -> Check:
     """F / F_null over all runs together."""
-    name = "forgetting_ratio"
     if math.isnan(ratio.value):
         sentence = f"F / F_null is undetermined with {n_models_a_side} models a side; draw more references and runs."
-        return Check(name, None, bar, None, sentence)
-    value, bar_text = beside(ratio.value, bar, digits=2)
-    sentence = (
-        f"Forgetting quality is {value} times that of perfect forgetting ({ratio.low:.2f} to {ratio.high:.2f}); the "
-        f"bar is {bar_text}."
-    )
-    return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
+        return Check("forgetting_ratio", None, bar, None, sentence)
+    return checks.forgetting_check(ratio, bar)
 
 
 def views_check(smallest: float, n_views: int, bar: float) -> Check:
@@ -61,15 +59,7 @@ def rejected_check(rejected: Rejected, bar: float) -> Check:
 
 def utility_check(set_: str, ratio: Interval, bar: float) -> Check:
     """Mean accuracy of the runs over that of the references, on the retain or the test set."""
-    name, where = f"{set_}_ratio", SETS[set_]
-    if math.isnan(ratio.value):
-        return Check(name, None, bar, None, f"Retrained models have an accuracy of 0 on {where}.")
-    value, bar_text = beside(ratio.value, bar, bar_digits=2)
-    sentence = (
-        f"Accuracy on {where} is {value} times that of retrained models ({ratio.low:.3f} to {ratio.high:.3f}); the bar "
-        f"is {bar_text}."
-    )
-    return Check(name, ratio.value, bar, ratio.value >= bar, sentence)
+    return checks.accuracy_check("Accuracy", set_, ratio, bar)
 
 
 def cost_check(share: float, bar: float) -> Check:

@@ -6,6 +6,8 @@ learned from them. Staleness is the share of a bank's subjects that were erased 
 
 A roster shows that erasures are the *only* difference: it holds a digest of each subject's training or test rows, under
 the subject's keyed hash. An erasure removes the subject from the roster and counts one more as erased.
+
+Tested in `tests/service/banks/test_staleness.py`.
 """
 
 from __future__ import annotations

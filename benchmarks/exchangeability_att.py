@@ -1,16 +1,16 @@
-"""The test of a single deployed model on real faces: how often it turns away a retrained one, how often an original.
+"""The test of a single deployed model on real faces: how often it rejects a retrained one, how often an original.
 
     python benchmarks/exchangeability_att.py [--person ID ...] [--references N] [--quick] [--json FILE]
                                              [--home FOLDER]
 
-For each person of the AT&T faces (default s31) a bank of models that never saw the person is trained with recipe
-`att_small`, and some originals that did. Prints, at levels 0.05 and 0.10:
+For each person of the AT&T faces (default s31) a bank of models is trained without the person by recipe
+`att_small`, and some originals with them. Prints, at levels 0.05 and 0.10:
 
-* false alarms, each model of the bank once the candidate: against all the others, and against 64 of the others drawn at
-  random, the size of a policy's bank; counts with their exact binomial intervals. Against all others the rate is fixed
-  by ranks as long as no two models tie, so it is the second that could come out wrong;
-* how the false alarm rate varies from one bank of 64 to another, each judging all models outside it;
-* power: the share of originals, which forgot nothing, turned away by such banks of 64, and by all models together.
+* false positives, each model of the bank once the candidate: against all the others, and against 64 of the others
+  drawn at random, the size of a policy's bank; counts with their exact binomial intervals. Against all others the rate
+  is fixed by ranks as long as no two models tie, so it is the second that could come out wrong;
+* how the false positive rate varies from one bank of 64 to another, each judging all models outside it;
+* power: the share of originals, which forgot nothing, rejected by such banks of 64, and by all models together.
 
 Models are kept, as margins, in the home: a run that was stopped goes on. `EXPUNGE_JOBS` sets the processes.
 """
@@ -115,7 +115,7 @@ def spread(shares: np.ndarray) -> dict[str, Any]:
 def measure(context: Context, person: str, sizes: Sizes) -> dict[str, Any]:
     """All figures of one person."""
     stage = set_stage(context, [person])
-    references = draw_references(context, stage, sizes.references, tell(f"{person}: models that never saw the person"))
+    references = draw_references(context, stage, sizes.references, tell(f"{person}: models trained without the person"))
     rows = references.margins[: sizes.references].astype(np.float64)
     asked = Experiment((), (person,), setup="reuse_n_n", n_models=sizes.originals)
     drawn = draw_candidates(context, asked, stage, tell(f"{person}: originals"))[DO_NOTHING]
@@ -156,18 +156,18 @@ def show(person: str, figures: dict[str, Any], sizes: Sizes) -> None:
     margin, right, alarms = figures["margin"], figures["right"], figures["false_alarms"]
     print(
         f"{person}: {figures['n_images']} images; mean margin {margin['original']:.2f} under originals, "
-        f"{margin['retrained']:.2f} under models that never saw the person; right on {right['original']:.1%} and "
+        f"{margin['retrained']:.2f} under models trained without the person; right on {right['original']:.1%} and "
         f"{right['retrained']:.1%}"
     )
     for i, level in enumerate(LEVELS):
         every, some = (alarms[name][i] for name in ("against_all_others", "against_a_bank"))
         others, originals = (among(figures["over_banks"][kind][i]) for kind in ("retrained", "originals"))
         lines = (
-            (f"at {level:.2f}, retrained models turned away", ""),
+            (f"at {level:.2f}, retrained models rejected", ""),
             ("  each against all others", words(every)),
             (f"  each against {sizes.bank} others", f"{words(some)}; by ranks {some['exact']:.3f}"),
             (f"  over {sizes.draws} banks of {sizes.bank}", others),
-            (f"at {level:.2f}, originals turned away", ""),
+            (f"at {level:.2f}, originals rejected", ""),
             (f"  over {sizes.draws} banks of {sizes.bank}", originals),
             (f"  by all {sizes.references}", words(figures["power_against_all"][i])),
         )
@@ -187,7 +187,7 @@ def open_home(home: Path) -> Context:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--person", action="append", metavar="ID", help="of the training people; default s31")
-    parser.add_argument("--references", type=int, metavar="N", help="models that never saw the person; default 200")
+    parser.add_argument("--references", type=int, metavar="N", help="models trained without the person; default 200")
     parser.add_argument("--quick", action="store_true", help="56 models and banks of 40: shows that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument(

@@ -4,7 +4,7 @@
 
 The service and the worker as they are started in the container, on the AT&T faces and their recipe, by the strict
 policy. One person asks to be erased, no bank was built ahead: the run trains reference models, unlearns, audits.
-Meanwhile wrk sends the test photographs over 16 connections, in pairs of bursts: in one the worker and its children are
+Meanwhile wrk sends the test images over 16 connections, in pairs of bursts: in one the worker and its children are
 frozen (SIGSTOP), in the other they run. Between the pairs they run alone, for beside a saturated service trainings
 pause, and the run should come to all its stages; what the worker got of the processor is printed. Half of the pairs
 are taken in the training of references, half from the first rung of the ladder on, in unlearning and audit.
@@ -266,7 +266,7 @@ def main() -> None:
                 options.json.write_text(json.dumps({"machine": machine(), **ended}, indent=1) + "\n")
             return
         found = measure(Path(folder), n_pairs, seconds)
-    print(f"Predictions of {found['n_images']} photographs over {CONNECTIONS} connections; {machine()}")
+    print(f"Predictions of {found['n_images']} images over {CONNECTIONS} connections; {machine()}")
     ratios = tell(found)
     print(f"{len(found['pairs'])} pairs of {seconds} s; the request at the end: {found['state_at_the_end']}")
     if options.json:

@@ -87,7 +87,7 @@ def examples(stage: Stage, rows: Rows) -> Examples:
 
 
 def retrained(stage: Stage, seed: int) -> Seen:
-    """A model that never saw the forget set."""
+    """A model trained without the forget set."""
     spec = stage.plan.spec
     n_classes = len(open_images(spec.images).classes)
     trained = train(spec.recipe, examples(stage, spec.retain), n_classes=n_classes, seed=seed, device="cpu")

@@ -2,7 +2,7 @@
 
     python benchmarks/pictures.py [--out docs/images] [--person s31] [--models 64] [--quick] [--home FOLDER]
 
-Trains models that never saw the person, originals, and runs of `dilute` on the AT&T faces, and writes four SVG files:
+Trains models without the person, originals, and runs of `dilute` on the AT&T faces, and writes four SVG files:
 margins, mean ranks, ε image by image, and what F makes of two banks that differ by a known amount.
 """
 
@@ -62,7 +62,7 @@ def histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def of_a_person(context: Context, person: str, n_models: int) -> dict[str, str]:
     """Three drawings about the images of one person."""
     stage = set_stage(context, [person])
-    references = draw_references(context, stage, 2 * n_models, tell("models that never saw the person"))
+    references = draw_references(context, stage, 2 * n_models, tell("models trained without the person"))
     experiment = Experiment((METHOD,), (person,), setup="reuse_n_1", n_models=n_models)
     banks = draw_candidates(context, experiment, stage, tell("unlearned models"))
     release_processes()

@@ -299,7 +299,7 @@ def tell(name: str, found: dict[str, Any]) -> None:
     print(f"  ratio {spread(found['ratio'])}; by CPU seconds {spread(found['cpu_ratio'])}")
     for way, values in found["accuracy"].items():
         error = np.std(values, ddof=1) / math.sqrt(len(values))
-        print(f"  {way:6} right on people never seen: {np.mean(values):.4f} ± {error:.4f} over {len(values)} models")
+        print(f"  {way:6} right on held-out subjects: {np.mean(values):.4f} ± {error:.4f} over {len(values)} models")
     if "audit" in found:
         audit = found["audit"]
         print(f"  audit of {audit['n_models']} each: mean KS {audit['ks_mean']:.3f}, p = {audit['ks_combined_p']:.3f}")

@@ -11,7 +11,7 @@ On the AT&T faces' tuning people (recipe `att_small`), N runs each of
 
 For each: F / F_null by person (as searches estimate it: 2 N retrained models), how far the mean margin over the
 person's images lies from that of retrained models, in their standard deviations over models, and the ratio of
-those; and accuracies as ratios to retraining. Models that never saw the person are trained here and kept in memory.
+those; and accuracies as ratios to retraining. Models are trained without the person here and kept in memory.
 Cost is measured apart, trainings and runs taking turns, so that whatever else the machine does slows both.
 """
 
@@ -175,7 +175,7 @@ def main() -> None:
 
         from_original = [[original] for _ in stages]
         measure("dilute, one pass, from the original", "dilute", once, from_original)
-        measure("… from one model that never saw them", "dilute", once, [models[:1] for models in absent])
+        measure("… from one model trained without them", "dilute", once, [models[:1] for models in absent])
         measure("… from four such models in turn", "dilute", once, absent)
         with patch.object(dilute, "add_noise", spare_first):
             measure("… from the original, first layer spared", "dilute", once, from_original)

@@ -168,7 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="watching-") as folder:
         measured = measure(Path(folder), plan)
     rates, costs = measured["per_second"], measured["cpu_seconds"]
-    print(f"Predictions of {measured['n_images']} photographs over {CONNECTIONS} connections; {machine()}")
+    print(f"Predictions of {measured['n_images']} images over {CONNECTIONS} connections; {machine()}")
     print(f"{plan.n_services} services of each kind, {plan.n_rounds} rounds of {plan.seconds} s")
     print(f"{'':20s}{'a second':>10s}{'slowest and quickest service':>32s}{'CPU ms each':>14s}")
     for kind, title in (("on", "metrics and logs"), ("off", "neither")):

@@ -20,6 +20,8 @@ ExpungeError
 ├── BackupError                 a backup that cannot be made now, or is not to be restored
 ├── EngineError                 what computes predictions did not do as asked
 └── StartupError                the process cannot start as configured
+
+Tested in `tests/service/http/test_problems.py`.
 """
 
 from __future__ import annotations

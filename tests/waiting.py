@@ -74,15 +74,15 @@ def line_of(process: subprocess.Popen[str], start: str = "", *, seconds: float =
     return found[0]
 
 
-def play(scene: Coroutine[object, object, T], *, seconds: float = PATIENCE_SECONDS) -> T:
-    """Run a scene on an event loop of its own and give its result; fail the test if it does not end."""
+def play(scenario: Coroutine[object, object, T], *, seconds: float = PATIENCE_SECONDS) -> T:
+    """Run a scenario on an event loop of its own and give its result; fail the test if it does not end."""
 
     async def bounded() -> T:
-        ending = asyncio.ensure_future(scene)
+        ending = asyncio.ensure_future(scenario)
         done, _ = await asyncio.wait([ending], timeout=seconds)
         if not done:
             ending.cancel()
-            pytest.fail(f"Expected {scene.__qualname__} to end within {seconds:.0f} s.")
+            pytest.fail(f"Expected {scenario.__qualname__} to end within {seconds:.0f} s.")
         return ending.result()
 
     return asyncio.run(bounded())

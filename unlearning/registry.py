@@ -1,4 +1,7 @@
-"""All methods by name. A new method is a file and a line here; the contract tests and the commands find it."""
+"""All methods by name. A new method is a file and a line here; the contract tests and the commands find it.
+
+Tested in `tests/unlearning/methods/test_contract.py`.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -49,7 +52,7 @@ class Method:
         source: its authors or paper.
         needs_forget: reads the forget set; the others run without one.
         needs_oracles: reads oracle margins of the forget set, see `unlearning.procedures.oracles`.
-        needs_spare: starts from a spare, a model that never saw the forget set, in the original's place; see
+        needs_spare: starts from a spare, a model trained without the forget set, in the original's place; see
             `unlearning.methods.spare`.
         exact: never reads weights that depended on the forget set, so nothing of it can remain.
         needs: `(model, settings)`; raises MethodError if the network lacks a part that the method works on.

@@ -1,6 +1,8 @@
 """The checks of a verification, one for each thing that a certificate's file can be wrong about.
 
 Each is a function of parsed content; `audit.proof.certificate.verify` asks them in turn.
+
+Tested in `tests/audit/proof/test_certificate.py`.
 """
 
 from __future__ import annotations

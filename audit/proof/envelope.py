@@ -2,6 +2,8 @@
 
 An envelope is `{"payload": base64, "payloadType": …, "signatures": [{"keyid": …, "sig": base64}]}`. The signature is
 over the pre-authentication encoding `pae`, which covers payload and type.
+
+Tested in `tests/audit/proof/test_certificate.py`.
 """
 
 from __future__ import annotations

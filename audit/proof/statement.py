@@ -3,6 +3,8 @@
 The statement's subject is the SHA-256 of the audited weights. Its predicate, of our own type, holds the procedure that
 made them, the measurements and their bars, and, for a deployed model, which serving processes loaded it and what was
 destroyed afterwards.
+
+Tested in `tests/audit/proof/test_certificate.py`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Each drawing is one `<svg role="img">` with a title and a description for screen
 sheet through classes only (no style attributes, so that a strict content security policy holds, and dark mode and
 print recolour it). Retrained models are blue, unlearned ones orange, the original grey; markers differ in shape as
 well, for readers who do not see the colours.
+
+Tested in `tests/audit/report/test_content.py`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The page runs no script and loads nothing; its content security policy forbids both. Every figure drawn is in a table
 too.
+
+Tested in `tests/audit/report/test_content.py`.
 """
 
 from __future__ import annotations

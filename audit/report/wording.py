@@ -246,7 +246,7 @@ def limits(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
         ()
         if gate is None
         else (
-            f"The gate's rate of false alarms holds on average over banks of {gate['n_models']} references; a single "
+            f"The gate's false positive rate holds on average over banks of {gate['n_models']} references; a single "
             "bank has luck of its own. One model shows nothing of how much the method's runs differ.",
         )
     )

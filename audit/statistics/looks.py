@@ -3,6 +3,8 @@
 A qualification asks both of a method's runs, an audit of the one candidate. Where something is missing (a network
 without penultimate features, models that were made by an older version) nothing was measured, which is said as such and
 fails nothing, unless the policy has a bar for it.
+
+Tested in `tests/audit/test_checks.py`.
 """
 
 from __future__ import annotations

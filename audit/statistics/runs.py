@@ -1,4 +1,7 @@
-"""What is told of a method by many of its runs on one subject, beside models retrained without the subject."""
+"""What is told of a method by many of its runs on one subject, beside models retrained without the subject.
+
+Tested in `tests/audit/test_qualification.py`.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Eight references know their spread badly, and a test pays for it. What other blocks say of it makes up for that: s² is
 shrunk towards a typical variance s₀², worth ν₀ degrees of freedom (Smyth, "Linear models and empirical Bayes methods",
 *Statistical Applications in Genetics and Molecular Biology* 3(1), 2004, sections 3 and 6: the moderated t).
+
+Tested in `tests/audit/statistics/test_gate.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the API tells of model versions, of what each line serves, and of roll-backs."""
+"""What the API tells of model versions, of what each line serves, and of roll-backs.
+
+Tested in `tests/service/requests/test_views.py`.
+"""
 
 from __future__ import annotations
 

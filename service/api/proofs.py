@@ -1,4 +1,7 @@
-"""What the API gives for checking: certificates, keys, the log and proofs about it."""
+"""What the API gives for checking: certificates, keys, the log and proofs about it.
+
+Tested in `tests/service/requests/test_views.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Bodies of what the API publishes: keys, the log, models, roll-backs, certificates."""
+"""Bodies of what the API publishes: keys, the log, models, roll-backs, certificates.
+
+Tested in `tests/service/api/test_routes.py`.
+"""
 
 from __future__ import annotations
 

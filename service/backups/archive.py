@@ -5,6 +5,8 @@
     manifest.json             when it was made, of which schema and log, and the digests
 
 Without the last member it is no backup: of what was cut off, nothing is restored.
+
+Tested in `tests/service/backups/test_restore.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""PostgreSQL's own programs, `pg_dump` and `pg_restore`, which must be of the server's version or later."""
+"""PostgreSQL's own programs, `pg_dump` and `pg_restore`, which must be of the server's version or later.
+
+Tested in `tests/service/backups/test_restore.py`.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ Requests, certificates, the log, tombstones and API keys are those of the newer 
 was, no key that was revoked works again, and nobody who asked is lost. Of the models the backup knows more: its weights
 are the ones that are there. Weights that remember somebody who was erased since are not served, and those that are not
 needed to erase them again are destroyed.
+
+Tested in `tests/service/backups/test_restore.py`.
 """
 
 from __future__ import annotations

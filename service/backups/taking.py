@@ -5,6 +5,8 @@ what would make the two disagree is looked at before and afterwards, and if some
 data, the keys or the weights changed meanwhile, the backup begins again.
 
 Not in it: packed images and workflows (made again when needed), working files of an open run, candidates, logs.
+
+Tested in `tests/service/backups/test_restore.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A reference bank as it is read, what is told of one without reading it, and the right to train one of its models."""
+"""A reference bank as it is read, what is told of one without reading it, and the right to train one of its models.
+
+Tested in `tests/service/banks/test_store.py`.
+"""
 
 from __future__ import annotations
 

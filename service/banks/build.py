@@ -1,7 +1,7 @@
 """Reference banks of the service: which one a forget set is judged by, and building it.
 
 Subjects are put into blocks of at most five per cent by a keyed hash, once (`service.banks.blocks`). The bank of a
-block holds the margins of N models that never saw the block, for the block's images. A forget set within one block is
+block holds the margins of N models trained without the block, for the block's images. A forget set within one block is
 judged by that bank; one over several blocks gets a bank of its own, trained without exactly those people, because
 models left out of different blocks cannot be read as one model row by row.
 
@@ -138,7 +138,7 @@ def plan_bank(
 
 
 def _left_out(settings: Settings, keyring: Keyring, faces: Faces, forgotten: set[str]) -> set[str]:
-    """Whom the models that judge a forget set never saw: its block, or the set itself where it is of several."""
+    """Whom the references of a forget set are trained without: its block, or the set itself where it is of several."""
     assigned = blocks(settings, keyring, faces)
     touched = {assigned[keyring.block_hash(subject)] for subject in forgotten}
     if len(touched) != 1:

@@ -4,6 +4,8 @@ A row is a fixed header, float32 margins, and the SHA-256 of both; the header bi
 and to the names of its columns (digest of the layout). The margins are those of the images as they are and, where the
 key's statistic says so, of the further views of each (`unlearning.faces.views`), one view after the other. Whatever is
 cut off, altered, of another bank or of another set of views decodes to None.
+
+Tested in `tests/service/banks/test_store.py`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ key but for the statistic: one with the descriptors of the bank's images, a row 
 one with the margins of the retained subjects that were looked at, a column a subject. Their columns name subjects as
 those of all banks do, so whoever is erased loses them in the same stroke. A bank that was made before there were such
 has none beside it: nothing was measured then, and who judges by it says so.
+
+Tested in `tests/service/erasure/test_looking.py`.
 """
 
 from __future__ import annotations

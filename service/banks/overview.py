@@ -17,7 +17,7 @@ from service.store.tables import ReferenceBlock
 
 STATES = ("fresh", "stale", "outdated", "building", "missing")
 """fresh: trained on exactly the data as they are; stale: people were erased since, within the policy's bar; outdated:
-beyond it, so a request would wait for a new bank; building: no bank that may judge, but one with models on the way;
+beyond it, so a request would wait for a new bank; building: no bank that may judge, but one that is under way;
 missing: none."""
 
 

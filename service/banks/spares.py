@@ -1,6 +1,6 @@
 """Spares: for each block of subjects the weights of one model that was trained ahead without the block.
 
-When somebody of the block asks to be erased, the spare is a model that never saw them, and methods that start from it
+When somebody of the block asks to be erased, the spare is a model trained without them, and methods that start from it
 (`unlearning.methods.spare`) have little or nothing to train. It is trained as the block's references are, with a seed
 of its own, and is none of them: what judges it never depended on it.
 
@@ -23,7 +23,7 @@ from sqlmodel import col, select
 
 from service.banks.build import BankPlan, OnProgress, rows_digest, training_code_version
 from service.context import LINE, Context
-from service.models import registry, rosters
+from service.models import destruction, registry, rosters
 from service.models.manifest import Manifest
 from service.settings import Settings
 from service.store.engine import reading
@@ -197,4 +197,4 @@ def _destroy_unusable(context: Context, recipe: Recipe, plans: Iterable[BankPlan
         used |= {found.digest} if found else set()
     if superseded := [digest for digest, _, _ in _all(context) if digest not in used]:
         log.info("spares.superseded", n=len(superseded))
-        registry.destroy(context, *superseded)
+        destruction.destroy(context, *superseded)

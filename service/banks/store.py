@@ -1,4 +1,4 @@
-"""Reference banks on disk: margins of models that never saw a block of people, kept for requests nobody has made yet.
+"""Reference banks on disk: margins of models trained without a block of subjects, kept ahead of any request.
 
 A bank is found by its content key (recipe, code, training rows, test rows, statistic, dtype): any difference is a miss,
 never a stale hit. One folder a bank:

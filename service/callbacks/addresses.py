@@ -4,6 +4,8 @@ Public is what IANA's registries of special-purpose addresses (RFC 6890) leave: 
 which leaves out loopback, link-local, unique local, multicast, IPv4-mapped and NAT64 addresses, and in it not Teredo
 and 6to4, which lead to an IPv4 address. `ipaddress`'s `is_global` would let multicast pass, and differs from one patch
 release of Python to the next.
+
+Tested in `tests/service/callbacks/test_outbound.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The outbox of callbacks: a row a move of a request, in the transaction of the move; `delivery` sends it."""
+"""The outbox of callbacks: a row a move of a request, in the transaction of the move; `delivery` sends it.
+
+Tested in `tests/service/callbacks/test_delivery.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`expunge backup` and `expunge restore`."""
+"""`expunge backup` and `expunge restore`. Tested in `tests/service/backups/test_restore.py`."""
 
 from __future__ import annotations
 

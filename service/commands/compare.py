@@ -1,4 +1,4 @@
-"""`expunge compare`: all methods in one table."""
+"""`expunge compare`: all methods in one table. Tested in `tests/service/studies/test_comparison.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`expunge database …`: the schema of the request database."""
+"""`expunge database …`: the schema of the request database. Tested in `tests/service/test_cli.py`."""
 
 from __future__ import annotations
 

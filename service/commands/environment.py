@@ -1,4 +1,7 @@
-"""The settings as commands read them: pydantic, which checks them, is imported when one is read, not for `--help`."""
+"""The settings as commands read them: pydantic, which checks them, is imported when one is read, not for `--help`.
+
+Tested in `tests/service/test_cli.py`.
+"""
 
 from __future__ import annotations
 

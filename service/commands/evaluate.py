@@ -1,4 +1,7 @@
-"""`expunge evaluate`: methods side by side on the home's data."""
+"""`expunge evaluate`: methods side by side on the home's data.
+
+Tested in `tests/service/studies/test_experiments.py`.
+"""
 
 from __future__ import annotations
 

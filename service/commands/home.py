@@ -1,4 +1,7 @@
-"""A home made ready for `expunge up` and the demo: data, a first model, a key; and waiting until it is served."""
+"""A home made ready for `expunge up` and the demo: data, a first model, a key; and waiting until it is served.
+
+Tested in `tests/journey/test_up.py`.
+"""
 
 from __future__ import annotations
 

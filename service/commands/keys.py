@@ -1,4 +1,4 @@
-"""`expunge keys …`: API keys of clients, and the key the service signs with."""
+"""`expunge keys …`: API keys of clients, and the key the service signs with. Tested in `tests/service/test_cli.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`expunge methods` and `expunge tune`: which methods there are, and their settings for a recipe."""
+"""`expunge methods` and `expunge tune`: which methods there are, and their settings for a recipe.
+
+Tested in `tests/service/studies/test_tuning.py`.
+"""
 
 from __future__ import annotations
 

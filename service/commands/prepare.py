@@ -34,7 +34,8 @@ from service.errors import ConflictError, InvalidInputError
 if TYPE_CHECKING:
     from service.banks.build import BankPlan
     from service.context import Context
-    from service.studies.preparation import Asked, Facts, Measured, Plan
+    from service.studies.ladders import Measured
+    from service.studies.preparation import Asked, Facts, Plan
 
 
 class Part(StrEnum):
@@ -98,7 +99,8 @@ def prepare(
 def _prepare(context: Context, asked: Asked, *, ask: bool) -> None:
     from audit.policy import RETRAIN
     from service.banks.qualifications import count_subjects
-    from service.studies.preparation import Facts, decide, oracles_of, policy_of
+    from service.studies.ladders import policy_of
+    from service.studies.preparation import Facts, decide, oracles_of
 
     _, sentence = check_data(context)
     _say(sentence)
@@ -226,7 +228,8 @@ def _show_parts(  # noqa: PLR0917
     context: Context, asked: Asked, facts: Facts, plan: Plan, kinds: list[Kind], blocks: list[BankPlan]
 ) -> float:
     """What each part costs at most, and why others are left out; gives the trainings that are still to do."""
-    from service.studies.preparation import qualification_price, search_price, to_qualify, to_tune
+    from service.studies.ladders import to_qualify, to_tune
+    from service.studies.preparation import qualification_price, search_price
 
     n_missing = _n_missing(context, kinds) if plan.references else 0
     n_lacking = _n_lacking(context, blocks)
@@ -273,7 +276,8 @@ def _train_one(context: Context, kinds: list[Kind]) -> None:
 
 def _tune(context: Context, asked: Asked, facts: Facts, plan: Plan) -> dict[str, str]:
     """Search settings where none were found yet; by method, why none could be found."""
-    from service.studies.preparation import to_tune, tuned_file, tuning_people
+    from service.studies.ladders import to_tune
+    from service.studies.preparation import tuned_file, tuning_people
     from unlearning.errors import MethodError
 
     lost: dict[str, str] = {}
@@ -296,7 +300,7 @@ def _qualify(context: Context, asked: Asked, facts: Facts, plan: Plan, failed: d
 
     A candidate that was qualified before counts, also where the plan leaves it out.
     """
-    from service.studies.preparation import Measured, standing, to_qualify
+    from service.studies.ladders import Measured, standing, to_qualify
 
     left = [method for method in to_qualify(context, asked, facts, plan) if method not in failed]
     if left:
@@ -310,7 +314,7 @@ def _recommend(  # noqa: PLR0917
     context: Context, asked: Asked, plan: Plan, measured: list[Measured], reasons: tuple[str, ...],
     seconds: float | None,
 ) -> None:  # fmt: skip
-    from service.studies.preparation import of_spares, policy_of, recommend, write_policy
+    from service.studies.ladders import of_spares, policy_of, recommend, write_policy
 
     ahead = [of_spares(context, asked)] if plan.spares else []
     found, untuned = recommend([*ahead, *measured]), recommend(ahead)

@@ -1,4 +1,7 @@
-"""`expunge references …`: banks of models trained without a block of subjects."""
+"""`expunge references …`: banks of models trained without a block of subjects.
+
+Tested in `tests/service/banks/test_refresh.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`expunge rerun` and `expunge rerun-check`: runs made a second time, and whether any was left out."""
+"""`expunge rerun` and `expunge rerun-check`: runs made a second time, and whether any was left out.
+
+Tested in `tests/service/erasure/test_reruns.py`.
+"""
 
 from __future__ import annotations
 

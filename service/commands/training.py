@@ -1,4 +1,4 @@
-"""Training the production model, and what is said of it."""
+"""Training the production model, and what is said of it. Tested in `tests/service/commands/test_prepare.py`."""
 
 from __future__ import annotations
 

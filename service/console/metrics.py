@@ -1,4 +1,7 @@
-"""The worker's metrics, read from the database at each scrape, so that they survive restarts and cannot drift."""
+"""The worker's metrics, read from the database at each scrape, so that they survive restarts and cannot drift.
+
+Tested in `tests/service/console/test_worker_metrics.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the pages read from the database; a client that does not see all is shown its own requests only."""
+"""What the pages read from the database; a client that does not see all is shown its own requests only.
+
+Tested in `tests/service/console/test_reading_pages.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """The register: every request with what became of it and whether that was in time, as the controller's record.
 
 Pure functions over the requests' rows; `records` has the pages.
+
+Tested in `tests/service/console/test_records.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Pages and errors as HTML: templates, headers that let a page load nothing but its own files, answers to polls."""
+"""Pages and errors as HTML: templates, headers that let a page load nothing but its own files, answers to polls.
+
+Tested in `tests/service/console/test_reading_pages.py`.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from service.erasure.evidence import forget_reports
 from service.erasure.purge_record import PurgeRecord
 from service.erasure.workspace import Workspace
 from service.errors import RunStoppedError
-from service.models import registry
+from service.models import destruction
 from service.requests import states
 from service.requests.runs import get_run, release_line, requests_of
 from service.store import ledger
@@ -61,10 +61,10 @@ def purge(work: Workspace) -> None:
         s.commit()
     context.reached("purging.blocks")
     replica.follow_erasure(context)
-    registry.destroy_refused(context)
+    destruction.destroy_refused(context)
     with registration_lock(settings, exclusive=True):
-        registry.destroy_remembering(context, [request.subject_hash for request in requests])
-    registry.confirm_destroyed(context)
+        destruction.destroy_remembering(context, [request.subject_hash for request in requests])
+    destruction.confirm_destroyed(context)
     context.reached("purging.weights")
     work.folder.destroy()  # candidates, the banks of their other seeds, the plan
     forget_reports(settings)

@@ -1,4 +1,7 @@
-"""Putting the certified candidate into service: its version, the swap of all serving processes, and the barrier."""
+"""Putting the certified candidate into service: its version, the swap of all serving processes, and the barrier.
+
+Tested in `tests/service/erasure/test_candidates.py`.
+"""
 
 from __future__ import annotations
 

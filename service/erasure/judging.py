@@ -1,4 +1,7 @@
-"""Auditing a step's candidate: the evidence, the report, the log entry, and the certificate of one that failed."""
+"""Auditing a step's candidate: the evidence, the report, the log entry, and the certificate of one that failed.
+
+Tested in `tests/service/erasure/test_candidates.py`.
+"""
 
 from __future__ import annotations
 

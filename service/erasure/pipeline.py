@@ -25,7 +25,7 @@ from service.erasure.ladder import steps
 from service.erasure.references import gather
 from service.erasure.workspace import RunFolder, Workspace
 from service.errors import DataFolderError, RunStoppedError, StorageError
-from service.models import registry
+from service.models import destruction
 from service.requests.runs import advance, give_up, load_run, requests_of
 from service.store.engine import reading
 from service.telemetry.tracing import Traces
@@ -258,6 +258,6 @@ def abandon(context: Context, run_id: str, reason: str) -> None:
         RunFolder(context.settings, run_id).destroy()
         return
     if run.purge is None:
-        registry.destroy_candidates(context)
+        destruction.destroy_candidates(context)
         RunFolder(context.settings, run_id).destroy()
     give_up(context, run_id, reason)

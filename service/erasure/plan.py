@@ -49,7 +49,7 @@ class RunPlan:
             reads any.
         originals: key and staleness of the bank of models that learned from everybody (`service.banks.originals`);
             empty if there is none.
-        spare: digest of the model that never saw the subjects from which a rung of the ladder starts
+        spare: digest of the model trained without the subjects, from which a rung of the ladder starts
             (`service.banks.spares`); empty if no rung does, or there is none.
         order: the rungs in the order in which the run tries them, with the expected price of each
             (`service.erasure.ladder.PricedRung`); empty: the policy's.

@@ -5,6 +5,8 @@ a request caused itself are its candidates, the runs of methods drawn beside the
 were not there when it came. What was paid ahead are the banks and spares that are there now, for whoever asks; it
 stands beside the number of erasures so far. What is to be paid afterwards are the spares that the erasure uses up or
 destroys. Scoring, auditing and the swap are not trainings and are not counted, nor is a run of a method that diverged.
+
+Tested in `tests/service/erasure/test_candidates.py`.
 """
 
 from __future__ import annotations

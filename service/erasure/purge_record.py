@@ -25,7 +25,7 @@ from service.context import Context
 from service.erasure.references import bank_plan, oracle_bank_plan
 from service.erasure.workspace import Workspace
 from service.errors import RunStoppedError
-from service.models import registry, rosters
+from service.models import destruction, registry, rosters
 from service.requests.runs import get_run, requests_of
 from service.store.engine import reading, session
 from service.store.tables import Run
@@ -249,7 +249,7 @@ def _held(work: Workspace, trained_of: Mapping[str, int]) -> dict[str, Holding]:
         requests = requests_of(s, work.run_id)
         remembering = rosters.naming(s, [request.subject_hash for request in requests])
     spares = {row.digest for row in registry.versions(context) if row.state == registry.SPARE}
-    refused = {row.digest for row in registry.refused(context) if row.destroyed_at is None}
+    refused = {row.digest for row in destruction.refused(context) if row.destroyed_at is None}
     subject_of = {request.id: request.user_id or "" for request in requests}
     in_folder = find_held(settings.data_folder, set(subject_of.values()))
     tag_of = {request_id: context.keyring.block_hash(subject) for request_id, subject in subject_of.items()}

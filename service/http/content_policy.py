@@ -1,4 +1,7 @@
-"""What a browser may do with an answer of the serving port: show it, and fetch nothing for it."""
+"""What a browser may do with an answer of the serving port: show it, and fetch nothing for it.
+
+Tested in `tests/journey/test_port.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Asking for the API key: who a call is from, before a byte of its body is read."""
+"""Asking for the API key: who a call is from, before a byte of its body is read.
+
+Tested in `tests/service/keys/test_api_keys.py`.
+"""
 
 from __future__ import annotations
 

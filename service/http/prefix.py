@@ -2,6 +2,8 @@
 
 The proxy may take the prefix off or leave it: calls with and without it are answered alike, so that probes and scrapes
 go to the port itself. The app gets both in the way of ASGI, `root_path` and a path that begins with it.
+
+Tested in `tests/journey/test_proxy.py`.
 """
 
 from __future__ import annotations

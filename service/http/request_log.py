@@ -1,4 +1,7 @@
-"""One log line a request, and the id that ties a caller's request to everything logged about it."""
+"""One log line a request, and the id that ties a caller's request to everything logged about it.
+
+Tested in `tests/service/telemetry/test_logs.py`.
+"""
 
 from __future__ import annotations
 

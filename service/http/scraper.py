@@ -1,6 +1,8 @@
 """Who may read `/metrics`: everybody, or whoever brings the token of `EXPUNGE_METRICS_TOKEN`.
 
 It is not an API key, since what scrapes has nothing to do with the API, and is asked of both listeners.
+
+Tested in `tests/service/serving/test_port.py`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Of its own, since whoever asks may be a serving process, which must not import torch; and because a fresh process gives
 the same bytes for the same network.
+
+Tested in `tests/service/inference/test_openvino_model.py`.
 """
 
 from __future__ import annotations

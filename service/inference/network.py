@@ -6,6 +6,8 @@ version; a serving process only reads the result. Versions that were registered 
 older release, are converted in the same way when they are loaded.
 
 A network is a safetensors file of two arrays of bytes: OpenVINO's description of the graph, and its small constants.
+
+Tested in `tests/service/inference/test_openvino_model.py`.
 """
 
 from __future__ import annotations

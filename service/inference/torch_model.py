@@ -1,4 +1,4 @@
-"""Logits by PyTorch: the reference, and the only way to a GPU."""
+"""Logits by PyTorch: the reference, and the only way to a GPU. Tested in `tests/service/inference/test_engine.py`."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ A process with other keys would write tombstones that nobody recognises: the per
 first process that opens a database leaves a mark of each secret in it, and whoever comes with another secret does not
 start. A mark is a hash of 32 random bytes, from which nothing can be learned. The signing key has none: it is rotated,
 and what it signed is checked against every key published.
+
+Tested in `tests/service/banks/test_replica.py`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class SigningKey:
 
     @property
     def published(self) -> PublishedKey:
-        """What the world may know of it."""
+        """What everybody may know of it."""
         return PublishedKey(self.key.public_key(), self.valid_from, None)
 
 

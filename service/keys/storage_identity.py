@@ -3,6 +3,8 @@
 Another bucket under the same name, or one that was emptied, answers like any other: what it does not list would be
 taken for destroyed. So the storage holds an object `identity` that only this service's keys give, and the database
 remembers that it was put there. From then on a storage without it is not used.
+
+Tested in `tests/service/store/test_objects.py`.
 """
 
 from __future__ import annotations

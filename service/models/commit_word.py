@@ -7,10 +7,10 @@ database row, which each heartbeat reads; so a lost or late word delays a swap a
 
 from __future__ import annotations
 
-import mmap
-import os
 from pathlib import Path
 from types import TracebackType
+
+from service.store.mapped import map_file
 
 _BYTES = 8
 
@@ -19,14 +19,7 @@ class CommitWord:
     """The mapped word; 0 before the first commit."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if os.fstat(descriptor).st_size < _BYTES:
-                os.posix_fallocate(descriptor, 0, _BYTES)  # on a full disk an error here; later it would be SIGBUS
-            self._map = mmap.mmap(descriptor, _BYTES)
-        finally:
-            os.close(descriptor)
+        self._map = map_file(path, _BYTES)
         self._view = memoryview(self._map)
         self._word = self._view.cast("Q")
 

@@ -1,4 +1,4 @@
-"""What weights are and where they come from."""
+"""What weights are and where they come from. Tested in `tests/service/models/test_registry.py`."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A roster is written with the version's row, by production training from the rows it trained on and by an erasure from
 the version it began with, less the people erased. It is deleted with the weights. It does not name anybody, but tells
 whether the data folder is the one the model came from, and whether a user id is of somebody a model remembers.
+
+Tested in `tests/service/erasure/test_candidates.py`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ that the obstacle is gone (`Watch`). Subjects that were added after the training
 A model version made before there were rosters gets one if the folder is provably the one it was trained on: the digest
 of its data is the folder's, or the certificates of the erasures since lead from the one to the other. Otherwise a human
 has to confirm it.
+
+Tested in `tests/service/requests/test_looking.py`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Such a request is taken out of its run, so that it does not stop the others, and waits in `needs_attention`. Approving
 it there answers the doubt, and the next run does not ask again. The sentences are for operators. Clients are only told
 that a human must look (`readings`), because "there is a subject with a similar id" would tell them who is in the data.
+
+Tested in `tests/service/requests/test_looking.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """How many people the service holds data of: what the share of a mass deletion is reckoned from.
 
 Serving processes on a machine without the data folder read what the worker last wrote down.
+
+Tested in `tests/service/banks/test_replica.py`.
 """
 
 from __future__ import annotations

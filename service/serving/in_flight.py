@@ -11,9 +11,10 @@ waited for only a moment. Native unsigned 64-bit, aligned: process number and ge
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
+
+from service.store.mapped import map_file
 
 _CELLS = 256
 _GENERATION_BITS = 32
@@ -29,14 +30,7 @@ class InFlightGenerations:
     """
 
     def __init__(self, path: Path, place: int, pid: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if os.fstat(descriptor).st_size < 8 * _CELLS:
-                os.posix_fallocate(descriptor, 0, 8 * _CELLS)  # on a full disk an error here; later it would be SIGBUS
-            self._map = mmap.mmap(descriptor, 8 * _CELLS)
-        finally:
-            os.close(descriptor)
+        self._map = map_file(path, 8 * _CELLS)
         self._view = memoryview(self._map)
         self._cells = self._view.cast("Q")
         self._place = place % _CELLS

@@ -1,4 +1,7 @@
-"""One serving process, put together: database, slot, batcher, follower, and the API around them."""
+"""One serving process, put together: database, slot, batcher, follower, and the API around them.
+
+Tested in `tests/service/serving/test_predict.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Responses that may not be sent any more are stopped, and the slot is told when a request is over."""
+"""Responses that may not be sent any more are stopped, and the slot is told when a request is over.
+
+Tested in `tests/service/http/test_body_limit.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The prediction routes as OpenAPI describes them; `predict.py` answers them."""
+"""The prediction routes as OpenAPI describes them; `predict.py` answers them.
+
+Tested in `tests/service/serving/test_predict.py`.
+"""
 
 from __future__ import annotations
 

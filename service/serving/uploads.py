@@ -1,4 +1,7 @@
-"""Reads the image files of a prediction call: one image as the body itself, or one or several in a form."""
+"""Reads the image files of a prediction call: one image as the body itself, or one or several in a form.
+
+Tested in `tests/service/serving/test_predict.py`.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 `EXPUNGE_FAIL_AT` names one of them; `tests/faults` goes through them all. A point stands between two effects that are
 durable one by one: what it shows is that the second is made good after a restart, and the first not repeated.
+
+Tested in `tests/faults/test_faults.py`.
 """
 
 from __future__ import annotations

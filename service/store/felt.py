@@ -9,13 +9,13 @@ a lost count or a late read only lets trainings run a little more or less.
 from __future__ import annotations
 
 import math
-import mmap
-import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from service.store.mapped import map_file
 
 N_BUCKETS: Final = 160
 _LEAST_SECONDS, _STEP = 1e-4, math.log(1.1)  # from 0.1 ms up to 400 s, each bucket a tenth wider than the one before
@@ -55,14 +55,7 @@ class Board:
     """
 
     def __init__(self, path: Path, place: int = 0) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(descriptor).st_size < _SIZE:
-                os.posix_fallocate(descriptor, 0, _SIZE)  # on a full disk an error here; later it would be SIGBUS
-            self._map = mmap.mmap(descriptor, _SIZE)
-        finally:
-            os.close(descriptor)
+        self._map = map_file(path, _SIZE)
         self._cells = memoryview(self._map).cast("d")
         self._array = np.frombuffer(self._map, np.float64)
         self._mine = _FELT + place % _PLACES * 2 * N_BUCKETS

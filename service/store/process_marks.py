@@ -1,4 +1,7 @@
-"""Which process a row of the database speaks of, and whether it is known to have ended."""
+"""Which process a row of the database speaks of, and whether it is known to have ended.
+
+Tested in `tests/service/erasure/test_lease.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A home that is being restored: nothing may start in it before it is whole."""
+"""A home that is being restored: nothing may start in it before it is whole.
+
+Tested in `tests/service/backups/test_restore.py`.
+"""
 
 from __future__ import annotations
 

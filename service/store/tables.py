@@ -1,40 +1,19 @@
-"""The database's tables. `states.py` alone writes `ErasureRequest.state`."""
+"""The database's tables. `states.py` alone writes `ErasureRequest.state`.
+
+Tested in `tests/service/store/test_migrations.py`.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Index, TypeDecorator, UniqueConstraint, text
-from sqlalchemy.engine import Dialect
+from sqlalchemy import JSON, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
+from service.store.instants import instant
 
-class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC datetimes in both databases; naive ones are refused."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To the database: in UTC."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"Expected an aware datetime, got the naive {value!r}; pass datetime.now(UTC).")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """From the database: aware, in UTC (SQLite forgets the zone)."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def instant(*, nullable: bool = False, index: bool = False) -> Any:
-    """Column of an aware UTC datetime."""
-    default = {"default": None} if nullable else {}
-    return Field(sa_type=UtcDateTime, nullable=nullable, index=index, **default)  # type: ignore[call-overload]
+_ORDERED = text("state = 'ordered'")
 
 
 class ErasureRequest(SQLModel, table=True):
@@ -195,11 +174,8 @@ class RollbackOrder(SQLModel, table=True):
 
     __tablename__ = "rollback_orders"
     __table_args__ = (
-        Index(
-            "one_open_rollback", "line", unique=True, sqlite_where=text("state = 'ordered'"),
-            postgresql_where=text("state = 'ordered'"),
-        ),
-    )  # fmt: skip
+        Index("one_open_rollback", "line", unique=True, sqlite_where=_ORDERED, postgresql_where=_ORDERED),
+    )
 
     id: str = Field(primary_key=True)
     line: str
@@ -386,10 +362,7 @@ class ReferenceBlock(SQLModel, table=True):
 
 
 class Qualification(SQLModel, table=True):
-    """A lot of probe subjects for one method, and the verdict once it is reached; see `service.banks.qualifications`.
-
-    The probe of a subject who is erased goes from the row; the record keeps its commitment, which nobody can open then.
-    """
+    """A lot of probe subjects for one method, and its verdict, once reached; see `service.banks.qualifications`."""
 
     __tablename__ = "qualifications"
 
@@ -408,10 +381,10 @@ class Qualification(SQLModel, table=True):
     n_runs: int
     n_probes: int
     n_probes_erased: int = 0
-    probes: list[dict[str, Any]] = Field(sa_type=JSON)  # of each: commitment, salt, tag, figures
+    probes: list[dict[str, Any]] = Field(sa_type=JSON)  # of each not erased: commitment, salt, tag, figures
     passed: bool | None = None  # none: it has no result yet
     reason: str = ""  # why it did not pass
-    record: dict[str, Any] | None = Field(default=None, sa_type=JSON)  # the signed file
+    record: dict[str, Any] | None = Field(default=None, sa_type=JSON)  # the signed file; keeps every commitment
     lot_log_index: int
     log_index: int | None = None
     created_at: datetime = instant()

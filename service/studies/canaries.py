@@ -197,7 +197,7 @@ def judge(context: Context, planted: Planted, methods: Sequence[str], on_progres
 
 
 def train_without(planted: Planted, seed: int) -> Outcome:
-    """A model that learned from everybody and never saw a canary."""
+    """A model trained with everybody and without the canaries."""
     spec = planted.spec
     with intact(spec.images) as faces:
         done = train(spec.recipe, planted.without(faces), n_classes=len(faces.classes), seed=seed, device=spec.device)

@@ -5,6 +5,8 @@ the service's, so a study touches neither the service's data nor its database.
 
 The AT&T people reported on were chosen by hand as easy and hard ones to forget: s31 always wears glasses, s4, s7 and
 s17 now and then. The network's shape was chosen by cross-validation over the training people, they among them.
+
+Tested in `tests/service/studies/test_comparison.py`.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def open_world(name: str, settings: Settings) -> Context:
 
     Raises:
         InvalidInputError: no such world.
-        FacesError: the photographs cannot be had.
+        FacesError: the images cannot be had.
     """
     if name not in WORLDS:
         raise InvalidInputError(f"Expected a world of {', '.join(WORLDS)}, got {name!r}.")

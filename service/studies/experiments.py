@@ -176,7 +176,7 @@ def evaluate(
         "Recipe": f"{spec.recipe.name} ({spec.recipe.digest[:16]}…)",
         "Data manifest": spec.images.manifest_digest,
         "Models trained on": f"{len(spec.retain)} images, originals on {len(stage.origin.everybody)}",
-        "Accuracy on people never seen": f"over {len(spec.test)} images",
+        "Accuracy on held-out subjects": f"over {len(spec.test)} images",
         "Settings": "; ".join(
             f"{m}: {'tuned for this recipe' if m in tuned else 'authors’'}" for m in experiment.methods
         )
@@ -216,7 +216,7 @@ def draw(
 
 
 def draw_references(context: Context, stage: Stage, n_models: int, on_progress: OnProgress) -> Bank:
-    """At least `n_models` models that never saw the forget set, seeds 0 and up in order."""
+    """At least `n_models` models trained without the forget set, seeds 0 and up in order."""
     return build_bank(store_of(context, stage), stage.plan, n_models, context.settings, on_progress, now=context.now())
 
 

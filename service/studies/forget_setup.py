@@ -2,6 +2,8 @@
 
 An original knows the people to forget, so it lives in the memory of the process that trains it, long enough to be
 unlearned by every method, and nowhere else.
+
+Tested in `tests/service/studies/test_experiments.py`.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class Stage:
     """A forget set and all that its models have in common; equal and hashed by its digest.
 
     Attributes:
-        plan: bank of models that never saw the forget set; `plan.spec.forget` is the forget set.
+        plan: bank of reference models, trained without the forget set; `plan.spec.forget` is the forget set.
         origin: of the originals.
     """
 

@@ -1,4 +1,7 @@
-"""What a qualification looks at besides margins: which originals it needs, and what was seen of all its models."""
+"""What a qualification looks at besides margins: which originals it needs, and what was seen of all its models.
+
+Tested in `tests/service/studies/test_qualification.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Lots of probe subjects for `service.studies.qualification`: asked for, drawn, logged, taken up again."""
+"""Lots of probe subjects for `service.studies.qualification`: asked for, drawn, logged, taken up again.
+
+Tested in `tests/service/studies/test_qualification.py`.
+"""
 
 from __future__ import annotations
 

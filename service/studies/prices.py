@@ -1,4 +1,4 @@
-"""What a qualification still costs, said before it is paid."""
+"""What a qualification still costs, said before it is paid. Tested in `tests/service/studies/test_qualification.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be said of a call in a log line or a trace."""
+"""What may be said of a call in a log line or a trace. Tested in `tests/service/telemetry/test_logs.py`."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 The first looks after the second: it pauses it for predictions, and kills it if it came to nothing because it went last
 in the line for the processor. The second ends with the first, also while it is paused: the kernel sees to that
 whoever is killed, so nothing stays stopped. The first ends when the process that asked for it is gone.
+
+Tested in `tests/service/training/test_jobs.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What there is to train on: the recipe in force, the data folder packed for it, and who is left out."""
+"""What there is to train on: the recipe in force, the data folder packed for it, and who is left out.
+
+Tested in `tests/service/training/test_spec.py`.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from service import __version__
 from service.context import LINE, Context
 from service.errors import ConflictError, PoorModelError
 from service.inference.network import network_for
-from service.models import deployment, registry, rosters
+from service.models import deployment, destruction, registry, rosters
 from service.models.manifest import Manifest
 from service.store.engine import reading
 from service.store.tables import OpenLine
@@ -126,7 +126,7 @@ def train_production(
         generation = _put_into_service(context, digest, lambda: _refuse_beside_erasures(context, faces, absent))
     except ConflictError:
         if registry.get(context, digest).state == "candidate":
-            registry.destroy(context, digest)
+            destruction.destroy(context, digest)
         raise
     written = write_report(settings.reports_folder / "training" / digest[:16], learned, tested, losses)
     return Production(digest, generation, learned, tested, said, trained.seconds, written)

@@ -6,7 +6,7 @@ eight) train at once on each. A task whose node is lost is run again on
 another, any number of times; a trial that fails by itself is an error as on one machine. Results come back to the
 caller, who alone writes the bank: a model is there once or not at all, however often its task ran.
 
-Every node must see the home folder under the same path (a shared volume). Pictures are not sent through Ray's object
+Every node must see the home folder under the same path (a shared volume). Images are not sent through Ray's object
 store: it spills to the nodes' disks, where no erasure would find them.
 """
 

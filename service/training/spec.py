@@ -64,7 +64,7 @@ class TrialSpec:
         method: unlearning method, or none for training from scratch.
         options: the method's settings as plain values; none for those of the recipe.
         forget: rows to forget, `(n_forget,)`; with a method only.
-        oracles: margins of `forget` by models that never saw it, `(n_oracles, n_forget)`; for methods that need them.
+        oracles: margins of `forget` by models trained without it, `(n_oracles, n_forget)`; for methods that need them.
         base_weights: file of the model to start from; with a method only.
         with_views: whether the margins of every view of the scored images are wanted (`unlearning.faces.views`).
         with_relearning: whether those after relearning of the scored images are wanted too (`unlearning.relearning`).

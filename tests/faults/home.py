@@ -76,9 +76,9 @@ def _name_uniquely(folder: Path) -> None:
     names = {row["user_id"]: f"person-{secrets.token_hex(8)}" for row in rows}
     middle = sorted({row["label"] for row in rows})[4]
     for row in rows:
-        picture = folder / row["file_name"]
-        renamed = picture.with_name(f"{secrets.token_hex(8)}{picture.suffix}")
-        picture.rename(renamed)
+        original = folder / row["file_name"]
+        renamed = original.with_name(f"{secrets.token_hex(8)}{original.suffix}")
+        original.rename(renamed)
         row["file_name"] = renamed.relative_to(folder).as_posix()
         row["user_id"] = names[row["user_id"]]
         row["label"] = "young" if row["label"] <= middle else "old"

@@ -66,7 +66,7 @@ class Watcher:
 
     def __init__(self, settings: Settings, pause_seconds: float = 0.05) -> None:
         rows = read_metadata(settings.data_folder)
-        self._picture = next(settings.data_folder / row.file_name for row in rows if row.split == "test").read_bytes()
+        self._image = next(settings.data_folder / row.file_name for row in rows if row.split == "test").read_bytes()
         self._settings, self._pause = settings, pause_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
@@ -91,7 +91,7 @@ class Watcher:
 
     def ask_once(self, client: httpx.Client) -> str:
         """Digest of the weights that answer a prediction now; "" where none do."""
-        answer = client.post("/v1/predictions", content=self._picture, headers={"Content-Type": "image/png"})
+        answer = client.post("/v1/predictions", content=self._image, headers={"Content-Type": "image/png"})
         return str(answer.json()["model_version"]) if answer.status_code == 200 else ""
 
     def _watch(self) -> None:
@@ -104,7 +104,7 @@ class Watcher:
         with self._lock:
             least = self._least
         try:
-            answer = client.post("/v1/predictions", content=self._picture, headers={"Content-Type": "image/png"})
+            answer = client.post("/v1/predictions", content=self._image, headers={"Content-Type": "image/png"})
         except httpx.TransportError as error:
             self.answers.statuses[type(error).__name__] += 1
             time.sleep(0.05)

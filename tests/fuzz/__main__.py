@@ -1,4 +1,4 @@
-"""`make fuzz`: a hundred thousand damaged pictures through the decoder, in processes that may die of them.
+"""`make fuzz`: a hundred thousand damaged images through the decoder, in processes that may die of them.
 
 Each process draws its inputs from (seed, number), so that one that crashed is found again: `--chunk NUMBER --n 1`.
 """
@@ -37,7 +37,7 @@ def chunk(seed: int, first: int, n: int) -> dict[str, Any]:
 
 
 def large(seed: int) -> dict[str, Any]:
-    """Pictures as large as allowed and larger, whole and damaged; each in a process, which counts its own memory."""
+    """Images as large as allowed and larger, whole and damaged; each in a process, which counts its own memory."""
     found: dict[str, Any] = {"n": 0, "n_decoded": 0, "slowest_seconds": 0.0, "most_bytes": 0, "complaints": []}
     resource.setrlimit(resource.RLIMIT_CPU, (HANG_SECONDS, HANG_SECONDS))
     files = large_corpus()

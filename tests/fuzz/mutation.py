@@ -1,4 +1,4 @@
-"""Pictures of every kind the decoder takes, and ways to damage them. Everything follows from a seed."""
+"""Images of every kind the decoder takes, and ways to damage them. Everything follows from a seed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from PIL import Image, PngImagePlugin
 
 
 def corpus() -> list[bytes]:
-    """Whole pictures: each format, mode, and feature that has code of its own in a decoder; small, and a few large."""
+    """Whole images: each format, mode, and feature that has code of its own in a decoder; small, and a few large."""
     noise = random.Random(0)
-    picture = Image.frombytes("RGB", (40, 48), noise.randbytes(40 * 48 * 3)).resize((41, 49))
+    image = Image.frombytes("RGB", (40, 48), noise.randbytes(40 * 48 * 3)).resize((41, 49))
     turned = Image.Exif()
     turned[274] = 6
     text = PngImagePlugin.PngInfo()
@@ -22,19 +22,19 @@ def corpus() -> list[bytes]:
     jpeg: list[dict[str, object]] = [
         {}, {"progressive": True}, {"subsampling": 0}, {"quality": 5}, {"exif": turned}, {"restart_marker_blocks": 2},
     ]  # fmt: skip
-    files = [_saved(picture, "JPEG", **options) for options in jpeg]
-    files += [_saved(picture.convert(mode), "JPEG") for mode in ("L", "CMYK")]
-    files += [_saved(picture.convert(mode), "PNG") for mode in ("1", "L", "LA", "P", "RGBA", "I;16")]
-    files += [_saved(picture, "PNG", pnginfo=text), _saved(picture, "PNG", exif=turned)]
-    files += [_saved(picture.convert("P"), "PNG", transparency=bytes(range(200))), _saved(picture, "PNG", dpi=(72, 72))]
-    files += [_saved(picture, "WEBP", lossless=lossless) for lossless in (True, False)]
-    files += [_saved(picture.convert("RGBA"), "WEBP", exif=turned)]
-    files += [_saved(picture, form, save_all=True, append_images=[picture.rotate(90)] * 3) for form in ("WEBP", "PNG")]
+    files = [_saved(image, "JPEG", **options) for options in jpeg]
+    files += [_saved(image.convert(mode), "JPEG") for mode in ("L", "CMYK")]
+    files += [_saved(image.convert(mode), "PNG") for mode in ("1", "L", "LA", "P", "RGBA", "I;16")]
+    files += [_saved(image, "PNG", pnginfo=text), _saved(image, "PNG", exif=turned)]
+    files += [_saved(image.convert("P"), "PNG", transparency=bytes(range(200))), _saved(image, "PNG", dpi=(72, 72))]
+    files += [_saved(image, "WEBP", lossless=lossless) for lossless in (True, False)]
+    files += [_saved(image.convert("RGBA"), "WEBP", exif=turned)]
+    files += [_saved(image, form, save_all=True, append_images=[image.rotate(90)] * 3) for form in ("WEBP", "PNG")]
     return files
 
 
 def large_corpus() -> list[bytes]:
-    """Pictures of few bytes and as many pixels as are allowed, or more."""
+    """Images of few bytes and as many pixels as are allowed, or more."""
     turned = Image.Exif()
     turned[274] = 6
     files = []
@@ -53,9 +53,9 @@ def large_corpus() -> list[bytes]:
     return files
 
 
-def _saved(picture: Image.Image, form: str, **options: object) -> bytes:
+def _saved(image: Image.Image, form: str, **options: object) -> bytes:
     content = io.BytesIO()
-    picture.save(content, form, **options)
+    image.save(content, form, **options)
     return content.getvalue()
 
 

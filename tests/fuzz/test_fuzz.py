@@ -14,7 +14,7 @@ from tests.fuzz.trial import attempt
 from tests.waiting import PATIENCE_SECONDS
 
 
-def test_whole_pictures_decode_and_damaged_ones_are_refused_in_time_and_space() -> None:
+def test_whole_images_decode_and_damaged_ones_are_refused_in_time_and_space() -> None:
     files = corpus()
     assert sum(attempt(content).decoded for content in files) == len(files) - 1  # not the one of 16 bits a channel
     trials = [attempt(mutated(random.Random(f"slice {number}"), files)) for number in range(1_500)]
@@ -27,11 +27,11 @@ def test_whole_pictures_decode_and_damaged_ones_are_refused_in_time_and_space() 
     st.binary(max_size=300),
     st.sampled_from((b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\x40\0\0\0WEBPVP8 ")),
 )
-def test_any_bytes_are_a_picture_or_an_error_of_ours(content: bytes, head: bytes) -> None:
+def test_any_bytes_are_an_image_or_an_error_of_ours(content: bytes, head: bytes) -> None:
     assert attempt(head + content).complaint is None
 
 
-def test_the_largest_pictures_stay_within_200_mb() -> None:
+def test_the_largest_images_stay_within_200_mb() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", "--large"],
         capture_output=True,

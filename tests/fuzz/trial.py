@@ -1,4 +1,4 @@
-"""One input through everything that reads pictures; what it may cost, and what may come of it."""
+"""One input through everything that reads images; what it may cost, and what may come of it."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def attempt(content: bytes, *, held: int | None = None) -> Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with suppress(ExpungeError):
-                picture = images.opened(content, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
-                images.pixels(picture, size=(32, 32), channels=3)
+                image = images.opened(content, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+                images.pixels(image, size=(32, 32), channels=3)
                 decoded = True
             with suppress(ImageError):
                 decode(content, size=(16, 16), channels=1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import schemathesis
 from hypothesis import strategies as st
 
-from tests.service.versions import picture
+from tests.service.versions import image
 
-_PNG = picture(1)
+_PNG = image(1)
 _BYTES = (
     st.binary(max_size=200) | st.binary(max_size=50).map(lambda tail: _PNG[: len(_PNG) // 2] + tail) | st.just(_PNG)
 )

@@ -41,7 +41,7 @@ def test_the_built_bento_serves_and_erases(
     packed = {**environment(settings), "PYTHONPATH": str(sources)}
     rows = read_metadata(settings.data_folder)
     person = next(row.user_id for row in rows if row.split == "train")
-    picture = next((settings.data_folder / row.file_name).read_bytes() for row in rows if row.split == "test")
+    image = next((settings.data_folder / row.file_name).read_bytes() for row in rows if row.split == "test")
     key = (settings.home / "operator.key").read_text()
     monkeypatch.setattr("service.launch.serve_command", lambda _: (bento, given))
     monkeypatch.setattr("service.launch.environment", lambda _: packed)
@@ -57,7 +57,7 @@ def test_the_built_bento_serves_and_erases(
         processes.start_serving()
         processes.start_worker()
         wait_serving(processes, settings)
-        before = client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+        before = client.post("/v1/predictions", content=image, headers={"Content-Type": "image/png"})
         assert before.status_code == 200, before.text
         serving, worker = processes.serving, processes.worker
         assert serving is not None
@@ -70,7 +70,7 @@ def test_the_built_bento_serves_and_erases(
         (receipt,) = service.file(person)
         assert service.completed(receipt["id"])["outcome"] == "erased"
         after = (
-            client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+            client.post("/v1/predictions", content=image, headers={"Content-Type": "image/png"})
             .raise_for_status()
             .json()
         )

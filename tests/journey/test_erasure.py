@@ -1,4 +1,4 @@
-"""Over HTTP, with real processes: a person is erased, or nothing was held, or the worker dies on the way."""
+"""Over HTTP, with real processes: a person is erased, or nothing was held, or the worker dies meanwhile."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_several_people_are_erased_in_one_run_while_predictions_go_on(as_install
     service = as_installed
     rows = read_metadata(service.settings.data_folder)
     people = sorted({row.user_id for row in rows if row.split == "train"})[:2]
-    pictures = [(service.settings.data_folder / row.file_name).read_bytes() for row in rows if row.split == "test"]
+    images = [(service.settings.data_folder / row.file_name).read_bytes() for row in rows if row.split == "test"]
     before = serving_processes(service)
     receipts = service.file(*people, "nobody-we-know")
     generations: list[int] = []
 
     def ended() -> bool:
-        for picture in pictures:
-            answer = service.client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+        for image in images:
+            answer = service.client.post("/v1/predictions", content=image, headers={"Content-Type": "image/png"})
             assert answer.status_code == 200, answer.text
             generations.append(answer.json()["generation"])
         return all(service.request(receipt["id"])["state"] in ENDS for receipt in receipts)

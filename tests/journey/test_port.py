@@ -88,8 +88,8 @@ def test_what_probes_and_scrapes_ask_for_stays(get: Callable[[str], httpx.Respon
 
 
 def test_predictions_and_refusals_carry_the_policy_too(service: Service, get: Callable[..., httpx.Response]) -> None:
-    picture = next(service.settings.data_folder.glob("**/*.png")).read_bytes()
-    answer = service.client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+    image = next(service.settings.data_folder.glob("**/*.png")).read_bytes()
+    answer = service.client.post("/v1/predictions", content=image, headers={"Content-Type": "image/png"})
     assert answer.status_code == 200
     assert answer.headers.get_list("content-security-policy") == [POLICY]
     answer = get("/v1/predictions", "POST")
@@ -151,7 +151,7 @@ def trickle_until_ended(trickling: list[tuple[socket.socket, bytes]]) -> dict[so
 
 
 def test_slow_clients_are_ended_and_stop_nobody(service: Service) -> None:
-    picture = next(service.settings.data_folder.rglob("*.png")).read_bytes()
+    image = next(service.settings.data_folder.rglob("*.png")).read_bytes()
     body_head = (
         f"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.key}\r\n"
         "Content-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
@@ -161,7 +161,7 @@ def test_slow_clients_are_ended_and_stop_nobody(service: Service) -> None:
         connections(service, body_head, N_BODIES) as bodies,
     ):
         for _ in range(20):
-            answer = service.client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+            answer = service.client.post("/v1/predictions", content=image, headers={"Content-Type": "image/png"})
             assert answer.status_code == 200
         told = trickle_until_ended([(one, b"a") for one in heads] + [(one, b"\x89") for one in bodies])
     assert all(told[one] == b"" for one in heads)

@@ -100,8 +100,8 @@ def test_the_api_leads_through_the_proxy(caller: httpx.Client, service: Service)
     assert name["openapi"] == f"{API}/v1/openapi.json"
     description = caller.get(name["openapi"]).raise_for_status().json()
     assert [server["url"] for server in description["servers"]] == [f"{API}/v1"]
-    picture = next(service.settings.data_folder.glob("**/*.png")).read_bytes()
-    answer = caller.post(f"{API}/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+    image = next(service.settings.data_folder.glob("**/*.png")).read_bytes()
+    answer = caller.post(f"{API}/v1/predictions", content=image, headers={"Content-Type": "image/png"})
     assert answer.status_code == 200, answer.text
     for people in (["nobody"], ["nobody", "no-one"]):
         filed = caller.post(f"{API}/v1/erasure-requests", json={"user_ids": people})

@@ -55,13 +55,13 @@ class Instance:
         parent = psutil.Process(self.processes.serving.pid)
         return [parent, *parent.children(recursive=True)]
 
-    def predict(self, picture: bytes) -> httpx.Response:
+    def predict(self, image: bytes) -> httpx.Response:
         """One prediction."""
-        return self.client.post("/v1/predictions", content=picture, headers={"Content-Type": "image/png"})
+        return self.client.post("/v1/predictions", content=image, headers={"Content-Type": "image/png"})
 
-    def generation(self, picture: bytes) -> int | None:
+    def generation(self, image: bytes) -> int | None:
         """Generation that answers; none while nobody does."""
-        answer = self.predict(picture)
+        answer = self.predict(image)
         assert answer.status_code in (200, 503), answer.text
         return int(answer.json()["generation"]) if answer.status_code == 200 else None
 
@@ -157,8 +157,8 @@ def test_two_instances_and_a_worker_share_a_database_and_an_object_store(cluster
     (a, b), context = cluster.instances, cluster.worker
     rows = read_metadata(context.settings.data_folder)
     person = next(row.user_id for row in rows if row.split == "train")
-    picture = next((context.settings.data_folder / row.file_name).read_bytes() for row in rows if row.split == "test")
-    cluster.wait(lambda: (a.generation(picture), b.generation(picture)) == (1, 1), "generation 1 on both")
+    image = next((context.settings.data_folder / row.file_name).read_bytes() for row in rows if row.split == "test")
+    cluster.wait(lambda: (a.generation(image), b.generation(image)) == (1, 1), "generation 1 on both")
 
     # A generation reaches both, through the store alone.
     trained = registry.load_checked(context, deployment.pointer(context).committed_digest)
@@ -170,13 +170,13 @@ def test_two_instances_and_a_worker_share_a_database_and_an_object_store(cluster
     barrier = deployment.deploy(context, digest, timeout_seconds=SECONDS)
     kinds = {row.pid: row.kind for row in barrier.processes}
     assert sorted(kinds.values()) == ["acknowledged", "acknowledged"]
-    assert {a.generation(picture), b.generation(picture)} <= {2, None}  # none: a machine too busy to renew a lease
-    cluster.wait(lambda: (a.generation(picture), b.generation(picture)) == (2, 2), "generation 2 on both")
+    assert {a.generation(image), b.generation(image)} <= {2, None}  # none: a machine too busy to renew a lease
+    cluster.wait(lambda: (a.generation(image), b.generation(image)) == (2, 2), "generation 2 on both")
 
     # One sleeps through an erasure: it is not waited for, and answers nothing old on waking.
     with ThreadPoolExecutor(1) as threads:
         with frozen(b):
-            asked = threads.submit(b.predict, picture)  # the kernel takes the connection; nobody reads it
+            asked = threads.submit(b.predict, image)  # the kernel takes the connection; nobody reads it
             request = cluster.erase(a, person)
             assert (request["state"], request["outcome"]) == ("completed", "erased"), request
             assert not asked.done()
@@ -185,7 +185,7 @@ def test_two_instances_and_a_worker_share_a_database_and_an_object_store(cluster
     answers = [late.json().get("generation")]
 
     def serves_again() -> bool:
-        answers.append(b.generation(picture))
+        answers.append(b.generation(image))
         return answers[-1] is not None
 
     cluster.wait(serves_again, "the instance to serve again")

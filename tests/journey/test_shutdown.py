@@ -34,7 +34,7 @@ N_CALLS, N_IMAGES = 8, 32
 
 
 def request_of(key: str) -> bytes:
-    """A call whose pictures are small files and take long to decode."""
+    """A call whose images are small files and take long to decode."""
     stream = io.BytesIO()
     Image.new("RGB", (1000, 1000)).save(stream, "PNG")
     files = [("image", (str(i), stream.getvalue(), "image/png")) for i in range(N_IMAGES)]

@@ -34,30 +34,30 @@ from service.models.shadowing import compare
 from service.settings import Settings
 from service.store.engine import reading, session
 from service.store.tables import ShadowPart
-from tests.service.versions import add_version, manifest, picture, pixels_of, reference_probabilities
+from tests.service.versions import add_version, image, manifest, pixels_of, reference_probabilities
 from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]  # more than all its patience
 
-N_PICTURES = 12
+N_IMAGES = 12
 LEASE_SECONDS = 4.0  # ten heartbeats of a busy machine: one that starves for as long is fenced, and rightly so
 TOLERANCE = 0.03  # bfloat16 beside float32
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one picture; status 0 is a broken connection."""
+    """What came back for one image; status 0 is a broken connection."""
 
     began: float
     ended: float
-    picture: int
+    image: int
     status: int
     body: dict
     port: int  # the client's end of the connection; 0 when it broke
 
 
 class Traffic:
-    """Clients that send one picture after the other until told to stop."""
+    """Clients that send one image after the other until told to stop."""
 
     def __init__(self, url: str, key: str, n_clients: int = 6) -> None:
         self._url, self._key = url, key
@@ -80,9 +80,9 @@ class Traffic:
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "image/png"}
         with httpx.Client(base_url=self._url, headers=headers, timeout=PATIENCE_SECONDS) as client:
             while not self._stop.is_set():
-                chosen, began, status, body, port = int(rng.integers(N_PICTURES)), time.monotonic(), 0, {}, 0
+                chosen, began, status, body, port = int(rng.integers(N_IMAGES)), time.monotonic(), 0, {}, 0
                 try:
-                    found = client.post("/v1/predictions", content=picture(chosen))
+                    found = client.post("/v1/predictions", content=image(chosen))
                     status, body = found.status_code, found.json()
                     port = found.extensions["network_stream"].get_extra_info("client_addr")[1]
                 except httpx.TransportError:
@@ -96,7 +96,7 @@ class Traffic:
 
 
 class Service:
-    """The serving processes, their versions, and what each version says of each picture."""
+    """The serving processes, their versions, and what each version says of each image."""
 
     def __init__(self, context: Context, processes: Processes, key: str) -> None:
         self.context, self.processes, self.key = context, processes, key
@@ -108,7 +108,7 @@ class Service:
         """A candidate nobody has seen yet; one `of` another says the next class of every image."""
         self._seed += 1
         digest = self._shifted(of) if of else add_version(self.context, self._seed)
-        images = np.stack([pixels_of(seed) for seed in range(N_PICTURES)])
+        images = np.stack([pixels_of(seed) for seed in range(N_IMAGES)])
         self._expected[digest] = reference_probabilities(self.context, digest, images)
         return digest
 
@@ -128,7 +128,7 @@ class Service:
         for answer in answers:
             if answer.status == 200:
                 found = answer.body["probabilities"]
-                expected = self._expected[answer.body["model_version"]][answer.picture]
+                expected = self._expected[answer.body["model_version"]][answer.image]
                 np.testing.assert_allclose(list(found.values()), expected, atol=TOLERANCE)
                 assert found[answer.body["label"]] == max(found.values())
 

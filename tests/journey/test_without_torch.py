@@ -22,7 +22,7 @@ from service.models.barrier import look
 from service.models.deployment import deploy
 from service.settings import Settings
 from service.store.engine import session
-from tests.service.versions import add_version, manifest, picture, write_weights
+from tests.service.versions import add_version, image, manifest, write_weights
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]  # more than all its patience
@@ -60,7 +60,7 @@ class Watched:
     def predict(self) -> str:
         """The version that answers."""
         answer = httpx.post(
-            f"http://127.0.0.1:{self.context.settings.port}/v1/predictions", content=picture(1),
+            f"http://127.0.0.1:{self.context.settings.port}/v1/predictions", content=image(1),
             headers={"Authorization": f"Bearer {self.key}", "Content-Type": "image/png"}, timeout=PATIENCE_SECONDS,
         )  # fmt: skip
         assert answer.status_code == 200, answer.text

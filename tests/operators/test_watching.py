@@ -136,7 +136,7 @@ def scraped_by(settings: Settings) -> dict[str, object]:
 def load(settings: Settings, key: str) -> Iterator[None]:
     """Predictions, bytes that are no image, and a thousand paths that nobody serves, until the block ends."""
     rows = [row for row in read_metadata(settings.data_folder) if row.split == "test"]
-    pictures = [(settings.data_folder / row.file_name).read_bytes() for row in rows]
+    images = [(settings.data_folder / row.file_name).read_bytes() for row in rows]
     stop, rng = threading.Event(), random.Random(7)
     paths = [f"/v1/{rng.getrandbits(64):x}/{rng.getrandbits(32):x}" for _ in range(1000)]
 
@@ -147,7 +147,7 @@ def load(settings: Settings, key: str) -> Iterator[None]:
         ) as client:
             number = 0
             while not stop.is_set() or paths:
-                client.post("/v1/predictions", content=pictures[number % len(pictures)])
+                client.post("/v1/predictions", content=images[number % len(images)])
                 if number % 10 == 0:
                     client.post("/v1/predictions", content=b"not an image")
                 for _ in range(20):

@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -111,9 +113,22 @@ def settings(tmp_path: Path, dialect: str, request: pytest.FixtureRequest) -> Se
     return Settings(**values, database_url=request.getfixturevalue("postgres_url"))
 
 
+@cache
+def _empty_database() -> bytes:
+    """A SQLite database with the schema, which takes longer to make than most tests take."""
+    with TemporaryDirectory() as folder:
+        settings = Settings(home=Path(folder), database_url="")
+        connect(settings).dispose()
+        return Path(folder, "expunge.db").read_bytes()
+
+
 @contextmanager
 def open_context(settings: Settings, now: Callable[[], datetime]) -> Iterator[Context]:
     """Context on the settings' database."""
+    url = sa.make_url(settings.effective_database_url)
+    if url.get_backend_name() == "sqlite" and not (file := Path(str(url.database))).exists():
+        settings.home.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(_empty_database())
     engine = connect(settings)
     engine.dispose()
 

@@ -1,4 +1,4 @@
-"""A tiny home whose models train in a moment: fifty drawn people in pictures of 16 by 16 pixels, two classes.
+"""A tiny home whose models train in a moment: fifty drawn people in images of 16 by 16 pixels, two classes.
 
 Trials run in the test's own process (`jobs=1`). Forty people are in the training split, so a block holds two.
 """
@@ -112,22 +112,22 @@ def people(context: Context, split: str = "train") -> list[str]:
     return sorted({row.user_id for row in read_metadata(context.settings.data_folder) if row.split == split})
 
 
-def pictures_of(context: Context, person: str) -> list[Path]:
+def images_of(context: Context, person: str) -> list[Path]:
     """A person's image files."""
     folder = context.settings.data_folder
     return [folder / row.file_name for row in read_metadata(folder) if row.user_id == person]
 
 
-def repaint(picture: Path) -> None:
+def repaint(image: Path) -> None:
     """Change one pixel."""
-    pixels = np.array(Image.open(picture))
+    pixels = np.array(Image.open(image))
     pixels[0, 0] = 255 - pixels[0, 0]
-    Image.fromarray(pixels).save(picture)
+    Image.fromarray(pixels).save(image)
 
 
-def add_picture(context: Context, person: str) -> None:
-    """Give a person one more picture, different from the others."""
-    first = pictures_of(context, person)[0]
+def add_image(context: Context, person: str) -> None:
+    """Give a person one more image, different from the others."""
+    first = images_of(context, person)[0]
     (row,) = [row for row in read_metadata(context.settings.data_folder) if first.name in row.file_name]
     added = first.with_name(f"more-{first.name}")
     shutil.copy(first, added)

@@ -67,8 +67,8 @@ def reference_probabilities(context: Context, digest: str, images: np.ndarray) -
     return np.stack(rows)
 
 
-def picture(seed: int, *, size: tuple[int, int] = SIZE, kind: str = "PNG", mode: str = "RGB") -> bytes:
-    """File of a random picture, (height, width) in pixels."""
+def image(seed: int, *, size: tuple[int, int] = SIZE, kind: str = "PNG", mode: str = "RGB") -> bytes:
+    """File of a random image, (height, width) in pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(stream, kind)
@@ -76,5 +76,5 @@ def picture(seed: int, *, size: tuple[int, int] = SIZE, kind: str = "PNG", mode:
 
 
 def pixels_of(seed: int) -> np.ndarray:
-    """Pixels of `picture(seed)`: uint8 (height, width, 3)."""
+    """Pixels of `image(seed)`: uint8 (height, width, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)

@@ -1,4 +1,7 @@
-"""Calls in a pool, submitted only a few ahead of the results taken, so that neither calls nor results pile up."""
+"""Calls in a pool, submitted only a few ahead of the results taken, so that neither calls nor results pile up.
+
+Tested in `tests/unlearning/faces/test_packing.py`.
+"""
 
 from __future__ import annotations
 

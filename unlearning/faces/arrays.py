@@ -1,4 +1,7 @@
-"""Faces as arrays: pixels, labels and whose they are, as training and scoring read them. Tested with `packing`."""
+"""Faces as arrays: pixels, labels and whose they are, as training and scoring read them.
+
+Tested in `tests/unlearning/faces/test_packing.py`.
+"""
 
 from __future__ import annotations
 

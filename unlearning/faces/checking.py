@@ -1,6 +1,8 @@
 """A whole data folder checked: the table, its subjects, and every file.
 
-Of several broken rules the one of the earliest line is told. Tested with `unlearning.faces.dataset`.
+Of several broken rules the one of the earliest line is told.
+
+Tested in `tests/unlearning/faces/test_dataset.py`.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def file_status(folder: Path, row: Row) -> os.stat_result:
     """`lstat` of a row's file, after checking that no part of its path is a link.
 
     Raises:
-        FacesError: no such file, not a plain file, or a symbolic link on the way to it.
+        FacesError: no such file, not a plain file, or a symbolic link in its path.
     """
     path = os.fspath(folder)
     try:

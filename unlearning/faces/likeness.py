@@ -1,4 +1,4 @@
-"""Images that look the same under two people's names: the same picture, saved again in another size or quality.
+"""Images that look the same under two people's names: the same image, saved again in another size or quality.
 
 Files that are equal byte for byte are found by `check_folder`. Here every image has a perceptual hash of 64 bits
 (`imagehash.phash`), and two that differ in few of them are compared as small grey images. Other images of one person do

@@ -1,4 +1,7 @@
-"""Parallel calls in processes, for small images, whose decoding holds the interpreter's lock."""
+"""Parallel calls in processes, for small images, whose decoding holds the interpreter's lock.
+
+Tested in `tests/unlearning/faces/test_packing.py`.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ an image is found under any name. Another encoding of the image, an archive that
 the subject are not found.
 
 The folder's own files are neither named nor unnamed: the table, the tables an erasure stages, and packs.
+
+Tested in `tests/unlearning/faces/test_removal.py`.
 """
 
 from __future__ import annotations

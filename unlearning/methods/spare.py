@@ -1,4 +1,4 @@
-"""Spare models: a model that never saw the subject is there before the subject asks to be forgotten.
+"""Spare models: a model trained without the subject is there before the subject asks to be forgotten.
 
 Reference models are trained without a block of subjects anyway. Whoever keeps the weights of one more such model for
 each block, a *spare*, has nothing to train when somebody of the block asks to be forgotten: `spare` hands it over as it

@@ -121,7 +121,7 @@ def test_whoever_was_erased_since_the_backup_is_erased_again(tiny_context, take,
     restored, settled = bring(file, newer=str(newer))
 
     # their data and the weights that remember them are there, and not served
-    assert len(tiny.pictures_of(restored, person)) == tiny.N_IMAGES
+    assert len(tiny.images_of(restored, person)) == tiny.N_IMAGES
     assert (settled.n_filed, settled.is_served) == (1, False)
     line = pointer(restored)
     assert line.committed_digest == before.committed_digest
@@ -144,7 +144,7 @@ def test_whoever_was_erased_since_the_backup_is_erased_again(tiny_context, take,
     tiny.build(restored, tiny.references.bank_plan(work))
     assert tiny.try_step(restored, run_id, tiny.RETRAIN)
     tiny.finish(restored, run_id)
-    assert tiny.pictures_of(restored, person) == []
+    assert tiny.images_of(restored, person) == []
     after = pointer(restored)
     assert after.committed_generation >= after.oldest_allowed_generation > line.committed_generation
     assert registry.get(restored, before.committed_digest).state == "destroyed"
@@ -195,7 +195,7 @@ def test_what_is_erased_while_a_backup_is_taken_is_not_in_it(tiny_context, take,
 
     restored, settled = bring(take(reached=reached))
     assert passed.count("backup.database") == 2
-    assert tiny.pictures_of(restored, person) == []
+    assert tiny.images_of(restored, person) == []
     assert (settled.n_filed, settled.is_served) == (0, True)
     assert log_of(restored)[:-1] == log_of(tiny_context)
 

@@ -114,9 +114,9 @@ def relabel(context, person):
 
 
 CHANGES = {
-    "pixel": lambda context, person: tiny.repaint(tiny.pictures_of(context, person)[0]),
+    "pixel": lambda context, person: tiny.repaint(tiny.images_of(context, person)[0]),
     "label": relabel,
-    "picture": tiny.add_picture,
+    "image": tiny.add_image,
 }
 
 
@@ -130,7 +130,7 @@ def test_another_bank_after_any_change_of_what_it_rests_on(tiny_context, split, 
     assert tiny.plan_for(tiny_context, a).key != before
 
 
-@pytest.mark.parametrize("change", ["pixel", "picture"])
+@pytest.mark.parametrize("change", ["pixel", "image"])
 def test_the_same_bank_after_a_change_of_the_forget_set(tiny_context, change):
     a, _ = tiny.same_block(tiny_context)
     before = tiny.plan_for(tiny_context, a)
@@ -190,7 +190,7 @@ def test_a_bank_built_ahead_is_preferred_while_nothing_is_to_be_trained_for_it(t
         larger = plan(**bar)
         assert larger.key != ahead.key
         assert larger.staleness.share == 0
-    tiny.add_picture(tiny_context, a)
+    tiny.add_image(tiny_context, a)
     assert plan(n_models=4, staleness_max=BLOCK_SHARE).key != ahead.key
 
 
@@ -224,11 +224,11 @@ def test_a_bank_that_is_there_trains_nothing_and_grows_by_what_is_missing(tiny_c
     np.testing.assert_array_equal(large.margins[:4], small.margins)
 
 
-def test_a_bank_that_lacks_a_new_picture_is_built_anew(tiny_context):
+def test_a_bank_that_lacks_a_new_image_is_built_anew(tiny_context):
     a, _ = tiny.same_block(tiny_context)
     before = tiny.plan_for(tiny_context, a)
     tiny.build(tiny_context, before)
-    tiny.add_picture(tiny_context, a)
+    tiny.add_image(tiny_context, a)
     plan = tiny.plan_for(tiny_context, a)
     assert plan.key == before.key
     bank, told = tiny.build(tiny_context, plan)
@@ -244,7 +244,7 @@ def test_columns_come_in_the_order_asked_for(tiny_context):
     np.testing.assert_array_equal(columns_of(bank, asked), bank.margins[:, ::-2])
 
 
-def test_equal_pictures_of_one_person_get_different_names():
+def test_equal_images_of_one_person_get_different_names():
     faces = faces_of(3)
     same = replace(faces, images=np.repeat(faces.images[:1], 3, axis=0), labels=np.zeros(3, dtype=np.int64))
     names = example_ids(same, [0, 1, 2])
@@ -296,7 +296,7 @@ def test_nobody_but_the_run_replaces_a_bank_that_its_plan_names(tiny_context):
     tiny.build(tiny_context, tiny.plan_for(tiny_context, a))
     run_id = tiny.claim_run(tiny_context, a)
     named = tiny.workspace(tiny_context, run_id).make_plan().bank
-    tiny.add_picture(tiny_context, a)
+    tiny.add_image(tiny_context, a)
     plan = tiny.plan_for(tiny_context, a)
     assert named["key"] == vars(plan.key)
     with pytest.raises(ConflictError, match="build it when the run ended"):

@@ -19,7 +19,7 @@ from service.erasure.completion import purge
 from service.errors import StartupError, StorageError
 from service.keys import marks
 from service.keys.keyring import Keyring
-from service.models import registry
+from service.models import destruction, registry
 from service.requests.head_count import people_held, write_down
 from service.store.engine import reading, session
 from service.store.tables import StoredBank, WorkerLease
@@ -125,9 +125,9 @@ def test_a_storage_that_answers_empty_is_not_rid_of_weights(
     with monkeypatch.context() as patched:
         patched.setattr(worker.storage._files, "find", lambda path: [])
         with pytest.raises(StorageError, match="the weights in service"):
-            registry.destroy_refused(worker)
+            destruction.destroy_refused(worker)
     assert registry.get(worker, base).destroyed_at is None
-    registry.destroy_refused(worker)
+    destruction.destroy_refused(worker)
     assert f"models/{base}.safetensors" not in worker.storage.names("models")
 
 

@@ -76,7 +76,7 @@ def test_it_is_trained_once(tiny_context: Context, pair) -> None:
 
 
 def test_data_that_changed_under_it_make_it_unusable(tiny_context: Context, pair) -> None:
-    tiny.repaint(tiny.pictures_of(tiny_context, other_block(tiny_context, pair))[0])
+    tiny.repaint(tiny.images_of(tiny_context, other_block(tiny_context, pair))[0])
     assert found(tiny_context, pair[0]) is None
     recipe = data.recipe_of(tiny_context)
     assert spares.train_spares(tiny_context, recipe, plans(tiny_context, pair[0]), nothing) == 1
@@ -85,7 +85,7 @@ def test_data_that_changed_under_it_make_it_unusable(tiny_context: Context, pair
 
 
 def test_nothing_is_destroyed_while_a_run_may_name_it(tiny_context: Context, pair) -> None:
-    tiny.repaint(tiny.pictures_of(tiny_context, other_block(tiny_context, pair))[0])
+    tiny.repaint(tiny.images_of(tiny_context, other_block(tiny_context, pair))[0])
     with session(tiny_context.engine) as s:
         s.add(OpenLine(line="default", run_id="r"))
         s.commit()

@@ -20,7 +20,7 @@ TESTED = {f"tester-{i}": f"rows-{i}" for i in range(10)}
 
 @pytest.fixture
 def store(tmp_path: Path) -> BankStore:
-    """A bank of three models for anna's two pictures, trained on twenty people."""
+    """A bank of three models for anna's two images, trained on twenty people."""
     store = BankStore(tmp_path)
     store.begin(
         OLD, example_ids=["a", "b"], subject_tags=["anna"] * 2, n_wanted=3, now=NOW, learned=LEARNED, tested=TESTED
@@ -85,9 +85,9 @@ def test_testers_who_were_erased_count_by_their_own_share(store: BankStore) -> N
     "asked",
     [
         {"learned": LEARNED | {"somebody new": "rows"}},
-        {"learned": LEARNED | {"person-3": "other pictures"}},
+        {"learned": LEARNED | {"person-3": "other images"}},
         {"learned": without(LEARNED, "person-3")},
-        {"tested": TESTED | {"tester-3": "other pictures"}},
+        {"tested": TESTED | {"tester-3": "other images"}},
         {"tested": without(TESTED, "tester-3")},
         {"example_ids": ["a", "c"]},
         {"n_models": 4},

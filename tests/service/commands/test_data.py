@@ -14,7 +14,7 @@ from service.commands import data
 from service.store.engine import session
 from service.store.tables import ErasureRequest
 from tests.service import tiny
-from tests.service.versions import picture
+from tests.service.versions import image
 from unlearning.faces import read_metadata
 
 
@@ -81,7 +81,7 @@ def test_an_import_counts_what_macos_left(tmp_path, monkeypatch):
     (source / "__MACOSX").mkdir(parents=True)
     lines = ["file_name,user_id,label", "__MACOSX/._0.png,s0,a"]
     for number in range(20):
-        (source / f"{number}.png").write_bytes(picture(number))
+        (source / f"{number}.png").write_bytes(image(number))
         lines.append(f"{number}.png,s{number},{'ab'[number % 2]}")
     (source / "__MACOSX/._0.png").write_bytes(b"\0\5\x16\7")
     (source / "._1.png").write_bytes(b"\0\5\x16\7")
@@ -95,7 +95,7 @@ def test_an_import_counts_what_macos_left(tmp_path, monkeypatch):
 
 def test_files_that_no_row_names_are_named_in_a_terminal_only(tiny_context, check):
     folder = tiny_context.settings.data_folder
-    image = tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0]
+    image = tiny.images_of(tiny_context, tiny.people(tiny_context)[0])[0]
     (folder / "copy\n.png").write_bytes(image.read_bytes())
     (folder / "metadata.csv.bak").write_text("s31")
     said = check(terminal=True)

@@ -15,7 +15,7 @@ from service.context import LINE
 from service.erasure.completion import complete, purge, tidy
 from service.erasure.workspace import RunFolder
 from service.errors import RunStoppedError
-from service.models import registry, rosters
+from service.models import destruction, registry, rosters
 from service.requests.runs import advance
 from service.store.engine import reading, session
 from service.store.tables import OpenLine, RequestEvent, Tombstone
@@ -49,13 +49,13 @@ def finish(context, run_id):
     complete(tiny.workspace(context, run_id))
 
 
-def test_the_purge_destroys_pictures_packs_columns_and_weights(tiny_context, tmp_path, pair, run_id):
+def test_the_purge_destroys_images_packs_columns_and_weights(tiny_context, tmp_path, pair, run_id):
     settings, folder = tiny_context.settings, RunFolder(tiny_context.settings, run_id)
     run = tiny.run_of(tiny_context, run_id)
     base = registry.path(settings, run.base_digest)
     packs = list(settings.packed_folder.glob("packed-*/images.npy"))
     assert packs
-    doomed = [*tiny.pictures_of(tiny_context, pair[0]), *packs, base, folder.weights(tiny.RETRAIN)]
+    doomed = [*tiny.images_of(tiny_context, pair[0]), *packs, base, folder.weights(tiny.RETRAIN)]
     for number, path in enumerate(doomed):
         os.link(path, tmp_path / f"second-name-{number}")  # looks at the same bytes once the first name is gone
     purge(tiny.workspace(tiny_context, run_id))
@@ -126,7 +126,7 @@ def test_the_purge_looks_for_weights_that_a_backup_brought_back(tiny_context, ru
     earlier = add_version(tiny_context, 1)
     path = registry.path(tiny_context.settings, earlier)
     content = path.read_bytes()
-    registry.destroy(tiny_context, earlier)
+    destruction.destroy(tiny_context, earlier)
     path.write_bytes(content)
     purge(tiny.workspace(tiny_context, run_id))
     assert not path.exists()

@@ -71,7 +71,7 @@ def test_the_place_of_a_step_tried_too_often_is_that_of_its_last_error(raised):
 def test_a_steps_error_says_where_and_nothing_else(pipeline, tiny_context):
     """DBOS pickles errors into its tables."""
     run_id = tiny.claim_run(tiny_context, tiny.people(tiny_context)[0])
-    tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0].write_text(SECRET)
+    tiny.images_of(tiny_context, tiny.people(tiny_context)[0])[0].write_text(SECRET)
     with pytest.raises(StepError) as caught:
         pipeline.plan(run_id)
     assert SECRET.encode() not in pickle.dumps(caught.value)
@@ -312,7 +312,7 @@ def test_a_candidate_that_changes_too_many_live_predictions_waits_for_a_human(
     pointer = deployment.pointer(tiny_context)
     assert (pointer.committed_digest, pointer.staging_generation) == (base, None)
     assert [path.stem for path in tiny_context.settings.models_folder.glob("*.safetensors")] == [base]
-    assert tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0].exists()  # nothing was destroyed
+    assert tiny.images_of(tiny_context, tiny.people(tiny_context)[0])[0].exists()  # nothing was destroyed
 
 
 def test_figures_of_live_predictions_are_in_the_certificate_without_classes(erase, pipeline, tiny_context, monkeypatch):
@@ -347,7 +347,7 @@ def needs_help(context, run_id, reason):
     assert reason in request.attention_reason
     assert tiny.run_of(context, run_id).purge is None
     assert deployment.pointer(context).committed_generation == 1
-    assert all(path.exists() for path in tiny.pictures_of(context, request.user_id))
+    assert all(path.exists() for path in tiny.images_of(context, request.user_id))
     return True
 
 
@@ -379,7 +379,7 @@ def test_a_run_whose_second_making_differs_is_not_deployed(erase, pipeline, tiny
 def test_an_error_of_a_step_ends_the_run_with_its_place(erase, tiny_context):
     person = tiny.people(tiny_context)[0]
     run_id = tiny.claim_run(tiny_context, person)
-    tiny.pictures_of(tiny_context, person)[0].write_text(SECRET)
+    tiny.images_of(tiny_context, person)[0].write_text(SECRET)
     assert erase(run_id) == "needs_attention"
     assert needs_help(tiny_context, run_id, "The run stopped on FacesError in ")
 

@@ -25,7 +25,7 @@ def test_a_plan_is_made_once(tiny_context):
     person, other = tiny.people(tiny_context)[:2]
     run_id = tiny.claim_run(tiny_context, person)
     plan = tiny.workspace(tiny_context, run_id).make_plan()
-    tiny.repaint(tiny.pictures_of(tiny_context, other)[0])
+    tiny.repaint(tiny.images_of(tiny_context, other)[0])
     assert tiny.workspace(tiny_context, run_id).make_plan() == plan
     assert tiny.workspace(tiny_context, run_id).plan == plan
 
@@ -132,7 +132,7 @@ def test_a_data_folder_that_changed_after_the_plan_is_refused(tiny_context):
     person, other = tiny.people(tiny_context)[:2]
     work = tiny.workspace(tiny_context, tiny.claim_run(tiny_context, person))
     work.make_plan()
-    tiny.repaint(tiny.pictures_of(tiny_context, other)[0])
+    tiny.repaint(tiny.images_of(tiny_context, other)[0])
     open_images.cache_clear()  # as in a process started since
     with pytest.raises(DataFolderError, match="changed meanwhile"):
         work.faces  # noqa: B018

@@ -21,7 +21,7 @@ from service.erasure.workspace import RunFolder
 from service.errors import ConflictError, RunStoppedError, StorageError
 from service.keys import api_keys
 from service.keys.api_keys import Client
-from service.models import registry, rosters
+from service.models import destruction, registry, rosters
 from service.requests import decisions, intake
 from service.requests.intake import LEGAL_HOLD
 from service.requests.runs import advance, workflow_id
@@ -188,7 +188,7 @@ def test_the_second_erasure_counts_only_what_it_destroyed(tiny_context, pair):
 
 def test_what_was_gone_before_is_not_counted(tiny_context, pair, run_id):
     """An image that somebody removed by hand, and columns of a bank that somebody threw away."""
-    first, *_ = tiny.pictures_of(tiny_context, pair[0])
+    first, *_ = tiny.images_of(tiny_context, pair[0])
     first.unlink()
     completion.purge(tiny.workspace(tiny_context, run_id))
     completion.complete(tiny.workspace(tiny_context, run_id))
@@ -209,7 +209,7 @@ def test_a_purge_does_not_begin_while_images_are_out_of_sight(tiny_context, pair
 
 
 def test_copies_that_no_row_names_are_destroyed_and_counted(tiny_context, pair, run_id):
-    first, *_ = tiny.pictures_of(tiny_context, pair[0])
+    first, *_ = tiny.images_of(tiny_context, pair[0])
     copy = tiny_context.settings.data_folder / "old" / "again.png"
     copy.parent.mkdir()
     copy.write_bytes(first.read_bytes())
@@ -225,7 +225,7 @@ def test_an_image_that_comes_while_a_purge_is_interrupted_goes_and_counts(tiny_c
         refusing.setattr(completion, "remove_subjects", lambda *_, **__: None)  # killed before the first image
         with pytest.raises((StorageError, AttributeError)):
             completion.purge(tiny.workspace(tiny_context, run_id))
-    tiny.add_picture(tiny_context, pair[0])
+    tiny.add_image(tiny_context, pair[0])
     completion.purge(tiny.workspace(tiny_context, run_id))
     completion.complete(tiny.workspace(tiny_context, run_id))
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES + 1
@@ -249,7 +249,7 @@ def test_weights_that_are_only_out_of_sight_are_not_taken_for_destroyed(tiny_con
     registry.path(tiny_context.settings, version).unlink()
     with pytest.raises(RunStoppedError, match="found 1 older model versions"):
         purge_record.finish(tiny.workspace(tiny_context, run_id), record, n_unnamed=0, data_digest_after="d" * 64)
-    registry.destroy(tiny_context, version)
+    destruction.destroy(tiny_context, version)
     purge_record.finish(tiny.workspace(tiny_context, run_id), record, n_unnamed=0, data_digest_after="d" * 64)
     ended = purge_record.of(tiny.run_of(tiny_context, run_id))
     assert [counts["older model versions"] for counts in ended.destroyed.values()] == [1]
@@ -262,8 +262,8 @@ def test_what_comes_while_a_purge_is_interrupted_is_recorded_before_it_goes(tiny
     advance(tiny_context, run_id, "purging")
     (before,) = purge_record.begin(tiny.workspace(tiny_context, run_id)).held.values()
     copy = tiny_context.settings.data_folder / "again.png"
-    copy.write_bytes(tiny.pictures_of(tiny_context, person)[0].read_bytes())
-    tiny.add_picture(tiny_context, person)
+    copy.write_bytes(tiny.images_of(tiny_context, person)[0].read_bytes())
+    tiny.add_image(tiny_context, person)
     version = version_of(tiny_context, person)
     purge_record.begin(tiny.workspace(tiny_context, run_id))
     (holding,) = purge_record.of(tiny.run_of(tiny_context, run_id)).held.values()
@@ -274,7 +274,7 @@ def test_what_comes_while_a_purge_is_interrupted_is_recorded_before_it_goes(tiny
 def test_a_new_image_under_the_name_of_a_destroyed_one_does_not_keep_a_purge_from_ending(
     tiny_context, pair, run_id, monkeypatch
 ):
-    image, content = tiny.pictures_of(tiny_context, pair[0])[0], tiny.pictures_of(tiny_context, pair[1])[0].read_bytes()
+    image, content = tiny.images_of(tiny_context, pair[0])[0], tiny.images_of(tiny_context, pair[1])[0].read_bytes()
     with monkeypatch.context() as refusing:
         refuse_storage(refusing)
         with pytest.raises(StorageError):
@@ -288,7 +288,7 @@ def test_a_new_image_under_the_name_of_a_destroyed_one_does_not_keep_a_purge_fro
     completion.purge(tiny.workspace(tiny_context, run_id))
     completion.complete(tiny.workspace(tiny_context, run_id))
     assert destroyed_of(tiny.certificates(tiny_context)[0])["image files"] == tiny.N_IMAGES
-    assert tiny.pictures_of(tiny_context, "newcomer") == [image]
+    assert tiny.images_of(tiny_context, "newcomer") == [image]
     assert image.exists()
 
 
@@ -325,7 +325,7 @@ def test_columns_of_every_bank_are_counted(tiny_context, pair, run_id):
 def test_nothing_is_certified_as_destroyed_that_is_there_again(tiny_context, pair, run_id, monkeypatch, what):
     """Somebody restores from a backup while the purge goes on."""
     settings = tiny_context.settings
-    first, *_ = tiny.pictures_of(tiny_context, pair[0])
+    first, *_ = tiny.images_of(tiny_context, pair[0])
     weights = registry.path(settings, tiny.run_of(tiny_context, run_id).base_digest)
     image, content = first.read_bytes(), weights.read_bytes()
     copy = settings.data_folder / "again.png"
@@ -382,7 +382,7 @@ def predicates(context):
 def test_each_certificate_of_a_batch_tells_of_its_own_person(tiny_context, pair):
     """One the model learned from, one of the test split with an image missing and another there twice, one unknown."""
     trained, tested, unknown = pair[0], tiny.people(tiny_context, "test")[0], "nobody-we-know"
-    missing, twice, *_ = tiny.pictures_of(tiny_context, tested)
+    missing, twice, *_ = tiny.images_of(tiny_context, tested)
     run_id = tiny.deploy_run(tiny_context, trained, tested, unknown)
     missing.unlink()
     (tiny_context.settings.data_folder / "twice.png").write_bytes(twice.read_bytes())
@@ -412,7 +412,7 @@ def test_each_certificate_of_a_batch_tells_of_its_own_person(tiny_context, pair)
 def test_a_copy_that_a_kill_left_overwritten_is_removed_whoever_of_the_batch_it_shows(tiny_context):
     people = tiny.people(tiny_context, "test")[:2]
     copy = tiny_context.settings.data_folder / "again.png"
-    copy.write_bytes(tiny.pictures_of(tiny_context, people[1])[0].read_bytes())
+    copy.write_bytes(tiny.images_of(tiny_context, people[1])[0].read_bytes())
     run_id = tiny.plan_run(tiny_context, *people)
     advance(tiny_context, run_id, "purging")
     purge_record.begin(tiny.workspace(tiny_context, run_id))

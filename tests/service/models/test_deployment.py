@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from service.errors import ConflictError, NotFoundError, TryLaterError, WeightsError
-from service.models import deployment, registry
+from service.models import deployment, destruction, registry
 from service.models.commit_word import CommitWord
 from service.models.deployment import abort, activate_first, commit, deploy, pointer, stage
 from service.store.engine import session
@@ -100,7 +100,7 @@ def test_only_what_is_staged_can_be_committed(context, digests):
 def test_altered_unknown_and_destroyed_weights_are_not_staged(context, digests):
     activate_first(context, digests[0])
     registry.path(context.settings, digests[1]).write_bytes(b"something else")
-    registry.destroy(context, digests[2])
+    destruction.destroy(context, digests[2])
     for digest in digests[1:]:
         with pytest.raises(WeightsError):
             stage(context, digest)

@@ -8,7 +8,7 @@ import pytest
 
 from service.context import Context
 from service.errors import WeightsError
-from service.models import deployment, networks, registry
+from service.models import deployment, destruction, networks, registry
 from service.store.objects import Storage
 from tests.service.versions import add_version, manifest, write_weights
 
@@ -64,9 +64,9 @@ def test_pytorch_does_without(context, openvino, add):
 
 def test_it_goes_with_the_last_version_that_names_it(openvino, add):
     first, second, third = add(1), add(2), add(3, b"another network")
-    registry.destroy(openvino, first)
+    destruction.destroy(openvino, first)
     assert file_of(openvino).exists()
-    registry.destroy(openvino, second)
+    destruction.destroy(openvino, second)
     assert not file_of(openvino).exists()
     assert registry.load_checked(openvino, third).network == b"another network"
 
@@ -79,5 +79,5 @@ def test_it_lies_in_the_shared_storage_and_goes_from_there(openvino, tmp_path, a
     assert name in Storage(url).names("models")
     file_of(shared).unlink()
     assert registry.load_checked(shared, digest).network == b"a network"
-    registry.destroy(shared, digest)
+    destruction.destroy(shared, digest)
     assert Storage(url).names("models") == set()

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from service.context import LINE, Context
 from service.errors import ConflictError, NotFoundError
 from service.keys.api_keys import ADMIN, Client
-from service.models import deployment, registry, rollbacks
+from service.models import deployment, destruction, registry, rollbacks
 from service.models.rollbacks import RollbackRefusedError, carry_out, order
 from service.requests import states
 from service.requests.intake import file_requests
@@ -166,7 +166,7 @@ def test_nothing_comes_back_below_the_floor_or_destroyed(context: Context, older
         s.commit()
     with pytest.raises(RollbackRefusedError, match="Expected generation 2 or later, this one has 1"):
         order(context, OPERATOR, older, "Because.")
-    registry.destroy_older_than(context, 2)
+    destruction.destroy_older_than(context, 2)
     with pytest.raises(RollbackRefusedError, match="destroyed and cannot come back"):
         order(context, OPERATOR, older, "Because.")
 

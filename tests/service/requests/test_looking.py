@@ -219,7 +219,7 @@ def test_approving_while_the_folder_is_away_answers_nothing(tiny_context, carry_
 
 
 def test_people_added_since_the_training_are_no_obstacle(tiny_context, carry_out):
-    tiny.add_picture(tiny_context, tiny.people(tiny_context)[0])
+    tiny.add_image(tiny_context, tiny.people(tiny_context)[0])
     tiny.change_table(tiny_context.settings, lambda row: row | ({"split": "train"} if row["split"] == "test" else {}))
     assert carry_out("nobody-we-know") == "completed"
     assert the_request(tiny_context).outcome == "no_data_held"
@@ -260,8 +260,8 @@ def test_rosters_follow_models_through_erasures(tiny_context):
 def test_a_model_trained_anew_is_compared_with_what_it_learned_from(tiny_context, carry_out):
     """The people are gone for good: `expunge train` is the way out."""
     lost = tiny.people(tiny_context)[0]
-    for picture in tiny.pictures_of(tiny_context, lost):
-        picture.unlink()
+    for image in tiny.images_of(tiny_context, lost):
+        image.unlink()
     drop_rows(tiny_context, lost)
     assert carry_out("nobody-we-know") == "needs_attention"
     train_production(tiny_context, seed=1)
@@ -272,8 +272,8 @@ def test_a_model_trained_anew_is_compared_with_what_it_learned_from(tiny_context
 def test_an_older_model_that_remembers_somebody_goes_with_their_erasure(tiny_context, carry_out):
     """The model in service never knew them, so no model is made; the one before may still be gone back to."""
     lost = tiny.people(tiny_context)[0]
-    for picture in tiny.pictures_of(tiny_context, lost):
-        picture.unlink()
+    for image in tiny.images_of(tiny_context, lost):
+        image.unlink()
     drop_rows(tiny_context, lost)
     older = pointer(tiny_context).committed_digest
     train_production(tiny_context, seed=1)
@@ -292,11 +292,11 @@ def test_an_older_model_that_remembers_somebody_goes_with_their_erasure(tiny_con
 
 def test_fewer_images_than_were_learned_from_wait_for_a_human(tiny_context, carry_out):
     person = tiny.people(tiny_context)[0]
-    picture = tiny.pictures_of(tiny_context, person)[0]
+    image = tiny.images_of(tiny_context, person)[0]
     table = tiny_context.settings.data_folder / METADATA
-    kept = [line for line in table.read_text().splitlines() if picture.name not in line]
+    kept = [line for line in table.read_text().splitlines() if image.name not in line]
     table.write_text("\n".join(kept) + "\n")
-    picture.unlink()
+    image.unlink()
     assert carry_out(person) == "needs_attention"
     check_waits(tiny_context, person, says=doubts.FEWER)
     approve(tiny_context)
@@ -316,7 +316,7 @@ def test_a_model_of_an_earlier_release_gets_its_roster_from_the_folder_it_came_f
 
 
 def test_a_model_of_an_earlier_release_and_another_folder_need_a_human(tiny_context, carry_out):
-    tiny.add_picture(tiny_context, tiny.people(tiny_context)[0])
+    tiny.add_image(tiny_context, tiny.people(tiny_context)[0])
     unknown_origin(tiny_context)
     assert carry_out("nobody-we-know", "somebody-else") == "needs_attention"
     assert {request.attention_reason for request in tiny.requests(tiny_context)} == {data_folder.NO_ROSTER}

@@ -82,14 +82,14 @@ def test_a_lone_request_is_answered_at_once(batcher, gate):
 
 
 def test_what_waits_while_it_computes_becomes_the_next_batch(batcher, gate):
-    async def scene() -> list[float]:
+    async def scenario() -> list[float]:
         first = await hold(batcher, gate)
         others = [asyncio.ensure_future(batcher.predict(image(i), InFlight())) for i in range(1, 20)]
         await asyncio.sleep(0)
         gate.open.set()
         return [float((await each).probabilities[0]) for each in [first, *others]]
 
-    assert play(scene()) == list(range(20))
+    assert play(scenario()) == list(range(20))
     assert gate.sizes == [1, 8, 8, 3]
 
 
@@ -100,7 +100,7 @@ def test_who_asks_again_at_once_gets_into_the_next_batch(batcher, gate):
         for _ in range(3):
             assert (await batcher.predict(image(value), InFlight())).probabilities[0] == value
 
-    async def scene() -> None:
+    async def scenario() -> None:
         first = await hold(batcher, gate)
         clients = [asyncio.ensure_future(client(value)) for value in range(1, 4)]
         await asyncio.sleep(0)
@@ -110,12 +110,12 @@ def test_who_asks_again_at_once_gets_into_the_next_batch(batcher, gate):
         await asyncio.sleep(0)
         await asyncio.gather(*clients)
 
-    play(scene())
+    play(scenario())
     assert gate.sizes == [1, 4, 4, 4]
 
 
 def test_images_of_one_call_stay_together(batcher, gate):
-    async def scene() -> list[list[float]]:
+    async def scenario() -> list[list[float]]:
         first = await hold(batcher, gate)
         calls = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10], list(range(11, 19)), [19]]
         others = [
@@ -126,7 +126,7 @@ def test_images_of_one_call_stay_together(batcher, gate):
         await first
         return [[float(each.probabilities[0]) for each in await other] for other in others]
 
-    assert play(scene()) == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10], list(range(11, 19)), [19]]
+    assert play(scenario()) == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10], list(range(11, 19)), [19]]
     assert gate.sizes == [1, 6, 4, 8, 1]  # of eight at most
 
 
@@ -137,7 +137,7 @@ def test_a_call_larger_than_a_batch_is_a_batch(batcher, gate):
 
 
 def test_times_are_told(batcher, gate):
-    async def scene():
+    async def scenario():
         first = await hold(batcher, gate)
         second = asyncio.ensure_future(batcher.predict(image(1), InFlight()))
         await asyncio.sleep(0)
@@ -148,7 +148,7 @@ def test_times_are_told(batcher, gate):
         return await first, await second, least, time.perf_counter() - began
 
     began = time.perf_counter()
-    first, second, least, most = play(scene())
+    first, second, least, most = play(scenario())
     assert least <= first.computed_seconds <= most
     assert least <= second.waited_seconds <= most
 
@@ -157,7 +157,7 @@ def test_a_full_queue_refuses(slot, gate):
     batcher = MicroBatcher(slot, max_queue=3)
     batcher.start()
 
-    async def scene() -> None:
+    async def scenario() -> None:
         first = await hold(batcher, gate)
         waiting = [asyncio.ensure_future(batcher.predict(image(1), InFlight())) for _ in range(3)]
         await asyncio.sleep(0)
@@ -166,12 +166,12 @@ def test_a_full_queue_refuses(slot, gate):
         gate.open.set()
         await asyncio.gather(first, *waiting)
 
-    play(scene())
+    play(scenario())
     batcher.stop()
 
 
 def test_an_image_of_another_shape_fails_alone(batcher, gate):
-    async def scene() -> None:
+    async def scenario() -> None:
         first = await hold(batcher, gate)
         good = asyncio.ensure_future(batcher.predict(image(3), InFlight()))
         other = asyncio.ensure_future(batcher.predict(np.zeros((4, 4, 1), np.uint8), InFlight()))
@@ -182,22 +182,22 @@ def test_an_image_of_another_shape_fails_alone(batcher, gate):
         with pytest.raises(InputChangedError):
             await other
 
-    play(scene())
+    play(scenario())
 
 
 def test_a_failing_batch_fails_its_requests_and_the_next_one_works(batcher, gate):
-    async def scene() -> None:
+    async def scenario() -> None:
         gate.error = RuntimeError("no memory")
         with pytest.raises(RuntimeError, match="no memory"):
             await batcher.predict(image(1), InFlight())
         gate.error = None
         assert (await batcher.predict(image(2), InFlight())).probabilities[0] == 2
 
-    play(scene())
+    play(scenario())
 
 
 def test_a_network_that_exits_fails_its_requests_and_the_inference_thread_goes_on(batcher, gate):
-    async def scene() -> None:
+    async def scenario() -> None:
         gate.error = SystemExit(0)
         with pytest.raises(ExitedError, match=r"called sys\.exit"):
             await batcher.predict(image(1), InFlight())
@@ -207,7 +207,7 @@ def test_a_network_that_exits_fails_its_requests_and_the_inference_thread_goes_o
         gate.error = None
         assert (await batcher.predict(image(2), InFlight())).probabilities[0] == 2
 
-    play(scene())
+    play(scenario())
 
 
 def test_a_process_that_may_not_answer_says_so(slot, batcher):
@@ -217,7 +217,7 @@ def test_a_process_that_may_not_answer_says_so(slot, batcher):
 
 
 def test_a_cancelled_request_is_not_computed(batcher, gate):
-    async def scene() -> None:
+    async def scenario() -> None:
         first = await hold(batcher, gate)
         doomed = asyncio.ensure_future(batcher.predict(image(1), InFlight()))
         await asyncio.sleep(0)
@@ -226,18 +226,18 @@ def test_a_cancelled_request_is_not_computed(batcher, gate):
         await first
         await batcher.predict(image(2), InFlight())
 
-    play(scene())
+    play(scenario())
     assert gate.sizes == [1, 1]
 
 
 def test_a_request_cancelled_while_it_is_computed_harms_nobody(batcher, gate):
-    async def scene() -> None:
+    async def scenario() -> None:
         first = await hold(batcher, gate)
         first.cancel()
         gate.open.set()
         assert (await batcher.predict(image(2), InFlight())).probabilities[0] == 2
 
-    play(scene())
+    play(scenario())
 
 
 def test_jobs_run_on_the_inference_thread_between_batches(batcher, gate):
@@ -246,7 +246,7 @@ def test_jobs_run_on_the_inference_thread_between_batches(batcher, gate):
     with pytest.raises(ZeroDivisionError):
         batcher.on_inference_thread(lambda: 1 / 0).result(PATIENCE_SECONDS)
 
-    async def scene() -> None:
+    async def scenario() -> None:
         first = await hold(batcher, gate)
         second = asyncio.ensure_future(batcher.predict(image(1), InFlight()))
         await asyncio.sleep(0)
@@ -257,7 +257,7 @@ def test_jobs_run_on_the_inference_thread_between_batches(batcher, gate):
         await asyncio.gather(first, second, third)
         assert job.result(PATIENCE_SECONDS) == [1]  # not within a batch, and before the next one
 
-    play(scene())
+    play(scenario())
 
 
 def test_sizes_of_batches_are_told(slot, gate):
@@ -273,7 +273,7 @@ def test_stopping_finishes_what_waits(slot, gate):
     batcher = MicroBatcher(slot, max_queue=10)
     batcher.start()
 
-    async def scene() -> list[float]:
+    async def scenario() -> list[float]:
         first = await hold(batcher, gate)
         second = asyncio.ensure_future(batcher.predict(image(5), InFlight()))
         await asyncio.sleep(0)
@@ -282,7 +282,7 @@ def test_stopping_finishes_what_waits(slot, gate):
         await stopping
         return [float((await each).probabilities[0]) for each in (first, second)]
 
-    assert play(scene()) == [0, 5]
+    assert play(scenario()) == [0, 5]
 
 
 def test_a_closed_loop_does_not_end_the_inference_thread(slot, gate):
@@ -301,11 +301,11 @@ def test_a_closed_loop_does_not_end_the_inference_thread(slot, gate):
 def test_the_naive_twin_gives_the_same_answers(batcher):
     """Many at once through batches of any size against one at a time."""
 
-    async def scene() -> list[float]:
+    async def scenario() -> list[float]:
         answers = await asyncio.gather(*(batcher.predict(image(i), InFlight()) for i in range(90)))
         return [float(each.probabilities[0]) for each in answers]
 
-    assert play(scene()) == [play(batcher.predict(image(i), InFlight())).probabilities[0] for i in range(90)]
+    assert play(scenario()) == [play(batcher.predict(image(i), InFlight())).probabilities[0] for i in range(90)]
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 2, 4, 9])
@@ -313,7 +313,7 @@ def test_a_batch_with_another_number_of_results_fails_alone(batcher, gate, monke
     """Else an image would get its neighbour's answer, or the last ones none."""
     right = gate.predict
 
-    async def scene() -> list[object]:
+    async def scenario() -> list[object]:
         first = await hold(batcher, gate)
         others = [asyncio.ensure_future(batcher.predict(image(i), InFlight())) for i in range(1, 4)]
         await asyncio.sleep(0)
@@ -323,7 +323,7 @@ def test_a_batch_with_another_number_of_results_fails_alone(batcher, gate, monke
         monkeypatch.setattr(gate, "predict", right)
         return [*spoilt, await batcher.predict(image(7), InFlight())]
 
-    first, *others, later = play(scene())
+    first, *others, later = play(scenario())
     assert first.probabilities.tolist() == [0, 0]
     for each in others:
         assert isinstance(each, EngineError)

@@ -41,11 +41,11 @@ class Hasty(PatientProtocol):
 SHORT_SECONDS = 0.05
 
 
-Scene = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Scenario = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def connected(scene: Scene) -> None:
-    """Plays a scene on a connection to a server of hasty protocols."""
+def connected(scenario: Scenario) -> None:
+    """Plays a scenario on a connection to a server of hasty protocols."""
 
     async def main() -> None:
         config = uvicorn.Config(
@@ -57,7 +57,7 @@ def connected(scene: Scene) -> None:
             lambda: Hasty(config=config, server_state=server.server_state, app_state={}), "127.0.0.1", 0
         )
         reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
-        await scene(reader, writer)
+        await scenario(reader, writer)
         writer.close()
         listening.close()
 
@@ -80,7 +80,7 @@ async def is_ended(reader: asyncio.StreamReader) -> bool:
 def test_open_connections_are_counted() -> None:
     before = PatientProtocol.n_open
 
-    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(REQUEST)
         await read_answer(reader)
         assert PatientProtocol.n_open == before + 1
@@ -88,7 +88,7 @@ def test_open_connections_are_counted() -> None:
         assert await reader.read() == b""
         assert PatientProtocol.n_open == before
 
-    connected(scene)
+    connected(scenario)
 
 
 @pytest.mark.parametrize("n_before", [0, 2])
@@ -96,7 +96,7 @@ def test_open_connections_are_counted() -> None:
 def test_a_head_that_does_not_come_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, n_before: int, beginning: bytes
 ) -> None:
-    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(n_before):
             writer.write(REQUEST)
             assert await read_answer(reader) == b"hello"
@@ -114,45 +114,45 @@ def test_a_head_that_does_not_come_is_not_waited_for(
             assert await read_answer(reader) == b"hello"
         later_writer.close()
 
-    connected(scene)
+    connected(scenario)
 
 
 @pytest.mark.parametrize("n_before", [0, 1])
 def test_a_head_without_end_is_cut_off(n_before: int) -> None:
-    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(n_before):
             writer.write(REQUEST)
             await read_answer(reader)
         writer.write(b"POST / HTTP/1.1\r\nX: " + b"a" * 400)
         assert await reader.read() == b""
 
-    connected(scene)
+    connected(scenario)
 
 
 def test_a_request_in_flight_when_the_process_ends_is_answered_and_then_it_closes() -> None:
-    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(REQUEST)
         await read_answer(reader)
         Hasty.last.shutdown()
         writer.write(REQUEST)
         assert (await reader.read()).endswith(b"hello")
 
-    connected(scene)
+    connected(scenario)
 
 
 def test_an_idle_connection_is_closed_when_the_process_ends() -> None:
-    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(REQUEST)
         await read_answer(reader)
         Hasty.last._last_seconds = SHORT_SECONDS
         Hasty.last.shutdown()
         assert await reader.read() == b""
 
-    connected(scene)
+    connected(scenario)
 
 
 def test_a_head_that_has_begun_is_waited_for_when_the_process_ends() -> None:
-    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(REQUEST[:10])
         await until(lambda: Hasty.last.n_received == 10, "the head to begin")
         Hasty.last.shutdown()
@@ -160,23 +160,23 @@ def test_a_head_that_has_begun_is_waited_for_when_the_process_ends() -> None:
         writer.write(REQUEST[10:])
         assert (await reader.read()).endswith(b"hello")
 
-    connected(scene)
+    connected(scenario)
 
 
 def test_a_connection_that_comes_when_the_process_ends_has_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PatientProtocol, "is_ending", True)
 
-    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(REQUEST)
         answer = await reader.read()
         assert b"connection: close" in answer
         assert answer.endswith(b"hello")
 
-    connected(scene)
+    connected(scenario)
 
 
 def test_requests_in_pieces_and_in_a_row_are_answered() -> None:
-    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for at in range(1, len(REQUEST), 7):
             n_before = Hasty.last.n_received
             writer.write(REQUEST[:at])
@@ -184,4 +184,4 @@ def test_requests_in_pieces_and_in_a_row_are_answered() -> None:
             writer.write(REQUEST[at:] + REQUEST)
             assert [await read_answer(reader), await read_answer(reader)] == [b"hello", b"hello"]
 
-    connected(scene)
+    connected(scenario)

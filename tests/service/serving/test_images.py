@@ -20,7 +20,7 @@ from service.serving import images
 from service.settings import Settings
 from service.training.data import pack_images
 from service.training.spec import open_images
-from tests.service.versions import picture, pixels_of
+from tests.service.versions import image, pixels_of
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces import check_folder, decoding, pack
 from unlearning.faces.dataset import read_rows
@@ -48,15 +48,15 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_accepted_formats_give_pixels_of_the_models_shape(kind):
-    content = picture(1, size=(40, 30), kind=kind)
+    content = image(1, size=(40, 30), kind=kind)
     assert images.opened(content, **CAPS).size == (30, 40)
     found = pixels(content, size=(16, 12), channels=3)
     assert found.shape == (16, 12, 3)
     assert found.dtype == np.uint8
 
 
-def test_a_lossless_picture_of_the_right_size_is_unchanged():
-    assert np.array_equal(pixels(picture(3), size=(16, 16), channels=3), pixels_of(3))
+def test_a_lossless_image_of_the_right_size_is_unchanged():
+    assert np.array_equal(pixels(image(3), size=(16, 16), channels=3), pixels_of(3))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
@@ -137,7 +137,7 @@ def imported(content: bytes, folder: Path) -> Path:
     source = folder / "source"
     source.mkdir()
     (source / "one.png").write_bytes(content)
-    (source / "two.png").write_bytes(picture(1))
+    (source / "two.png").write_bytes(image(1))
     (source / "metadata.csv").write_text("file_name,user_id,label\none.png,ann,a\ntwo.png,ann,b\n")
     table.write_folder(source, folder / "data")
     return folder / "data"
@@ -145,7 +145,7 @@ def imported(content: bytes, folder: Path) -> Path:
 
 def by_hand(content: bytes, folder: Path) -> Path:
     """A data folder with a file that nothing looked at."""
-    made = imported(picture(2), folder)
+    made = imported(image(2), folder)
     place = next(row for row in read_rows(made) if row.label == "a").file_name
     (made / place).write_bytes(content)
     return made
@@ -210,19 +210,19 @@ def test_other_formats_are_unsupported(kind):
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\x00" * 100, b"%PDF-1.7", b"<svg/>", b"RIFF\x04\x00\x00\x00WAVE"])
-def test_bytes_that_are_no_picture_are_unsupported(content):
+def test_bytes_that_are_no_image_are_unsupported(content):
     with pytest.raises(UnsupportedImageError):
         images.opened(content, **CAPS)
 
 
 def test_too_many_bytes():
     with pytest.raises(TooLargeError, match="at most 100 bytes"):
-        images.opened(picture(1), max_bytes=100, max_pixels=1000)
+        images.opened(image(1), max_bytes=100, max_pixels=1000)
 
 
 def test_too_many_pixels():
     with pytest.raises(TooLargeError, match="at most 255 pixels, got 16 x 16"):
-        images.opened(picture(1), max_bytes=100_000, max_pixels=255)
+        images.opened(image(1), max_bytes=100_000, max_pixels=255)
 
 
 @pytest.mark.parametrize("side", [6_000, 12_000, 60_000])
@@ -237,8 +237,8 @@ def test_a_decompression_bomb_is_refused_by_its_header(side):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_truncated_picture_is_named(kind):
-    content = picture(1, size=(64, 64), kind=kind)
+def test_a_truncated_image_is_named(kind):
+    content = image(1, size=(64, 64), kind=kind)
     for n_bytes in (len(content) // 2, 12):
         with pytest.raises(InvalidInputError, match="damaged or truncated") as caught:
             decoded(content[:n_bytes])
@@ -248,7 +248,7 @@ def test_a_truncated_picture_is_named(kind):
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "WEBP"]), st.integers(0, 10_000), st.binary(min_size=1, max_size=8))
 def test_damage_anywhere_is_decoded_or_refused_but_never_crashes(kind, place, damage):
-    content = bytearray(picture(1, size=(24, 24), kind=kind))
+    content = bytearray(image(1, size=(24, 24), kind=kind))
     place %= len(content)
     content[place : place + len(damage)] = damage
     with suppress(InvalidInputError):
@@ -267,7 +267,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 def with_chunks(*chunks: bytes, last: bool = False) -> bytes:
     """A PNG with further chunks behind its header, or before its end."""
-    content = picture(1)
+    content = image(1)
     place = len(content) - 12 if last else 33
     return content[:place] + b"".join(chunks) + content[place:]
 
@@ -298,8 +298,8 @@ def test_so_is_the_number_of_its_chunks():
 
 
 def test_what_takes_long_to_open_is_known_beforehand():
-    assert images.opens_fast(picture(1))
-    assert images.opens_fast(picture(1, kind="JPEG"))
+    assert images.opens_fast(image(1))
+    assert images.opens_fast(image(1, kind="JPEG"))
     for bomb in BOMBS.values():
         assert not images.opens_fast(with_chunks(bomb, last=True))
     assert not images.opens_fast(with_chunks(chunk(b"tEXt", bytes(100_000))))

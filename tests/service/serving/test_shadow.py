@@ -140,7 +140,7 @@ def test_as_quick_as_the_other_it_gets_a_random_share():
     shadow, prediction = shadow_of(Candidate(), 0.25), _prediction(Active())
     for _ in range(4000):
         shadow.see([(image(1), prediction)])
-    assert 850 < shadow.counts[0].images < 1150  # false alarms: below 1e-7
+    assert 850 < shadow.counts[0].images < 1150  # false positive rate: below 1e-7
 
 
 def _prediction(engine):

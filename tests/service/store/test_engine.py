@@ -1,29 +1,14 @@
-"""The database: time zones, exclusive transactions, and that deleted values are gone from its files."""
+"""The database: exclusive transactions, and that deleted values are gone from its files."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
-
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import StatementError
 
 from service.context import Context
 from service.store.engine import reading, scrub_free_pages, session
 from service.store.tables import Tombstone
 from tests.waiting import at_once
-
-
-def test_times_come_back_aware_and_in_utc(context: Context) -> None:
-    there = datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=5)))
-    with session(context.engine) as s:
-        s.add(Tombstone(subject_hash="a", created_at=there))
-        s.commit()
-    with reading(context.engine) as s:
-        row = s.get(Tombstone, "a")
-    assert row is not None
-    assert row.created_at == there
-    assert row.created_at.tzinfo == UTC
 
 
 @pytest.mark.both_databases
@@ -35,13 +20,6 @@ def test_a_commit_waits_for_the_log_though_the_server_is_set_up_not_to(context: 
             assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
             assert connection.exec_driver_sql("SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'"
             ).scalar_one() == "off"  # fmt: skip
-
-
-def test_naive_times_are_refused(context: Context) -> None:
-    with session(context.engine) as s:
-        s.add(Tombstone(subject_hash="a", created_at=datetime(2026, 1, 31)))  # noqa: DTZ001
-        with pytest.raises(StatementError, match="aware datetime"):
-            s.flush()
 
 
 def test_a_deleted_value_is_in_no_file(context: Context) -> None:

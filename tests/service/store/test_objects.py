@@ -12,7 +12,7 @@ from sqlmodel import col, delete
 from service.context import Context
 from service.errors import StartupError, StorageError, WeightsError
 from service.keys.storage_identity import OBJECT
-from service.models import deployment, registry
+from service.models import deployment, destruction, registry
 from service.store.engine import session
 from service.store.objects import Storage
 from service.store.tables import KeyMark
@@ -126,7 +126,7 @@ def test_another_bucket_under_the_name_is_not_taken_for_the_one_used_before(
         elsewhere = with_storage(context, other, tmp_path / "worker")
         if other.endswith("service"):
             Storage(other).publish(OBJECT, b"another")
-        for use in (registry.publish, registry.destroy, registry.is_held):
+        for use in (registry.publish, destruction.destroy, registry.is_held):
             with pytest.raises(StorageError, match="not the storage used before"):
                 use(elsewhere, "0" * 64 if use is registry.is_held else digest)
     assert registry.is_held(worker, digest)
@@ -200,10 +200,10 @@ def test_destroyed_weights_leave_the_storage_or_are_not_said_to_be_destroyed(
     digest = add_version(worker, 1)
     monkeypatch.setattr(worker.storage._files, "rm_file", lambda path: None)
     with pytest.raises(StorageError, match="still lists"):
-        registry.destroy(worker, digest)
+        destruction.destroy(worker, digest)
     assert (registry.get(worker, digest).state, registry.get(worker, digest).destroyed_at) == ("destroyed", None)
     monkeypatch.undo()
-    registry.destroy(worker, digest)
+    destruction.destroy(worker, digest)
     assert worker.storage.names("models") == set()
     assert registry.get(worker, digest).destroyed_at is not None
 
@@ -212,12 +212,12 @@ def test_what_comes_back_from_a_backup_is_destroyed_again(context: Context, tmp_
     worker = with_storage(context, f"file://{tmp_path / 'bucket'}")
     digest, stays = add_version(worker, 1), add_version(worker, 2)
     content = registry.load_checked(worker, digest).content
-    registry.destroy(worker, digest)
+    destruction.destroy(worker, digest)
     worker.storage.publish(f"models/{digest}.safetensors", content)
     registry.path(worker.settings, digest).write_bytes(content)
     with pytest.raises(WeightsError, match="destroyed"):
         registry.load_checked(worker, digest)
-    registry.confirm_destroyed(worker)
+    destruction.confirm_destroyed(worker)
     assert worker.storage.names("models") == {f"models/{stays}.safetensors"}
     assert not registry.path(worker.settings, digest).exists()
 

@@ -1,4 +1,4 @@
-"""Evaluations on a tiny home: forty drawn people, pictures of 16 by 16, a model trains in a tenth of a second."""
+"""Evaluations on a tiny home: forty drawn people, images of 16 by 16, a model trains in a tenth of a second."""
 
 from __future__ import annotations
 

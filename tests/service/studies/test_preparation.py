@@ -1,24 +1,13 @@
-"""What is worth its price, and the ladder that results recommend; by hand and against every other ladder."""
+"""What is worth its price, by hand."""
 
 from __future__ import annotations
 
-from itertools import permutations
-
-import numpy as np
 import pytest
 
-from audit.policy import PRESETS, load_policy
+from audit.policy import PRESETS
 from service.errors import InvalidInputError
-from service.studies.preparation import (
-    SUFFIX,
-    Asked,
-    Facts,
-    Measured,
-    decide,
-    policy_of,
-    recommend,
-    upkeep,
-)
+from service.studies.ladders import policy_of
+from service.studies.preparation import Asked, Facts, decide
 from unlearning.errors import MethodError
 
 STANDARD = PRESETS["standard"]
@@ -117,12 +106,6 @@ def test_spares_are_kept_for_each_block_and_can_be_left_out() -> None:
     assert decide(Asked(STANDARD, most_trainings=197), MANY).spares == 20
 
 
-def test_spares_come_first_and_a_method_behind_them_is_reached_where_the_gate_rejects() -> None:
-    found = recommend([Measured("remix", 0.2, 0.1), Measured("spare", 0.0, 0.05)])
-    assert found.ladder == ("spare", "remix", "retrain")
-    assert found.trainings == pytest.approx(0.05 * (0.2 + 0.1))
-
-
 def test_a_ladder_without_methods_has_no_candidates() -> None:
     plan = decide(Asked(policy_of(STANDARD, ("retrain",))), MANY)
     assert plan.reasons == (
@@ -145,49 +128,3 @@ def test_a_ladder_without_methods_has_no_candidates() -> None:
 def test_what_cannot_be_asked_is_said(options: dict[str, object], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         Asked(STANDARD, **options)
-
-
-# The ladder
-
-
-def price_of(ladder: tuple[Measured, ...]) -> float:
-    """The price of any ladder, from its last rung to its first."""
-    price = 1.0
-    for rung in reversed(ladder):
-        price = rung.cost_share + rung.upkeep + rung.rejected_share * price
-    return price
-
-
-def test_the_recommended_ladder_is_the_cheapest_of_all() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        measured = [
-            Measured(f"m{i}", float(rng.uniform(0.05, 1.2)), float(rng.choice([0.0, rng.uniform(), 1.0])))
-            for i in range(4)
-        ]
-        ladders = [some for n in range(5) for some in permutations(measured, n)]
-        found = recommend(measured)
-        assert found.trainings == pytest.approx(min(map(price_of, ladders)))
-        by_name = {each.method: each for each in measured}
-        assert price_of(tuple(by_name[name] for name in found.ladder[:-1])) == pytest.approx(found.trainings)
-        assert found.ladder[-1] == "retrain"
-
-
-def test_a_method_that_is_always_rejected_or_dear_is_no_rung() -> None:
-    assert recommend([Measured("a", 0.1, 1.0), Measured("b", 0.6, 0.5)]).ladder == ("retrain",)
-    assert recommend([]).trainings == 1.0
-
-
-def test_oracles_have_an_upkeep() -> None:
-    """Twenty blocks of 128 are trained anew whenever a twentieth of the subjects is gone."""
-    assert upkeep(STANDARD, MANY, 128) == pytest.approx(20 * 128 / 100)
-    assert upkeep(STANDARD, Facts(n_subjects=10, n_references=1, n_blocks=10), 128) == 10 * 128
-    assert recommend([Measured("oracle_matching", 0.07, 0.05, upkeep=25.6)]).ladder == ("retrain",)
-
-
-def test_the_policy_keeps_its_bars_and_gets_a_name_once(tmp_path) -> None:
-    policy = policy_of(policy_of(STANDARD, ("remix", "retrain")), ("retrain",))
-    assert policy.name == f"standard{SUFFIX}"
-    assert policy.ladder == ("retrain",)
-    assert policy.retain_ratio_min == STANDARD.retain_ratio_min
-    assert load_policy("standard").ladder == STANDARD.ladder

@@ -21,7 +21,7 @@ from service.models.deployment import activate_first
 from service.serving.process import ServingProcess
 from service.telemetry import serving_metrics
 from service.telemetry.catalog import SERVING
-from tests.service.versions import add_version, picture
+from tests.service.versions import add_version, image
 from tests.waiting import PATIENCE_SECONDS, line_of, wait_until
 
 with warnings.catch_warnings():
@@ -57,7 +57,7 @@ def test_requests_are_counted_by_route_never_by_path(client):
     before = samples()
     client.get("/erasure-requests/alice-must-not-appear")
     client.get("/nothing/bob-must-not-appear")
-    client.post("/predictions", content=picture(1))
+    client.post("/predictions", content=image(1))
     client.post("/predictions", content=b"hello")
     client.request("BREW", "/predictions")
     after = samples()
@@ -83,13 +83,13 @@ def test_latency_is_in_seconds(client):
     labels = ("expunge_http_request_duration_seconds_sum", "method=POST", "route=/predictions")
     before, began = samples().get(labels, 0.0), time.perf_counter()
     for _ in range(5):
-        client.post("/predictions", content=picture(1))
+        client.post("/predictions", content=image(1))
     most = time.perf_counter() - began
     assert 0 < samples()[labels] - before <= most  # a thousand times as many milliseconds
 
 
 def test_names_have_the_prefix_and_base_units(client):
-    client.post("/predictions", content=picture(1))
+    client.post("/predictions", content=image(1))
     for family in text_string_to_metric_families(serving_metrics.exposition()[0].decode()):
         if family.name.startswith(("python_", "process_")):
             continue  # the library's own, outside of many processes
@@ -164,14 +164,14 @@ def test_off_means_nothing_is_counted(context, new_key):
     before = samples()
     with TestClient(process.app) as client:
         client.headers["Authorization"] = f"Bearer {new_key(api_keys.PREDICT)}"
-        assert client.post("/predictions", content=picture(1)).status_code == 200
+        assert client.post("/predictions", content=image(1)).status_code == 200
         assert client.post("/predictions", content=b"hello").status_code == 415
     process.stop()
     assert samples() == before
 
 
 def test_the_table_is_what_is_exported(client):
-    client.post("/predictions", content=picture(1))
+    client.post("/predictions", content=image(1))
     client.post("/predictions", content=b"hello")
     families = {
         family.name: family

@@ -131,7 +131,7 @@ def test_the_files_of_a_training_hold_counts_and_losses_and_name_nobody(tiny_con
     text = table.read_text() + curve.read_text()
     everybody = tiny.people(tiny_context) + tiny.people(tiny_context, "test")
     assert not any(person in text for person in everybody)
-    assert not any(picture.name in text for person in everybody for picture in tiny.pictures_of(tiny_context, person))
+    assert not any(image.name in text for person in everybody for image in tiny.images_of(tiny_context, person))
 
 
 @pytest.mark.parametrize(

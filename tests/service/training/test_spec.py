@@ -58,5 +58,5 @@ def test_nothing_from_packing_to_purging_loads_torch(tmp_path):
 def test_what_was_packed_is_open_and_no_file_is_read_again(tiny_context):
     open_images.cache_clear()
     images = pack_images(tiny_context.settings, recipe_of(tiny_context))
-    tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0].unlink()
+    tiny.images_of(tiny_context, tiny.people(tiny_context)[0])[0].unlink()
     assert open_images(images).manifest_digest == images.manifest_digest

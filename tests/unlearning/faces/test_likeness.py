@@ -1,4 +1,4 @@
-"""The same picture under two names, saved again, is found; other images are not."""
+"""The same image under two names, saved again, is found; other images are not."""
 
 from __future__ import annotations
 

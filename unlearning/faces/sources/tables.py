@@ -3,6 +3,8 @@
 A CSV may be UTF-8 with or without a byte order mark, or UTF-16 with one; its fields are separated by commas, semicolons
 or tabs, and a first line `sep=;` says by which. Rows without any content, and empty fields beyond the header's, are
 passed over. Line breaks are those of CSV, so others (a form feed, U+2028) belong to the field they are in.
+
+Tested in `tests/unlearning/faces/sources/test_imagefolder.py`.
 """
 
 from __future__ import annotations

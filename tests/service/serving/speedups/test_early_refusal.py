@@ -151,7 +151,7 @@ def test_a_full_server_refuses_as_the_routes_would() -> None:
 
 
 def test_who_was_let_in_a_moment_ago_counts_though_it_has_no_place_yet() -> None:
-    async def scene() -> None:
+    async def scenario() -> None:
         server = Server()
         server.full, server.n_free = False, 2
         head = request()
@@ -160,7 +160,7 @@ def test_who_was_let_in_a_moment_ago_counts_though_it_has_no_place_yet() -> None
         await asyncio.sleep(0)
         assert server.shedding.refusal(head) is None
 
-    play(scene())
+    play(scenario())
 
 
 def test_the_connection_serves_on_when_there_is_room_again() -> None:

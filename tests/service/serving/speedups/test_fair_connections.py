@@ -159,7 +159,7 @@ class Counting(asyncio.Protocol):
 
 
 def test_two_at_one_socket_share_its_connections() -> None:
-    async def scene() -> None:
+    async def scenario() -> None:
         loop = asyncio.get_running_loop()
         sock = socket.create_server(("127.0.0.1", 0))
         address = sock.getsockname()
@@ -181,13 +181,13 @@ def test_two_at_one_socket_share_its_connections() -> None:
             await server.wait_closed()
         assert held == [set(), set()]
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
 def test_the_last_process_takes_what_waits_and_then_nobody_can_connect() -> None:
     """BentoML's parent keeps the socket open: whoever connects to it then would be accepted by the system and reset."""
 
-    async def scene() -> None:
+    async def scenario() -> None:
         loop, held = asyncio.get_running_loop(), set[asyncio.Protocol]()
         sock = socket.create_server(("127.0.0.1", free_ports(1)[0]))  # chosen, as a service's is
         parent, address = sock.dup(), sock.getsockname()
@@ -214,13 +214,13 @@ def test_the_last_process_takes_what_waits_and_then_nobody_can_connect() -> None
         socket.create_connection(address).close()
         again.close()
 
-    play(scene())
+    play(scenario())
 
 
 def test_a_process_ends_after_the_connections_that_it_took_last() -> None:
     """They are begun after uvicorn has looked whether there are any."""
 
-    async def scene() -> None:
+    async def scenario() -> None:
         loop, held = asyncio.get_running_loop(), set[asyncio.Protocol]()
         sock = socket.create_server(("127.0.0.1", free_ports(1)[0]))
         server = FairServer(loop, lambda: Counting(held), sock, lambda: len(held), lambda: True)
@@ -236,11 +236,11 @@ def test_a_process_ends_after_the_connections_that_it_took_last() -> None:
         await ended
         assert not held
 
-    play(scene())
+    play(scenario())
 
 
 def test_a_process_that_ends_alone_leaves_the_socket_to_the_others() -> None:
-    async def scene() -> None:
+    async def scenario() -> None:
         loop, held = asyncio.get_running_loop(), set[asyncio.Protocol]()
         sock = socket.create_server(("127.0.0.1", 0))
         servers = [FairServer(loop, lambda: Counting(held), each, lambda: 0) for each in (sock, sock.dup())]
@@ -253,11 +253,11 @@ def test_a_process_that_ends_alone_leaves_the_socket_to_the_others() -> None:
         await until(lambda: not held, "the connection to end")
         servers[1].close()
 
-    play(scene())
+    play(scenario())
 
 
 def test_servers_of_a_given_socket_are_fair_ones_and_others_are_the_loops_own() -> None:
-    async def scene() -> None:
+    async def scenario() -> None:
         loop = asyncio.get_running_loop()
         share_connections(loop, lambda: 0)
         fair: Any = await loop.create_server(asyncio.Protocol, sock=socket.create_server(("127.0.0.1", 0)), ssl=None)
@@ -266,7 +266,7 @@ def test_servers_of_a_given_socket_are_fair_ones_and_others_are_the_loops_own() 
         fair.close()
         own.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
 def test_a_loop_that_cannot_be_changed_goes_its_own_way_and_a_line_says_so() -> None:

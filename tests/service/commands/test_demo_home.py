@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.commands.demo import demo_settings, own
+from service.commands.demo_home import demo_settings, own
 from service.errors import StartupError
 from service.launch import environment, serve_command
 from service.settings import Settings
