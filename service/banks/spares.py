@@ -12,7 +12,7 @@ the background. They are kept only if a policy's ladder has a rung that starts f
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from sqlmodel import col, select
 from service.banks.build import BankPlan, OnProgress, rows_digest, training_code_version
 from service.context import LINE, Context
 from service.models import registry, rosters
-from service.models.manifest import Manifest
+from service.models.manifest import Manifest, library_versions
 from service.settings import Settings
 from service.store.engine import reading
 from service.store.tables import ModelVersion, OpenLine
@@ -72,6 +72,9 @@ def registration_lock(settings: Settings, *, exclusive: bool) -> AbstractContext
 def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str]) -> Spare | None:
     """The spare that knows most of the subjects and none of these; none if there is no usable one.
 
+    One that other versions of the libraries trained is not usable: trained again it would have other weights, and a
+    certificate names the versions that are here.
+
     Args:
         faces: the packed data as they are; a spare counts only if all it learned from is still there unchanged.
         without: user ids, for example those of a run.
@@ -90,6 +93,7 @@ def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str
             or (manifest.recipe_digest, manifest.classes) != (recipe.digest, faces.classes)
             or manifest.lineage["code_version"] != training_code_version()
         ):
+            or _libraries(manifest.versions) != _libraries(library_versions())
             continue
         unknown = len(hash_of.keys() - known - gone) - manifest.lineage["n_left_out"]
         if unknown > UNKNOWN_MAX * len(hash_of):
@@ -103,6 +107,11 @@ def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str
 
 def _all(context: Context) -> Iterator[tuple[str, Manifest, dict[str, int]]]:
     """Digest, manifest and roster of every spare, the newest first."""
+def _libraries(versions: Mapping[str, str]) -> dict[str, str]:
+    """Without our own version: of our code it is `training_code_version` that matters."""
+    return {name: version for name, version in versions.items() if name != "expunge"}
+
+
     with reading(context.engine) as s:
         query = select(ModelVersion).where(ModelVersion.line == LINE, ModelVersion.state == registry.SPARE)
         found = list(s.exec(query.order_by(col(ModelVersion.created_at).desc(), col(ModelVersion.digest))))

@@ -85,6 +85,19 @@ def test_data_that_changed_under_it_make_it_unusable(tiny_context: Context, pair
     assert found(tiny_context, pair[0]) is not None
 
 
+def test_one_that_another_version_of_a_library_trained_is_unusable(tiny_context: Context, pair) -> None:
+    """A certificate names the versions that are here, and a second training has to give the same weights."""
+    with session(tiny_context.engine) as s:
+        version = registry.find(s, found(tiny_context, pair[0]).digest)
+        version.manifest = {**version.manifest, "versions": {**version.manifest["versions"], "torch": "1.0"}}
+        s.add(version)
+        s.commit()
+    assert found(tiny_context, pair[0]) is None
+    recipe = data.recipe_of(tiny_context)
+    assert spares.train_spares(tiny_context, recipe, plans(tiny_context, pair[0]), nothing) == 1
+    assert spares.count(tiny_context) == 1
+
+
 def test_nothing_is_destroyed_while_a_run_may_name_it(tiny_context: Context, pair) -> None:
     tiny.repaint(tiny.pictures_of(tiny_context, other_block(tiny_context, pair))[0])
     with session(tiny_context.engine) as s:
