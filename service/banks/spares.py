@@ -69,7 +69,7 @@ def registration_lock(settings: Settings, *, exclusive: bool) -> AbstractContext
     return files.lock(settings.banks_folder / "locks" / "spares.lock", exclusive=exclusive)
 
 
-def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str]) -> Spare | None:
+def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str], *, only: str = "") -> Spare | None:
     """The spare that knows most of the subjects and none of these; none if there is no usable one.
 
     One that other versions of the libraries trained is not usable: trained again it would have other weights, and a
@@ -78,6 +78,7 @@ def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str
     Args:
         faces: the packed data as they are; a spare counts only if all it learned from is still there unchanged.
         without: user ids, for example those of a run.
+        only: digest of the one spare that counts; empty: all do.
     """
     hash_of = {context.keyring.subject_hash(subject): subject for subject in faces.train_subjects()}
     asked = {context.keyring.subject_hash(subject) for subject in without}
@@ -86,14 +87,15 @@ def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str
     for version, manifest, roster in _all(context):
         known = roster.keys()
         if (
-            not known
+            (only and version != only)
+            or not known
             or known & asked
             or not known <= hash_of.keys()
             or (best and best[0] >= len(known))
             or (manifest.recipe_digest, manifest.classes) != (recipe.digest, faces.classes)
+            or _libraries(manifest.versions) != _libraries(library_versions())
             or manifest.lineage["code_version"] != training_code_version()
         ):
-            or _libraries(manifest.versions) != _libraries(library_versions())
             continue
         unknown = len(hash_of.keys() - known - gone) - manifest.lineage["n_left_out"]
         if unknown > UNKNOWN_MAX * len(hash_of):
@@ -105,13 +107,13 @@ def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str
     return best[1] if best else None
 
 
-def _all(context: Context) -> Iterator[tuple[str, Manifest, dict[str, int]]]:
-    """Digest, manifest and roster of every spare, the newest first."""
 def _libraries(versions: Mapping[str, str]) -> dict[str, str]:
     """Without our own version: of our code it is `training_code_version` that matters."""
     return {name: version for name, version in versions.items() if name != "expunge"}
 
 
+def _all(context: Context) -> Iterator[tuple[str, Manifest, dict[str, int]]]:
+    """Digest, manifest and roster of every spare, the newest first."""
     with reading(context.engine) as s:
         query = select(ModelVersion).where(ModelVersion.line == LINE, ModelVersion.state == registry.SPARE)
         found = list(s.exec(query.order_by(col(ModelVersion.created_at).desc(), col(ModelVersion.digest))))

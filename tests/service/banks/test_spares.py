@@ -223,6 +223,22 @@ def test_a_rerun_trains_the_spare_again(tiny_context: Context, pair, policy) -> 
     assert not list(tiny.workspace(context, run_id, policy).folder.path.glob("again-*"))
 
 
+def test_a_rerun_trains_the_run_s_spare_and_no_newer_one(
+    tiny_context: Context, pair, clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = replace(tiny_context, settings=tiny_context.settings.model_copy(update={"rerun_share": 1.0}))
+    run_id = tiny.plan_run(context, pair[0], policy=POLICY)
+    assert tiny.try_step(context, run_id, SPARE, POLICY)
+    clock.advance(seconds=1)
+    with monkeypatch.context() as patched:  # another process looked before the first spare was there
+        patched.setattr(spares, "lacking", lambda context, recipe, plans: list(plans))
+        spares.train_spares(context, data.recipe_of(context), plans(context, pair[0]), nothing)
+    assert spares.count(context) == 2
+    assert reruns.carry_out(tiny.workspace(context, run_id, POLICY)) is None
+    rerun = tiny.workspace(context, run_id, POLICY).folder.read("rerun")
+    assert rerun["weights_digest"] == tiny.attempts(context)[0].candidate_digest
+
+
 def test_a_plan_made_anew_in_the_middle_of_a_step_keeps_the_order_of_the_rungs(tiny_context: Context) -> None:
     """Else an attempt of one method, and its certificate, would be about the candidate of another."""
     policy = replace(POLICY, cheapest_first=True)
