@@ -21,6 +21,8 @@ from service.errors import BackupError, StartupError
 from service.launch import environment
 from service.models import networks, registry
 from service.models.deployment import pointer
+from service.requests import intake
+from service.requests.schemas import Filing
 from service.store import ledger
 from service.store.engine import reading, session
 from service.store.fail_points import BACKUPS, RESTORES
@@ -307,6 +309,18 @@ def test_a_killed_restore_is_repeated(tiny_context, tmp_path, take, erased, poin
     assert len(log_of(context)) == len(log_of(tiny_context)) + 1
     assert list(settings.home.glob(".rest*")) == []
     context.engine.dispose()
+
+
+def test_a_legal_hold_that_came_during_a_run_holds_after_a_restore(tiny_context, take, bring):
+    person, other = tiny.people(tiny_context)[:2]
+    tiny.claim_run(tiny_context, person, other)
+    filing = Filing(user_ids=[person], legal_hold=True)
+    intake.file_requests(tiny_context, tiny.CLIENT, filing, n_subjects=lambda: 1000, most_open=1000)
+    restored, _ = bring(take())
+    found = {(each.user_id, each.state, each.attention_reason) for each in tiny.requests(restored)}
+    assert found == {(person, "needs_attention", intake.LEGAL_HOLD), (other, "queued", None)}
+    claim(restored, tiny.POLICY)
+    assert {each.state for each in tiny.requests(restored) if each.user_id == person} == {"needs_attention"}
 
 
 def test_the_commands(tiny_context, tmp_path):
