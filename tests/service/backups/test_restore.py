@@ -323,6 +323,16 @@ def test_a_legal_hold_that_came_during_a_run_holds_after_a_restore(tiny_context,
     assert {each.state for each in tiny.requests(restored) if each.user_id == person} == {"needs_attention"}
 
 
+def test_no_backup_is_taken_into_the_home(tiny_context, tmp_path):
+    """Whoever is erased later would be in the home for as long as the file is."""
+    settings = tiny_context.settings
+    (tmp_path / "door").symlink_to(settings.home)
+    for folder in (settings.home, settings.data_folder, tmp_path / "door"):
+        with pytest.raises(BackupError, match="outside of the home"):
+            back_up(settings, folder / "backup.tar", now=tiny_context.now)
+        assert not (folder / "backup.tar").exists()
+
+
 def test_the_commands(tiny_context, tmp_path):
     settings = tiny_context.settings
     file, home = tmp_path / "b.tar", tmp_path / "restored"
