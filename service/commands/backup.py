@@ -96,8 +96,9 @@ def restore(
             reached=lambda point: fail_points.reached(settings, point),
         )  # fmt: skip
     except OSError as error:
-        raise BackupError(
-            f"Expected to read the backup and to write the home: {error.filename or ''} {error.strerror}."
+        given = error.filename if error.filename in {str(each) for each in (file, erased_since, asked)} else ""
+        raise BackupError(  # no other name: an image's may be telling
+            f"Expected to read the backup{given and f', {given},'} and to write the home: {error.strerror or error}."
         ) from error
     if restored.manifest is None or restored.settled is None:
         console.print("The restore that was interrupted had all but ended; it is whole now.")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 
 import pytest
@@ -331,6 +332,24 @@ def test_no_backup_is_taken_into_the_home(tiny_context, tmp_path):
         with pytest.raises(BackupError, match="outside of the home"):
             back_up(settings, folder / "backup.tar", now=tiny_context.now)
         assert not (folder / "backup.tar").exists()
+
+
+def test_what_cannot_be_written_is_told_without_the_names_of_images(tiny_context, tmp_path, take):
+    """They may say who a person is, and what a command says ends up in journals and mails."""
+    file = take()
+    picture = tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0]
+    told = picture.relative_to(tiny_context.settings.data_folder).as_posix()
+    with tarfile.open(file) as old, tarfile.open(tmp_path / "twice.tar", "w") as twice:
+        for member in old:
+            for _ in range(1 + member.name.endswith(told)):
+                twice.addfile(member, old.extractfile(member))
+    said = expunge(
+        tiny.settings_of(tmp_path / "restored"), "restore", str(tmp_path / "twice.tar"), "--nothing-newer", status=1
+    )
+    assert picture.name not in said
+    assert "File exists" in said
+    absent = str(tmp_path / "absent.tar")
+    assert absent in expunge(tiny.settings_of(tmp_path / "restored"), "restore", absent, "--nothing-newer", status=1)
 
 
 def test_the_commands(tiny_context, tmp_path):
