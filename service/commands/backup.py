@@ -126,5 +126,19 @@ def restore(
 def _user_ids(file: Path | None) -> list[str]:
     if file is None:
         return []
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    return [line for line in lines if line]
+    from pydantic import TypeAdapter, ValidationError
+
+    from service.requests.schemas import UserId
+
+    adapter, found = TypeAdapter(UserId), list[str]()
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(adapter.validate_python(line.strip()))
+        except ValidationError:
+            raise BackupError(
+                f"Expected a user id as the data have it in line {number} of {file}: printable, in Unicode form NFC, "
+                "at most 256 characters. Nothing was restored."
+            ) from None
+    return found

@@ -352,6 +352,17 @@ def test_what_cannot_be_written_is_told_without_the_names_of_images(tiny_context
     assert absent in expunge(tiny.settings_of(tmp_path / "restored"), "restore", absent, "--nothing-newer", status=1)
 
 
+@pytest.mark.parametrize("unfit", ["Jose\u0301", "x" * 257, "a\u200bb"])
+def test_an_id_that_nobody_can_have_is_told_by_its_line(tiny_context, tmp_path, take, unfit):
+    people, settings = tmp_path / "people.txt", tiny.settings_of(tmp_path / "restored")
+    people.write_text(f"zoe\n\n{unfit}\n", encoding="utf-8")
+    words = ("restore", str(take()), "--nothing-newer", "--asked", str(people))
+    said = expunge(settings, *words, status=1)
+    assert f"line 3 of {people}" in said
+    assert unfit not in said
+    assert not list(settings.home.glob("*"))
+
+
 def test_the_commands(tiny_context, tmp_path):
     settings = tiny_context.settings
     file, home = tmp_path / "b.tar", tmp_path / "restored"
