@@ -177,11 +177,12 @@ def _recorded(folder: Path) -> list[Path]:
             by.setdefault(said, set())
         else:
             by.setdefault(said["cache"], set()).add(said["folder"])
-    here = str(folder.resolve())
-    return [
-        Path(cache) for cache, folders in by.items()
-        if here in folders or not any((Path(each) / METADATA).exists() for each in folders)
-    ]  # fmt: skip
+    found = []
+    for cache, folders in by.items():
+        there = [Path(each) for each in folders if (Path(each) / METADATA).exists()]
+        if not there or any(each.samefile(folder) for each in there):  # moved, or here under this path or another
+            found.append(Path(cache))
+    return found
 
 
 def _check_labels(rows: Rows, classes: tuple[str, ...]) -> None:
