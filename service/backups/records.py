@@ -164,6 +164,8 @@ def _close_runs(s: Session, context: Context) -> None:
         reason = {"attention_reason": _NOTE}
         states.move_all(s, [(each, reason) for each in under_way], "needs_attention", now=context.now(), note=_NOTE)
         states.move_all(s, [(each, {}) for each in requests], "queued", now=context.now(), note=_NOTE)
+        kept = states.asked_to_keep(s, requests)
+        states.stop(s, [each for each in requests if each.id in kept], _NOTE, now=context.now())
         run.purge, run.stage, run.stage_note, run.finished_at = None, "needs_attention", _NOTE, context.now()
         s.add(run)
     pointer = s.get(Deployment, LINE)

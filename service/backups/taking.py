@@ -77,9 +77,15 @@ def back_up(
 
     Raises:
         StartupError: the database cannot be used.
-        BackupError: there is no home, it changed all the time, or an erasure did not end its purge.
+        BackupError: there is no home, the file would lie in it, it changed all the time, or an erasure did not end its
+            purge.
         FileExistsError: there is a file of the name.
     """
+    if target is not None and target.resolve().is_relative_to(settings.home.resolve()):
+        raise BackupError(
+            f"Expected a file outside of the home {settings.home}, got {target}: no erasure reaches into a backup, and "
+            "in the home nothing may be left of whom it erased. Name a folder elsewhere."
+        )
     context = _open(settings, now)
     try:
         if target is None:

@@ -12,7 +12,7 @@ the background. They are kept only if a policy's ladder has a rung that starts f
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from sqlmodel import col, select
 from service.banks.build import BankPlan, OnProgress, rows_digest, training_code_version
 from service.context import LINE, Context
 from service.models import destruction, registry, rosters
-from service.models.manifest import Manifest
+from service.models.manifest import Manifest, library_versions
 from service.settings import Settings
 from service.store.engine import reading
 from service.store.tables import ModelVersion, OpenLine
@@ -69,12 +69,16 @@ def registration_lock(settings: Settings, *, exclusive: bool) -> AbstractContext
     return files.lock(settings.banks_folder / "locks" / "spares.lock", exclusive=exclusive)
 
 
-def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str]) -> Spare | None:
+def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str], *, only: str = "") -> Spare | None:
     """The spare that knows most of the subjects and none of these; none if there is no usable one.
+
+    One that other versions of the libraries trained is not usable: trained again it would have other weights, and a
+    certificate names the versions that are here.
 
     Args:
         faces: the packed data as they are; a spare counts only if all it learned from is still there unchanged.
         without: user ids, for example those of a run.
+        only: digest of the one spare that counts; empty: all do.
     """
     hash_of = {context.keyring.subject_hash(subject): subject for subject in faces.train_subjects()}
     asked = {context.keyring.subject_hash(subject) for subject in without}
@@ -83,11 +87,13 @@ def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str
     for version, manifest, roster in _all(context):
         known = roster.keys()
         if (
-            not known
+            (only and version != only)
+            or not known
             or known & asked
             or not known <= hash_of.keys()
             or (best and best[0] >= len(known))
             or (manifest.recipe_digest, manifest.classes) != (recipe.digest, faces.classes)
+            or _libraries(manifest.versions) != _libraries(library_versions())
             or manifest.lineage["code_version"] != training_code_version()
         ):
             continue
@@ -99,6 +105,11 @@ def find(context: Context, recipe: Recipe, faces: Faces, without: Collection[str
             continue
         best = len(known), Spare(version, manifest.seed, manifest.lineage["seconds"], rows)
     return best[1] if best else None
+
+
+def _libraries(versions: Mapping[str, str]) -> dict[str, str]:
+    """Without our own version: of our code it is `training_code_version` that matters."""
+    return {name: version for name, version in versions.items() if name != "expunge"}
 
 
 def _all(context: Context) -> Iterator[tuple[str, Manifest, dict[str, int]]]:

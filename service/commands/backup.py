@@ -96,8 +96,9 @@ def restore(
             reached=lambda point: fail_points.reached(settings, point),
         )  # fmt: skip
     except OSError as error:
-        raise BackupError(
-            f"Expected to read the backup and to write the home: {error.filename or ''} {error.strerror}."
+        given = error.filename if error.filename in {str(each) for each in (file, erased_since, asked)} else ""
+        raise BackupError(  # no other name: an image's may be telling
+            f"Expected to read the backup{given and f', {given},'} and to write the home: {error.strerror or error}."
         ) from error
     if restored.manifest is None or restored.settled is None:
         console.print("The restore that was interrupted had all but ended; it is whole now.")
@@ -125,5 +126,19 @@ def restore(
 def _user_ids(file: Path | None) -> list[str]:
     if file is None:
         return []
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    return [line for line in lines if line]
+    from pydantic import TypeAdapter, ValidationError
+
+    from service.requests.schemas import UserId
+
+    adapter, found = TypeAdapter(UserId), list[str]()
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(adapter.validate_python(line.strip()))
+        except ValidationError:
+            raise BackupError(
+                f"Expected a user id as the data have it in line {number} of {file}: printable, in Unicode form NFC, "
+                "at most 256 characters. Nothing was restored."
+            ) from None
+    return found

@@ -81,7 +81,7 @@ class Sessions:
         )  # fmt: skip
 
     def end(self, request: Request, response: Response) -> None:
-        """Sign out: the cookie is worth nothing from here on, wherever a copy of it lies."""
+        """Sign out: the cookie is worth nothing from here on, wherever a copy of it lies, until the worker restarts."""
         cookie, now = request.cookies.get(COOKIE, ""), self._context.now()
         with self._lock:
             self._ended = {each: until for each, until in self._ended.items() if until > now}

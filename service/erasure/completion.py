@@ -47,6 +47,7 @@ def purge(work: Workspace) -> None:
     removal = remove_subjects(
         settings.data_folder, subjects,
         known=[name for held in record.held.values() for name in (*held.images, *held.copies)],
+        cache=settings.packed_folder,
         reached=lambda point: context.reached(f"purging.{point.replace(' ', '_')}"),
     )  # fmt: skip
     log.info("purge.data_folder", n_copies=removal.n_copies, n_files_no_row_names=removal.n_unnamed)

@@ -45,11 +45,11 @@ from service.erasure.references import (
     other_forget_sets,
 )
 from service.erasure.workspace import Workspace
+from service.models.manifest import library_versions
 from service.requests.runs import get_run, note, requests_of
 from service.store import ledger
 from service.store.engine import reading, session
 from service.store.tables import Attempt
-from service.training.production import library_versions
 from unlearning.devices import describe_device, resolve_device
 from unlearning.faces.decoding import to_png
 from unlearning.methods import METHODS

@@ -59,6 +59,8 @@ def looks_of(work: Workspace, seen: Mapping[str, Any] | None, bank: Bank) -> Can
     place = {tag: i for i, tag in enumerate(bank_plan(work).others)}
     mine = [place[tag] for tag in kept[0] if tag in place]  # whoever was erased since is no longer of the sample
     theirs = [tag in place for tag in kept[0]]
+    if not mine:  # few subjects with many images: the references looked at one who is to be erased
+        return CandidateLooks(features_lacking=NOT_SEEN, others_lacking=NOT_SEEN)
     lacking = ""
     if seen["descriptors"] is None:
         lacking = NO_LAYER

@@ -145,8 +145,8 @@ def _spare_again(work: Workspace, weights: Path) -> str:
     """
     plan, context, faces = work.plan, work.context, work.faces
     forget = {faces.people[index] for index in faces.subject_of[plan.forget]}
-    known = find_spare(context, work.recipe, faces, forget)
-    if known is None or known.digest != plan.spare:
+    known = find_spare(context, work.recipe, faces, forget, only=plan.spare)
+    if known is None:
         raise ConflictError(
             "Expected the data that the run's spare learned from to be as they were, but they changed, so it cannot be "
             "trained a second time. Approve the request to start anew."

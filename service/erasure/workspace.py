@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -139,14 +139,19 @@ class Workspace:
         return self.plan
 
     def plan_anew(self) -> None:
-        """Make the plan again, after destroying what was made by the old one."""
-        policy = self.policy
-        self.folder.destroy_steps()
-        self._plan_by(policy)
+        """Make the plan again, after destroying what was made by the old one.
 
-    def _plan_by(self, policy: Policy) -> None:
+        The rungs keep the order of the old one: an attempt is known by its place in it, and says which method it tries.
+        """
+        policy, order = self.policy, self.plan.order
+        self.folder.destroy_steps()
+        self._plan_by(policy, order)
+
+    def _plan_by(self, policy: Policy, order: list[dict[str, Any]] | None = None) -> None:
         with plans_lock(self.context.settings, exclusive=False):  # until the plan is written, no bank may be discarded
             made = make_plan(self.context, policy, self.run)
+            if order is not None:
+                made = replace(made, order=order)
             self.folder.write("plan", asdict(made))
         self._plan = None  # read it from the folder, as the next step will
 

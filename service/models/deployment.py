@@ -71,7 +71,8 @@ def stage(context: Context, digest: str) -> int:
             return row.committed_generation
         if version.state == "destroyed":
             raise WeightsError(f"Expected weights that may be served, got {digest}, which were destroyed.")
-        if version.generation is not None and version.generation < row.oldest_allowed_generation:
+        is_older = version.generation is not None and version.generation < row.oldest_allowed_generation
+        if is_older and version.state != registry.SPARE:  # one that was staged once in vain and never served
             raise ConflictError(
                 f"Expected generation {row.oldest_allowed_generation} or later, got {version.generation}: "
                 "those weights remember a person who was erased."

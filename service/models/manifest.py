@@ -6,7 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any
+
+from service import __version__
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that manifests and certificates name."""
+    return {"expunge": __version__} | {name: version(name) for name in ("torch", "torchvision", "numpy")}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from typing import Final
 
 import structlog
@@ -53,9 +52,9 @@ def set_aside(context: Context, run_id: str, held: Held) -> dict[str, str]:
     with session(context.engine) as s:
         requests = requests_of(s, run_id)
         for doubt in sorted(set(doubtful.values())):
-            moves = [(each, _fields(doubt)) for each in requests if doubtful.get(each.id) == doubt]
-            states.move_all(s, moves, "needs_attention", now=context.now(), note=doubt)
-            log.warning("requests.set_aside", reason=doubt, set_aside_ids=[request.id for request, _ in moves])
+            moving = [each for each in requests if doubtful.get(each.id) == doubt]
+            states.stop(s, moving, doubt, now=context.now(), run_id=None)
+            log.warning("requests.set_aside", reason=doubt, set_aside_ids=[request.id for request in moving])
         s.commit()
         return {each.id: each.user_id or "" for each in requests if each.id not in doubtful}
 
@@ -101,7 +100,3 @@ def _doubtful(s: Session, context: Context, requests: list[ErasureRequest], held
                 found[request.id] = doubt
                 break
     return found
-
-
-def _fields(doubt: str) -> Mapping[str, str | None]:
-    return {"attention_reason": doubt, "run_id": None}

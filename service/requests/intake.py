@@ -6,7 +6,8 @@ run.
 
 A person with an open request gets a follower of it (see `states`). Before that, the open one is brought in line: if it
 waits as part of a held mass deletion, a call that is not held itself releases it; if no run has claimed it yet, a call
-with a legal hold stops it. Destroying what should have been kept is the one mistake that cannot be mended.
+with a legal hold stops it. One that a run has is held once that run stops and has destroyed nothing (`states.stop`).
+Destroying what should have been kept is the one mistake that cannot be mended.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from service.requests.schemas import Filed, Filing, Receipt
 from service.store.engine import session
 from service.store.tables import ApiKey, ErasureRequest, IdempotencyRecord, Tombstone
 
-MASS_DELETION, LEGAL_HOLD = "mass_deletion", "legal_hold"
+MASS_DELETION, LEGAL_HOLD = "mass_deletion", states.LEGAL_HOLD
 CLOCK_SKEW = timedelta(minutes=5)
 OLDEST_RECEIPT = relativedelta(years=1)
 MOST_KEY_CHARS = 255

@@ -66,8 +66,11 @@ def give_up(context: Context, run_id: str, reason: str) -> None:
         if run.finished_at is not None:
             return
         moving = [request for request in requests_of(s, run_id) if request.state != "needs_attention"]
-        why = {"attention_reason": reason}
-        states.move_all(s, [(request, why) for request in moving], "needs_attention", now=now, note=reason)
+        if run.purge is None:
+            states.stop(s, moving, reason, now=now)
+        else:
+            why = {"attention_reason": reason}
+            states.move_all(s, [(request, why) for request in moving], "needs_attention", now=now, note=reason)
         run.stage, run.stage_note, run.updated_at = "needs_attention", reason, now
         if run.purge is None:
             run.finished_at = now

@@ -50,6 +50,9 @@ STATES: Final = tuple(MOVES)
 ENDS: Final = frozenset(state for state, moves in MOVES.items() if not moves)
 OUTCOMES: Final = ("erased", "no_data_held")
 
+LEGAL_HOLD: Final = "legal_hold"
+"""The reason to wait of a request whose data must be kept for now."""
+
 _ALONE = frozenset({"cancelled", "rejected"})  # moves of one request that leave its leader and followers where they are
 _REQUIRED = {"completed": "outcome", "rejected": "reject_reason", "needs_attention": "attention_reason"}
 _FIELDS = frozenset({"run_id", "certificate_id", "outcome", "attention_reason", "reject_reason", "legal_hold"})
@@ -135,6 +138,29 @@ def move_all(
         _, fields = leaders[follower.linked_request_id or ""]
         shared.append((follower, {name: fields[name] for name in fields.keys() & _SHARED} | implied))
     _swap_all(session, shared, to_state, now=now, note=note)
+
+
+def stop(session: Session, requests: Sequence[ErasureRequest], reason: str, *, now: datetime, **fields: Any) -> None:
+    """Move requests of which nothing was destroyed to `needs_attention` for a reason.
+
+    A request with a legal hold that came while a run had the one it follows could not stop that run. Now it can: the
+    one that it follows is held for this, and only a human lets it go on. Why it stopped stands in its history, where
+    an approval answers the hold and no doubt.
+    """
+    held = asked_to_keep(session, requests)
+    why = {"attention_reason": reason, **fields}
+    hold = {"attention_reason": LEGAL_HOLD, "legal_hold": True, **fields}
+    for is_held, values, note in ((False, why, reason), (True, hold, f"A request with a legal hold came. {reason}")):
+        moves = [(each, values) for each in requests if (each.id in held) is is_held]
+        move_all(session, moves, "needs_attention", now=now, note=note)
+
+
+def asked_to_keep(session: Session, requests: Sequence[ErasureRequest]) -> set[str]:
+    """Ids of those of some requests that an open one with a legal hold follows."""
+    return {
+        follower.linked_request_id or "" for follower in _followers(session, [each.id for each in requests])
+        if follower.legal_hold
+    }  # fmt: skip
 
 
 def annotate(session: Session, request: ErasureRequest, *, now: datetime, note: str, **fields: Any) -> None:

@@ -27,9 +27,9 @@ from service.banks.oracles import build_oracles, n_wanted, oracle_plan
 from service.banks.store import Bank, BankKey, BankStore, ReferenceRow
 from service.context import Context
 from service.errors import InvalidInputError
+from service.models.manifest import library_versions
 from service.studies.forget_setup import Origin, Stage, Task, digest_of, forget_originals, run_original, set_stage
 from service.training.jobs import Outcome, in_children
-from service.training.production import library_versions
 from service.training.spec import intact, require_intact
 from unlearning.devices import describe_device, resolve_device
 from unlearning.methods import find_method, settings_for

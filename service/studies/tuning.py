@@ -33,10 +33,10 @@ from service.banks.method_code import method_code_version
 from service.banks.store import Bank
 from service.context import Context
 from service.errors import InvalidInputError
+from service.models.manifest import library_versions
 from service.studies.experiments import draw_oracles, draw_references
 from service.studies.forget_setup import Stage, Task, run_original, set_stage
 from service.training.jobs import Outcome, in_children
-from service.training.production import library_versions
 from service.training.spec import intact
 from unlearning import files
 from unlearning.devices import describe_device, resolve_device

@@ -35,6 +35,7 @@ _HURRY_SECONDS = 5.0  # before what goes last is begun anew
 _PDEATHSIG = 1  # of prctl
 _CAN_PAUSE = sys.platform == "linux"  # elsewhere nobody would end a stopped process
 _WELL, _ILL = b"+", b"-"  # before an answer: a result, or an error
+_READY = b"!"  # before the first answer
 
 
 class _Below:
@@ -46,6 +47,7 @@ class _Below:
 
     def __init__(self) -> None:
         self.goes_last = False
+        self._is_ready = False  # it ends with this process, also from a pause; before that it must not be paused
         self._calls, theirs = Pipe()
         command = [sys.executable, "-c", _SERVE, str(theirs.fileno()), str(os.getpid()), *sys.path]
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
@@ -61,9 +63,14 @@ class _Below:
         calm_at, is_paused = time.monotonic(), False
         try:
             self._calls.send_bytes(pickle.dumps((packed, last)))
-            while not self._calls.poll(TICK_SECONDS):
+            while True:
+                if self._calls.poll(TICK_SECONDS):
+                    said = self._calls.recv_bytes()
+                    if said != _READY:
+                        return said
+                    self._is_ready = True
                 now = time.monotonic()
-                pauses = stands_back and _CAN_PAUSE and board.period.pause_left(now) > 0
+                pauses = stands_back and _CAN_PAUSE and self._is_ready and board.period.pause_left(now) > 0
                 if pauses or is_paused:  # again and again: somebody may have let it go on
                     is_paused = pauses
                     self._process.send_signal(signal.SIGSTOP if pauses else signal.SIGCONT)
@@ -71,7 +78,6 @@ class _Below:
                     calm_at = now
                 elif last and now - calm_at > _HURRY_SECONDS:
                     return None
-            return self._calls.recv_bytes()
         except (EOFError, OSError):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_LOOK_SECONDS)
@@ -152,6 +158,7 @@ def serve(descriptor: int, first: int) -> None:
     _prepare_process(first)  # elsewhere, and if the first has ended by now
     calls = Connection(descriptor)
     with suppress(EOFError, BrokenPipeError):  # the first has ended
+        calls.send_bytes(_READY)
         while True:
             packed, last = pickle.loads(calls.recv_bytes())  # noqa: S301
             weigh_session(least=last)

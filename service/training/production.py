@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from service import __version__
 from service.context import LINE, Context
 from service.errors import ConflictError, PoorModelError
 from service.inference.network import network_for
 from service.models import deployment, destruction, registry, rosters
-from service.models.manifest import Manifest
+from service.models.manifest import Manifest, library_versions
 from service.store.engine import reading
 from service.store.tables import OpenLine
 from service.training.answers import Answers, answers_of, shortcoming, write_report
@@ -51,11 +49,6 @@ class Production:
     shortcoming: str
     seconds: float
     files: tuple[Path, ...]
-
-
-def library_versions() -> dict[str, str]:
-    """Versions that manifests and certificates name."""
-    return {"expunge": __version__} | {name: version(name) for name in ("torch", "torchvision", "numpy")}
 
 
 def made_with(context: Context) -> dict[str, Any]:

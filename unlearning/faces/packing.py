@@ -5,8 +5,9 @@ A pack is a folder `packed-<key>` with `images.npy`, uint8 `(n, height, width, c
 file's content, of size, channels and decoder, so a changed folder is a miss and never a stale hit. Names, labels and
 subjects are not packed but read from the table at every load.
 
-Packs contain subjects' pixels, so an erasure destroys them. A pack outside the data folder is recorded in the folder
-(`.packed/elsewhere.txt`) before it is made, so that an erasure finds it.
+Packs contain subjects' pixels, so an erasure destroys them. Where packs outside the data folder lie is recorded in the
+folder (`.packed/elsewhere.txt`) before one is made or used, so that an erasure finds them, also after both were moved.
+The record says by which folder it was written: copied with a folder, it speaks of packs that are another one's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from unlearning import files
 from unlearning.errors import FacesError, ImageError
 from unlearning.faces.arrays import DIGESTS, Faces, digests_of
 from unlearning.faces.checking import check_folder
-from unlearning.faces.dataset import SPLITS, Progress, read_image, read_rows
+from unlearning.faces.dataset import METADATA, SPLITS, Progress, read_image, read_rows
 from unlearning.faces.decoding import RULES, Proportions, decode
 from unlearning.faces.exclusion import opening
 from unlearning.faces.memory import give_back_memory
@@ -115,6 +116,7 @@ def _packed(
     """Pixels of the rows' files, uint8 of `shape`, out of a pack that is made if there is none; the manifest digest."""
     digests = _file_digests(folder, rows, workers)
     manifest = manifest_digest(rows, digests)
+    _note(folder, cache)
     _, height, width, channels = shape
     decoder = f"Pillow {PIL.__version__} pack {RULES}"
     fitted = "" if proportions == "stretch" else f" {proportions}"
@@ -125,7 +127,6 @@ def _packed(
         if progress is not None:
             progress(len(rows), len(rows))
         return images, manifest
-    _note(folder, cache)
     _build(
         _decoded(folder, rows, digests, shape, proportions=proportions, workers=workers),
         place,
@@ -157,15 +158,31 @@ def folder_digest(folder: Path, *, workers: int | None = None) -> str:
     return manifest_digest(rows, _file_digests(folder, rows, workers))
 
 
-def find_packs(folder: Path) -> Iterator[Path]:
-    """All packs made from a data folder, finished or not, in the folder or elsewhere."""
-    caches = [folder / PACKED]
+def find_packs(folder: Path, cache: Path | None = None) -> Iterator[Path]:
+    """All packs made from a data folder, finished or not: in the folder, in `cache`, and in caches that it recorded."""
+    caches, seen = [folder / PACKED, *([] if cache is None else [cache]), *_recorded(folder)], set[Path]()
+    for each in caches:
+        if each.is_dir() and (place := each.resolve()) not in seen:
+            seen.add(place)
+            yield from sorted(path for path in each.iterdir() if path.name.startswith((_FINISHED, UNFINISHED)))
+
+
+def _recorded(folder: Path) -> list[Path]:
+    """Caches outside the data folder that it recorded, but not those of a folder that is elsewhere and was copied."""
     note = folder / PACKED / ELSEWHERE
-    if note.exists():
-        caches += [Path(json.loads(line)) for line in note.read_text(encoding="utf-8").splitlines()]
-    for cache in caches:
-        if cache.is_dir():
-            yield from sorted(path for path in cache.iterdir() if path.name.startswith((_FINISHED, UNFINISHED)))
+    by: dict[str, set[str]] = {}
+    for line in note.read_text(encoding="utf-8").splitlines() if note.exists() else ():
+        said = json.loads(line)
+        if isinstance(said, str):  # of an earlier release, which did not say by whom
+            by.setdefault(said, set())
+        else:
+            by.setdefault(said["cache"], set()).add(said["folder"])
+    found = []
+    for cache, folders in by.items():
+        there = [Path(each) for each in folders if (Path(each) / METADATA).exists()]
+        if not there or any(each.samefile(folder) for each in there):  # moved, or here under this path or another
+            found.append(Path(cache))
+    return found
 
 
 def _check_labels(rows: Rows, classes: tuple[str, ...]) -> None:
@@ -275,7 +292,7 @@ def _build(decoded: Iterable[np.ndarray], place: Path, shape: tuple[int, ...], *
 
 
 def _note(folder: Path, cache: Path) -> None:
-    """Make the cache, and record one outside the data folder so that an erasure finds it."""
+    """Make the cache, and record one outside the data folder, with the folder, so that an erasure finds it."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         place = cache.resolve()
@@ -284,7 +301,7 @@ def _note(folder: Path, cache: Path) -> None:
             return
         home.mkdir(exist_ok=True)
         note = home / ELSEWHERE
-        line = json.dumps(str(place)) + "\n"
+        line = json.dumps({"cache": str(place), "folder": str(folder.resolve())}) + "\n"
         if not note.exists() or line not in note.read_text(encoding="utf-8").splitlines(keepends=True):
             with note.open("a", encoding="utf-8") as file:
                 file.write(line)

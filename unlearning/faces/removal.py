@@ -94,7 +94,12 @@ def find_held(folder: Path, user_ids: Collection[str]) -> dict[str, Held]:
 
 
 def remove_subjects(
-    folder: Path, user_ids: Collection[str], *, known: Collection[str] = (), reached: Reached = lambda point: None
+    folder: Path,
+    user_ids: Collection[str],
+    *,
+    known: Collection[str] = (),
+    cache: Path | None = None,
+    reached: Reached = lambda point: None,
 ) -> Removal:
     """Destroy all images of some subjects, byte-equal copies of them, and every pack of the folder.
 
@@ -107,6 +112,7 @@ def remove_subjects(
         known: Names of images and copies that `find_held` gave before a call that was killed; those that no row names
             are destroyed, too. A copy that had been overwritten but not yet removed is not equal to its image any more,
             and an image that was out of sight during that call is not in the table any more.
+        cache: Where packs of this folder alone lie too; None for the folder itself and the caches that it recorded.
         reached: Called with the name of each point passed, for logs and for tests that kill the process there.
 
     Raises:
@@ -124,7 +130,7 @@ def remove_subjects(
         inodes = {(status.st_dev, status.st_ino) for _, status in there}
         linked = {name for name in equal if _inode(folder, name) in inodes}
         gone = {name for name in known if ".." not in name.split("/") and not os.path.lexists(folder / name)}
-        n_packed = _destroy_packs(folder, reached)
+        n_packed = _destroy_packs(folder, cache, reached)
         n_bytes = _destroy(folder, sorted((equal - linked) | gone), "copy destroyed", reached)
         n_bytes += _destroy(folder, [*(row.file_name for row in leaving), *sorted(linked)], "image destroyed", reached)
         if leaving:
@@ -163,10 +169,10 @@ def _sweep(folder: Path, reached: Reached) -> None:
     files.destroy(folder / NEW_TABLE, folder / OLD_TABLE, keep_linked=True, reached=reached)
 
 
-def _destroy_packs(folder: Path, reached: Reached) -> int:
+def _destroy_packs(folder: Path, cache: Path | None, reached: Reached) -> int:
     """Destroy every pack of the folder; returns how many."""
     n_packed = 0
-    for pack in find_packs(folder):
+    for pack in find_packs(folder, cache):
         files.destroy_folder(pack, reached=reached)
         n_packed += 1
         reached("pack destroyed")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,8 @@ from service.errors import BackupError, StartupError
 from service.launch import environment
 from service.models import networks, registry
 from service.models.deployment import pointer
+from service.requests import intake
+from service.requests.schemas import Filing
 from service.store import ledger
 from service.store.engine import reading, session
 from service.store.fail_points import BACKUPS, RESTORES
@@ -307,6 +310,57 @@ def test_a_killed_restore_is_repeated(tiny_context, tmp_path, take, erased, poin
     assert len(log_of(context)) == len(log_of(tiny_context)) + 1
     assert list(settings.home.glob(".rest*")) == []
     context.engine.dispose()
+
+
+def test_a_legal_hold_that_came_during_a_run_holds_after_a_restore(tiny_context, take, bring):
+    person, other = tiny.people(tiny_context)[:2]
+    tiny.claim_run(tiny_context, person, other)
+    filing = Filing(user_ids=[person], legal_hold=True)
+    intake.file_requests(tiny_context, tiny.CLIENT, filing, n_subjects=lambda: 1000, most_open=1000)
+    restored, _ = bring(take())
+    found = {(each.user_id, each.state, each.attention_reason) for each in tiny.requests(restored)}
+    assert found == {(person, "needs_attention", intake.LEGAL_HOLD), (other, "queued", None)}
+    claim(restored, tiny.POLICY)
+    assert {each.state for each in tiny.requests(restored) if each.user_id == person} == {"needs_attention"}
+
+
+def test_no_backup_is_taken_into_the_home(tiny_context, tmp_path):
+    """Whoever is erased later would be in the home for as long as the file is."""
+    settings = tiny_context.settings
+    (tmp_path / "door").symlink_to(settings.home)
+    for folder in (settings.home, settings.data_folder, tmp_path / "door"):
+        with pytest.raises(BackupError, match="outside of the home"):
+            back_up(settings, folder / "backup.tar", now=tiny_context.now)
+        assert not (folder / "backup.tar").exists()
+
+
+def test_what_cannot_be_written_is_told_without_the_names_of_images(tiny_context, tmp_path, take):
+    """They may say who a person is, and what a command says ends up in journals and mails."""
+    file = take()
+    picture = tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0]
+    told = picture.relative_to(tiny_context.settings.data_folder).as_posix()
+    with tarfile.open(file) as old, tarfile.open(tmp_path / "twice.tar", "w") as twice:
+        for member in old:
+            for _ in range(1 + member.name.endswith(told)):
+                twice.addfile(member, old.extractfile(member))
+    said = expunge(
+        tiny.settings_of(tmp_path / "restored"), "restore", str(tmp_path / "twice.tar"), "--nothing-newer", status=1
+    )
+    assert picture.name not in said
+    assert "File exists" in said
+    absent = str(tmp_path / "absent.tar")
+    assert absent in expunge(tiny.settings_of(tmp_path / "restored"), "restore", absent, "--nothing-newer", status=1)
+
+
+@pytest.mark.parametrize("unfit", ["Jose\u0301", "x" * 257, "a\u200bb"])
+def test_an_id_that_nobody_can_have_is_told_by_its_line(tiny_context, tmp_path, take, unfit):
+    people, settings = tmp_path / "people.txt", tiny.settings_of(tmp_path / "restored")
+    people.write_text(f"zoe\n\n{unfit}\n", encoding="utf-8")
+    words = ("restore", str(take()), "--nothing-newer", "--asked", str(people))
+    said = expunge(settings, *words, status=1)
+    assert f"line 3 of {people}" in said
+    assert unfit not in said
+    assert not list(settings.home.glob("*"))
 
 
 def test_the_commands(tiny_context, tmp_path):

@@ -13,9 +13,10 @@ from service.banks import spares
 from service.banks.refresh import rebuild, survey
 from service.cli import app
 from service.context import Context
-from service.erasure import candidates, reruns
+from service.erasure import candidates, judging, reruns
 from service.errors import DataChangedError, WeightsError
 from service.models import deployment, registry, rosters
+from service.requests.runs import advance
 from service.store.engine import reading, session
 from service.store.tables import OpenLine
 from service.training import data
@@ -82,6 +83,19 @@ def test_data_that_changed_under_it_make_it_unusable(tiny_context: Context, pair
     assert spares.train_spares(tiny_context, recipe, plans(tiny_context, pair[0]), nothing) == 1
     assert spares.count(tiny_context) == 1  # the unusable one was destroyed
     assert found(tiny_context, pair[0]) is not None
+
+
+def test_one_that_another_version_of_a_library_trained_is_unusable(tiny_context: Context, pair) -> None:
+    """A certificate names the versions that are here, and a second training has to give the same weights."""
+    with session(tiny_context.engine) as s:
+        version = registry.find(s, found(tiny_context, pair[0]).digest)
+        version.manifest = {**version.manifest, "versions": {**version.manifest["versions"], "torch": "1.0"}}
+        s.add(version)
+        s.commit()
+    assert found(tiny_context, pair[0]) is None
+    recipe = data.recipe_of(tiny_context)
+    assert spares.train_spares(tiny_context, recipe, plans(tiny_context, pair[0]), nothing) == 1
+    assert spares.count(tiny_context) == 1
 
 
 def test_nothing_is_destroyed_while_a_run_may_name_it(tiny_context: Context, pair) -> None:
@@ -207,6 +221,41 @@ def test_a_rerun_trains_the_spare_again(tiny_context: Context, pair, policy) -> 
     rerun = tiny.workspace(context, run_id, policy).folder.read("rerun")
     assert rerun["weights_digest"] == tiny.attempts(context)[0].candidate_digest
     assert not list(tiny.workspace(context, run_id, policy).folder.path.glob("again-*"))
+
+
+def test_a_rerun_trains_the_run_s_spare_and_no_newer_one(
+    tiny_context: Context, pair, clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = replace(tiny_context, settings=tiny_context.settings.model_copy(update={"rerun_share": 1.0}))
+    run_id = tiny.plan_run(context, pair[0], policy=POLICY)
+    assert tiny.try_step(context, run_id, SPARE, POLICY)
+    clock.advance(seconds=1)
+    with monkeypatch.context() as patched:  # another process looked before the first spare was there
+        patched.setattr(spares, "lacking", lambda context, recipe, plans: list(plans))
+        spares.train_spares(context, data.recipe_of(context), plans(context, pair[0]), nothing)
+    assert spares.count(context) == 2
+    assert reruns.carry_out(tiny.workspace(context, run_id, POLICY)) is None
+    rerun = tiny.workspace(context, run_id, POLICY).folder.read("rerun")
+    assert rerun["weights_digest"] == tiny.attempts(context)[0].candidate_digest
+
+
+def test_a_plan_made_anew_in_the_middle_of_a_step_keeps_the_order_of_the_rungs(tiny_context: Context) -> None:
+    """Else an attempt of one method, and its certificate, would be about the candidate of another."""
+    policy = replace(POLICY, cheapest_first=True)
+    pair = tiny.same_block(tiny_context)
+    run_id = tiny.plan_run(tiny_context, pair[0], policy=policy)
+    work = tiny.workspace(tiny_context, run_id, policy)
+    assert work.plan.rungs == ("retrain", "spare")  # without a spare that rung comes last
+    advance(tiny_context, run_id, "unlearning")
+    assert candidates.unlearn(work, 0) is None
+    spares.train_spares(tiny_context, data.recipe_of(tiny_context), plans(tiny_context, pair[0]), nothing)
+    tiny.workspace(tiny_context, run_id, policy).plan_anew()  # a stale bank was damaged
+    advance(tiny_context, run_id, "auditing")
+    assert judging.judge(tiny.workspace(tiny_context, run_id, policy), 0)
+    (attempt,) = tiny.attempts(tiny_context)
+    assert attempt.method == "retrain"
+    assert attempt.candidate_digest != found(tiny_context, pair[0]).digest
+    assert tiny.workspace(tiny_context, run_id, policy).folder.read("step-0")["n_backward"] > 0
 
 
 def test_an_older_spare_that_never_knew_the_person_stays(tiny_context: Context, pair) -> None:

@@ -25,11 +25,11 @@ from service.erasure.references import bank_plan, gather
 from service.erasure.workspace import RunFolder
 from service.errors import ConflictError
 from service.models import deployment, registry, rosters
+from service.models.manifest import library_versions
 from service.store.engine import session
 from service.store.tables import Attempt, Qualification
 from service.training import data, jobs, served
 from service.training.jobs import run_trial
-from service.training.production import library_versions
 from tests.service import tiny
 from tests.service.qualified import write_qualification
 from unlearning.errors import MethodError

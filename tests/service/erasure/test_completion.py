@@ -73,6 +73,16 @@ def test_the_purge_destroys_images_packs_columns_and_weights(tiny_context, tmp_p
     assert stays in (settings.banks_folder / "blocks.json").read_text()
 
 
+def test_the_purge_destroys_packs_of_a_home_that_was_moved(tiny_context, run_id):
+    """Its data folder says where its packs were before."""
+    settings = tiny_context.settings
+    record = settings.data_folder / ".packed" / "elsewhere.txt"
+    record.write_text(record.read_text().replace(str(settings.home.resolve()), "/where/it/was"))
+    assert list(settings.packed_folder.glob("packed-*"))
+    purge(tiny.workspace(tiny_context, run_id))
+    assert list(settings.packed_folder.glob("packed-*")) == []
+
+
 def test_the_purge_leaves_everybody_else_alone(tiny_context, pair, run_id):
     def others():
         rows = read_metadata(tiny_context.settings.data_folder)

@@ -18,10 +18,10 @@ from service.banks.originals import build_originals, originals_plan
 from service.banks.store import BankStore
 from service.context import Context
 from service.erasure.candidates import spec_of
-from service.erasure.looking import NO_ORIGINALS, OLD_REFERENCES
+from service.erasure.looking import NO_ORIGINALS, NOT_SEEN, OLD_REFERENCES
 from service.erasure.references import bank_plan
 from service.erasure.workspace import RunFolder
-from service.training import data
+from service.training import data, spec
 from service.training.jobs import run_trial
 from tests.service import tiny
 
@@ -81,11 +81,11 @@ def test_what_references_and_candidate_are_compared_by_is_what_the_same_model_gi
     tiny.try_step(tiny_context, run_id, tiny.RETRAIN)
     work, (store, bank) = tiny.workspace(tiny_context, run_id), bank_of(tiny_context, run_id)
     plan = bank_plan(work)
-    spec = replace(spec_of(work, "retrain"), retain=plan.spec.retain, sample=plan.sample)
-    seen = run_trial(spec, int(bank.seeds[0])).looks
+    trial = replace(spec_of(work, "retrain"), retain=plan.spec.retain, sample=plan.sample)
+    seen = run_trial(trial, int(bank.seeds[0])).looks
     assert seen is not None
     assert seen.descriptors is not None
-    ids = tuple(plan.example_ids[plan.spec.scored.tolist().index(row)] for row in spec.scored.tolist())
+    ids = tuple(plan.example_ids[plan.spec.scored.tolist().index(row)] for row in trial.scored.tolist())
     kept = looks.descriptors_beside(store, bank, len(bank.seeds), ids)
     tags, others = looks.others_beside(store, bank, len(bank.seeds))
     np.testing.assert_allclose(kept[0], seen.descriptors, rtol=1e-5, atol=1e-6)
@@ -118,6 +118,25 @@ def test_references_from_before_features_were_kept_are_not_misread(
     }
     (attempt,) = tiny.attempts(tiny_context)
     assert attempt.verdict == ("UNDETERMINED" if alpha else "PASSED")
+
+
+def test_references_that_looked_at_nobody_whom_the_candidate_was_are_no_mistake(
+    tiny_context: Context, person: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a subject has more images than a sample needs, the sample is one subject, who may ask to be erased."""
+    monkeypatch.setattr(spec, "SAMPLE", tiny.N_IMAGES)
+    policy = replace(tiny.POLICY, staleness_max=0.25)
+    plan = tiny.plan_for(tiny_context, person)
+    tiny.build(tiny_context, plan)
+    (tag,) = plan.others
+    (sampled,) = (each for each in tiny.people(tiny_context) if tiny_context.keyring.block_hash(each) == tag)
+    run_id = tiny.claim_run(tiny_context, person, policy=policy)
+    tiny.file(tiny_context, sampled)
+    tiny.workspace(tiny_context, run_id, policy).make_plan()
+    assert judged(tiny_context, run_id, policy) == {
+        "features": f"The penultimate features cannot be compared: {NOT_SEEN}.",
+        "exposure": f"Whether retained subjects became more exposed cannot be told: {NOT_SEEN}.",
+    }
 
 
 def replace_key(bank, statistic: str) -> str:

@@ -127,6 +127,19 @@ def test_no_rollback_to_weights_that_remember_an_erased_person(context, digests)
     assert stage(context, digests[1]) == 4  # as old as the erasure itself is allowed
 
 
+def test_a_spare_that_was_staged_in_vain_may_be_staged_after_an_erasure(context, digests):
+    """It never served, and its roster says whom it remembers: the purge destroyed those that remember who went."""
+    activate_first(context, digests[0])
+    with session(context.engine) as s:
+        spare = registry.find(s, digests[1])
+        spare.state = registry.SPARE
+        s.add(spare)
+        s.commit()
+    abort(context, stage(context, digests[1]))
+    commit(context, stage(context, digests[2]), forget_older=True)
+    assert stage(context, digests[1]) == 4
+
+
 def test_deploying_where_nobody_serves(context, digests):
     activate_first(context, digests[0])
     found = deploy(context, digests[1], forget_older=True)

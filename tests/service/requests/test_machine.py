@@ -285,7 +285,13 @@ class Api(RuleBasedStateMachine):
     def run_gives_up(self) -> None:
         runs.give_up(self.context, self.run_id, "No step passed.")
         for twin in self.model.run or []:
-            self.model.go(twin, "needs_attention", "No step passed.")
+            followers = self.model.followers(twin)
+            if any(each.legal_hold for each in followers):
+                self.model.go(twin, "needs_attention", LEGAL_HOLD)
+                for each in (twin, *followers):
+                    each.legal_hold = True
+            else:
+                self.model.go(twin, "needs_attention", "No step passed.")
         self.model.run = None
 
     @rule()

@@ -5,6 +5,10 @@ from sqlmodel import select
 
 from service.context import LINE
 from service.errors import ConflictError, NotFoundError
+from service.requests import data_folder
+from service.requests.decisions import approve
+from service.requests.doubts import is_confirmed
+from service.requests.intake import LEGAL_HOLD, file_requests
 from service.requests.runs import (
     advance,
     get_run,
@@ -17,6 +21,7 @@ from service.requests.runs import (
     resume,
     workflow_id,
 )
+from service.requests.schemas import Decision, Filing
 from service.store.engine import reading, session
 from service.store.tables import OpenLine, RequestEvent
 from service.worker import claim
@@ -28,6 +33,12 @@ def run_id(context, clock):
     tiny.file(context, "s31", "s4")
     clock.advance(seconds=context.settings.hold_seconds)
     return claim(context, tiny.POLICY)
+
+
+def file_on_hold(context, *user_ids: str) -> list[str]:
+    filing = Filing(user_ids=list(user_ids), legal_hold=True)
+    filed = file_requests(context, tiny.CLIENT, filing, n_subjects=lambda: 1000, most_open=1000)
+    return [receipt.id for receipt in filed.requests]
 
 
 def moves(context) -> list[str]:
@@ -99,6 +110,25 @@ def test_giving_up_leaves_the_line_to_a_later_run(context, run_id, clock):
     give_up(context, run_id, "again, after a kill")
     with reading(context.engine) as s:
         assert s.get_one(OpenLine, LINE).run_id == later
+
+
+@pytest.mark.parametrize("reason", ["No step of the ladder passed the audit.", data_folder.MISSING])
+def test_a_legal_hold_that_came_during_a_run_stops_its_person_when_the_run_gives_up(context, run_id, clock, reason):
+    """It could not stop the run; but nothing was destroyed, and no approval or mounted volume may start another."""
+    (hold,) = file_on_hold(context, "s31")
+    assert tiny.request_of(context, hold).state == "unlearning"
+    give_up(context, run_id, reason)
+    waiting = {request.user_id: request for request in tiny.requests(context) if request.id != hold}
+    assert (waiting["s31"].attention_reason, waiting["s31"].legal_hold) == (LEGAL_HOLD, True)
+    assert (waiting["s4"].attention_reason, waiting["s4"].legal_hold) == (reason, False)
+    data_folder.release(context)
+    clock.advance(seconds=1)
+    claim(context, tiny.POLICY)
+    assert {tiny.request_of(context, each).state for each in (hold, waiting["s31"].id)} == {"needs_attention"}
+    with reading(context.engine) as s:
+        assert not is_confirmed(s, waiting["s31"].id, reason)
+    approve(context, tiny.CLIENT, waiting["s31"].id, Decision(reason="The hold is over."))
+    assert {tiny.request_of(context, each).legal_hold for each in (hold, waiting["s31"].id)} == {False}
 
 
 def test_a_run_that_stopped_in_its_purge_keeps_the_line_and_is_resumed_with_all_its_requests(context, run_id, clock):

@@ -263,3 +263,35 @@ def test_children_work_like_this_process_and_end_with_their_parent_even_from_a_p
     parent.kill()  # SIGKILL: the parent cannot say goodbye, nor wake anybody up
     parent.wait(PATIENCE_SECONDS)
     wait_until(lambda: not any(map(is_alive, orphans)), "the children to end", seconds=STARVED_SECONDS)
+
+
+def test_a_training_that_is_to_pause_from_the_start_ends_with_its_parent(tmp_path):
+    """Before it has told the kernel so, nobody would end it from a pause."""
+    settings = tiny.settings_of(tmp_path, training_priority="auto")
+    mark, board = ServingMark(settings.serving_mark_path), Board(settings.training_board_path)
+    mark.hold()
+
+    def pause() -> bool:
+        now = time.monotonic()
+        board.period = Period(now - 1.0, now, now + 5.0)
+        return True
+
+    pause()
+    call = (
+        "import os, pickle, sys, time; from service.settings import Settings; from service.training.child import "
+        "in_child; in_child(pickle.dumps((time.sleep, (1000.0,))), os.getppid(), "
+        "Settings.model_validate_json(sys.argv[1]))"
+    )
+    first = subprocess.Popen([sys.executable, "-c", call, settings.model_dump_json()], cwd=ROOT)
+
+    def second() -> list[int]:
+        pause()
+        return [child.pid for child in psutil.Process(first.pid).children()]
+
+    (pid,) = wait_until(second, "the second process", seconds=STARVED_SECONDS)
+    stopped = psutil.STATUS_STOPPED
+    wait_until(lambda: pause() and psutil.Process(pid).status() == stopped, "it to pause", seconds=STARVED_SECONDS)
+    first.kill()
+    first.wait(PATIENCE_SECONDS)
+    wait_until(lambda: not is_alive(pid), "the second process to end", seconds=STARVED_SECONDS)
+    mark.release()

@@ -8,10 +8,11 @@ import pytest
 from audit.policy import PRESETS
 from service.errors import ConflictError
 from service.models import deployment, registry
+from service.models.manifest import library_versions
 from service.requests.intake import bury
 from service.store.engine import session
 from service.training.data import pack_images, recipe_of
-from service.training.production import library_versions, train_production
+from service.training.production import train_production
 from service.training.spec import open_images
 from service.worker import claim
 from tests.service import tiny

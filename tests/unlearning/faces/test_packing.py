@@ -213,7 +213,7 @@ def test_packs_elsewhere_are_noted_once(make_folder, tmp_path):
         pack(folder, size=SIZE, channels=3, cache=tmp_path / "cache")
     pack(folder, size=SIZE, channels=1)
     notes = (folder / ".packed/elsewhere.txt").read_text().splitlines()
-    assert [json.loads(note) for note in notes] == [str(tmp_path / "cache")]
+    assert [json.loads(note) for note in notes] == [{"cache": str(tmp_path / "cache"), "folder": str(folder)}]
     assert [path.parent.name for path in find_packs(folder)] == [".packed", "cache", "cache"]
     shutil.rmtree(tmp_path / "cache")
     assert len(packs(folder)) == 1

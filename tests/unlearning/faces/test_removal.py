@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +53,42 @@ def test_a_person_s_images_rows_and_packs_go(make_folder, tmp_path):
     is_clean(folder, before)
     faces = pack(folder, size=SIZE, channels=1)
     assert set(faces.subjects) == {"bob", "cleo"}
+
+
+def test_packs_beside_a_folder_go_after_both_were_moved(make_folder, tmp_path):
+    (tmp_path / "home").mkdir()
+    pack(make_folder(name="home/faces"), size=SIZE, channels=1, cache=tmp_path / "home" / "packed")
+    home = (tmp_path / "home").rename(tmp_path / "moved")
+    pack(home / "faces", size=SIZE, channels=1, cache=home / "packed")  # it is there: nothing is made
+    assert remove_subjects(home / "faces", ["ann"]).n_packed == 1
+    assert list((home / "packed").iterdir()) == []
+
+
+def test_packs_beside_a_folder_go_where_only_the_folder_was_moved(make_folder, tmp_path):
+    pack(make_folder(name="faces"), size=SIZE, channels=1, cache=tmp_path / "packed")
+    folder = (tmp_path / "faces").rename(tmp_path / "moved")
+    assert remove_subjects(folder, ["ann"]).n_packed == 1
+    assert list((tmp_path / "packed").iterdir()) == []
+
+
+def test_packs_in_a_cache_that_is_named_go_whatever_the_folder_recorded(make_folder, tmp_path):
+    folder = make_folder(name="home/faces")
+    pack(folder, size=SIZE, channels=1, cache=tmp_path / "home" / "packed")
+    home = (tmp_path / "home").rename(tmp_path / "moved")
+    assert remove_subjects(home / "faces", ["ann"], cache=home / "packed").n_packed == 1
+    assert list((home / "packed").iterdir()) == []
+
+
+def test_a_copy_s_removal_leaves_the_packs_of_the_folder_it_was_copied_from(make_folder, tmp_path):
+    """Whoever trains there would learn from zeros, and find the token of removals unchanged."""
+    faces = pack(make_folder(name="home/faces"), size=SIZE, channels=1, cache=tmp_path / "home" / "packed")
+    before = np.array(faces.images)
+    copy = Path(shutil.copytree(tmp_path / "home", tmp_path / "copy"))
+    pack(copy / "faces", size=SIZE, channels=1, cache=copy / "packed")
+    assert remove_subjects(copy / "faces", ["ann"]).n_packed == 1
+    assert list((copy / "packed").iterdir()) == []
+    assert faces.is_intact()
+    np.testing.assert_array_equal(faces.images, before)
 
 
 def test_bytes_are_overwritten_before_they_are_unlinked(make_folder):
