@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 from audit.checks import MEANINGS, SETS, TITLES
 from audit.figures import beside, beside_percent
+from audit.policy import EXACT
 from audit.proof.statement import LIMITS
 
 VERDICT_WORDS = {"PASSED": "Passed", "FAILED": "Failed", "UNDETERMINED": "Undetermined"}
@@ -90,7 +91,7 @@ def verdict_sentences(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
 def _comparison_sentence(evaluation: Mapping[str, Any]) -> str:
     n, n_models = evaluation["n_examples"], evaluation["n_models"]
     images = "one image" if n == 1 else f"{n} images"
-    if evaluation.get("n_unlearned") == 0:
+    if evaluation["method"] in EXACT:
         return (
             f"The model was trained from the start without the {images} concerned, and its answers on them were "
             f"compared with those of {n_models} other models trained without them."

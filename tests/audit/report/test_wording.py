@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from audit.checks import all_checks, verdict_of
 from audit.evaluation import Evaluation, Evidence, evaluate
-from audit.policy import Policy
+from audit.policy import EXACT, Policy
 from audit.report import wording
 from audit.report.page import check_row
 from audit.staleness import Staleness
@@ -54,6 +54,22 @@ def measured(exact: bool) -> Evaluation:
         exact=exact,
     )
     return evaluate(evidence, WITH_RUNS, rung=2 if exact else 0, seed=0)
+
+
+@pytest.mark.parametrize("method", [*EXACT, "remix"])
+def test_only_what_was_trained_without_the_images_is_said_to_be(method: str) -> None:
+    """A method that was qualified ahead has no bank of runs either, and began from the model in service."""
+    rng = np.random.default_rng(0)
+    exact = method in EXACT
+    policy = replace(WITH_RUNS, ladder=tuple(dict.fromkeys((method, "retrain"))), qualification=True, gate_alpha=0.05)
+    evidence = replace(
+        measured(True).evidence, exact=exact, cost_share=None if exact else 0.1, qualification="It passed on 8 of 8.",
+        deployed=rng.normal(size=3),
+    )  # fmt: skip
+    evaluation = {**evaluate(evidence, policy, rung=0, seed=0).to_dict(), "verdict": "PASSED"}
+    said = " ".join(wording.verdict_sentences(evaluation))
+    assert ("trained from the start without" in said) == exact
+    assert "3 images concerned were compared with those of 8 models" in said or exact
 
 
 def near(*bars: float) -> st.SearchStrategy[float]:

@@ -52,6 +52,14 @@ def test_a_language_says_all_that_english_says(language: Language) -> None:
     }
 
 
+@pytest.mark.parametrize(("code", "claim"), [("de", "Modell hatte"), ("en", "had learned"), ("fr", "avait appris")])
+def test_whether_the_model_in_service_knew_the_person_is_not_claimed(code: str, claim: str) -> None:
+    """A spare in service knows nobody of its block, and no model knows who came after its training."""
+    done, _, rest = str(LANGUAGES[code]["unlearned"]).partition("{method}")
+    assert claim not in done
+    assert rest
+
+
 def test_there_are_three() -> None:
     assert [each["name"] for each in LANGUAGES.values()] == ["Deutsch", "English", "Français"]
 
