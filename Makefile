@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+# One more than there are cores, for tests often wait for the processes they start; 3 GB of memory for each; 4 at most.
+TEST_JOBS ?= $(shell printf '%s\n' 4 $$(($$(nproc 2>/dev/null || echo 2) + 1)) \
+  $$(awk '/^MemTotal/ { print int($$2 / 3e6) }' /proc/meminfo 2>/dev/null) | sort -n | head -n 1)
 FINDINGS := $(sort $(wildcard findings/*.sh))
 FOUND ?= build/findings
 export BENTOML_DO_NOT_TRACK := True
