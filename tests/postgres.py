@@ -147,7 +147,8 @@ class PostgresServer:
             os.chown(password_file, self._run_as["user"], self._run_as["group"])
         done = subprocess.run(
             [self.programs / "initdb", "--pgdata", self._data, "--username", _USER, "--pwfile", password_file,
-             "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"],
+             "--auth", "scram-sha-256", "--set", "scram_iterations=1",
+             "--encoding", "UTF8", "--locale", "C", "--no-sync"],
             capture_output=True, text=True, check=False, cwd="/", timeout=PATIENCE_SECONDS, **self._run_as,
         )  # fmt: skip
         password_file.unlink()

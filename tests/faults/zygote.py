@@ -4,7 +4,7 @@ A worker is a process of its own that runs what `expunge worker` runs; only the 
 which makes hundreds of kills affordable. The parent must stay without threads, so it is a program that takes lines of
 JSON: `{"start": {…environment…}, "log": "…"}` answers a process id, `{"status": pid}` an exit status or null. With
 `"command": ["train", …]` it is not a worker but that command of `expunge`, and with `"program": "import …"` that
-program, with the command's words as its arguments.
+program, with the command's words as its arguments. `"errors"` is a log of its own for what goes to standard error.
 
 `FAULTS_…` variables of a child: `CLOCK`, the file of its wall clock's shift; `HOST`, the name of the machine it
 believes to be on (a UTS namespace of its own, which needs root). `FAULTS_ATTEMPTS` of the zygote itself is how often a
@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from tests.waiting import PATIENCE_SECONDS, line_of
@@ -39,9 +40,13 @@ class Zygote:
         )  # fmt: skip
         self._started: list[int] = []
 
-    def start(self, environment: dict[str, str], log: Path, command: Sequence[str] = (), program: str = "") -> int:
+    def start(
+        self, environment: dict[str, str], log: Path, command: Sequence[str] = (), program: str = "",
+        errors: Path | None = None,
+    ) -> int:  # fmt: skip
         """Start a worker, or a command of `expunge`, or a program; gives its process id."""
-        pid = self._ask({"start": environment, "log": str(log), "command": list(command), "program": program})
+        question = {"log": str(log), "errors": str(errors or log), "command": list(command), "program": program}
+        pid = self._ask({"start": environment, **question})
         assert isinstance(pid, int)
         self._started.append(pid)
         return pid
@@ -56,6 +61,14 @@ class Zygote:
         while (ended := self.status(pid)) is None and time.monotonic() < deadline:
             time.sleep(0.02)
         return ended
+
+    def run(self, command: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """A command of `expunge` to its end, and what it wrote."""
+        with TemporaryDirectory() as folder:
+            output, errors = Path(folder, "output"), Path(folder, "errors")
+            status = self.wait(self.start(environment, output, command, errors=errors), PATIENCE_SECONDS)
+            assert status is not None
+            return subprocess.CompletedProcess(command, status, output.read_text(), errors.read_text())
 
     def stop(self, pid: int, seconds: float = 20.0) -> int:
         """End a worker politely, then not; gives its exit status."""
@@ -116,15 +129,15 @@ class Forked:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _become(environment: dict[str, str], log: str, command: Sequence[str], program: str) -> None:
+def _become(environment: dict[str, str], log: str, errors: str, command: Sequence[str], program: str) -> None:
     from audit.policy import load_policy
     from service.settings import Settings
     from service.telemetry.logs import set_up_logs
     from service.worker import run_worker
 
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    output, error = (os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for path in (log, errors))
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for descriptor, target in ((nothing, 0), (file, 1), (file, 2)):
+    for descriptor, target in ((nothing, 0), (output, 1), (error, 2)):
         os.dup2(descriptor, target)
     os.environ.clear()
     os.environ.update(environment)
@@ -191,7 +204,9 @@ def main() -> None:
             if answer == 0:
                 status = 1
                 try:
-                    _become(question["start"], question["log"], question["command"], question["program"])
+                    _become(
+                        question["start"], question["log"], question["errors"], question["command"], question["program"]
+                    )
                     status = 0
                 except SystemExit as error:
                     status = int(error.code or 0) if not isinstance(error.code, str) else 1

@@ -91,13 +91,17 @@ def clean_database(dialect: str, request: pytest.FixtureRequest) -> Callable[[],
     url = request.getfixturevalue("postgres_url")
 
     def clean() -> None:
-        tables = ", ".join(f'"{name}"' for name in SQLModel.metadata.tables)
+        tables = SQLModel.metadata.tables
+        which = " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT FROM \"{name}\")" for name in tables)  # noqa: S608
         with psycopg.connect(url) as connection:
             connection.execute(  # what a failed test left open would lock the tables for ever
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-            connection.execute(f"TRUNCATE {tables} RESTART IDENTITY")  # type: ignore[arg-type]
+            filled = {name for (name,) in connection.execute(which)}  # most are empty, and each takes a while
+            numbered = {name for name, table in tables.items() if table.autoincrement_column is not None}
+            names = ", ".join(f'"{name}"' for name in sorted(filled | numbered))
+            connection.execute(f"TRUNCATE {names} RESTART IDENTITY")  # type: ignore[arg-type]
 
     return clean
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from service import __version__
 from service.cli import app
 from service.launch import free_ports
 from service.store.migrations import HEAD
+from tests.faults.zygote import Zygote
 
 COMMANDS = (
     "data att", "data synthetic", "data check", "train", "prepare", "references build", "references status", "evaluate",
@@ -49,19 +52,29 @@ def test_help_imports_neither_what_checks_settings_nor_what_computes() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
 
 
-def expunge(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The real program."""
-    import os
+Expunge = Callable[..., subprocess.CompletedProcess[str]]
 
-    env = {**os.environ, "EXPUNGE_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "service.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=120,
-        check=False,
-    )
+
+def environment(home: Path) -> dict[str, str]:
+    return {**os.environ, "EXPUNGE_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote() as zygote:
+        yield zygote
+
+
+@pytest.fixture
+def expunge(zygote: Zygote) -> Expunge:
+    """A command in a process of its own that need not import anything: `expunge(home, "keys", "list")`."""
+    return lambda home, *words: zygote.run(words, environment(home))
+
+
+def real(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command as its user starts it."""
+    command = [sys.executable, "-m", "service.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(home), timeout=120, check=False)
 
 
 def test_the_version_is_told_with_those_that_matter() -> None:
@@ -72,7 +85,7 @@ def test_the_version_is_told_with_those_that_matter() -> None:
     )
 
 
-def test_the_service_s_keys_are_made_once_and_without_a_database(tmp_path: Path) -> None:
+def test_the_service_s_keys_are_made_once_and_without_a_database(tmp_path: Path, expunge: Expunge) -> None:
     for _ in range(2):
         made = expunge(tmp_path, "keys", "init")
         assert made.returncode == 0, made.stderr
@@ -82,7 +95,7 @@ def test_the_service_s_keys_are_made_once_and_without_a_database(tmp_path: Path)
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "keys").glob("*.key"))
 
 
-def test_no_key_no_service(tmp_path: Path) -> None:
+def test_no_key_no_service(tmp_path: Path, expunge: Expunge) -> None:
     result = expunge(tmp_path, "serve")
     assert result.returncode == 1
     assert result.stderr.strip() == (
@@ -90,7 +103,7 @@ def test_no_key_no_service(tmp_path: Path) -> None:
     )
 
 
-def test_a_broken_data_folder_is_named_with_its_row(tmp_path: Path) -> None:
+def test_a_broken_data_folder_is_named_with_its_row(tmp_path: Path, expunge: Expunge) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "metadata.csv").write_text("file_name,user_id,label,split\na.png,p1,x,train\na.png,p2,y,train\n")
@@ -100,14 +113,16 @@ def test_a_broken_data_folder_is_named_with_its_row(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_setting_out_of_range_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_out_of_range_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expunge: Expunge
+) -> None:
     monkeypatch.setenv("EXPUNGE_API_WORKERS", "0")
     result = expunge(tmp_path, "references", "status")
     assert result.returncode == 1
     assert result.stderr.startswith("Expected EXPUNGE_API_WORKERS to be valid:")
 
 
-def test_keys_are_made_shown_once_listed_and_revoked(tmp_path: Path) -> None:
+def test_keys_are_made_shown_once_listed_and_revoked(tmp_path: Path, expunge: Expunge) -> None:
     made = expunge(tmp_path, "keys", "create", "app", "--scope", "predict")
     assert made.returncode == 0, made.stderr
     token = made.stdout.strip().splitlines()[-1]
@@ -130,7 +145,7 @@ def test_keys_are_made_shown_once_listed_and_revoked(tmp_path: Path) -> None:
     assert "Expected scopes among predict" in refused.stderr
 
 
-def test_the_schema_of_the_database_is_shown_and_made(tmp_path: Path) -> None:
+def test_the_schema_of_the_database_is_shown_and_made(tmp_path: Path, expunge: Expunge) -> None:
     assert "schema none, this version has" in expunge(tmp_path, "database", "status").stdout
     assert expunge(tmp_path, "database", "upgrade").stdout.startswith(f"Schema {HEAD}; it was none.")
     assert f"schema {HEAD}, this version" in expunge(tmp_path, "database", "status").stdout
@@ -151,7 +166,7 @@ def test_the_schema_of_the_database_is_shown_and_made(tmp_path: Path) -> None:
     ],
 )
 def test_a_database_that_is_not_there_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, said: str, expunge: Expunge
 ) -> None:
     monkeypatch.setenv("EXPUNGE_DATABASE_URL", url)
     result = expunge(tmp_path, "keys", "list")
@@ -161,7 +176,7 @@ def test_a_database_that_is_not_there_is_one_sentence(
     assert "Traceback" not in result.stderr
 
 
-def test_a_file_that_is_no_certificate_is_not_valid(tmp_path: Path) -> None:
+def test_a_file_that_is_no_certificate_is_not_valid(tmp_path: Path, expunge: Expunge) -> None:
     path = tmp_path / "c.json"
     path.write_text(json.dumps({"hello": 1}))
     result = expunge(tmp_path, "verify", str(path))
@@ -169,13 +184,15 @@ def test_a_file_that_is_no_certificate_is_not_valid(tmp_path: Path) -> None:
     assert "NOT valid" in result.stdout
 
 
-def test_an_unreachable_service_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unreachable_service_is_one_sentence(tmp_path: Path, expunge: Expunge) -> None:
     result = expunge(tmp_path, "erase", "s31", "--key", "exp_a_b", "--url", "http://127.0.0.1:9")
     assert result.returncode == 1
     assert result.stderr.startswith("Expected the service at http://127.0.0.1:9")
 
 
-def test_what_was_not_checked_has_a_status_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_checked_has_a_status_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expunge: Expunge
+) -> None:
     """1 says that what was checked does not hold."""
     absent = str(tmp_path / "absent")
     for command in (("rerun-check", absent, "--key", absent), ("rerun", "nothing"), ("rerun", "\udcff")):
@@ -192,16 +209,18 @@ def test_what_was_not_checked_has_a_status_of_its_own(tmp_path: Path, monkeypatc
 
 def test_a_character_that_the_terminal_lacks_ends_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    assert expunge(tmp_path, "keys", "create", "Zoë", "--scope", "predict").returncode == 0
-    listed = expunge(tmp_path, "keys", "list")
+    assert real(tmp_path, "keys", "create", "Zoë", "--scope", "predict").returncode == 0
+    listed = real(tmp_path, "keys", "list")
     assert (listed.returncode, "Zo\\xeb" in listed.stdout) == (0, True)
-    refused = expunge(tmp_path, "keys", "revoke", "\udcff")
+    refused = real(tmp_path, "keys", "revoke", "\udcff")
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize("place", ["", "CONSOLE_"])
-def test_up_says_at_once_that_a_port_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_up_says_at_once_that_a_port_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, expunge: Expunge
+) -> None:
     free, _ = free_ports(2)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for name in ("", "CONSOLE_"):
