@@ -31,7 +31,7 @@ class Stream:
         ahead: before the first request.
         request, renewal: mean of an erasure, at its request and after it.
         references: part of `request` in which references were trained.
-        median_request: of the erasures that trained no references at their request.
+        median_request: of the erasures that trained no references at their request; if all did, without these.
         look: median of an erasure's renewal, which mostly finds nothing to train.
         idle: a second, while the service has nothing to do.
     """
@@ -91,7 +91,8 @@ def stream_of(found: Sequence[Mapping[str, Any]], *, ahead: float, n: int) -> St
     requests = [one["request_seconds"] - idle * one.get("wall_seconds", 0.0) for one in measured]
     references = [references_in(one, idle) for one in measured]
     built = [seconds for seconds in references if seconds > 0.2 * max(references)] if max(references) > 10 else []
-    without = [request for request, part in zip(requests, references, strict=True) if part not in built]
+    pairs = list(zip(requests, references, strict=True))
+    without = [request for request, part in pairs if part not in built] or [request - part for request, part in pairs]
     renewals = [one.get("renewal_seconds", 0.0) - idle * one.get("renewal_wall_seconds", 0.0) for one in measured]
     renewal = mean(renewals)
     per_bank = mean(built) if built else 0.0
@@ -105,7 +106,7 @@ def stream_of(found: Sequence[Mapping[str, Any]], *, ahead: float, n: int) -> St
     return Stream(
         n=n, n_measured=len(measured), n_completed=sum(one["state"] == "completed" for one in measured),
         n_interrupted=len(found) - len(measured), ahead=ahead, request=mean(requests), renewal=renewal,
-        references=mean(references), median_request=median(without or requests), everything=everything, methods=methods,
+        references=mean(references), median_request=median(without), everything=everything, methods=methods,
         idle=idle, look=median(renewals),
     )  # fmt: skip
 

@@ -116,6 +116,7 @@ def test_references_trained_at_a_request_are_told_apart() -> None:
     stream = stream_of(found, ahead=0.0, n=2)
     assert stream.judged == pytest.approx((10.0 + 8.0) / 2)
     assert stream.median_request == 8.0
+    assert stream_of(found[:1], ahead=0.0, n=2).median_request == pytest.approx(10.0)  # nothing is counted twice
 
 
 def test_what_an_idle_service_takes_is_no_part_of_a_price() -> None:
