@@ -13,8 +13,12 @@ another one; the references lack the subject alone. Features and everybody else 
 eight, as many as an audit under `standard` has. "before and after" is the AUC of an attacker who keeps both
 generations' answers, and guesses that whose lowest margins fell most was erased, among retained subjects.
 
-On the drawn faces a model lacks a block of ten subjects, four of whom are looked at, and no method is run unless it is
-named.
+On the drawn faces twelve subjects are looked at, four each of three blocks of ten. The references lack the block, as in
+the service, so a retrained model there is what a spare is; `alone` is a model that lacks who asked and nobody else, as
+exact retraining makes it, half as many as runs of a method. No method is run unless it is named.
+
+Intervals are exact binomial ones for as many trials as there are models; these share references, so they are
+approximate.
 
 A run that was stopped goes on. Settings of the questions were chosen on other subjects (docs/blind-spots.md).
 """
@@ -43,7 +47,7 @@ from audit.statistics.exposure import exposure  # noqa: E402
 from audit.statistics.features import descriptors, features_gate  # noqa: E402
 from audit.statistics.forgetting import forgetting_ratio  # noqa: E402
 from audit.statistics.gate import ALPHA, gate  # noqa: E402
-from audit.statistics.intervals import clopper_pearson  # noqa: E402
+from audit.statistics.intervals import Interval, clopper_pearson  # noqa: E402
 from audit.statistics.relearning import areas, p_value  # noqa: E402
 from audit.statistics.spread import tail_mean  # noqa: E402
 from benchmarks.gates.models import SETS, Set, opened  # noqa: E402
@@ -63,7 +67,9 @@ DRAWN_BLOCKS, OF_BLOCK = range(10, 13), 4
 """Blocks of drawn subjects on whom nothing was chosen, and how many of each are looked at."""
 BLOCKS = {"s31": "s7", "s19": "s4", "s26": "s17", "s7": "s31", "s4": "s19"}
 """Who is missing from the spare as well."""
-RETRAINED, NOTHING, SPARE = "retrained", "nothing done", "spare"
+RETRAINED, NOTHING, SPARE, ALONE = "retrained", "nothing done", "spare", "alone"
+FROM_NONE = (RETRAINED, SPARE, ALONE)
+"""Kinds that began from no original."""
 RUN = tuple(name for name, method in METHODS.items() if not method.exact)
 N_REFERENCES, N_ORIGINALS, N_DRAWS, N_ORACLES, FIRST_ORACLE = 8, 8, 3, 16, 1_000
 
@@ -118,15 +124,19 @@ def trained(set_: Set, rows: np.ndarray, seed: int) -> tuple[torch.nn.Module, fl
 
 
 def without(set_: Set, home: Path, subjects: Sequence[str], name: str, number: int) -> None:
-    """A model that never saw the block of some subjects, nor, if it is a spare, somebody else."""
+    """A model that never saw the block of some subjects, nor, if it is a spare, somebody else; or the first alone."""
     files = {one: Kind(one, name, number).file(set_.folder(home)) for one in subjects}
     if all(file.exists() for file in files.values()):
         return
     torch.set_num_threads(1)
     block = set_.block_of(subjects[0])
-    gone = [*set_.blocks[block], *([BLOCKS[subjects[0]]] if name == SPARE else [])]
+    gone: Sequence[str] = set_.blocks[block]
+    seed = 600_000_000 + 10_000 * block + number
+    if name == SPARE:
+        gone, seed = [*gone, BLOCKS[subjects[0]]], seed + 5_000
+    elif name == ALONE:
+        gone, seed = subjects[:1], seed + 100_000_000 + 1_000 * gone.index(subjects[0])
     rows = np.setdiff1d(set_.rows, set_.faces.where(split="train", subjects=gone))
-    seed = 600_000_000 + 10_000 * block + number + 5_000 * (name == SPARE)
     model, seconds = trained(set_, rows, seed)
     for subject, file in files.items():
         look(set_, model, subject, seconds, file)
@@ -198,7 +208,8 @@ class Row:
 
     n: int
     gate: float
-    worst_view: float
+    ratios: tuple[Interval, ...]
+    """F / F_null in each view."""
     features: float
     features_8: float
     relearning: float
@@ -209,6 +220,10 @@ class Row:
     test: float
     cost: float
 
+    @property
+    def worst_view(self) -> float:
+        return min(ratio.value for ratio in self.ratios)
+
 
 def swap_auc(mine: dict[str, np.ndarray], i: int, known: dict[str, np.ndarray], kind: str) -> float:
     """How well who is forgotten is told from who stays by how far T fell from an original to what took its place.
@@ -216,7 +231,7 @@ def swap_auc(mine: dict[str, np.ndarray], i: int, known: dict[str, np.ndarray], 
     That is the original that a run began from, and any other for models that began from none.
     """
     numbers = known["number"]
-    if kind in (RETRAINED, SPARE, NOTHING):
+    if kind in (*FROM_NONE, NOTHING):
         before = int((i + 1) % len(numbers))
     else:
         before = int(np.flatnonzero(numbers == mine["number"][i])[0])
@@ -226,18 +241,16 @@ def swap_auc(mine: dict[str, np.ndarray], i: int, known: dict[str, np.ndarray], 
     return float(np.mean((others < theirs) + 0.5 * (others == theirs)))
 
 
-def judge(mine: dict[str, np.ndarray], out: dict[str, np.ndarray], known: dict[str, np.ndarray], kind: str) -> Row:
+def judge(
+    mine: dict[str, np.ndarray], out: dict[str, np.ndarray], known: dict[str, np.ndarray], kind: str, n_pairs: int = 20
+) -> Row:
     """Every model in the candidate's place; a retrained one against the others."""
     rng, n_out, own = np.random.default_rng(0), len(out["views"]), steps.halves(out["curves"].shape[2])[0]
     after = areas(out["curves"], own)
     gated, told, told_8, back, exposing, exposing_8, fell = [], [], [], [], [], [], []
     for i, number in enumerate(mine["number"]):
         rest = np.delete(np.arange(n_out), i) if kind == RETRAINED else np.arange(n_out)
-        others = (
-            np.flatnonzero(known["number"] != number)
-            if kind not in (RETRAINED, SPARE)
-            else np.arange(len(known["number"]))
-        )
+        others = np.arange(len(known["number"])) if kind in FROM_NONE else np.flatnonzero(known["number"] != number)
         for _ in range(N_DRAWS):
             order = rng.permutation(rest)
             gated.append(not gate(mine["views"][i], out["views"][order[:N_REFERENCES]]).passed)
@@ -253,14 +266,14 @@ def judge(mine: dict[str, np.ndarray], out: dict[str, np.ndarray], known: dict[s
     half = n_out // 2
     pair = (mine["views"][:half], out["views"][half:]) if kind == RETRAINED else (mine["views"], out["views"])
     ratios = [
-        forgetting_ratio(pair[0][:, view], pair[1][:, view], seed=view, n_pairs=20).ratio.value
+        forgetting_ratio(pair[0][:, view], pair[1][:, view], seed=view, n_pairs=n_pairs).ratio
         for view in range(pair[0].shape[1])
     ]
     accuracy = mine["accuracy"].mean(axis=0) / out["accuracy"].mean(axis=0)
     return Row(
         n=len(mine["number"]),
         gate=float(np.mean(gated)),
-        worst_view=float(np.min(ratios)),
+        ratios=tuple(ratios),
         features=float(np.mean(told)),
         features_8=float(np.mean(told_8)),
         relearning=float(np.mean(back)),
@@ -271,6 +284,12 @@ def judge(mine: dict[str, np.ndarray], out: dict[str, np.ndarray], known: dict[s
         test=float(accuracy[1]),
         cost=float(np.median(mine["seconds"]) / np.median(out["seconds"])),
     )
+
+
+def of_models(share: float, n_models: int) -> str:
+    """A share with its interval."""
+    low, high = clopper_pearson(round(share * n_models), n_models, alpha=0.05)
+    return f"{share:.3f} ({float(low):.3f}–{float(high):.3f})"
 
 
 def show(folder: Path, subjects: Sequence[str], kinds: Sequence[str], sizes: tuple[int, int, int]) -> None:
@@ -286,26 +305,20 @@ def show(folder: Path, subjects: Sequence[str], kinds: Sequence[str], sizes: tup
         t = tail_mean(out["views"])
         learned[subject] = float((tail_mean(known["views"]).mean() - t.mean()) / t.std(ddof=1))
         for kind in kinds:
-            n = {RETRAINED: n_models, NOTHING: n_originals}.get(kind, n_runs)
+            n = {RETRAINED: n_models, NOTHING: n_originals, ALONE: n_runs // 2}.get(kind, n_runs)
             mine = load(folder, subject, kind, range(n))
             if len(mine.get("number", ())) >= 4:
                 rows.setdefault(kind, {})[subject] = judge(mine, out, known, kind)
     print(", ".join(f"{subject} d′ {d:.1f}" for subject, d in learned.items()))
-    names = (
-        "gate", "worst_view", "features", "features_8", "relearning", "exposing", "exposing_8", "swap", "retain",
-        "test", "cost",
-    )  # fmt: skip
-    print(f"\n{'':16}{'models':>7}" + "".join(f"{name:>12}" for name in names))
+    shares = ("gate", "features", "features_8", "relearning", "exposing", "exposing_8")
+    others = ("swap", "worst_view", "retain", "test", "cost")
+    print(f"\n{'':16}{'models':>7}" + "".join(f"{name:>20}" for name in shares + others))
     for kind, of in rows.items():
-        means = [np.mean([getattr(row, name) for row in of.values()]) for name in names]
+        n = sum(row.n for row in of.values())
+        told = [of_models(float(np.mean([getattr(row, name) for row in of.values()])), n) for name in shares]
+        means = [np.mean([getattr(row, name) for row in of.values()]) for name in others]
         means[1] = np.min([row.worst_view for row in of.values()])
-        print(f"{kind:16}{sum(row.n for row in of.values()):7}" + "".join(f"{value:12.3f}" for value in means))
-    retrained = rows[RETRAINED].values()
-    n = sum(row.n for row in retrained)
-    for name in ("gate", "features", "features_8", "relearning", "exposing", "exposing_8"):
-        share = float(np.mean([getattr(row, name) for row in retrained]))
-        low, high = clopper_pearson(round(share * n), n, alpha=0.05)
-        print(f"false positives, {name}: {share:.3f} ({float(low):.3f}–{float(high):.3f}) of {n}")
+        print(f"{kind:16}{n:7}" + "".join(f"{value:>20}" for value in (*told, *(f"{mean:.3f}" for mean in means))))
     print("\ngate / features / features with eight references / relearning by subject")
     for kind, of in rows.items():
         told = "; ".join(
@@ -346,24 +359,31 @@ def main() -> None:
     drawn = [one for block in DRAWN_BLOCKS for one in set_.blocks[block][:OF_BLOCK]] if is_drawn else []
     subjects = options.subject or drawn or list(SUBJECTS)
     methods = options.method or ([] if is_drawn else list(RUN))
-    names = [RETRAINED, NOTHING, *([] if is_drawn else [SPARE]), *methods]
+    other = ALONE if is_drawn else SPARE
+    names = [RETRAINED, NOTHING, other, *methods]
     if not options.figures_only:
-        numbers = list(range(options.models))
-        if any(METHODS[method].needs_oracles for method in methods):
-            numbers += range(FIRST_ORACLE, FIRST_ORACLE + N_ORACLES)
         of_block: dict[int, list[str]] = {}
         for subject in subjects:
             of_block.setdefault(set_.block_of(subject), []).append(subject)
-        todo = [(without, some, RETRAINED, number) for number in numbers for some in of_block.values()]
-        if not is_drawn:
-            todo += [(without, [subject], SPARE, number) for subject in subjects for number in range(options.runs)]
+        blocks = list(of_block.values())
+        oracles = range(FIRST_ORACLE, FIRST_ORACLE + N_ORACLES)
+        if not any(METHODS[method].needs_oracles for method in methods):
+            oracles = range(0)
+        todo = [(without, some, RETRAINED, number) for number in range(options.models) for some in blocks]
+        n_others = options.runs // 2 if is_drawn else options.runs
+        todo += [(without, [subject], other, number) for subject in subjects for number in range(n_others)]
         todo += [
             (from_original, subjects, methods if number < options.runs else (), number)
             for number in range(options.originals)
         ]
         todo.sort(key=lambda call: call[-1])  # so that what there is of each kind can be judged whenever it ends
-        lacking = [call for call in todo if is_lacking(set_.folder(options.folder), call)][: options.most]
-        Parallel(n_jobs=options.jobs, verbose=5)(delayed(make)(set_, options.folder, *rest) for make, *rest in lacking)
+        left = options.most
+        for calls in ([(without, some, RETRAINED, number) for number in oracles for some in blocks], todo):
+            lacking = [call for call in calls if is_lacking(set_.folder(options.folder), call)][:left]
+            left = None if left is None else left - len(lacking)
+            Parallel(n_jobs=options.jobs, verbose=5)(
+                delayed(make)(set_, options.folder, *rest) for make, *rest in lacking
+            )
     folder = set_.folder(options.folder)
     show(folder, subjects, names, (options.models, options.originals, options.runs))
     print(f"{time.monotonic() - started:.0f} s")

@@ -1,18 +1,25 @@
 """Spare models: what an erasure costs with one, and what accuracy it leaves.
 
     python benchmarks/spares.py [--set att|drawn] [--models N] [--epochs E ...] [--rates R ...] [--folder FOLDER]
-                                [--views N] [--jobs N] [--quick]
+                                [--views N] [--subject ID ...] [--catch-up] [--figures-only] [--jobs N]
+                                [--quick]
 
-Somebody asks to be erased whose block has others: on the AT&T faces one, on drawn faces seven. For each of four such
+Somebody asks to be erased whose block has others: on the AT&T faces one, on drawn faces nine. For each of four such
 blocks, N times with other seeds: the spare, trained without the block; the spare caught up, on everybody but the one
 who asked; and a model retrained without the one. Prints for each, as a share of the retrained models' mean: accuracy on
 the images that are retained, on those of held-out people, and on those of the *others* of the block, whom the spare
 never saw, and processor seconds; then the share that the gate rejects at N − 1 references, models trained without the
 block. The settings of `catch_up` were chosen on the drawn faces.
 
-`--views N` asks instead whether a spare looks like a model that lacks only who asked: F / F_null in each of the ten
-views, N spares of each block against N models retrained without the one subject, and how many of the intervals contain
-1; the same for `catch_up`. Margins are kept in the folder, so that it goes on where it was ended.
+`--views N` asks instead of N spares everything that docs/blind-spots.md asks: F / F_null in each of the ten views and
+how many of the intervals contain 1, accuracies, features, relearning, exposure. For each who asks:
+
+* a spare of a block of one, as the service has on the AT&T faces: N models without who asked beside N others;
+* a spare of a block of two (drawn: of ten), beside N references of the same block, as a larger service judges it;
+* the same spares, beside the N models without who asked alone;
+* with `--catch-up` these spares caught up, beside the same.
+
+What models said is kept in the folder, so that it goes on where it was ended.
 """
 
 from __future__ import annotations
@@ -33,8 +40,19 @@ import torch  # noqa: E402
 from joblib import Parallel, delayed  # noqa: E402
 
 import audit  # noqa: E402
-from audit.statistics.forgetting import forgetting_ratio  # noqa: E402
+from audit.statistics.features import features_of_runs  # noqa: E402
 from audit.statistics.gate import gate  # noqa: E402
+from benchmarks.blind_spots import (  # noqa: E402
+    NOTHING,
+    SPARE,
+    Kind,
+    from_original,
+    judge,
+    load,
+    look,
+    of_models,
+    trained,
+)
 from benchmarks.gates.models import Set, opened  # noqa: E402
 from unlearning.faces.views import views  # noqa: E402
 from unlearning.methods import Settings, find_method, unlearn  # noqa: E402
@@ -42,6 +60,11 @@ from unlearning.recipes import RECIPES  # noqa: E402
 from unlearning.training import Examples, logits, train  # noqa: E402
 
 ATT = (("s31", "s7"), ("s19", "s4"), ("s6", "s17"), ("s25", "s31"))
+ASKING = ("s31", "s7", "s19", "s4")
+"""AT&T subjects of `--views`."""
+WITHOUT_ONE, WITHOUT_BLOCK, CAUGHT_UP = "without who asked", "without the block", "caught up"
+N_KNOWN = 16
+"""Models with everybody, for the direction of features."""
 
 
 Model = tuple[str, tuple[float, ...], float, np.ndarray]
@@ -83,72 +106,91 @@ def one_block(set_: Set, block: Sequence[str], settings: dict[str, Settings], se
             yield look(name, caught, time.process_time() - begun)
 
 
-Kind = tuple[str, int, int]
-"""What a model is, its block's number and its own."""
-
-
-def keep(kind: Kind, name: str, folder: Path) -> None:
-    """Train a model of `--views` and keep the margins `(n_views, n_images)` of who asked; a spare also caught up."""
-    what, number, i = kind
-    if margins_file(folder, name, kind).exists():
+def one_model(set_: Set, home: Path, block: Sequence[str], asking: Sequence[str], number: int, *, caught: bool) -> None:
+    """Train a model of `--views` without a block, and look at it for each who asks; with `caught` also caught up."""
+    folder, name = set_.folder(home), WITHOUT_ONE if len(block) == 1 else WITHOUT_BLOCK
+    names = (name, CAUGHT_UP) if caught else (name,)
+    if all(Kind(one, each, number).file(folder).exists() for one in asking for each in names):
         return
     torch.set_num_threads(1)
-    set_ = opened(name, folder)
-    faces, recipe = set_.faces, RECIPES[set_.recipe]
-    block = blocks_of(set_)[number]
-    asked = faces.where(split="train", subjects=block[:1])
-    kept = np.setdiff1d(set_.rows, asked)
-    rows = kept if what == "retrained" else np.setdiff1d(kept, faces.where(split="train", subjects=block[1:]))
-
-    def of(some: np.ndarray) -> Examples:
-        return Examples.from_arrays(faces.images[some], faces.labels[some])
-
-    seed = 40_000_000 + 1_000 * number + 2 * i + (what == "retrained")
-    model = train(recipe, of(rows), n_classes=len(faces.classes), seed=seed, device="cpu").model
-    made = {kind: model}
-    if what == "spare":
-        caught = unlearn("catch_up", model, None, of(kept), recipe=recipe, seed=seed, device="cpu").model
-        made = {("catch_up", number, i): caught, **made}  # the file looked for is written last
-    labels, shown = faces.labels[asked], views(np.asarray(faces.images[asked]))
-    for each, judged in made.items():
-        margins = [audit.margins(logits(judged, Examples.from_arrays(v, labels).images), labels) for v in shown]
-        beside = margins_file(folder, name, each).with_suffix(".new")
-        with beside.open("wb") as stream:
-            np.save(stream, np.array(margins, np.float32))
-        beside.replace(margins_file(folder, name, each))
+    gone = set_.faces.where(split="train", subjects=block)
+    of = min(set_.block_of(one) for one in block)
+    seed = 710_000_000 + 100_000 * of + 2 * number + (name == WITHOUT_BLOCK)
+    model, seconds = trained(set_, np.setdiff1d(set_.rows, gone), seed)
+    for one in asking:
+        look(set_, model, one, seconds, Kind(one, name, number).file(folder))
+        if caught:
+            kept = set_.examples(np.setdiff1d(set_.rows, set_.faces.where(split="train", subjects=[one])))
+            done = unlearn("catch_up", model, None, kept, recipe=RECIPES[set_.recipe], seed=seed, device="cpu")
+            look(set_, done.model, one, done.cost.seconds, Kind(one, CAUGHT_UP, number).file(folder))
 
 
-def margins_file(folder: Path, name: str, kind: Kind) -> Path:
-    """Where the margins of a model lie."""
-    what, number, i = kind
-    return folder / f"{name}-{what}-{number}-{i:03d}.npy"
+def block_with(set_: Set, one: str) -> tuple[str, ...]:
+    """Whom the spare lacks that somebody is erased with: on the AT&T faces a pair, which the service would not make."""
+    if set_.name != "att":
+        return set_.blocks[set_.block_of(one)]
+    return tuple(sorted(next(block for block in (*ATT, *((b, a) for a, b in ATT)) if block[0] == one)))
 
 
-def blocks_of(set_: Set) -> Sequence[Sequence[str]]:
-    """Four blocks; the first of each asks."""
-    return ATT if set_.name == "att" else set_.blocks[:4]
+def make_all(set_: Set, home: Path, asking: Sequence[str], n_models: int, n_jobs: int, *, catch_up: bool) -> None:
+    """Train what is missing: first spares beside models without who asked, then references of the block."""
+    blocks: dict[tuple[str, ...], list[str]] = {}
+    for one in asking:
+        blocks.setdefault(block_with(set_, one), []).append(one)
+    alone = [((one,), [one]) for one in asking]
+    calls = [
+        delayed(one_model)(set_, home, block, some, first + i, caught=catch_up and first == 0 and len(block) > 1)
+        for first, those in ((0, [*alone, *blocks.items()]), (n_models, list(blocks.items())), (n_models, alone))
+        for i in range(n_models)
+        for block, some in those
+    ]
+    Parallel(n_jobs=n_jobs, verbose=1)(
+        [delayed(from_original)(set_, home, asking, (), number) for number in range(N_KNOWN)]
+    )
+    Parallel(n_jobs=n_jobs, verbose=1)(calls)
 
 
-def in_views(set_: Set, folder: Path, n_models: int, n_jobs: int) -> None:
-    """F / F_null in each view of spares and of spares caught up, against models that lack only who asked."""
-    blocks = blocks_of(set_)
-    trained = ("retrained", "spare")
-    kinds = [(what, number, i) for i in range(n_models) for number in range(len(blocks)) for what in trained]
-    Parallel(n_jobs=n_jobs, verbose=1)(delayed(keep)(kind, set_.name, folder) for kind in kinds)
-    for what in ("spare", "catch_up"):
-        contained = 0
-        for number in range(len(blocks)):
-            banks = {
-                kind: np.array([np.load(margins_file(folder, set_.name, (kind, number, i))) for i in range(n_models)])
-                for kind in ("retrained", what)
-            }
-            told = []
-            for view in range(banks[what].shape[1]):
-                ratio = forgetting_ratio(banks[what][:, view], banks["retrained"][:, view], seed=0).ratio
-                contained += ratio.low <= 1 <= ratio.high
-                told.append(f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})")
-            print(f"{what}, block {number + 1}: {'  '.join(told)}")
-        print(f"{what}: the interval contains 1 in {contained} of {10 * len(blocks)} views and subjects")
+def accuracy(mine: np.ndarray, theirs: np.ndarray) -> str:
+    """Ratio of mean accuracies over models, with its 95 % interval by the delta method."""
+    ratio = mine.mean() / theirs.mean()
+    error = np.sqrt(mine.var(ddof=1) / len(mine) + (ratio**2) * theirs.var(ddof=1) / len(theirs)) / theirs.mean()
+    return f"{ratio:.4f} ({ratio - 1.96 * error:.4f}–{ratio + 1.96 * error:.4f})"
+
+
+def in_views(set_: Set, home: Path, asking: Sequence[str], n_models: int) -> None:
+    """What the questions say of spares, and of spares caught up, as a whole and one by one."""
+    folder, first, second = set_.folder(home), range(n_models), range(n_models, 2 * n_models)
+    contained: dict[str, int] = {}
+    for one in asking:
+        alone = load(folder, one, WITHOUT_ONE, first)
+        known = load(folder, one, NOTHING, range(N_KNOWN))
+        judged = (
+            ("spare of a block of one", WITHOUT_ONE, second, alone),
+            ("spare, among references of its block", WITHOUT_BLOCK, first, load(folder, one, WITHOUT_BLOCK, second)),
+            ("spare, among models without who asked", WITHOUT_BLOCK, first, alone),
+            ("catch_up, among models without who asked", CAUGHT_UP, first, alone),
+        )
+        for what, name, numbers, out in judged:
+            mine = load(folder, one, name, numbers)
+            if min(len(bank.get("number", ())) for bank in (mine, out)) < N_KNOWN:
+                continue
+            row = judge(mine, out, known, SPARE, n_pairs=50)
+            features = features_of_runs(mine["descriptors"], out["descriptors"], known["descriptors"], seed=0)
+            n_containing = sum(1 in ratio for ratio in row.ratios)
+            contained[what] = contained.get(what, 0) + n_containing
+            print(f"\n{one}, {what}: {row.n} models, {len(out['views'])} to compare")
+            print("  F / F_null " + "  ".join(f"{r.value:.2f} ({r.low:.2f}–{r.high:.2f})" for r in row.ratios))
+            print(f"  contains 1 in {n_containing} of {len(row.ratios)} views")
+            print(f"  RA, TA {', '.join(accuracy(mine['accuracy'][:, i], out['accuracy'][:, i]) for i in range(2))}")
+            share = features.share
+            print(
+                f"  features {share.value:.3f} ({share.low:.3f}–{share.high:.3f}), all together p = "
+                f"{features.detection_p:.3f}, shift {features.shift:+.2f}"
+            )
+            told = {"gate": row.gate, "relearning": row.relearning, "exposing": row.exposing}
+            print("  " + ", ".join(f"{name} {of_models(part, row.n)}" for name, part in told.items()), flush=True)
+    for what, n in contained.items():
+        print(f"\n{what}: the interval contains 1 in {n} of {len(asking) * 10} views of {len(asking)} subjects")
 
 
 def main() -> None:
@@ -158,7 +200,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, nargs="+", default=[4.0])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.02])
     parser.add_argument("--folder", type=Path, default=Path("build/gate"))
-    parser.add_argument("--views", type=int, default=0, metavar="N", help="F / F_null in every view, N models a side")
+    parser.add_argument("--views", type=int, default=0, metavar="N", help="every question, N models a side")
+    parser.add_argument("--subject", action="append", metavar="ID", help="who asks in --views")
+    parser.add_argument("--catch-up", action="store_true", help="with --views: also spares caught up")
+    parser.add_argument("--figures-only", action="store_true", help="with --views: train nothing")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of --views")
     parser.add_argument("--quick", action="store_true", help="one block, three models: shows that it runs")
     options = parser.parse_args()
@@ -166,9 +211,12 @@ def main() -> None:
     torch.set_num_threads(1)
     set_ = opened(options.set, options.folder)
     if options.views:
-        in_views(set_, options.folder, options.views, options.jobs)
+        asking = options.subject or (ASKING if options.set == "att" else [block[0] for block in set_.blocks[:4]])
+        if not options.figures_only:
+            make_all(set_, options.folder, asking, options.views, options.jobs, catch_up=options.catch_up)
+        in_views(set_, options.folder, asking, options.views)
         return
-    blocks = blocks_of(set_)
+    blocks: Sequence[Sequence[str]] = ATT if set_.name == "att" else set_.blocks[:4]
     blocks = blocks[:1] if options.quick else blocks
     settings = {
         f"catch_up, {epochs:g} epochs at {rate:g}": find_method("catch_up").settings(
