@@ -185,7 +185,7 @@ def _records_of(newer: str | None, scratch: Path, manifest: Manifest) -> Iterato
             raise BackupError(
                 f"Expected a home with expunge.db in {place}, found none; for PostgreSQL give the database's URL."
             )
-        copy_sqlite(place / "expunge.db", copy / "expunge.db")
+        _copy_database(place / "expunge.db", copy / "expunge.db")
         _copy_keys(place / "keys", copy / "keys")
     else:
         with place.open("rb") as stream:
@@ -201,6 +201,18 @@ def _records_of(newer: str | None, scratch: Path, manifest: Manifest) -> Iterato
         yield _Newer(engine, copy / "keys")
     finally:
         engine.dispose()
+
+
+def _copy_database(source: Path, copy: Path) -> None:
+    """The database as it is at one moment; where nobody can write, as on a disk mounted to be saved, its files."""
+    if os.access(source.parent, os.W_OK):
+        copy_sqlite(source, copy)
+        return
+    for ending in ("", "-wal"):  # SQLite itself needs to write beside a database with such a log
+        there = source.with_name(source.name + ending)
+        if there.exists():
+            with files.new_file(copy.with_name(copy.name + ending)) as file:
+                file.write(there.read_bytes())
 
 
 def _copy_keys(source: Path, copy: Path) -> None:

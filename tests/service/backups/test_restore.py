@@ -159,6 +159,27 @@ def test_whoever_was_erased_since_the_backup_is_erased_again(tiny_context, take,
     assert verify(certificate.envelope, public_key=restored.keyring.public_keys, log_leaves=leaves).valid
 
 
+@pytest.fixture
+def unwritable(tiny_context, tmp_path):
+    """The tiny home under another path, where nobody can write."""
+    door = tmp_path / "door"
+    door.mkdir()
+    for words in (["--bind", str(tiny_context.settings.home), str(door)], ["-o", "remount,ro,bind", str(door)]):
+        if subprocess.run(["mount", *words], capture_output=True, check=False, timeout=PATIENCE_SECONDS).returncode:
+            pytest.skip("only root may mount")
+    yield door
+    subprocess.run(["umount", str(door)], check=True, timeout=PATIENCE_SECONDS)
+
+
+def test_the_old_home_may_be_on_a_disk_that_nobody_writes_to_any_more(tiny_context, take, bring, erased, unwritable):
+    file = take()
+    erased[1]()
+    tiny_context.engine.dispose()  # nobody has it open, and nothing lies beside the database
+    assert not list(unwritable.glob("expunge.db-*"))
+    _, settled = bring(file, newer=str(unwritable))
+    assert (settled.n_filed, settled.is_served) == (1, False)
+
+
 def test_people_whom_no_record_names_are_asked_for_by_a_list(tiny_context, take, bring, erased):
     person, erase = erased
     file = take()
