@@ -1,9 +1,10 @@
 """Keeping reference banks ready: what each block has, and bringing up to date what grew stale.
 
 An erasure makes the banks of all other blocks stale by one person. That matters when one more erasure would make them
-too stale to judge: the worker then lets a child process of the lowest priority train them anew while no run is open
-(`Rebuilder`), and kills it the moment one is: banks are safe from that at any point, and finished models stay. The
-child works down a list, what would make a request wait first.
+too stale to judge: the worker then lets a child process train them anew while no run is open (`Rebuilder`), and kills
+it the moment one is: banks are safe from that at any point, and finished models stay. The child works down a list,
+what would make a request wait first. Its trainings stand back behind predictions as all others do
+(`service.training.governor`); they had the lowest priority once, and came to nothing beside other programs.
 
 What it sees is written to the database (`service.banks.overview`) for the operators.
 """
@@ -338,7 +339,7 @@ def _kill_with_descendants(child: subprocess.Popen[bytes]) -> None:
     """Kill a child and whatever it started.
 
     Processes that train lead sessions of their own, so a signal to the child's group does not reach them. They end by
-    themselves once their parent is gone, but only when they get the processor, which they are the last to get.
+    themselves once their parent is gone, but only when they get the processor, which they may be the last to get.
     """
     if child.poll() is None:
         with suppress(psutil.NoSuchProcess):
@@ -351,15 +352,12 @@ def _kill_with_descendants(child: subprocess.Popen[bytes]) -> None:
 
 
 def become_child(parent: int) -> None:
-    """In the child: the lowest priority, and an end when the worker is gone, also if it went while the child started.
+    """In the child: an end when the worker is gone, also if it went while the child started.
 
     Args:
         parent: process id of the worker.
     """
     train_for("upkeep")
-    os.nice(19 - os.nice(0))
-    with suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
-        autogroup.write("19")
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -37,6 +37,15 @@ def test_the_settings_table_names_the_values_that_are_allowed(name: str) -> None
     assert [value for value in values if f"`{value}`" not in row.split("|")[3]] == []
 
 
+@pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if field.metadata])
+def test_the_settings_table_names_the_numbers_that_are_allowed(name: str) -> None:
+    (row,) = [line for line in settings_table().splitlines() if f"`EXPUNGE_{name.upper()}`" in line]
+    for bound in Settings.model_fields[name].metadata:
+        for attribute, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
+            if hasattr(bound, attribute):
+                assert f"{words} {getattr(bound, attribute):,.12g}" in row.lower()
+
+
 def test_the_settings_table_names_policies_recipes_speedups_and_what_a_switch_takes() -> None:
     rows = {row.split("`")[1]: row for row in settings_table().splitlines() if row.startswith("| `EXPUNGE_")}
     named = {"POLICY": PRESETS, "RECIPE": RECIPES, "SPEEDUPS": SPEEDUPS}

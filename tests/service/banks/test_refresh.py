@@ -330,17 +330,11 @@ def started(monkeypatch):
 
 
 def family_of(child):
-    """A child and what it started, at an ordinary priority: with the lowest a busy machine would never get to them."""
-    family = []
+    """A child and what it started."""
     with suppress(psutil.NoSuchProcess):
         first = psutil.Process(child)
-        for each in [first, *first.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess, OSError):
-                family.append(each)
-                os.sched_setscheduler(each.pid, os.SCHED_OTHER, os.sched_param(0))
-                Path(f"/proc/{each.pid}/autogroup").write_text("0")
-                each.nice(0)
-    return family
+        return [first, *first.children(recursive=True)]
+    return []
 
 
 def leads_a_session(pid):
@@ -366,7 +360,6 @@ def two_training(child):
 def test_the_real_child_builds_what_is_stale(tiny_context, stale, started):
     def is_fresh():
         rebuilder.tend(busy=False)
-        family_of(started[0].pid)
         return [block.state for block in overview(tiny_context).blocks if block.bank] == ["fresh"]
 
     with Rebuilder(with_policy(tiny_context, POLICY)) as rebuilder:
@@ -376,6 +369,18 @@ def test_the_real_child_builds_what_is_stale(tiny_context, stale, started):
 
 
 ENDLESS = replace(POLICY, n_models=100_000)  # no child ever finishes a bank of so many
+
+
+@pytest.mark.usefixtures("stale")
+def test_the_child_and_its_trainings_have_the_priority_of_any_other_program(tiny_context, started):
+    """What stands back behind predictions is up to the governor. The lowest priority is inherited and cannot be taken
+    back: beside any load the banks and spares that the next erasure needs would never be there."""
+    with Rebuilder(with_policy(tiny_context, ENDLESS, jobs=2)) as rebuilder:
+        rebuilder.tend(busy=False)
+        found = [(each.nice(), os.sched_getscheduler(each.pid)) for each in two_training(started[0].pid)]
+    assert set(found) == {(os.nice(0), os.SCHED_OTHER)}
+
+
 PARENT = """
 from service.banks import refresh
 from service.settings import Settings
