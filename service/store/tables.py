@@ -1,7 +1,4 @@
-"""The database's tables. `states.py` alone writes `ErasureRequest.state`.
-
-Tested in `tests/service/store/test_migrations.py`.
-"""
+"""The tables; `states.py` alone writes `ErasureRequest.state`. Tested in `tests/service/store/test_migrations.py`."""
 
 from __future__ import annotations
 
