@@ -126,6 +126,8 @@ def data_import(
         f"{len(rows)} images in {settings.data_folder}, {len({row.label for row in rows})} classes; people: "
         + ", ".join(f"{n} {split}" for split, n in people.items())
     )
+    if missing := _nobody_held_out(rows):
+        console.print(missing, soft_wrap=True)
     _say_left_by_macos(
         sum(left_by_macos(path.relative_to(source).as_posix()) for path in source.rglob("*") if path.is_file()),
         console.print,
@@ -161,7 +163,18 @@ def check_data(context: Context) -> tuple[Rows, str]:
 
     erased, subject_hash = erased_subjects(context), context.keyring.subject_hash
     rows = check_folder(context.settings.data_folder, erased=lambda user: subject_hash(user) in erased)
-    return rows, f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds."
+    sentence = f"{len(rows)} images of {len({row.user_id for row in rows})} people: every rule holds."
+    return rows, " ".join(filter(None, (sentence, _nobody_held_out(rows))))
+
+
+def _nobody_held_out(rows: Rows) -> str:
+    """A sentence if no subject is in the split test, which breaks no rule but lets every erasure wait; else empty."""
+    if any(row.split == "test" for row in rows):
+        return ""
+    return (
+        "But nobody is in split test: without held-out subjects no model can be judged, and erasures will wait for "
+        "some. Give some subjects this split, or import without a split, and a tenth of them is drawn for it."
+    )
 
 
 def _say_lookalikes(folder: Path, rows: Rows, say: Callable[[str], None]) -> None:

@@ -35,6 +35,18 @@ def test_a_folder_of_nothing_else_has_nothing_to_tell(check):
     assert "no row names" not in check(terminal=True)
 
 
+def test_where_nobody_is_held_out_check_and_import_say_what_comes_of_it(tiny_context, check, tmp_path, monkeypatch):
+    """Such data can be trained on, and the first erasure would tell."""
+    assert "split test" not in check(terminal=False)
+    table = tiny_context.settings.data_folder / "metadata.csv"
+    table.write_text(table.read_text().replace(",test\n", ",train\n"))
+    assert "every rule holds. But nobody is in split test" in check(terminal=False)
+    monkeypatch.setenv("EXPUNGE_HOME", str(tmp_path / "other"))
+    result = CliRunner().invoke(app, ["data", "import", str(tiny_context.settings.data_folder), "--split", "split"])
+    assert result.exit_code == 0, result.output
+    assert "But nobody is in split test" in result.output
+
+
 def test_whoever_waits_for_erasure_breaks_no_rule(tiny_context, check):
     """Their images are in the folder until the erasure destroys them; only afterwards must they not come back."""
     person = tiny.people(tiny_context)[0]
