@@ -28,7 +28,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from service.settings import Settings
 from service.store.felt import Board
-from service.training.governor import TICK_SECONDS, yields
+from service.training.governor import LOWEST, TICK_SECONDS, yields
 
 _LOOK_SECONDS = 0.5
 _HURRY_SECONDS = 5.0  # before what goes last is begun anew
@@ -209,7 +209,7 @@ def _go_last() -> None:
     The lowest priority alone gives it little of the processor, but lets it keep what it has for some milliseconds, in
     which a request that has just come waits; `SCHED_IDLE` does not.
     """
-    os.nice(19 - os.nice(0))
+    os.nice(LOWEST - os.nice(0))
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 

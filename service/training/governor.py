@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,7 @@ _QUIET_SECONDS = 1.0  # without a prediction: nothing is asked
 _FROZEN_SECONDS = 0.5  # between two ticks: this process was stopped, what it counted is of no use
 _KEPT, _MEMORY = 0.95, 3000.0  # of what is known, each turn; more where there are few predictions
 _FEW = 50.0  # predictions that say too little by themselves
+LOWEST = 19  # the nice value of trainings that go last
 _LEFT_MIN, _LEFT_ENOUGH = 0.02, 0.06  # of the processor while trainings pause
 
 _of_this_process = {"purpose": "commands"}
@@ -110,7 +111,7 @@ class Governor:
     """Says on the board when trainings run. `tick` is called often, by a thread of `governed`.
 
     Args:
-        left: share of the processor's time that nobody used or only what yields, since it was last asked.
+        left: as `left_over` gives.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Governor:
         left: Callable[[], float] | None = None,
     ) -> None:
         self._board, self._slowdown, self._purpose = board, slowdown, purpose
-        self._left = left or _left_over()
+        self._left = left or left_over()
         kept = board.known
         self._known = Known(kept[: 2 * N_BUCKETS].reshape(2, N_BUCKETS).copy(), kept[2 * N_BUCKETS :][:2].copy())
         self._felt = self._seen = board.felt()
@@ -216,15 +217,37 @@ def _took(descriptor: int) -> bool:
     return True
 
 
-def _left_over() -> Callable[[], float]:
-    last: Any = psutil.cpu_times()
+def left_over(
+    times: Callable[[], Any] = psutil.cpu_times, own: Callable[[], float] | None = None
+) -> Callable[[], float]:
+    """A function that says which share of the processor's time was left since it was last asked.
+
+    Left is what nobody used, and what this process's trainings used that go last. What other programs with a nice value
+    use is not: beside them what goes last gets next to nothing.
+
+    Args:
+        times: as `psutil.cpu_times`.
+        own: processor seconds of those trainings so far.
+    """
+    own = own or _of_those_that_go_last
+    last, last_own = times(), own()
 
     def left() -> float:
-        nonlocal last
-        now = psutil.cpu_times()
+        nonlocal last, last_own
+        now, now_own = times(), own()
         spent = np.array(now) - np.array(last)
-        unused = spent[[now._fields.index(name) for name in ("idle", "iowait", "nice") if name in now._fields]]
-        last = now
-        return float(unused.sum() / max(spent.sum(), 1e-9))
+        unused = spent[[now._fields.index(name) for name in ("idle", "iowait") if name in now._fields]].sum()
+        given = max(0.0, now_own - last_own)  # less than before: one of them has ended
+        last, last_own = now, now_own
+        return float(min(1.0, (unused + given) / max(spent.sum(), 1e-9)))
 
     return left
+
+
+def _of_those_that_go_last() -> float:
+    total = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error), child.oneshot():
+            if child.nice() == LOWEST:
+                total += child.cpu_times().user + child.cpu_times().system
+    return total

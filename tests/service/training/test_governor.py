@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from collections import namedtuple
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +19,7 @@ from service.settings import Settings
 from service.store.felt import BOUNDS, N_BUCKETS, Board
 from service.store.serving_mark import ServingMark
 from service.training import governor
-from service.training.governor import LEAST, MOST, Governor, Known, governed, share_of, turn
+from service.training.governor import LEAST, MOST, Governor, Known, governed, left_over, share_of, turn
 from tests.waiting import wait_until
 
 
@@ -149,6 +154,43 @@ def test_where_predictions_leave_nothing_trainings_that_begin_do_not_go_last(boa
     assert board.is_busy
     run(Governor(board, 1.5, "erasures", left=lambda: 0.5), board, 3.0, asked=True, now=now)
     assert not board.is_busy
+
+
+Times = namedtuple("Times", ["user", "nice", "system", "idle", "iowait"])
+
+
+@pytest.mark.parametrize(
+    ("used", "by_trainings", "expected"),
+    [
+        (Times(1.0, 0.0, 0.5, 0.5, 0.0), 0.0, 0.25),
+        (Times(0.5, 1.0, 0.0, 0.0, 0.5), 1.0, 0.75),  # what trainings that go last use would be given up at once
+        (Times(0.5, 1.5, 0.0, 0.0, 0.0), 0.0, 0.0),  # another program's nice value leaves them nothing
+        (Times(0.0, 2.0, 0.0, 0.0, 0.0), -30.0, 0.0),  # a training has ended, and its seconds are gone
+    ],
+)
+def test_left_is_what_nobody_used_and_what_trainings_that_go_last_did(used, by_trainings, expected):
+    begun = Times(100.0, 50.0, 10.0, 400.0, 3.0)
+    seen = iter([begun, Times(*np.add(begun, used))])
+    own = iter([40.0, 40.0 + by_trainings])
+    assert left_over(lambda: next(seen), lambda: next(own))() == pytest.approx(expected)
+
+
+def test_of_the_children_those_count_that_go_last():
+    burn = "import os, sys\nos.nice(int(sys.argv[1]) - os.nice(0))\nwhile True: pass"
+    before = governor._of_those_that_go_last()  # of an earlier test's, which may still be there
+    with ExitStack() as stack:
+
+        def child(nice: int) -> psutil.Process:
+            command = [sys.executable, "-c", burn, str(nice)]
+            started = stack.enter_context(subprocess.Popen(command))
+            stack.callback(started.kill)
+            return psutil.Process(started.pid)
+
+        others = child(0)
+        wait_until(lambda: others.cpu_times().user > 0.2, "a child to compute")
+        assert governor._of_those_that_go_last() <= before
+        child(19)
+        wait_until(lambda: governor._of_those_that_go_last() > before + 0.1, "a child that goes last to compute")
 
 
 def test_the_next_governor_knows_what_the_last_one_learned(board):
