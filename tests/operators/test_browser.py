@@ -243,6 +243,8 @@ def test_a_request_is_filed_followed_and_verified_and_another_cancelled(
     expect(page.locator("#attempts .rung.PASSED")).to_contain_text("Exact retraining")
     expect(page.locator("#timeline li").last).to_contain_text("Completed")
     assert page.evaluate("() => window.unbroken"), "the page was reloaded"
+    # In the reader's time zone, which is Berlin's, with UTC beside it; also what came while the page was open.
+    expect(page.locator("#timeline li").last.locator("time")).to_have_text(re.compile(r"^.+, .+:.+ \(.+ UTC\)$"))
     assert service.people[2] not in page.content()
     assert found == []
 

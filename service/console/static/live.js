@@ -4,6 +4,8 @@
 // anew, in place, so that screen readers hear what a live region says. An element in which somebody fills in a form is left
 // alone; what was opened stays open.
 
+import { localise } from "./times.js";
+
 const lost = document.getElementById("lost");
 let tag = null, misses = 0;
 
@@ -31,7 +33,9 @@ async function ask() {
   if (answer.redirected) return say("You are signed out. Reload the page to sign in again.");
   if (answer.ok) {
     tag = answer.headers.get("ETag");
-    place(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    localise(fresh);
+    place(fresh);
   } else if (answer.status !== 304) throw new Error(`status ${answer.status}`);
   misses = 0;
   say("");
