@@ -358,8 +358,8 @@ def test_no_backup_is_taken_into_the_home(tiny_context, tmp_path):
 def test_what_cannot_be_written_is_told_without_the_names_of_images(tiny_context, tmp_path, take):
     """They may say who a person is, and what a command says ends up in journals and mails."""
     file = take()
-    picture = tiny.pictures_of(tiny_context, tiny.people(tiny_context)[0])[0]
-    told = picture.relative_to(tiny_context.settings.data_folder).as_posix()
+    image = tiny.images_of(tiny_context, tiny.people(tiny_context)[0])[0]
+    told = image.relative_to(tiny_context.settings.data_folder).as_posix()
     with tarfile.open(file) as old, tarfile.open(tmp_path / "twice.tar", "w") as twice:
         for member in old:
             for _ in range(1 + member.name.endswith(told)):
@@ -367,7 +367,7 @@ def test_what_cannot_be_written_is_told_without_the_names_of_images(tiny_context
     said = expunge(
         tiny.settings_of(tmp_path / "restored"), "restore", str(tmp_path / "twice.tar"), "--nothing-newer", status=1
     )
-    assert picture.name not in said
+    assert image.name not in said
     assert "File exists" in said
     absent = str(tmp_path / "absent.tar")
     assert absent in expunge(tiny.settings_of(tmp_path / "restored"), "restore", absent, "--nothing-newer", status=1)
