@@ -42,7 +42,6 @@ def run_demo(settings: Settings, console: Console) -> None:
     started = time.monotonic()
     demo, aside = demo_settings(settings, free_ports(2))
     home, place = demo.home, demo.home.parent
-    default = Settings.model_fields["training_slowdown"].default
     own(place)
     if aside:
         console.print(f"The demo runs a service of its own and ignores these of your settings: {', '.join(aside)}.")
@@ -55,8 +54,8 @@ def run_demo(settings: Settings, console: Console) -> None:
         processes.start_worker()
         wait_ready(processes, demo, console)
         console.print(
-            f"Trainings pause while people ask for predictions, so that these take at most {demo.training_slowdown:g} "
-            f"times as long (EXPUNGE_TRAINING_SLOWDOWN, elsewhere {default:g}; here you are the one who waits)."
+            "Trainings take their full share of the processor here, since you are the one who waits; elsewhere they "
+            "pause for predictions (EXPUNGE_TRAINING_PRIORITY)."
         )
         client = httpx.Client(
             base_url=f"http://127.0.0.1:{demo.port}", headers={"Authorization": f"Bearer {key}"}, timeout=30

@@ -33,27 +33,22 @@ _OF_THE_MACHINE = (
     "backend",
     "jobs",
     "training_gpu_share",
-    "training_priority",
     "log_format",
     "log_level",
 )
 
 
-SLOWDOWN = 4.0
-"""`EXPUNGE_TRAINING_SLOWDOWN` of the demo: its user waits for the trainings, not for the predictions."""
-
-
 def demo_settings(settings: Settings, ports: Sequence[int]) -> tuple[Settings, list[str]]:
     """Settings of the demo's own service, and which variables of the environment it leaves aside.
 
-    Everything is as Expunge comes, but for what concerns the machine, and for `SLOWDOWN`: a database, store or cluster
-    that the environment names is the real service's.
+    Everything is as Expunge comes, but for what concerns the machine: a database, store or cluster that the
+    environment names is the real service's. And trainings do not stand back: here a person waits for them.
     """
     default = {name: field.get_default() for name, field in Settings.model_fields.items()}
     kept = {name: getattr(settings, name) for name in _OF_THE_MACHINE}
     home = settings.home.resolve().parent / "demo" / "service"
-    own = {**default, **kept, "training_slowdown": SLOWDOWN, "home": home, "port": ports[0], "console_port": ports[1]}
-    aside = [name for name in default if getattr(settings, name) != default[name] and name not in {*kept, "home"}]
+    own = {**default, **kept, "training_priority": "normal", "home": home, "port": ports[0], "console_port": ports[1]}
+    aside = [name for name in default if getattr(settings, name) not in (default[name], own[name]) and name != "home"]
     return settings.model_copy(update=own), [f"EXPUNGE_{name.upper()}" for name in aside]
 
 
