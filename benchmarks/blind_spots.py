@@ -124,7 +124,7 @@ def trained(set_: Set, rows: np.ndarray, seed: int) -> tuple[torch.nn.Module, fl
 
 
 def without(set_: Set, home: Path, subjects: Sequence[str], name: str, number: int) -> None:
-    """A model that never saw the block of some subjects, nor, if it is a spare, somebody else; or the first alone."""
+    """A model without the block of some subjects and, if it is a spare, without somebody else; or the first alone."""
     files = {one: Kind(one, name, number).file(set_.folder(home)) for one in subjects}
     if all(file.exists() for file in files.values()):
         return

@@ -7,8 +7,8 @@
 Somebody asks to be erased whose block has others: on the AT&T faces one, on drawn faces nine. For each of four such
 blocks, N times with other seeds: the spare, trained without the block; the spare caught up, on everybody but the one
 who asked; and a model retrained without the one. Prints for each, as a share of the retrained models' mean: accuracy on
-the images that are retained, on those of held-out people, and on those of the *others* of the block, whom the spare
-never saw, and processor seconds; then the share that the gate rejects at N − 1 references, models trained without the
+the images that are retained, on those of held-out people, and on those of the *others* of the block, without whom the
+spare was trained, and processor seconds; then the share that the gate rejects at N − 1 references, models trained without the
 block. The settings of `catch_up` were chosen on the drawn faces.
 
 `--views N` asks instead of N spares everything that docs/blind-spots.md asks: F / F_null in each of the ten views and
