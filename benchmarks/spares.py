@@ -8,8 +8,8 @@ Somebody asks to be erased whose block has others: on the AT&T faces one, on dra
 blocks, N times with other seeds: the spare, trained without the block; the spare caught up, on everybody but the one
 who asked; and a model retrained without the one. Prints for each, as a share of the retrained models' mean: accuracy on
 the images that are retained, on those of held-out people, and on those of the *others* of the block, without whom the
-spare was trained, and processor seconds; then the share that the gate rejects at N − 1 references, models trained without the
-block. The settings of `catch_up` were chosen on the drawn faces.
+spare was trained, and processor seconds; then the share that the gate rejects at N − 1 references, models trained
+without the block. The settings of `catch_up` were chosen on the drawn faces.
 
 `--views N` asks instead of N spares everything that docs/blind-spots.md asks: F / F_null in each of the ten views and
 how many of the intervals contain 1, accuracies, features, relearning, exposure. For each who asks:
